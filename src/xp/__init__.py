@@ -1,1 +1,22 @@
-"""xp."""
+"""xp: robot-policy fine-tuning experiments whose numbers can be trusted. `import xp` loads nothing heavy."""
+
+from typing import Any
+
+__version__ = "0.1.0"
+__all__ = ["load_policy", "load_run", "open_dataset"]
+
+_LAZY = {
+    "load_policy": ("xp.models", "load_policy"),
+    "open_dataset": ("xp.data", "open_dataset"),
+    "load_run": ("xp.runs", "load_run"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public names when they are first used."""
+    if name not in _LAZY:
+        raise AttributeError(f"module 'xp' has no attribute '{name}'")
+    import importlib
+
+    module, attribute = _LAZY[name]
+    return getattr(importlib.import_module(module), attribute)

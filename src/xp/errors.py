@@ -1,0 +1,22 @@
+"""The one error type for what a user can cause, and the closest-match helper its messages use."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake the user can mend: the message says what was given, what is allowed and what to type next.
+
+    The entry point prints the message alone (no traceback) and exits with code 2.
+    """
+
+
+def closest(given: str, allowed: Iterable[str]) -> str:
+    """Say which allowed word `given` most resembles: `"; did you mean 'octo_tiny'?"`, or nothing."""
+    match = difflib.get_close_matches(given, list(allowed), n=1, cutoff=0.5)
+    return f"; did you mean '{match[0]}'?" if match else ""
+
+
+def listing(words: Iterable[str]) -> str:
+    """Join words for a message: `a, b, c`, or `(none)`."""
+    return ", ".join(words) or "(none)"

@@ -1,0 +1,112 @@
+"""What every model family gives the rest of xp: a `Policy` to ask, and a `JaxTrainable` to train.
+
+Letters: B batch, T observation history, H horizon, A action, S state, C channels.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+Batch = Mapping[str, Any]
+"""Numpy batch with LeRobot's keys, in dataset units:
+
+`observation.images.<camera>` [B, T, h, w, C] uint8, `observation.state` [B, T, S] float32,
+`observation_is_pad` [B, T] bool, `task` list of B strings, `episode_index` [B] and `frame_index` [B] int64; for training
+also `action` [B, T-1+H, A] float32 (steps t-T+1 .. t+H-1 around the last observed step t) and `action_is_pad` of shape
+[B, T-1+H] bool, and, where observation dropout is on, `observation_is_dropped` [B] bool.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicySpec:
+    """What a policy takes and gives. `cameras` maps a dataset camera name to its (height, width, channels)."""
+
+    horizon: int
+    action_dim: int
+    state_dim: int
+    cameras: Mapping[str, tuple[int, int, int]]
+    history: int = 1
+    language: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distribution:
+    """A Gaussian over action chunks in dataset units: one covariance shared by all steps of the horizon.
+
+    `mean` [B, H, A]; `scale_tril` [B, A, A], lower triangular, covariance = scale_tril @ scale_tril.T.
+    """
+
+    mean: np.ndarray
+    scale_tril: np.ndarray
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Observation in, action chunk out."""
+
+    spec: PolicySpec
+
+    def predict(self, observation: Batch, *, seed: int = 0, **options: Any) -> np.ndarray:
+        """Actions [B, H, A] float32 in dataset units. Images may have any size; they are resized to the spec's."""
+        ...
+
+    def predict_distribution(self, observation: Batch) -> Distribution | None:
+        """The predictive density where the model has one, else None."""
+        ...
+
+    def loss(self, batch: Batch, *, seed: int = 0) -> dict[str, float]:
+        """The training objective and its parts on one batch, in evaluation mode."""
+        ...
+
+    def weights(self) -> Mapping[str, np.ndarray]:
+        """Named arrays, with the names of the format they came from."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write the policy in the format it came from, so that `load_policy(folder)` gives it back exactly."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSpec:
+    """What a dataset offers to a model. `cameras` maps name to (height, width, channels) as stored."""
+
+    cameras: Mapping[str, tuple[int, int, int]]
+    action_dim: int
+    state_dim: int
+    fps: float
+    tasks: Sequence[str] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadReport:
+    """What happened to each weight when a model was started from pretrained weights (paths joined by '/')."""
+
+    source: str = ""
+    loaded: Sequence[str] = ()
+    initialised: Sequence[str] = ()
+    """Weights of the new model that the source lacks or has in another shape: freshly initialised."""
+    dropped: Sequence[str] = ()
+    """Weights of the source that the new model has no place for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JaxTrainable:
+    """A model as the JAX loop sees it: initial weights and pure functions on them.
+
+    `weights` is a nested dict of float32 arrays. `loss(weights, inputs, key, train)` is jit-able and returns the scalar
+    objective (mean over valid elements) and a dict of scalar parts. `prepare(batch)` turns a numpy batch into the
+    model's numpy inputs (normalised, tokenised). `policy(weights)` wraps weights as a deployable Policy.
+    `frozen` are patterns (fnmatch on '/'-joined paths) that the model itself never trains, such as a language encoder.
+    """
+
+    spec: PolicySpec
+    weights: Any
+    loss: Callable[..., tuple[Any, dict[str, Any]]]
+    prepare: Callable[[Batch], dict[str, np.ndarray]]
+    policy: Callable[[Any], Policy]
+    frozen: Sequence[str] = ()
+    loaded: LoadReport = field(default_factory=LoadReport)
