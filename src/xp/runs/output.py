@@ -1,0 +1,98 @@
+"""A run's output: everything it prints goes to its own log.txt, tracebacks included."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import TextIOBase
+from pathlib import Path
+from typing import TextIO
+
+from xp.runs.progress import print_above
+
+
+class Tee(TextIOBase):
+    """A text stream that writes to a log file and, line by line, to a terminal stream."""
+
+    def __init__(self, log: TextIO, echo: TextIO | None):
+        self._log, self._echo, self._rest = log, echo, ""
+
+    def write(self, text: str) -> int:
+        """Write to the log at once, to the terminal when a line is complete (a bar may be drawn there)."""
+        self._log.write(text)
+        if self._echo is not None:
+            lines, newline, self._rest = (self._rest + text).rpartition("\n")
+            if newline:
+                print_above(lines + newline, self._echo)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush the log."""
+        if not self._log.closed:
+            self._log.flush()
+
+    def finish(self) -> None:
+        """Bring out a last line that has no newline."""
+        if self._echo is not None and self._rest:
+            print_above(self._rest + "\n", self._echo)
+        self._rest = ""
+        self.flush()
+
+    def isatty(self) -> bool:
+        """False: libraries that draw bars of their own must not draw them into a log."""
+        return False
+
+    def fileno(self) -> int:
+        """The descriptor of the log, for subprocesses."""
+        return self._log.fileno()
+
+    @property
+    def encoding(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Logs are UTF-8."""
+        return "utf-8"
+
+    def writable(self) -> bool:
+        """True."""
+        return True
+
+
+@contextmanager
+def to_log(path: Path, *, echo: bool) -> Iterator[None]:
+    """Send what this process prints to the end of `path`.
+
+    With `echo` it is shown on the terminal too (a run started by hand). Without (a worker) the file descriptors 1 and
+    2 themselves are redirected, so that words of C++ libraries and the last words of a crash land in the log as well.
+    """
+    with path.open("a", buffering=1, encoding="utf-8", errors="replace") as log:
+        if echo:
+            with _echoing(log):
+                yield
+        else:
+            with _descriptors(log), redirect_stdout(log), redirect_stderr(log):
+                yield
+
+
+@contextmanager
+def _echoing(log: TextIO) -> Iterator[None]:
+    out, err = Tee(log, sys.stdout), Tee(log, sys.stderr)
+    with redirect_stdout(out), redirect_stderr(err):  # pyright: ignore[reportArgumentType]
+        try:
+            yield
+        finally:
+            out.finish()
+            err.finish()
+
+
+@contextmanager
+def _descriptors(log: TextIO) -> Iterator[None]:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [os.dup(1), os.dup(2)]
+    try:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        yield
+    finally:
+        for number, descriptor in zip((1, 2), kept):
+            os.dup2(descriptor, number)
+            os.close(descriptor)
