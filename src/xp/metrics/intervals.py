@@ -1,0 +1,142 @@
+"""Intervals that respect how the data came: windows of one episode are not independent, so episodes are resampled.
+
+A mean error is a ratio: the sum of errors over the number of valid steps, both summed per episode. The cluster
+bootstrap (Davison and Hinkley 1997, section 3.8) draws E episodes with replacement; drawing is a multinomial count per
+episode, so all resamples of all metrics are one matrix product, and two models resampled with one seed are compared in
+pairs.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from scipy.special import ndtr, ndtri, stdtrit
+
+RESAMPLES = 10_000
+MOST_DRAWS = 20_000_000
+"""Keeps the matrix of draws under 160 MB for data of many thousand episodes, whose intervals are stable with fewer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sums:
+    """Sums and counts per episode, both [E, ...]; the mean error is total sum over total count."""
+
+    episodes: np.ndarray
+    sums: np.ndarray
+    counts: np.ndarray
+    windows: int
+
+    def mean(self) -> Any:
+        """The point estimate (scalar or array): total sum over total count, NaN where nothing was counted."""
+        return _ratio(self.sums.sum(axis=0), self.counts.sum(axis=0))
+
+
+def sum_by_episode(values: np.ndarray, valid: np.ndarray, episode_index: np.ndarray, *, per_step: bool = False) -> Sums:
+    """Sum step errors `values` [N, H] over the valid steps of each episode; with `per_step` keep the step axis [E, H].
+
+    `episode_index` [N] says which episode each window came from.
+    """
+    valid = np.asarray(valid, dtype=bool)
+    episodes, group = np.unique(np.asarray(episode_index), return_inverse=True)
+    kept = np.where(valid, np.asarray(values, dtype=np.float64), 0.0)
+    counted = valid.astype(np.float64)
+    if not per_step:
+        kept, counted = kept.sum(axis=1), counted.sum(axis=1)
+    sums = np.zeros((len(episodes), *kept.shape[1:]))
+    counts = np.zeros_like(sums)
+    np.add.at(sums, group, kept)
+    np.add.at(counts, group, counted)
+    return Sums(episodes=episodes, sums=sums, counts=counts, windows=len(kept))
+
+
+def bootstrap(data: Sums, *, seed: int = 0, level: float = 0.95, resamples: int = RESAMPLES) -> dict[str, Any]:
+    """`{low, high, level, n_episodes, n_windows}`; low and high are None with one episode, and lists for curves."""
+    low, high = interval(data, seed=seed, level=level, resamples=resamples)
+    ends = {"low": low, "high": high}
+    return {**ends, "level": level, "n_episodes": len(data.episodes), "n_windows": data.windows}
+
+
+def interval(
+    data: Sums, *, seed: int = 0, level: float = 0.95, resamples: int = RESAMPLES
+) -> tuple[Any, Any] | tuple[None, None]:
+    """Expanded percentile interval of the mean error: two floats, two arrays for curves, or two None.
+
+    The plain percentile interval is too short for few clusters, by sqrt((E-1)/E) and by using normal instead of t
+    quantiles. Hesterberg (2015), "What teachers should know about the bootstrap", section 5.3: take the percentiles at
+    Phi(-sqrt(E/(E-1)) t_{E-1}) instead of alpha/2. Coverage of nominal 95% on skewed (gamma) errors, 2000 trials: 91%
+    with 6 episodes, 94% with 10, 95% with 20 (plain percentiles: 84, 89, 92%). A resampled mean cannot leave the range
+    of the episodes, so with 4 episodes it is still 86%. One episode says nothing about others: None.
+    """
+    if len(data.episodes) < 2:
+        return None, None
+    weights = _draws(len(data.episodes), seed, resamples)
+    means = _ratio(_resample(weights, data.sums), _resample(weights, data.counts))
+    return _ends(means, len(data.episodes), level)
+
+
+def paired_difference(
+    first: Sums, second: Sums, *, seed: int = 0, level: float = 0.95, resamples: int = RESAMPLES
+) -> dict[str, Any]:
+    """Mean error of `first` minus that of `second` on the same episodes: `{value, low, high, n_episodes}`.
+
+    Both see the same draws of episodes, so what is hard for both cancels. Negative: `first` is better.
+    """
+    assert np.array_equal(first.episodes, second.episodes), "a paired difference needs the same episodes on both sides"
+    value = float(first.mean() - second.mean())
+    count = len(first.episodes)
+    if count < 2:
+        return {"value": value, "low": None, "high": None, "n_episodes": count}
+    weights = _draws(count, seed, resamples)
+    left = _ratio(_resample(weights, first.sums), _resample(weights, first.counts))
+    right = _ratio(_resample(weights, second.sums), _resample(weights, second.counts))
+    low, high = _ends(left - right, count, level)
+    return {"value": value, "low": low, "high": high, "n_episodes": count}
+
+
+def wilson(successes: int, trials: int, level: float = 0.95) -> tuple[float, float]:
+    """Interval for a success rate (Wilson 1927): sensible at 0 and at all successes; (0, 1) without trials."""
+    if trials == 0:
+        return 0.0, 1.0
+    z = float(ndtri(0.5 + level / 2))
+    rate = successes / trials
+    shrink = 1 + z * z / trials
+    centre = (rate + z * z / (2 * trials)) / shrink
+    half = z / shrink * math.sqrt(rate * (1 - rate) / trials + z * z / (4 * trials * trials))
+    # At the edges the formula gives exactly 0 or 1; rounding must not step outside or past the rate.
+    low = 0.0 if successes == 0 else max(0.0, centre - half)
+    high = 1.0 if successes == trials else min(1.0, centre + half)
+    return low, high
+
+
+@lru_cache(maxsize=4)
+def _draws(episodes: int, seed: int, resamples: int) -> np.ndarray:
+    """How often each episode is drawn in each resample [R, E]; the same for every metric of one evaluation."""
+    rng = np.random.default_rng(seed)
+    resamples = max(1000, min(resamples, MOST_DRAWS // episodes))
+    draws = rng.multinomial(episodes, np.full(episodes, 1 / episodes), size=resamples).astype(np.float64)
+    draws.flags.writeable = False
+    return draws
+
+
+def _resample(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
+    return np.tensordot(weights, values, axes=(1, 0))
+
+
+def _ends(means: np.ndarray, episodes: int, level: float) -> tuple[Any, Any]:
+    """Percentiles over resamples (axis 0), expanded for few episodes; resamples that counted nothing are left out."""
+    widen = math.sqrt(episodes / (episodes - 1)) * stdtrit(episodes - 1, 0.5 - level / 2)
+    tail = float(ndtr(widen))
+    if np.isnan(means).any():
+        keep = ~np.isnan(means).all(axis=0)
+        low, high = np.full((2, *means.shape[1:]), np.nan)
+        low[keep], high[keep] = np.nanquantile(means[:, keep], [tail, 1 - tail], axis=0)
+    else:
+        low, high = np.quantile(means, [tail, 1 - tail], axis=0)
+    return (float(low), float(high)) if np.ndim(low) == 0 else (low, high)
+
+
+def _ratio(sums: Any, counts: Any) -> Any:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(np.asarray(counts) > 0, np.asarray(sums) / np.asarray(counts), np.nan)[()]
