@@ -1,1 +1,29 @@
+"""The JAX training loop, its schedules, checkpoints, validation and loggers. Heavy imports wait for first use."""
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from xp.training.divergence import TrainingDiverged as TrainingDiverged
+    from xp.training.layout import ActionLayout as ActionLayout
+    from xp.training.loop import train as train
+    from xp.training.schedules import make_schedule as make_schedule
+    from xp.training.validation import make_validator as make_validator
+
+__all__ = ["ActionLayout", "TrainingDiverged", "make_schedule", "make_validator", "train"]
+
+_LAZY = {
+    "ActionLayout": "layout",
+    "TrainingDiverged": "divergence",
+    "make_schedule": "schedules",
+    "make_validator": "validation",
+    "train": "loop",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public names when they are first used: `train` brings JAX, the others do not."""
+    if name not in _LAZY:
+        raise AttributeError(f"module 'xp.training' has no attribute '{name}'")
+    import importlib
+
+    return getattr(importlib.import_module(f"xp.training.{_LAZY[name]}"), name)

@@ -1,0 +1,163 @@
+"""Checkpoints of a run: `checkpoints/checkpoint-N/`, each a deployable policy beside the exact state of training.
+
+A checkpoint folder is a policy folder (what `load_policy` reads) with `training_state/` in it: `state.safetensors` (raw
+weights, optimiser, moving average, running loss) and `state.json` (step, seed, what must agree, sizes, checksum).
+It appears by one rename, so a folder with the final name is whole unless something damaged it later.
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xp.errors import UserError
+from xp.models.policy import Policy
+from xp.runs import atomic
+from xp.training.storage import Damaged, Stored, bytes_of, read_arrays, room_for, write_arrays
+
+FORMAT = 1
+_NAME = re.compile(r"checkpoint-(\d+)")
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A checkpoint as read back: `arrays` by name, `meta` as it was given to `save`."""
+
+    step: int
+    arrays: dict[str, np.ndarray]
+    meta: dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of one run folder."""
+
+    def __init__(self, run_folder: Path, keep: int):
+        """`keep` newest checkpoints stay; older ones go once a newer one is complete."""
+        self._run_folder = Path(run_folder)
+        self._folder = self._run_folder / "checkpoints"
+        self._keep = keep
+
+    def steps(self) -> list[int]:
+        """Steps of the checkpoint folders, ascending."""
+        if not self._folder.is_dir():
+            return []
+        return sorted(int(m[1]) for p in self._folder.iterdir() if (m := _NAME.fullmatch(p.name)))
+
+    def path(self, step: int) -> Path:
+        """Folder of the checkpoint at `step`."""
+        return self._folder / f"checkpoint-{step}"
+
+    def latest_name(self) -> str | None:
+        """The newest checkpoint relative to the run folder, for messages."""
+        steps = self.steps()
+        return str(self.path(steps[-1]).relative_to(self._run_folder)) if steps else None
+
+    def save(
+        self,
+        step: int,
+        policy: Policy,
+        arrays: Mapping[str, Any],
+        meta: Mapping[str, Any],
+        *,
+        policy_bytes: int = 0,
+        best_step: int | None = None,
+    ) -> Path:
+        """Write the checkpoint of `step` atomically, then remove those that retention no longer wants.
+
+        Args:
+            step: number of finished updates.
+            policy: the deployed policy.
+            arrays: the state of training by name.
+            meta: JSON-able facts that come back with it.
+            policy_bytes: about how much the policy takes on disk.
+            best_step: the checkpoint of this step also stays.
+
+        Raises:
+            UserError: the disk is full; checkpoints written before are untouched.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        target, last = self.path(step), self.latest_name()
+        keeps = f"{last} is complete" if last else "no earlier checkpoint existed"
+        with room_for(target, bytes_of(arrays) + policy_bytes, keeps), atomic.folder(target) as folder:
+            policy.save(folder)
+            inner = folder / "training_state"
+            inner.mkdir()
+            stored = write_arrays(inner / "state.safetensors", arrays)
+            files = {str(p.relative_to(folder)): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}
+            facts = {"format": FORMAT, "step": step, "meta": dict(meta), "state": vars(stored), "files": files}
+            (inner / "state.json").write_text(json.dumps(facts, indent=2))
+        self._retain({step, best_step})
+        return target
+
+    def restore(self, log: Callable[[str], None]) -> Restored | None:
+        """The newest whole checkpoint, or None. A damaged newer one is set aside, with a line in the log."""
+        self._sweep()
+        for step in reversed(self.steps()):
+            try:
+                return self._read(step)
+            except Damaged as error:
+                aside = _free_name(self.path(step).with_name(f"checkpoint-{step}.damaged"))
+                self.path(step).rename(aside)
+                log(f"checkpoint-{step} is damaged ({error}): set aside as {aside.name}, using the one before it")
+        return None
+
+    def _read(self, step: int) -> Restored:
+        folder = self.path(step)
+        try:
+            facts = json.loads((folder / "training_state" / "state.json").read_text())
+            stored = Stored(**facts["state"])
+            sizes, meta, found = facts["files"], facts["meta"], facts["step"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise Damaged(f"training_state/state.json: {error}") from error
+        if facts.get("format") != FORMAT:
+            raise UserError(
+                f"{folder} was written in checkpoint format {facts.get('format')}, this version of xp reads {FORMAT}. "
+                "Continue it with the version that wrote it, or start in a new folder."
+            )
+        for name, size in sizes.items():
+            actual = (folder / name).stat().st_size if (folder / name).is_file() else 0
+            if actual != size:
+                raise Damaged(f"{name} has {actual:,} of {size:,} bytes")
+        if found != step:
+            raise Damaged(f"it holds step {found}")
+        return Restored(step, read_arrays(folder / "training_state" / "state.safetensors", stored), meta)
+
+    def _sweep(self) -> None:
+        """Remove the half-written folders that a killed process left; a run's folder has one writer at a time."""
+        for folder in (self._run_folder, self._folder):
+            for found in folder.glob(".*") if folder.is_dir() else ():
+                if found.is_dir() and (".tmp-" in found.name or found.name.endswith(".removing")):
+                    shutil.rmtree(found, ignore_errors=True)
+
+    def _retain(self, wanted: Iterable[int | None]) -> None:
+        steps = self.steps()
+        keep = set(steps[-self._keep :]) | set(wanted)
+        for step in steps:
+            if step not in keep:
+                doomed = self.path(step).with_name(f".checkpoint-{step}.removing")
+                shutil.rmtree(doomed, ignore_errors=True)
+                self.path(step).rename(doomed)
+                shutil.rmtree(doomed, ignore_errors=True)
+
+
+def save_policy(policy: Policy, folder: Path, policy_bytes: int, keeps: str) -> None:
+    """Write `best/` or `final/` atomically, replacing what was there.
+
+    Raises:
+        UserError: the disk is full; what was there before is untouched.
+    """
+    with room_for(folder, policy_bytes, keeps), atomic.folder(folder) as temporary:
+        policy.save(temporary)
+
+
+def _free_name(path: Path) -> Path:
+    candidate, number = path, 1
+    while candidate.exists():
+        number += 1
+        candidate = path.with_name(f"{path.name}-{number}")
+    return candidate

@@ -1,0 +1,73 @@
+"""The `trainer` section as the loop reads it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from xp.errors import UserError, closest, listing
+
+PRECISIONS = ("float32", "bfloat16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerOptions:
+    """How long to train, what to write when, and how weights are updated. See conf/trainer/default.yaml for units."""
+
+    steps: int
+    eval_every: int | None = None
+    checkpoint_every: int | None = None
+    keep_checkpoints: int = 2
+    log_every: int = 50
+    ema_decay: float | None = None
+    accumulate: int = 1
+    clip_norm: float | None = None
+    weight_decay: float = 1e-4
+    decay: Sequence[str] = ("*kernel*",)
+    freeze: Sequence[str] = ()
+    precision: str = "float32"
+    overfit_batches: int | None = None
+    profile_steps: int | None = None
+    best_metric: str = "val_loss"
+
+    @classmethod
+    def read(cls, section: Mapping[str, Any]) -> "TrainerOptions":
+        """Take this class's keys from a `trainer` section; keys that other parts read (batch_size, ...) are left alone.
+
+        Raises:
+            UserError: a value out of bounds, with the bounds and what to type.
+        """
+        given = {f.name: section[f.name] for f in fields(cls) if f.name in section}
+        if "steps" not in given:
+            raise UserError("trainer.steps is missing: the number of updates to train for, e.g. trainer.steps=1000.")
+        options = cls(**given)
+        options._check_counts()
+        options._check_words()
+        return options
+
+    def _check_counts(self) -> None:
+        for name in ("steps", "keep_checkpoints", "log_every", "accumulate"):
+            value = getattr(self, name)
+            if value is None or int(value) != value or value < 1:
+                raise UserError(f"trainer.{name}={value} must be a whole number of at least 1, e.g. trainer.{name}=1.")
+        for name in ("eval_every", "checkpoint_every", "overfit_batches", "profile_steps"):
+            value = getattr(self, name)
+            if value is not None and (int(value) != value or value < 1):
+                raise UserError(
+                    f"trainer.{name}={value} must be a whole number of at least 1, or null for never. "
+                    f"Type trainer.{name}=null to turn it off."
+                )
+
+    def _check_words(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise UserError(
+                f"trainer.precision={self.precision} is not known{closest(str(self.precision), PRECISIONS)}. "
+                f"Choose {listing(PRECISIONS)}."
+            )
+        if self.ema_decay is not None and not 0.0 <= self.ema_decay < 1.0:
+            raise UserError(
+                f"trainer.ema_decay={self.ema_decay} must be in [0, 1), or null for no average; e.g. 0.999."
+            )
+        if self.clip_norm is not None and not self.clip_norm > 0.0:
+            raise UserError(f"trainer.clip_norm={self.clip_norm} must be above 0, or null for no clipping; e.g. 1.0.")
+        if not self.weight_decay >= 0.0:
+            raise UserError(f"trainer.weight_decay={self.weight_decay} must not be negative; e.g. 1e-4, or 0 for none.")

@@ -1,0 +1,32 @@
+"""A few batches over and over: the check that a model can learn at all."""
+
+from typing import Any, Protocol
+
+from xp.models.policy import Batch
+
+
+class StepBatches(Protocol):
+    """What the loop needs of the training data: the batch of a step, as a pure function of the step."""
+
+    def at(self, step: int) -> Batch:
+        """The batch of `step` (counted from 0)."""
+        ...
+
+    def epoch(self, step: int) -> Any:
+        """The epoch that `step` belongs to."""
+        ...
+
+
+class Overfit:
+    """The first `count` batches of `batches`, repeated for ever."""
+
+    def __init__(self, batches: StepBatches, count: int):
+        self._batches, self._count = batches, count
+
+    def at(self, step: int) -> Batch:
+        """The batch of `step % count`."""
+        return self._batches.at(step % self._count)
+
+    def epoch(self, step: int) -> int:
+        """How often all `count` batches have been seen."""
+        return step // self._count

@@ -1,0 +1,104 @@
+"""Which weights are trained: fnmatch patterns on '/'-joined paths, every one of which must match something."""
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from xp.errors import UserError, listing
+
+Flat = dict[str, Any]
+"""Weights by '/'-joined path, for instance 'octo_transformer/obs_primary_projection/kernel'."""
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Weights that are trained and weights that are not, by path."""
+
+    trained: Flat
+    frozen: Flat
+
+    def describe(self) -> str:
+        """One line for the log: how many numbers are trained and how many are frozen."""
+        parts = [f"{count(self.trained):,} weights in {len(self.trained)} arrays are trained"]
+        if self.frozen:
+            parts.append(f"{count(self.frozen):,} in {len(self.frozen)} arrays are frozen")
+        return ", ".join(parts)
+
+
+def flatten(weights: Mapping[str, Any]) -> Flat:
+    """Nested weights -> {path: array}."""
+    return {str(path): value for path, value in flatten_dict(weights, sep="/").items()}
+
+
+def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """{path: array} -> nested weights."""
+    return unflatten_dict(dict(flat), sep="/")
+
+
+def count(flat: Mapping[str, Any]) -> int:
+    """Number of numbers in the arrays."""
+    return sum(int(np.prod(array.shape)) for array in flat.values())
+
+
+def matching(paths: Sequence[str], patterns: Iterable[str], key: str) -> set[str]:
+    """Paths that at least one pattern matches (case-sensitive fnmatch on the whole path: `*` also crosses '/').
+
+    Args:
+        paths: paths of all weights.
+        patterns: fnmatch patterns.
+        key: the configuration key the patterns came from, for the message.
+
+    Raises:
+        UserError: a pattern that matches nothing, with patterns close to it that do.
+    """
+    found: set[str] = set()
+    for pattern in patterns:
+        matched = {path for path in paths if fnmatchcase(path, pattern)}
+        if not matched:
+            raise UserError(_matches_nothing(pattern, paths, key))
+        found |= matched
+    return found
+
+
+def split(weights: Mapping[str, Any], *, freeze: Sequence[str] = (), model_frozen: Sequence[str] = ()) -> Partition:
+    """Split nested weights by the user's freeze patterns and those of the model itself.
+
+    Raises:
+        UserError: a pattern matches nothing, or nothing is left to train.
+    """
+    flat = flatten(weights)
+    paths = sorted(flat)
+    frozen = matching(paths, model_frozen, "the model's own frozen weights")
+    frozen |= matching(paths, freeze, "trainer.freeze")
+    if len(frozen) == len(flat):
+        raise UserError(
+            f"trainer.freeze=[{listing(freeze)}] freezes all {len(flat)} arrays of weights, so nothing is left to "
+            "train. Take a narrower pattern, or trainer.freeze=[] to train everything."
+        )
+    return Partition(
+        trained={path: flat[path] for path in paths if path not in frozen},
+        frozen={path: flat[path] for path in paths if path in frozen},
+    )
+
+
+def _matches_nothing(pattern: str, paths: Sequence[str], key: str) -> str:
+    core = pattern.strip("*")
+    inside = f"*{core}*"
+    hits = sum(fnmatchcase(path, inside) for path in paths)
+    if core and hits:
+        advice = f"A pattern is compared with the whole path: '{inside}' matches {hits} of them."
+    else:
+        parts = sorted({part for path in paths for part in path.split("/")})
+        close = difflib.get_close_matches(core.split("/")[-1] or core, parts, n=3, cutoff=0.4)
+        tops = sorted({path.split("/")[0] for path in paths})
+        near = [f"'*{part}*' ({sum(part in path.split('/') for path in paths)} weights)" for part in close]
+        advice = f"Close to it: {listing(near)}. At the top there are: {listing(tops[:8])}."
+    return (
+        f"The pattern '{pattern}' of {key} matches none of the {len(paths)} weights, so it would do nothing. {advice} "
+        f"Paths look like '{paths[0]}'."
+    )

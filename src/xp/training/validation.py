@@ -1,0 +1,120 @@
+"""Validation: the training objective and action errors of the deployed policy on held-out windows."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from xp.metrics.actions import direction_accuracy, gripper_accuracy, mae, scale_of
+from xp.models.policy import Batch, Policy
+from xp.training.layout import ActionLayout
+
+METRICS = ("val_loss", "l1_error", "direction_accuracy", "gripper_accuracy", "position_l1", "rotation_l1")
+"""Columns of validation_log.csv after `step` and `epoch`, in this order."""
+
+STILL = 0.02
+"""Movements up to this size (normalised units) have no direction: the threshold of OpenVLA's chunked fine-tuning."""
+
+
+def make_validator(
+    batches: Callable[[], Iterable[Batch]],
+    *,
+    layout: ActionLayout,
+    statistics: Mapping[str, Any],
+    seed: int = 0,
+) -> Callable[[Policy, int], dict[str, float]]:
+    """Build `validate(policy, step)`, which asks the deployed policy about the same held-out windows every time.
+
+    Args:
+        batches: gives the held-out batches in order, anew at each call (windows with `action` and `action_is_pad`).
+        layout: which action dimensions are positions, rotations, grippers.
+        statistics: the training statistics, {"action": {mean, std, min, max, mask}, ...}.
+        seed: of the draws inside loss and prediction; batch number i uses seed + i at every validation.
+
+    Returns:
+        A function giving `METRICS`. `val_loss` is the training objective in evaluation mode, averaged over valid action
+        steps; the L1 errors are in dataset units; `direction_accuracy` is the share of position dimensions moving by
+        more than `STILL` normalised units whose predicted sign agrees; `gripper_accuracy` compares sides of the middle
+        of the gripper's training range. What a dataset has no dimension for is NaN.
+    """
+    action = statistics["action"]
+
+    def validate(policy: Policy, step: int) -> dict[str, float]:
+        losses, weights, parts = [], [], []
+        for number, batch in enumerate(batches()):
+            losses.append(float(policy.loss(batch, seed=seed + number)["loss"]))
+            predictions = policy.predict(batch, seed=seed + number)
+            truth, valid = future(batch, predictions.shape[1])
+            weights.append(int(valid.sum()))
+            parts.append((predictions, truth, valid, present_positions(batch, layout)))
+        if not parts:
+            return dict.fromkeys(METRICS, math.nan)
+        scored = [np.concatenate(columns) for columns in zip(*parts)]
+        loss = float(np.average(losses, weights=weights)) if sum(weights) else math.nan
+        return {"val_loss": loss, **action_scores(*scored, layout=layout, statistics=action)}
+
+    return validate
+
+
+def action_scores(
+    predictions: np.ndarray,
+    truth: np.ndarray,
+    valid: np.ndarray,
+    present: np.ndarray,
+    *,
+    layout: ActionLayout,
+    statistics: Mapping[str, Any],
+) -> dict[str, float]:
+    """The metrics of predicted chunks [B, H, A] against `truth` of the same shape, where `valid` [B, H] is True.
+
+    `present` [B, P] holds the present value of each position dimension (zeros for relative actions). All in dataset
+    units.
+    """
+    position, rotation = list(layout.position), list(layout.rotation)
+    unit = scale_of(statistics)[position]
+    return {
+        "l1_error": mae(predictions, truth, valid),
+        "direction_accuracy": direction_accuracy(
+            predictions[..., position] / unit,
+            truth[..., position] / unit,
+            valid,
+            threshold=STILL,
+            reference=(present / unit)[:, None, :],
+        )
+        if position
+        else math.nan,
+        "gripper_accuracy": _gripper(predictions, truth, valid, layout, statistics),
+        "position_l1": mae(predictions[..., position], truth[..., position], valid) if position else math.nan,
+        "rotation_l1": mae(predictions[..., rotation], truth[..., rotation], valid) if rotation else math.nan,
+    }
+
+
+def future(batch: Batch, horizon: int) -> tuple[np.ndarray, np.ndarray]:
+    """The true next `horizon` actions [B, H, A] and which of them exist [B, H]: a batch holds T-1 earlier steps too."""
+    past = batch["observation_is_pad"].shape[1] - 1
+    action = batch["action"][:, past : past + horizon]
+    valid = ~batch["action_is_pad"][:, past : past + horizon]
+    assert action.shape[1] == horizon, f"the batch holds {action.shape[1]} future actions, the policy gives {horizon}"
+    return action, valid
+
+
+def present_positions(batch: Batch, layout: ActionLayout) -> np.ndarray:
+    """The present value of each position dimension [B, P]: the last observed state, or zeros for relative actions."""
+    if layout.state_dims is None:
+        return np.zeros((len(batch["action"]), len(layout.position)), np.float32)
+    return batch["observation.state"][:, -1, list(layout.state_dims)]
+
+
+def _gripper(
+    predictions: np.ndarray, truth: np.ndarray, valid: np.ndarray, layout: ActionLayout, statistics: Mapping[str, Any]
+) -> float:
+    """Mean over grippers of the share of steps on the right side of the middle of the training range."""
+    if not layout.grippers:
+        return math.nan
+    middle = (np.asarray(statistics["min"], dtype=np.float64) + np.asarray(statistics["max"], dtype=np.float64)) / 2
+    return float(
+        np.mean(
+            [gripper_accuracy(predictions, truth, valid, dim=dim, threshold=middle[dim]) for dim in layout.grippers]
+        )
+    )
