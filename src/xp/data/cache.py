@@ -1,0 +1,112 @@
+"""The frame cache: every frame decoded and resized once, then mapped into memory by all runs that need it."""
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xp.data.cache_store import CacheStore
+from xp.data.reader import Dataset
+from xp.data.video import choose_decoder
+from xp.errors import UserError, closest, listing
+
+_FORMAT = 1
+"""Counted up when the pixels of an entry would change (other resizing, other decoding)."""
+
+Progress = Callable[..., AbstractContextManager[Any]]
+"""`progress(total, description, unit="frame")` gives a context manager with `.advance(n)`, such as `Run.progress`."""
+
+
+def open_frames(
+    dataset: Dataset,
+    sizes: Mapping[str, tuple[int, int]],
+    *,
+    cache_dir: str | Path,
+    cache_gb: float,
+    progress: Progress | None = None,
+    log: Callable[[str], None] | None = None,
+) -> dict[str, np.memmap]:
+    """Map all frames of the cameras in `sizes`, decoding those that no process has decoded yet.
+
+    Args:
+        dataset: The dataset.
+        sizes: Camera name to (height, width) in pixels; frames of another size are resized (Lanczos, antialiased).
+        cache_dir: The cache folder, shared by all runs on the machine.
+        cache_gb: Bound on the folder in gigabytes (10^9 bytes); entries not used for longest are removed first, those
+            in use by a living process never.
+        progress: Shows the building; see `Progress`.
+        log: Takes single lines, such as that another process is building.
+
+    Returns:
+        Camera name to [N, h, w, 3] uint8, read-only; frame n is row n of the dataset. Keep the arrays alive while
+        using views of them: they protect their entry from removal.
+
+    Raises:
+        UserError: unknown camera, damaged file, no room within `cache_gb` or on the disk, folder not writable.
+    """
+    for camera in sizes:
+        if camera not in dataset.cameras:
+            raise UserError(
+                f"The dataset {dataset.root} has no camera '{camera}'; it has {listing(dataset.cameras)}"
+                f"{closest(camera, dataset.cameras)}. Choose one of them in the model's cameras."
+            )
+    store = CacheStore(Path(cache_dir), cache_gb, log)
+    _check_budget(dataset, sizes, cache_gb)
+    return {camera: _open_camera(store, dataset, camera, sizes[camera], progress) for camera in sizes}
+
+
+def _check_budget(dataset: Dataset, sizes: Mapping[str, tuple[int, int]], cache_gb: float) -> None:
+    """Refuse at once what can never fit, before hours of decoding."""
+    need = sum(dataset.num_frames * height * width * 3 for height, width in sizes.values()) / 1e9
+    if need > cache_gb:
+        shapes = ", ".join(f"{camera} {height}x{width}" for camera, (height, width) in sizes.items())
+        raise UserError(
+            f"The frames of {dataset.root} ({dataset.num_frames} frames; {shapes}) take {need:.3g} GB and "
+            f"data.cache_gb={cache_gb:g} allows less. Type data.cache_gb={need * 1.01 + 0.1:.1f} (or more), or use a "
+            "model with smaller images or fewer cameras."
+        )
+
+
+def _open_camera(
+    store: CacheStore, dataset: Dataset, camera: str, size: tuple[int, int], progress: Progress | None
+) -> np.memmap:
+    size = (int(size[0]), int(size[1]))
+    decoder = _decoder(store, dataset, camera, size)
+
+    def build(array: np.ndarray) -> None:
+        from xp.data.frames import iter_frames
+
+        description = f"decoding {camera} at {size[0]}x{size[1]}"
+        bar = progress(len(array), description, unit="frame") if progress else nullcontext()
+        with bar as shown:
+            for rows, frames in iter_frames(dataset, camera, size, decoder):
+                array[rows] = frames
+                if shown is not None:
+                    shown.advance(len(rows))
+
+    return store.open(entry_name(dataset, camera, size, decoder), (dataset.num_frames, *size, 3), build)
+
+
+def _decoder(store: CacheStore, dataset: Dataset, camera: str, size: tuple[int, int]) -> str:
+    """What decodes this camera: `png`, or a video decoder. `auto` takes what an existing entry was decoded with.
+
+    Looking first keeps torch out of processes that find their frames ready.
+    """
+    if not dataset.info.streams[camera].is_video:
+        return "png"
+    if dataset.decoder == "auto":
+        for decoder in ("torchcodec", "pyav"):
+            if store.has(entry_name(dataset, camera, size, decoder)):
+                return decoder
+    return choose_decoder(dataset.decoder)
+
+
+def entry_name(dataset: Dataset, camera: str, size: tuple[int, int], decoder: str) -> str:
+    """The name of a cache entry: readable, and different whenever its pixels may differ."""
+    key = "\n".join([str(_FORMAT), dataset.fingerprint, camera, str(size[0]), str(size[1]), decoder])
+    readable = re.sub(r"[^A-Za-z0-9_-]", "-", f"{dataset.root.resolve().name[:40]}_{camera}_{size[0]}x{size[1]}")
+    return f"{readable}_{hashlib.sha256(key.encode()).hexdigest()[:20]}"

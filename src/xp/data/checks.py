@@ -1,0 +1,100 @@
+"""Checks of a dataset that has been read: finite numbers, counts that agree, video files that are whole."""
+
+from pathlib import Path
+
+import numpy as np
+
+from xp.errors import UserError
+
+
+def check_finite(
+    root: Path, what: str, values: np.ndarray, names: tuple[str, ...], episode: np.ndarray, frame: np.ndarray
+) -> None:
+    """Refuse NaN and infinity in `values` [N, D], naming the first place.
+
+    Raises:
+        UserError: with the episode, the frame, the dimension and how many frames are affected.
+    """
+    bad = ~np.isfinite(values)
+    if not bad.any():
+        return
+    row, dim = (int(i) for i in np.argwhere(bad)[0])
+    raise UserError(
+        f"The {what} of {root} holds {values[row, dim]} at episode {episode[row]}, frame {frame[row]}, dimension {dim} "
+        f"({names[dim]}); {int(bad.any(axis=1).sum())} frames of episodes "
+        f"{_some(np.unique(episode[bad.any(axis=1)]))} are affected. Training on it would destroy the weights: remove "
+        "those episodes with LeRobot's `lerobot-edit-dataset --operation.type=delete_episodes`, or record them again."
+    )
+
+
+def check_rows(root: Path, index: np.ndarray, episode: np.ndarray, frame: np.ndarray, announced: int) -> None:
+    """Refuse tables whose rows are not 0..N-1 with frames 0..length-1 in each episode, or not as many as announced."""
+    if len(index) != announced:
+        raise _disagree(root, f"meta/info.json announces {announced} frames and the data files hold {len(index)}")
+    if not np.array_equal(index, np.arange(len(index))):
+        raise _disagree(root, "the column 'index' of the data files does not count 0, 1, 2, ...")
+    new = np.flatnonzero(np.diff(episode, prepend=-1))
+    if not np.array_equal(episode[new], np.arange(len(new))):
+        raise _disagree(root, "the episodes in the data files are not 0, 1, 2, ... in order")
+    if not np.array_equal(frame, index - np.repeat(new, np.diff(np.append(new, len(index))))):
+        raise _disagree(root, "the column 'frame_index' does not count 0, 1, 2, ... inside each episode")
+
+
+def check_episodes(root: Path, lengths: np.ndarray, announced: np.ndarray, numbers: np.ndarray) -> None:
+    """Refuse episode lengths [E] in the data files that differ from those in `meta/episodes` (its `numbers` sorted)."""
+    if not np.array_equal(numbers, np.arange(len(numbers))):
+        raise _disagree(root, "the episodes listed in meta/episodes are not 0, 1, 2, ...")
+    if len(lengths) != len(announced):
+        raise _disagree(root, f"meta/episodes lists {len(announced)} episodes and the data files hold {len(lengths)}")
+    wrong = np.flatnonzero(lengths != announced)
+    if len(wrong):
+        e = int(wrong[0])
+        raise _disagree(root, f"meta/episodes gives episode {e} {announced[e]} frames and the data has {lengths[e]}")
+
+
+def _disagree(root: Path, what: str) -> UserError:
+    return UserError(
+        f"The dataset {root} contradicts itself: {what}. It was probably copied or recorded incompletely: copy it "
+        "again, or record it again and let LeRobot's `finalize()` finish."
+    )
+
+
+def _some(numbers: np.ndarray, most: int = 8) -> str:
+    shown = ", ".join(str(n) for n in numbers[:most])
+    return shown + (f", ... ({len(numbers)} in all)" if len(numbers) > most else "")
+
+
+def check_mp4(path: Path) -> None:
+    """Refuse an mp4 file that is missing, empty or cut off, from its box sizes alone (ISO/IEC 14496-12, 4.2).
+
+    Costs a few reads of 16 bytes; damage inside the boxes shows only when the frames are decoded.
+    """
+    if not path.is_file():
+        raise UserError(
+            f"The video file {path} is missing. The copy is incomplete: copy the dataset's videos/ folder again, or "
+            "give another dataset with data.root=<folder>."
+        )
+    size, at, kinds = path.stat().st_size, 0, set()
+    with path.open("rb") as file:
+        while at < size:
+            file.seek(at)
+            head = file.read(16)
+            length = int.from_bytes(head[:4], "big")
+            kinds.add(head[4:8])
+            if length == 1:
+                length = int.from_bytes(head[8:16], "big")
+            elif length == 0:
+                length = size - at
+            if length < 8 or at + length > size:
+                raise damaged_video(path, f"a part of {length} bytes starts at byte {at} of {size}")
+            at += length
+    if not {b"moov", b"mdat"} <= kinds:
+        raise damaged_video(path, "it has no moov and mdat parts")
+
+
+def damaged_video(path: Path, why: str) -> UserError:
+    """The error for a video file that cannot be decoded completely."""
+    return UserError(
+        f"The video file {path} is truncated or damaged ({why}). Copy it again from where the dataset came from; if "
+        "the recording itself was cut off, record those episodes again or remove them with `lerobot-edit-dataset`."
+    )

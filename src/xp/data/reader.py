@@ -1,0 +1,251 @@
+"""Open a LeRobotDataset v3.0 folder: numbers in memory, frames where they are (see `xp.data.cache`)."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from xp.data.checks import check_episodes, check_finite, check_mp4, check_rows
+from xp.data.info import DatasetInfo, dataset_info
+from xp.data.tables import integers, read_columns, read_episode_table, vectors
+from xp.errors import UserError
+
+DECODERS = ("auto", "torchcodec", "pyav")
+_BLOCK = 1 << 16
+_BLOCKS = 16
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """The episodes of a dataset: rows `starts[e] .. starts[e] + lengths[e] - 1` belong to episode e."""
+
+    starts: np.ndarray
+    lengths: np.ndarray
+    task_index: np.ndarray
+    tasks: tuple[str, ...]
+    """The language instruction of each episode (of its first frame)."""
+
+    @property
+    def num(self) -> int:
+        """E, how many episodes there are."""
+        return len(self.starts)
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+
+@dataclass(frozen=True)
+class VideoPart:
+    """One mp4 file: the episodes in it and, for each, the time in seconds at which it starts in the file."""
+
+    path: Path
+    episodes: np.ndarray
+    from_timestamps: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A dataset opened for training. N frames, A action and S state dimensions; actions and states in dataset units."""
+
+    info: DatasetInfo
+    decoder: str
+    episodes: Episodes
+    action: np.ndarray
+    state: np.ndarray
+    episode_index: np.ndarray
+    frame_index: np.ndarray
+    task_index: np.ndarray
+    data_files: tuple[Path, ...]
+    videos: dict[str, tuple[VideoPart, ...]]
+
+    @property
+    def root(self) -> Path:
+        """The dataset folder."""
+        return self.info.root
+
+    @property
+    def cameras(self) -> dict[str, tuple[int, int, int]]:
+        """Camera name to (height, width, 3) in pixels as stored."""
+        return self.info.cameras
+
+    @property
+    def fps(self) -> float:
+        """Frames per second."""
+        return self.info.fps
+
+    @property
+    def tasks(self) -> list[str]:
+        """Language instructions by task index."""
+        return self.info.tasks
+
+    @property
+    def action_dim(self) -> int:
+        """A."""
+        return self.info.action_dim
+
+    @property
+    def state_dim(self) -> int:
+        """S; 0 without a state."""
+        return self.info.state_dim
+
+    @property
+    def action_names(self) -> tuple[str, ...]:
+        """Names of the A action dimensions."""
+        return self.info.action_names
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """Names of the S state dimensions."""
+        return self.info.state_names
+
+    @property
+    def num_frames(self) -> int:
+        """N."""
+        return len(self.action)
+
+    def rows(self, episodes: "np.ndarray | tuple[int, ...] | list[int]") -> np.ndarray:
+        """All row numbers [n] int64 of the given episodes, in their order."""
+        chosen = np.asarray(episodes, dtype=np.int64).reshape(-1)
+        lengths = self.episodes.lengths[chosen]
+        before = np.cumsum(lengths) - lengths
+        return np.arange(int(lengths.sum())) + np.repeat(self.episodes.starts[chosen] - before, lengths)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """64 hex digits that name the content, wherever the folder lies.
+
+        sha256 over all actions, states, episode and task indices, over `features` of info.json, and over sizes and
+        16 evenly spread 64 KiB blocks of every data and video file (small files are hashed whole). Folder names and
+        file times do not count, so a copy has the same fingerprint.
+        """
+        digest = hashlib.sha256(b"xp.data 1")
+        features = json.loads((self.root / "meta" / "info.json").read_text(encoding="utf-8"))["features"]
+        digest.update(json.dumps([features, self.fps, self.tasks], sort_keys=True).encode())
+        for array in (self.action, self.state, self.episode_index, self.task_index):
+            digest.update(np.ascontiguousarray(array).data)
+        for path in self.files:
+            digest.update(str(path.relative_to(self.root)).encode())
+            _hash_file(digest, path)
+        return digest.hexdigest()
+
+    @property
+    def files(self) -> list[Path]:
+        """Every data and video file."""
+        return sorted([*self.data_files, *(part.path for parts in self.videos.values() for part in parts)])
+
+
+def _hash_file(digest: "hashlib._Hash", path: Path) -> None:
+    size = path.stat().st_size
+    digest.update(str(size).encode())
+    with path.open("rb") as file:
+        if size <= _BLOCK * _BLOCKS:
+            digest.update(file.read())
+            return
+        for i in range(_BLOCKS):
+            file.seek((size - _BLOCK) * i // (_BLOCKS - 1))
+            digest.update(file.read(_BLOCK))
+
+
+def open_dataset(root: str | Path, *, decoder: str = "auto") -> Dataset:
+    """Open the LeRobotDataset v3.0 folder `root`, checking all of it but the pixels.
+
+    Args:
+        root: The folder that holds meta/, data/ and, in video mode, videos/.
+        decoder: What decodes videos: `torchcodec`, `pyav`, or `auto` (torchcodec where it loads).
+
+    Raises:
+        UserError: missing, of another version, truncated, contradictory, or with NaN or infinity in its numbers.
+    """
+    if decoder not in DECODERS:
+        raise UserError(f"data.decoder={decoder} is not known; choose one of {', '.join(DECODERS)}.")
+    info = dataset_info(root)
+    table = read_episode_table(info.root)
+    paths = _data_files(info, table)
+    columns = _read_frames(info, paths)
+    episode, frame = columns["episode_index"], columns["frame_index"]
+    check_rows(info.root, columns["index"], episode, frame, info.num_frames)
+    starts = np.flatnonzero(frame == 0)
+    lengths = np.diff(np.append(starts, len(frame)))
+    check_episodes(info.root, lengths, integers(table, "length"), integers(table, "episode_index"))
+    check_finite(info.root, "action", columns["action"], info.action_names, episode, frame)
+    check_finite(info.root, "observation.state", columns["state"], info.state_names, episode, frame)
+    _check_tasks(info, columns["task_index"])
+    task_index = columns["task_index"][starts]
+    return Dataset(
+        info=info,
+        decoder=decoder,
+        episodes=Episodes(starts, lengths, task_index, tuple(info.tasks[i] for i in task_index)),
+        action=columns["action"],
+        state=columns["state"],
+        episode_index=episode,
+        frame_index=frame,
+        task_index=columns["task_index"],
+        data_files=tuple(paths),
+        videos={name: _video_parts(info, table, name) for name, s in info.streams.items() if s.is_video},
+    )
+
+
+def _data_files(info: DatasetInfo, table: pa.Table) -> list[Path]:
+    """The data files the episodes point to, in order."""
+    if len(table) == 0:
+        raise UserError(
+            f"The dataset {info.root} has no episodes. Record some, or `xp task=collect` into a new folder."
+        )
+    pairs = sorted(set(zip(integers(table, "data/chunk_index"), integers(table, "data/file_index"), strict=True)))
+    return [info.root / info.data_path.format(chunk_index=int(c), file_index=int(f)) for c, f in pairs]
+
+
+def _read_frames(info: DatasetInfo, paths: list[Path]) -> dict[str, np.ndarray]:
+    """The numeric columns of all data files, concatenated; images are not read."""
+    names = ["action", "episode_index", "frame_index", "index", "task_index"]
+    names += ["observation.state"] if info.state_dim else []
+    parts: dict[str, list[np.ndarray]] = {}
+    for path in paths:
+        table = read_columns(path, names)
+        parts.setdefault("action", []).append(vectors(table, "action", info.action_dim, path))
+        state = vectors(table, "observation.state", info.state_dim, path) if info.state_dim else _no_state(table)
+        parts.setdefault("state", []).append(state)
+        for name in ("episode_index", "frame_index", "index", "task_index"):
+            parts.setdefault(name, []).append(integers(table, name))
+    return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+
+
+def _no_state(table: pa.Table) -> np.ndarray:
+    return np.zeros((len(table), 0), np.float32)
+
+
+def _check_tasks(info: DatasetInfo, task_index: np.ndarray) -> None:
+    if task_index.min() < 0 or task_index.max() >= len(info.tasks):
+        raise UserError(
+            f"The data files of {info.root} use task {task_index.max()}, but meta/tasks.parquet lists "
+            f"{len(info.tasks)} tasks. Copy the dataset's meta/ folder again."
+        )
+
+
+def _video_parts(info: DatasetInfo, table: pa.Table, camera: str) -> tuple[VideoPart, ...]:
+    """The mp4 files of a camera with their episodes, each file checked to be whole."""
+    key = info.streams[camera].key
+    missing = [
+        n for n in ("chunk_index", "file_index", "from_timestamp") if f"videos/{key}/{n}" not in table.column_names
+    ]
+    if missing:
+        raise UserError(
+            f"meta/episodes of {info.root} has no column 'videos/{key}/{missing[0]}', so the frames of camera "
+            f"'{camera}' cannot be found. Copy the dataset's meta/ folder again."
+        )
+    chunk, file = integers(table, f"videos/{key}/chunk_index"), integers(table, f"videos/{key}/file_index")
+    times = np.asarray(table.column(f"videos/{key}/from_timestamp").to_numpy(), np.float64)
+    order = np.lexsort((times, file, chunk))
+    new_file = np.flatnonzero(np.diff(chunk[order]) | np.diff(file[order])) + 1
+    parts = []
+    for inside in np.split(order, new_file):
+        path = info.root / info.video_path.format(
+            video_key=key, chunk_index=int(chunk[inside[0]]), file_index=int(file[inside[0]])
+        )
+        check_mp4(path)
+        parts.append(VideoPart(path, inside, times[inside]))
+    return tuple(parts)

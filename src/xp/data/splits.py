@@ -1,0 +1,184 @@
+"""Which episodes train and which are held out: seeded, per task, nothing dropped, written down as a manifest."""
+
+import fnmatch
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xp.data.reader import Dataset
+from xp.errors import UserError, closest, listing
+from xp.runs import atomic
+
+
+@dataclass(frozen=True)
+class Split:
+    """Episode numbers, ascending. `about` says how the split was made, and of which dataset (its fingerprint)."""
+
+    train: tuple[int, ...]
+    val: tuple[int, ...]
+    about: dict[str, Any] = field(default_factory=dict, compare=False)
+
+    def save(self, path: str | Path) -> None:
+        """Write the manifest as JSON, atomically."""
+        atomic.write_json(path, {"train": list(self.train), "val": list(self.val), **self.about})
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Split":
+        """Read a manifest.
+
+        Raises:
+            UserError: the file is missing or is no manifest.
+        """
+        try:
+            raw = json.loads(Path(path).read_text(encoding="utf-8"))
+            train, val = (tuple(int(e) for e in raw.pop(name)) for name in ("train", "val"))
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise UserError(
+                f"{path} cannot be read as a split manifest ({type(error).__name__}: {error}). It is a JSON object "
+                'with the episode numbers {"train": [...], "val": [...]}; remove the file to split again.'
+            ) from error
+        return cls(train, val, raw)
+
+    def check(self, dataset: Dataset) -> None:
+        """Refuse to use this split with another dataset than the one it was made from.
+
+        Raises:
+            UserError: the fingerprints differ, or an episode number is too large.
+        """
+        made_from = self.about.get("dataset")
+        if made_from not in (None, dataset.fingerprint):
+            raise UserError(
+                f"The split manifest was made from another dataset than {dataset.root} ({made_from[:12]}..., not "
+                f"{dataset.fingerprint[:12]}...): its episode numbers mean something else. Give the dataset it was "
+                "made from (data.root=<folder>), or remove the manifest to split again."
+            )
+        largest = max((*self.train, *self.val), default=0)
+        if largest >= dataset.episodes.num:
+            raise UserError(
+                f"The split manifest names episode {largest}; {dataset.root} has {dataset.episodes.num} episodes. "
+                "Remove the manifest to split again."
+            )
+
+
+def split_episodes(
+    dataset: Dataset,
+    *,
+    val_fraction: float,
+    seed: int,
+    tasks: Sequence[str] | None = None,
+    exclude_tasks: Sequence[str] | None = None,
+    num_val: int | None = None,
+) -> Split:
+    """Divide the episodes of the chosen tasks into training and validation.
+
+    Each task is shuffled by (seed, its text) alone and gives its first episodes to validation: `val_fraction` of them
+    rounded half up, at least one where it has two or more, and never all. So which episodes of a task are held out
+    does not depend on the other tasks chosen, and a larger fraction holds out a superset.
+
+    Args:
+        dataset: The dataset.
+        val_fraction: From 0 (no validation at all) to below 1.
+        seed: Non-negative.
+        tasks: Task texts or patterns with * and ? to take; None for all.
+        exclude_tasks: Task texts or patterns to leave out.
+        num_val: How many validation episodes in all, instead of `val_fraction`; shared out in proportion to the tasks.
+
+    Raises:
+        UserError: an unknown task, no episode left, or numbers that cannot be met.
+    """
+    chosen = _choose(dataset, tasks, exclude_tasks)
+    counts = [len(episodes) for episodes in chosen.values()]
+    if num_val is None:
+        held = [_held_out(count, val_fraction) for count in counts]
+    else:
+        held = _share_out(counts, num_val)
+    train: list[int] = []
+    val: list[int] = []
+    for (task, episodes), count in zip(chosen.items(), held, strict=True):
+        shuffled = [episodes[i] for i in _order(task, len(episodes), seed)]
+        val += shuffled[:count]
+        train += shuffled[count:]
+    about = {
+        "dataset": dataset.fingerprint,
+        "seed": seed,
+        "val_fraction": val_fraction if num_val is None else None,
+        "num_val": num_val,
+        "tasks": list(chosen),
+    }
+    return Split(tuple(sorted(train)), tuple(sorted(val)), about)
+
+
+def _choose(dataset: Dataset, tasks: Sequence[str] | None, exclude_tasks: Sequence[str] | None) -> dict[str, list[int]]:
+    """Task text to its episode numbers, for the chosen tasks that have any."""
+    wanted = list(dataset.tasks) if tasks is None else _matching(dataset, "data.tasks", tasks)
+    unwanted = _matching(dataset, "data.exclude_tasks", exclude_tasks or ())
+    chosen: dict[str, list[int]] = {task: [] for task in dataset.tasks if task in wanted and task not in unwanted}
+    for episode, task in enumerate(dataset.episodes.tasks):
+        if task in chosen:
+            chosen[task].append(episode)
+    chosen = {task: episodes for task, episodes in chosen.items() if episodes}
+    if not chosen:
+        raise UserError(
+            f"No episode of {dataset.root} is left after data.tasks={tasks} and data.exclude_tasks={exclude_tasks}. "
+            f"Its tasks are: {listing(repr(task) for task in dataset.tasks)}."
+        )
+    return chosen
+
+
+def _matching(dataset: Dataset, option: str, patterns: Sequence[str]) -> list[str]:
+    patterns = [patterns] if isinstance(patterns, str) else list(patterns)
+    found: list[str] = []
+    for pattern in patterns:
+        hits = [task for task in dataset.tasks if task == pattern or fnmatch.fnmatchcase(task, pattern)]
+        if not hits:
+            raise UserError(
+                f"{option} names {pattern!r}, which is no task of {dataset.root}{closest(pattern, dataset.tasks)}. "
+                f"Its tasks are: {listing(repr(task) for task in dataset.tasks)}; patterns with * and ? may be used."
+            )
+        found += hits
+    return found
+
+
+def _held_out(count: int, fraction: float) -> int:
+    """Validation episodes of a task with `count` episodes."""
+    if not 0 <= fraction < 1:
+        raise UserError(f"data.val_fraction={fraction} is not possible. Type a number from 0 to below 1, such as 0.1.")
+    if fraction == 0 or count < 2:
+        return 0
+    return min(max(int(count * fraction + 0.5), 1), count - 1)
+
+
+def _share_out(counts: list[int], total: int) -> list[int]:
+    """Share `total` among tasks in proportion to `counts`, from 1 to count - 1 each (0 for single episodes).
+
+    Largest remainders (Hamilton's method), with the bounds.
+    """
+    lower = [min(count - 1, 1) for count in counts]
+    upper = [count - 1 for count in counts]
+    if not sum(lower) <= total <= sum(upper):
+        raise UserError(
+            f"data.num_val={total} is not possible: {len(counts)} tasks with {sum(counts)} episodes allow from "
+            f"{sum(lower)} (one for each task) to {sum(upper)} (one left for training). Type a number in between."
+        )
+    ideal = [total * count / sum(counts) for count in counts]
+    shares = [min(max(int(want), low), high) for want, low, high in zip(ideal, lower, upper, strict=True)]
+    while (missing := total - sum(shares)) != 0:
+        step = 1 if missing > 0 else -1
+        movable = [i for i, share in enumerate(shares) if lower[i] <= share + step <= upper[i]]
+        best = max(movable, key=lambda i: (step * (ideal[i] - shares[i]), -i))
+        shares[best] += step
+    return shares
+
+
+def _order(task: str, count: int, seed: int) -> np.ndarray:
+    """A shuffled order of `count` episodes, a pure function of (task, count, seed); see `batches._random_words`."""
+    if seed < 0:
+        raise UserError(f"seed={seed} is not possible: seeds are 0 or more. Type for instance seed=0.")
+    words = np.frombuffer(hashlib.sha256(task.encode()).digest(), dtype="<u4")
+    sequence = np.random.SeedSequence([seed, *words.tolist()])
+    return np.argsort(np.random.Philox(sequence).random_raw(count), kind="stable")

@@ -1,0 +1,110 @@
+"""Statistics of actions and states over training episodes, in the form of Octo's `dataset_statistics.json`.
+
+Rules of Octo's `normalize_action_and_proprio` (NORMAL): normalised = (x - mean) / (std + 1e-8) and back x * std + mean,
+where `mask` is True; other dimensions pass through unchanged.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xp.data.reader import Dataset
+from xp.errors import UserError
+from xp.runs import atomic
+
+STD_FLOOR = 1e-6
+"""A dimension that varies less is constant: dividing by it would only blow up rounding noise, so it passes through."""
+_EPSILON = 1e-8
+
+
+def compute_statistics(dataset: Dataset, episodes: Sequence[int]) -> dict[str, Any]:
+    """Exact statistics of the given episodes only, accumulated in float64.
+
+    Returns:
+        `action` and `proprio` (the state), each with float32 arrays `mean`, `std` (population), `min`, `max`, `p01`,
+        `p99` (linear interpolation) of shape [A] or [S] and a bool `mask` (False where std < 1e-6);
+        `num_transitions` and `num_trajectories`. With S = 0 the arrays of `proprio` are empty.
+
+    Raises:
+        UserError: no episodes.
+    """
+    if not len(episodes):
+        raise UserError(
+            f"No training episode of {dataset.root} is left to take statistics from. Lower data.val_fraction, or "
+            "choose more tasks with data.tasks."
+        )
+    rows = dataset.rows(list(episodes))
+    return {
+        "action": describe(dataset.action[rows]),
+        "proprio": describe(dataset.state[rows]),
+        "num_transitions": len(rows),
+        "num_trajectories": len(episodes),
+    }
+
+
+def describe(values: np.ndarray) -> dict[str, np.ndarray]:
+    """Statistics over the first axis of `values` [n, D], n >= 1."""
+    wide = values.astype(np.float64)
+    std = wide.std(axis=0)
+    low, high = np.quantile(wide, [0.01, 0.99], axis=0)
+    found = {
+        "mean": wide.mean(axis=0),
+        "std": std,
+        "min": values.min(axis=0),
+        "max": values.max(axis=0),
+        "p01": low,
+        "p99": high,
+    }
+    return {**{name: np.asarray(v, np.float32) for name, v in found.items()}, "mask": std >= STD_FLOOR}
+
+
+def normalise(values: np.ndarray, statistics: Mapping[str, Any]) -> np.ndarray:
+    """Dataset units to normalised units: [..., D] float32, by one entry (`action` or `proprio`) of the statistics."""
+    mean, std, mask = _arrays(statistics)
+    return np.where(mask, (values - mean) / (std + np.float32(_EPSILON)), values).astype(np.float32)
+
+
+def unnormalise(values: np.ndarray, statistics: Mapping[str, Any]) -> np.ndarray:
+    """Normalised units to dataset units: [..., D] float32."""
+    mean, std, mask = _arrays(statistics)
+    return np.where(mask, values * std + mean, values).astype(np.float32)
+
+
+def _arrays(statistics: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    mean = np.asarray(statistics["mean"], np.float32)
+    mask = statistics.get("mask")
+    # Octo's older files have no mask: every dimension is normalised.
+    return (
+        mean,
+        np.asarray(statistics["std"], np.float32),
+        np.ones(mean.shape, bool) if mask is None else np.asarray(mask),
+    )
+
+
+def save_statistics(path: str | Path, statistics: Mapping[str, Any]) -> None:
+    """Write statistics as JSON, atomically; float32 values survive exactly."""
+    atomic.write_json(path, statistics)
+
+
+def load_statistics(path: str | Path) -> dict[str, Any]:
+    """Read what `save_statistics` wrote: the same arrays, bit for bit.
+
+    Raises:
+        UserError: the file is missing or is no statistics file.
+    """
+    try:
+        raw = json.loads(Path(path).read_text(encoding="utf-8"))
+        groups = {group: _group(raw[group]) for group in ("action", "proprio") if group in raw}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} cannot be read as dataset statistics ({type(error).__name__}: {error}). It is the "
+            "dataset_statistics.json that a training run writes: take it from the run's folder again."
+        ) from error
+    return {**raw, **groups}
+
+
+def _group(raw: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    return {name: np.asarray(v, bool if name == "mask" else np.float32) for name, v in raw.items()}

@@ -1,0 +1,95 @@
+"""Windows around frames: T observations up to frame t and the actions t-T+1 .. t+H-1, as batches of numpy arrays."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from xp.data.reader import Dataset
+from xp.errors import UserError
+
+
+class Windows:
+    """All windows of the chosen episodes: one per frame, in episode order.
+
+    A window never leaves its episode. Where it would, its nearest frame is repeated and marked: observations before
+    the first frame in `observation_is_pad`, actions before the first or after the last in `action_is_pad`.
+
+    Args:
+        dataset: The dataset.
+        frames: Camera name to [N, h, w, 3] uint8, such as `open_frames` gives.
+        episodes: Episode numbers to take windows from.
+        history: T >= 1, observations per window.
+        horizon: H >= 1, actions from the last observed step on.
+
+    Raises:
+        UserError: a history or horizon below 1, or no episodes, or an episode the dataset does not have.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        frames: Mapping[str, np.ndarray],
+        episodes: Sequence[int],
+        *,
+        history: int,
+        horizon: int,
+    ) -> None:
+        _check(dataset, episodes, history, horizon)
+        self.dataset = dataset
+        self.frames = dict(frames)
+        self.episodes = tuple(int(e) for e in episodes)
+        self.history = history
+        self.horizon = horizon
+        chosen = np.asarray(self.episodes, dtype=np.int64)
+        lengths = dataset.episodes.lengths[chosen]
+        self._rows = dataset.rows(chosen)
+        self._first = np.repeat(dataset.episodes.starts[chosen], lengths)
+        self._last = np.repeat(dataset.episodes.starts[chosen] + lengths - 1, lengths)
+        self._past = np.arange(1 - history, 1)
+        self._steps = np.arange(1 - history, horizon)
+        # Plain views: indexing a memmap object costs several microseconds more than indexing an array.
+        self._pixels = {name: np.asarray(array) for name, array in self.frames.items()}
+        self._tasks = np.asarray([*dataset.tasks, None], dtype=object)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def batch(self, indices: np.ndarray | Sequence[int]) -> dict[str, Any]:
+        """The windows numbered `indices` [B] as one batch; keys and shapes as in `xp.models.policy.Batch`.
+
+        All arrays are copies that the caller may change.
+        """
+        index = np.asarray(indices, dtype=np.int64)
+        if index.size and (index.min() < 0 or index.max() >= len(self)):
+            raise IndexError(f"windows are numbered 0..{len(self) - 1}, asked for {index.min()}..{index.max()}")
+        row, first, last = self._rows[index], self._first[index, None], self._last[index, None]
+        seen = row[:, None] + self._past
+        inside = np.maximum(seen, first)
+        steps = row[:, None] + self._steps
+        near = np.minimum(np.maximum(steps, first), last)
+        data = self.dataset
+        batch: dict[str, Any] = {
+            f"observation.images.{name}": pixels.take(inside, axis=0) for name, pixels in self._pixels.items()
+        }
+        batch["observation.state"] = data.state.take(inside, axis=0)
+        batch["observation_is_pad"] = inside != seen
+        batch["action"] = data.action.take(near, axis=0)
+        batch["action_is_pad"] = near != steps
+        batch["task"] = self._tasks[data.task_index[row]].tolist()
+        batch["episode_index"] = data.episode_index[row]
+        batch["frame_index"] = data.frame_index[row]
+        return batch
+
+
+def _check(dataset: Dataset, episodes: Sequence[int], history: int, horizon: int) -> None:
+    if horizon < 1 or history < 1:
+        name, value = ("horizon.train", horizon) if horizon < 1 else ("model.history", history)
+        raise UserError(f"{name}={value} is not possible: a window has at least one step. Type {name}=1 or more.")
+    wrong = [e for e in episodes if not 0 <= e < dataset.episodes.num]
+    if wrong or not len(episodes):
+        given = f"episode {wrong[0]}" if wrong else "no episodes"
+        raise UserError(
+            f"Windows of {given} were asked for; {dataset.root} has episodes 0..{dataset.episodes.num - 1}. Check the "
+            "split (data.val_fraction, data.tasks), or delete the run's split manifest if the dataset changed."
+        )

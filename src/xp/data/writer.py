@@ -1,0 +1,211 @@
+"""Write episodes as a LeRobotDataset v3.0, through LeRobot's own API, appearing whole when it is closed."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xp.errors import UserError
+from xp.runs import atomic
+
+
+class DatasetWriter:
+    """Collects episodes in a hidden folder beside `root`; `close()` renames it to `root`.
+
+    As a context manager it closes at the end, or leaves nothing behind after an error.
+
+    Args:
+        root: The new dataset folder.
+        fps: Frames per second, a positive whole number (LeRobot's formats know no other).
+        cameras: Camera name (without `observation.images.`) to (height, width) in pixels.
+        state_names: Names of the S state dimensions; empty for a dataset without state.
+        action_names: Names of the A action dimensions.
+        robot_type: Noted in the dataset.
+        use_videos: Store mp4 (AV1, LeRobot's default encoder: lossy) instead of PNG images (lossless).
+        overwrite: Replace an existing folder at `root` (when closing, in one step) instead of refusing.
+
+    Raises:
+        UserError: `root` exists, or the fps, names or sizes are impossible.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        fps: int | float,
+        cameras: Mapping[str, tuple[int, int]],
+        state_names: Sequence[str],
+        action_names: Sequence[str],
+        robot_type: str,
+        use_videos: bool = False,
+        overwrite: bool = False,
+    ) -> None:
+        self.root = Path(root).expanduser()
+        self.cameras = {name: (int(height), int(width)) for name, (height, width) in cameras.items()}
+        self.state_names, self.action_names = list(state_names), list(action_names)
+        self.num_episodes = 0
+        self._check(fps, overwrite)
+        self._stack = ExitStack()
+        self._dataset: Any = None
+        try:
+            self._folder = self._stack.enter_context(atomic.folder(self.root))
+            self._folder.rmdir()  # LeRobot insists on making the folder itself
+            self._dataset = _create(self._folder, int(fps), self._features(use_videos), robot_type, use_videos)
+        except OSError as error:
+            self.abort()
+            raise UserError(
+                f"The dataset folder {self.root} cannot be written ({error}). Give another place: data.root=<folder>."
+            ) from error
+        except BaseException:
+            self.abort()
+            raise
+
+    def add_episode(self, task: str, images: Mapping[str, np.ndarray], state: np.ndarray, action: np.ndarray) -> None:
+        """Append one episode of N >= 1 frames.
+
+        Args:
+            task: The language instruction.
+            images: Camera name to [N, h, w, 3] uint8.
+            state: [N, S], finite.
+            action: [N, A], finite: what was done at each frame.
+
+        Raises:
+            UserError: shapes that do not fit the dataset, or NaN or infinity.
+        """
+        state, action = np.asarray(state, np.float32), np.asarray(action, np.float32)
+        self._check_episode(images, state, action)
+        for i in range(len(action)):
+            frame: dict[str, Any] = {f"observation.images.{name}": images[name][i] for name in self.cameras}
+            frame["action"] = action[i]
+            frame["task"] = task
+            if self.state_names:
+                frame["observation.state"] = state[i]
+            self._dataset.add_frame(frame)
+        with _quiet():
+            # Not in a process pool: forking a process that runs jax or torch threads can deadlock.
+            self._dataset.save_episode(parallel_encoding=False)
+        self.num_episodes += 1
+
+    def close(self) -> None:
+        """Finish the files and let the dataset appear at `root`.
+
+        Raises:
+            UserError: no episode was added; nothing is left behind.
+        """
+        if self._dataset is None:
+            return
+        if self.num_episodes == 0:
+            self.abort()
+            raise UserError(f"No episode was recorded, so there is no dataset at {self.root}: record at least one.")
+        dataset, self._dataset = self._dataset, None
+        try:
+            dataset.finalize()
+            _remove_if_empty(self._folder / "images")
+        except BaseException as error:
+            self._stack.__exit__(type(error), error, error.__traceback__)
+            raise
+        self._stack.close()
+
+    def abort(self) -> None:
+        """Drop everything that was added; `root` is untouched."""
+        self._dataset = None
+        error = RuntimeError("aborted")
+        try:
+            self._stack.__exit__(RuntimeError, error, None)
+        except RuntimeError as raised:
+            assert raised is error
+
+    def __enter__(self) -> "DatasetWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        self.close() if kind is None else self.abort()
+
+    def _check(self, fps: int | float, overwrite: bool) -> None:
+        if self.root.exists() and not overwrite:
+            raise UserError(
+                f"{self.root} exists already and is left as it is. Give a new folder with data.root=<folder>, or "
+                "remove the old one first."
+            )
+        if fps != int(fps) or fps < 1:
+            raise UserError(f"fps={fps} is not possible in a LeRobotDataset: give a whole number, for instance fps=10.")
+        if not self.action_names or not self.cameras:
+            raise UserError("A dataset needs at least one camera and one action dimension; give their names and sizes.")
+
+    def _features(self, use_videos: bool) -> dict[str, dict[str, Any]]:
+        features: dict[str, dict[str, Any]] = {
+            f"observation.images.{name}": {
+                "dtype": "video" if use_videos else "image",
+                "shape": (height, width, 3),
+                "names": ["height", "width", "channels"],
+            }
+            for name, (height, width) in self.cameras.items()
+        }
+        for key, names in (("observation.state", self.state_names), ("action", self.action_names)):
+            if names:
+                features[key] = {"dtype": "float32", "shape": (len(names),), "names": names}
+        return features
+
+    def _check_episode(self, images: Mapping[str, np.ndarray], state: np.ndarray, action: np.ndarray) -> None:
+        assert self._dataset is not None, "the writer is closed"
+        n = len(action)
+        expected = {name: (n, *size, 3) for name, size in self.cameras.items()}
+        found = {name: np.shape(image) for name, image in images.items()}
+        wrong_type = [name for name, image in images.items() if image.dtype != np.uint8]
+        if found != expected or wrong_type:
+            raise UserError(f"An episode of {n} frames needs uint8 images of {expected}, got {found}.")
+        for what, values, names in (("state", state, self.state_names), ("action", action, self.action_names)):
+            if values.shape != (n, len(names)) or n == 0:
+                raise UserError(
+                    f"The {what} of an episode has shape {values.shape}; it needs ({max(n, 1)}, {len(names)})."
+                )
+            if not np.isfinite(values).all():
+                frame, dim = np.argwhere(~np.isfinite(values))[0]
+                raise UserError(f"The {what} is {values[frame, dim]} at frame {frame}, dimension {dim} ({names[dim]}).")
+
+
+def _create(root: Path, fps: int, features: dict[str, dict[str, Any]], robot_type: str, use_videos: bool) -> Any:
+    """LeRobot's dataset in write mode, offline and quiet."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read at import; the folder is local, so nothing is ever fetched
+    os.environ.setdefault("SVT_LOG", "1")  # the AV1 encoder prints its settings for every episode otherwise
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+    return LeRobotDataset.create(
+        f"local/{root.name.strip('.')}",
+        fps,
+        features,
+        root=root,
+        robot_type=robot_type,
+        use_videos=use_videos,
+        video_backend="pyav",  # only for reading back; naming it avoids the probe that prints torchcodec's traceback
+        streaming_encoding=False,  # it drops frames when the encoder is slow; staged PNGs cost time but lose nothing
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hide the progress bar of Hugging Face `datasets` and FFmpeg's remarks while LeRobot saves an episode."""
+    import datasets
+    from av import logging as libav
+
+    hide = not datasets.are_progress_bars_disabled()
+    libav.set_libav_level(libav.ERROR)
+    try:
+        if hide:
+            datasets.disable_progress_bars()
+        yield
+    finally:
+        if hide:
+            datasets.enable_progress_bars()
+
+
+def _remove_if_empty(folder: Path) -> None:
+    """Remove a folder tree that holds no file (LeRobot leaves its staging folders)."""
+    if not folder.is_dir() or any(path.is_file() for path in folder.rglob("*")):
+        return
+    for path in sorted(folder.rglob("*"), reverse=True):
+        path.rmdir()
+    folder.rmdir()
