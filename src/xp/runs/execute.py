@@ -1,0 +1,150 @@
+"""Run one frozen job to its end: the only place where a run's record changes from pending to anything else."""
+
+import os
+import signal
+import sys
+import traceback
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from xp.errors import UserError
+from xp.runs import late
+from xp.runs.atomic import write_json
+from xp.runs.folder import CONFIG, LOG, PROGRESS, RECORD, as_config
+from xp.runs.frozen import Job, open_job, secrets_of
+from xp.runs.identity import flatten
+from xp.runs.lock import locked
+from xp.runs.output import to_log
+from xp.runs.record import Record, State, now, whereabouts
+from xp.runs.run import Run
+from xp.runs.secret import REDACTED, restore
+from xp.runs.signals import RunInterrupted, Stop, listening
+
+DONE, FAILED, USER_ERROR = 0, 1, 2
+
+
+def execute(
+    folder: str | Path,
+    task: Callable[[Run], None],
+    *,
+    echo: bool = True,
+    secrets: Mapping[str, str] | None = None,
+) -> State:
+    """Run the job frozen in `folder` by calling `task(run)`.
+
+    What the task prints goes to log.txt (and to the terminal with `echo`). The record ends as `done`, as `failed` with
+    the error (a traceback too, unless it is a `UserError`), or as `pending` with `interrupted: true` if the task was
+    asked to leave. It is the record's `exit` that a process may hand to the shell: 0, 1, 2, or 128 + signal.
+
+    Args:
+        folder: the run's folder.
+        task: what to do; it looks at `run.should_stop()` now and then and raises `run.interrupted`.
+        echo: also show output on the terminal.
+        secrets: {dotted key: value} that were left out of the files; default: what this process left out itself.
+
+    Raises:
+        Busy: another process works in the folder.
+        UserError: the folder holds no job.
+    """
+    folder = Path(os.path.abspath(folder))  # noqa: PTH100 - the task may change the working folder
+    with locked(folder):
+        record = Record(folder / RECORD)
+        attempts = record.get("attempts", 0)
+        with to_log(folder / LOG, echo=echo), listening() as stop:
+            _begin(record, attempts)
+            try:
+                job = open_job(folder)
+                run = _prepare(
+                    job,
+                    record,
+                    secrets_of(folder) if secrets is None else secrets,
+                    stop,
+                    resuming=attempts > 0,
+                    echo=echo,
+                )
+                task(run)
+                end = _ended(State.DONE, DONE)
+            except BaseException as error:  # noqa: BLE001 - whatever ends a run is written down
+                end = _outcome(error, stop)
+            record.update(**end)
+    return record.state
+
+
+def exit_code(folder: str | Path) -> int:
+    """What a process that ran this folder should exit with."""
+    return int(Record(Path(folder) / RECORD).get("exit") or 0)
+
+
+def _begin(record: Record, attempts: int) -> None:
+    (record.path.parent / PROGRESS).unlink(missing_ok=True)
+    record.update(
+        state=State.RUNNING,
+        interrupted=False,
+        attempts=attempts + 1,
+        started=now(),
+        ended=None,
+        exit=None,
+        error=None,
+        traceback=None,
+        **whereabouts(),
+    )
+
+
+def _prepare(
+    job: Job, record: Record, secrets: Mapping[str, str] | None, stop: Stop, *, resuming: bool, echo: bool
+) -> Run:
+    needed = defaultdict(list)
+    for need in job.needs:
+        needed[need.stage].append(need.folder)
+    config, taken = late.resolve(job.config, needed)
+    if taken:
+        record.update(late=taken)
+        write_json(job.folder / CONFIG, config)
+    config = restore(config, secrets_of(job.folder) if secrets is None else secrets)
+    unknown = [key for key, value in flatten(config).items() if value == REDACTED]
+    if unknown:
+        raise UserError(
+            f"{unknown[0]} is a secret and was left out of the run's files, so this run cannot be started from them. "
+            "Give it on the command line again, or better in the environment, where no configuration names it."
+        )
+    return Run(job.folder, as_config(config), record, resuming=resuming, should_stop=lambda: bool(stop), echo=echo)
+
+
+def _outcome(error: BaseException, stop: Stop) -> dict[str, Any]:
+    """Fields of the record for a run that ended by an exception."""
+    if isinstance(error, RunInterrupted | KeyboardInterrupt):
+        asked = stop.asked or signal.SIGINT
+        print(f"interrupted ({asked.name}); the same command resumes", flush=True)
+        return _ended(State.PENDING, 128 + asked, interrupted=True)
+    if isinstance(error, SystemExit) and error.code in (None, 0):
+        return _ended(State.DONE, DONE)
+    if isinstance(error, UserError):
+        print(f"xp: {error}", file=sys.stderr, flush=True)
+        return _ended(State.FAILED, USER_ERROR, error={"type": "UserError", "message": str(error)})
+    text = traceback.format_exc()
+    print(text, file=sys.stderr, flush=True)
+    brief = {"type": type(error).__name__, "message": str(error)}
+    return _ended(State.FAILED, FAILED, error=brief, traceback=text)
+
+
+def _ended(state: State, code: int, **fields: Any) -> dict[str, Any]:
+    return {"state": state, "ended": now(), "exit": code, **fields}
+
+
+def mark_interrupted(folder: str | Path, reason: str) -> None:
+    """Write down that a run's process is gone (killed after its grace time); it can be resumed."""
+    record = Record(Path(folder) / RECORD)
+    if record.state is State.RUNNING:
+        record.update(state=State.PENDING, interrupted=True, ended=now(), exit=128 + signal.SIGKILL, reason=reason)
+
+
+def mark_failed(folder: str | Path, message: str) -> None:
+    """Write down that a run's process died of itself: a crash, or the system killed it for its memory."""
+    record = Record(Path(folder) / RECORD)
+    record.update(
+        state=State.FAILED, ended=now(), exit=FAILED, error={"type": "ProcessDied", "message": message}, traceback=None
+    )
+    with (Path(folder) / LOG).open("a") as log:
+        log.write(f"xp: {message}\n")

@@ -1,0 +1,170 @@
+"""Values of an experiment file that name other runs: `${needs:stage}`, `${run:path}` and `${best:stage,metric}`.
+
+`${needs:stage}` is the folder of the job that this job needs from `stage`; `${run:path}` is a path in the job's own
+folder. Both are known when the job is composed, since folders are named beforehand. `${best:stage,metric}` is the value
+that *this very key* has in the run of `stage` with the lowest `metric`; `${best:stage,metric,key}` takes another key's
+value, and `${best:stage,metric,key,max}` the highest metric. It is the one thing resolved late, by the job itself, when
+the stage is done: until then the text stands for itself.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from xp.errors import UserError, listing
+from xp.runs.folder import RunFolder
+from xp.runs.identity import flatten
+from xp.runs.record import State
+
+LATE = re.compile(r"\$\{best:([^,{}]+),([^,{}]+)(?:,([^,{}]*))?(?:,(min|max))?\}")
+_TRAIN = "train_"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a job stands while it is composed: its own folder and, per needed stage, the folders of its needs."""
+
+    folder: str
+    needs: Mapping[str, tuple[str, ...]]
+
+
+_place: ContextVar[Place | None] = ContextVar("place", default=None)
+
+
+def register() -> None:
+    """Make the three resolvers known to OmegaConf; repeated calls change nothing."""
+    for name, function in {"needs": _needs, "run": _run, "best": _best}.items():
+        OmegaConf.register_new_resolver(name, function, replace=True)
+
+
+@contextmanager
+def standing_at(place: Place) -> Iterator[None]:
+    """Resolve `${needs:}` and `${run:}` for this job inside the block; outside they stand for their own text."""
+    token = _place.set(place)
+    try:
+        yield
+    finally:
+        _place.reset(token)
+
+
+def _needs(stage: str) -> str | None:
+    place = _place.get()
+    if place is None:
+        return f"${{needs:{stage}}}"
+    folders = place.needs.get(stage)
+    if folders is None:
+        raise UserError(
+            f"The job {place.folder} takes ${{needs:{stage}}}, but its stage does not need '{stage}'; it needs "
+            f"{listing(place.needs)}. Add '{stage}' to the stage's needs in the experiment file."
+        )
+    if len(folders) > 1:
+        raise UserError(
+            f"The job {place.folder} takes ${{needs:{stage}}}, but {len(folders)} jobs of '{stage}' fit it: "
+            f"{listing(Path(folder).name for folder in folders[:4])}. Sweep the keys that tell them apart in both "
+            "stages."
+        )
+    return folders[0] if folders else None
+
+
+def _run(rest: str = "") -> str:
+    place = _place.get()
+    if place is None:
+        return f"${{run:{rest}}}"
+    return str(Path(place.folder) / rest)
+
+
+def _best(*words: Any) -> str:
+    return "${best:" + ",".join(map(str, words)) + "}"
+
+
+def late_stages(config: Mapping[str, Any]) -> dict[str, str]:
+    """{dotted key: stage} of the values that wait for a finished stage."""
+    found = {}
+    for key, value in flatten(config).items():
+        match = LATE.fullmatch(value) if isinstance(value, str) else None
+        if match:
+            found[key] = match.group(1)
+        elif isinstance(value, str) and "${best:" in value:
+            raise UserError(
+                f"{key}={value}: a value taken from a finished stage must stand alone, in the form "
+                "${best:STAGE,METRIC}, ${best:STAGE,METRIC,KEY} or ${best:STAGE,METRIC,KEY,max}."
+            )
+    return found
+
+
+def resolve(config: dict[str, Any], needed: Mapping[str, list[Path]]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Replace the late values of a plain configuration by what the finished runs say.
+
+    Args:
+        config: plain nested configuration.
+        needed: {stage: folders of this job's needed runs of that stage}.
+
+    Returns:
+        The configuration with every late value replaced, and {dotted key: value} of those that were.
+
+    Raises:
+        UserError: the stage is not needed, or none of its runs is done and has the metric and the key.
+    """
+    taken: dict[str, Any] = {}
+
+    def walk(node: Any, path: str) -> Any:
+        if isinstance(node, dict):
+            return {key: walk(value, f"{path}.{key}" if path else str(key)) for key, value in node.items()}
+        match = LATE.fullmatch(node) if isinstance(node, str) else None
+        if match is None:
+            return node
+        stage, metric, key, direction = match.groups()
+        taken[path] = best(needed.get(stage, []), metric, key or path, stage=stage, highest=direction == "max")
+        return taken[path]
+
+    return walk(config, ""), taken
+
+
+def best(folders: list[Path], metric: str, key: str, *, stage: str, highest: bool = False) -> Any:
+    """The value of config `key` in the done run whose `metric` is best; equal metrics: the first by name."""
+    scored = []
+    for folder in sorted(folders):
+        run = RunFolder(folder)
+        score = metric_of(run, metric) if run.record().state is State.DONE else None
+        if score is not None and math.isfinite(score):
+            scored.append((-score if highest else score, folder.name, run))
+    if not scored:
+        raise UserError(
+            f"{key} shall be taken from the best run of stage '{stage}' by '{metric}', but none of its {len(folders)} "
+            f"runs is done and has a finite '{metric}' in summary.json, validation_log.csv or training_log.csv (there "
+            f"also as 'train_...'). Look at the stage's runs with: xp task=status"
+        )
+    config = flatten(OmegaConf.to_container(min(scored)[2].config(), resolve=True))  # type: ignore[arg-type]
+    if key not in config:
+        raise UserError(
+            f"{key} shall be taken from the best run of stage '{stage}', whose configuration has no key '{key}'. "
+            f"Name the key: ${{best:{stage},{metric},KEY}}"
+        )
+    return config[key]
+
+
+def metric_of(run: RunFolder, metric: str) -> float | None:
+    """A run's metric: from summary.json, else the last value in validation_log.csv, else in training_log.csv.
+
+    `train_loss` is the column `loss` of training_log.csv.
+    """
+    summary = run.summary()
+    found = flatten(summary).get(metric) if isinstance(summary, dict) else None
+    if isinstance(found, int | float) and not isinstance(found, bool):
+        return float(found)
+    for rows, column in (
+        (run.validation_log(), metric),
+        (run.training_log(), metric),
+        (run.training_log() if metric.startswith(_TRAIN) else [], metric.removeprefix(_TRAIN)),
+    ):
+        values = [row[column] for row in rows if isinstance(row.get(column), int | float)]
+        if values:
+            return float(values[-1])
+    return None

@@ -1,0 +1,171 @@
+"""A single run: find or make its folder, and decide between starting, resuming, skipping and refusing."""
+
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from xp.errors import UserError
+from xp.runs import late
+from xp.runs.atomic import plain
+from xp.runs.execute import execute, exit_code
+from xp.runs.folder import JOB, RECORD
+from xp.runs.frozen import Job, freeze, open_job, to_yaml
+from xp.runs.identity import SHOWN, differing_keys, identity, runs_inside
+from xp.runs.lock import Busy, locked
+from xp.runs.record import Record, State
+from xp.runs.run import Run
+from xp.runs.secret import redact_overrides
+
+Science = Callable[[dict[str, Any]], Mapping[str, Any]]
+
+
+def run_once(
+    config: DictConfig, folder: str | Path, overrides: Sequence[str], task: Callable[[Run], None], **options: Any
+) -> int:
+    """`start_run`, then `execute`; gives the exit code: 0 done or skipped, 1 failed, 2 user's mistake, 128 + signal."""
+    place = start_run(config, folder, overrides, **options)
+    if place is None:
+        return 0
+    execute(place, task)
+    return exit_code(place)
+
+
+def start_run(
+    config: DictConfig,
+    folder: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    generated: bool | None = None,
+    science: Science | None = None,
+    hydra_yaml: str | None = None,
+) -> Path | None:
+    """Freeze one configuration into its folder, ready for `execute`; None (and a line) if it is done already.
+
+    A folder that holds the same run, begun or failed, is resumed; one that holds another run is refused.
+
+    Args:
+        config: composed, without the `hydra` section; interpolations are resolved here.
+        folder: where the run lives.
+        overrides: the command line, for the record.
+        generated: `folder` is a default name (with a time in it): if it is taken, a number is put behind it instead.
+            Default: true unless `overrides` set hydra.run.dir.
+        science: gives the part of a configuration that identity is about; default `xp.config.science`.
+        hydra_yaml: text for `.hydra/hydra.yaml`; default: Hydra's configuration, if Hydra is at work.
+    """
+    if generated is None:
+        generated = not any(override.lstrip("+").startswith("hydra.run.dir=") for override in overrides)
+    place = Path(os.path.abspath(folder))  # noqa: PTH100
+    hydra_yaml = hydra_yaml or _hydra_yaml()
+    job = compose_job(config, place, overrides=overrides, science=science or _science)
+    if generated:
+        return _claim(job, hydra_yaml)
+    if not _continue(job, science or _science):
+        print(f"skipped: already done ({place}, identity {job.identity[:SHOWN]})")
+        return None
+    with locked(place):
+        freeze(job, hydra_yaml=hydra_yaml)
+    return place
+
+
+def compose_job(
+    config: DictConfig, folder: Path, *, overrides: Sequence[str] = (), science: Science, **fields: Any
+) -> Job:
+    """Resolve a composed configuration into a job in `folder`, and give it its identity."""
+    needs: dict[str, list[str]] = {}
+    for need in fields.get("needs", ()):
+        needs.setdefault(need.stage, []).append(str(need.folder))
+    place = late.Place(str(folder), {stage: tuple(folders) for stage, folders in needs.items()})
+    with late.standing_at(place):
+        plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    job = Job(folder=folder, config=plain, identity="", overrides=tuple(overrides), **fields)
+    part = science(plain)
+    job = dataclasses.replace(job, uses={k: v for k, v in runs_inside(part).items() if k not in job.known_runs})
+    return dataclasses.replace(job, identity=identity(part, job.known_runs))
+
+
+def compare(job: Job, science: Science) -> Record:
+    """The record of what lies in the job's folder, after making sure that it is the same run.
+
+    Raises:
+        UserError: the folder holds a run of another identity; names the keys that differ, with both values.
+    """
+    record = Record(job.folder / RECORD)
+    known = record.get("identity")
+    if known is None or known == job.identity:
+        return record
+    old = open_job(job.folder)
+    differences = differing_keys(science(old.config), science(job.config), old.known_runs, job.known_runs)
+    shown = "; ".join(map(str, differences[:8])) or _other_needs(old, job)
+    more = f"; and {len(differences) - 8} more" if len(differences) > 8 else ""
+    raise UserError(
+        f"{job.folder} holds another run ({known[:SHOWN]}, {record.standing}; this one is {job.identity[:SHOWN]}). "
+        f"They differ in {shown}{more} (there -> here). Give the same values to resume it; give this one another place "
+        "(hydra.run.dir=FOLDER for a run, hydra.sweep.dir=FOLDER for a sweep or experiment); or remove that folder."
+    )
+
+
+def _other_needs(old: Job, job: Job) -> str:
+    before = {need.folder.name: need.identity[:SHOWN] for need in old.needs}
+    after = {need.folder.name: need.identity[:SHOWN] for need in job.needs}
+    changed = [name for name in sorted(before | after) if before.get(name) != after.get(name)]
+    return f"the runs they need ({', '.join(changed) or 'other inputs'})"
+
+
+def _continue(job: Job, science: Science) -> bool:
+    """Whether there is anything to do in a folder that the user named."""
+    if not (job.folder / JOB).exists():
+        return True
+    record = compare(job, science)
+    if record.alive:
+        raise Busy(
+            f"This run is being worked on by process {record['pid']} on {record['host']} ({job.folder}). Wait for it "
+            "(xp task=status shows it), or end that process."
+        )
+    return record.state is not State.DONE
+
+
+def _claim(job: Job, hydra_yaml: str | None) -> Path:
+    """Freeze into the first free folder NAME, NAME_2, NAME_3 ...: two runs of one second never share one."""
+    for number in range(1, 10_000):
+        name = job.folder.name if number == 1 else f"{job.folder.name}_{number}"
+        place = job.folder.with_name(name)
+        moved = dataclasses.replace(job, folder=place, config=_moved(job.config, str(job.folder), str(place)))
+        try:
+            freeze(moved, hydra_yaml=hydra_yaml, new=True)
+        except FileExistsError:
+            continue
+        return place
+    raise UserError(f"{job.folder} and 9999 folders of that name with a number are taken. Clear out old runs.")
+
+
+def _moved(node: Any, old: str, new: str) -> Any:
+    """Paths inside the run's own folder follow it."""
+    if isinstance(node, dict):
+        return {key: _moved(value, old, new) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_moved(value, old, new) for value in node]
+    inside = isinstance(node, str) and (node == old or node.startswith(old + os.sep))
+    return new + node[len(old) :] if inside else node
+
+
+def _science(config: dict[str, Any]) -> Mapping[str, Any]:
+    from xp.config import science
+
+    return science(config)
+
+
+def _hydra_yaml() -> str | None:
+    if "hydra.core.hydra_config" not in sys.modules:
+        return None
+    from hydra.core.hydra_config import HydraConfig
+
+    if not HydraConfig.initialized():
+        return None
+    node: Any = OmegaConf.to_container(HydraConfig.instance().cfg, resolve=False)
+    node["hydra"]["overrides"]["task"] = redact_overrides(node["hydra"]["overrides"]["task"])
+    return to_yaml(plain(node))
