@@ -1,0 +1,66 @@
+"""Recording an episode for a dataset: what was seen, and the command issued on seeing it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from xp.envs.arm_env import ArmEnv
+
+
+class Actor(Protocol):
+    """What acts in an env: the scripted expert, or anything with these two methods."""
+
+    def reset(self, episode: int) -> None:
+        """Begin the episode that the env was just reset to."""
+        ...
+
+    def act(self) -> np.ndarray:
+        """The next action [6] float32."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Episode:
+    """One recorded episode of N control steps.
+
+    `images` camera to [N, h, w, 3] uint8; `state` and `action` [N, 6] float32, `action[t]` being the command issued
+    when `state[t]` and `images[..][t]` were seen (LeRobot's convention); `task` is the instruction.
+    """
+
+    images: Mapping[str, np.ndarray]
+    state: np.ndarray
+    action: np.ndarray
+    success: bool
+    task: str
+    seed: int
+
+
+def collect_episode(
+    env: ArmEnv, actor: Actor, seed: int, *, on_step: Callable[[int, int], None] | None = None
+) -> Episode:
+    """Record the episode of `seed`; `on_step` is called after each control step with (seed, step)."""
+    observation = env.reset(seed)
+    actor.reset(seed)
+    images: dict[str, list[np.ndarray]] = {camera: [] for camera in env.cameras}
+    states, actions = [], []
+    done = success = False
+    while not done:
+        action = np.asarray(actor.act(), np.float32)
+        for camera, seen in images.items():
+            seen.append(observation[f"observation.images.{camera}"])
+        states.append(observation["observation.state"])
+        actions.append(action)
+        result = env.step(action)
+        observation, done, success = result.observation, result.done, result.success
+        if on_step is not None:
+            on_step(seed, env.steps)
+    return Episode(
+        images={camera: np.stack(seen) for camera, seen in images.items()},
+        state=np.stack(states),
+        action=np.stack(actions),
+        success=success,
+        task=env.info.language,
+        seed=seed,
+    )
