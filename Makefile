@@ -1,0 +1,35 @@
+# make demo: set-up and the main job.  make test: set-up and the tests.  make check: style, types, import rules.
+.PHONY: setup demo test test-all check bench clean
+.DEFAULT_GOAL := help
+
+XP := .venv/bin/xp
+
+help:
+	@grep '^# make' Makefile | sed 's/^# //; s/  make/\nmake/g'
+
+setup: .venv/.ready
+
+.venv/.ready: pyproject.toml tools/setup.sh
+	@bash tools/setup.sh
+	@touch $@
+
+demo: setup
+	$(XP) +experiment=multi_horizon -m
+
+check: setup
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/pyright
+	.venv/bin/lint-imports
+
+test: setup check
+	.venv/bin/python -m pytest -m "not slow"
+
+test-all: setup check
+	.venv/bin/python -m pytest
+
+bench: setup
+	for b in startup raycast loader step_overhead; do .venv/bin/python benchmarks/$$b.py || exit 1; done
+
+clean:
+	rm -rf .venv .tools .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,151 @@
+"""The entry point, `python -m xp` and `xp`: compose, check, dispatch. Nothing heavy is imported here."""
+
+import sys
+from argparse import Namespace
+from typing import TYPE_CHECKING
+
+from xp.errors import UserError
+
+if TYPE_CHECKING:
+    from hydra._internal.hydra import Hydra
+    from omegaconf import DictConfig
+
+    from xp.runs import Run
+
+USER_ERROR = 2
+INTERRUPTED = 130
+LOOKING = ("report", "status")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run xp with command-line arguments; exits with 0, 1 (a job failed), 2 (a user's mistake) or 130 (interrupted)."""
+    try:
+        code = _main(sys.argv[1:] if arguments is None else arguments)
+    except UserError as error:
+        print(f"xp: {error}", file=sys.stderr)
+        code = USER_ERROR
+    except KeyboardInterrupt:
+        print("xp: interrupted. The same command resumes.", file=sys.stderr)
+        code = INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()
+        code = 1
+    sys.exit(code)
+
+
+def run_task(run: "Run") -> None:
+    """Run the task that `run.config.task.name` names."""
+    import importlib
+
+    module = importlib.import_module(f"xp.tasks.{run.config.task.name}")
+    module.run(run)
+
+
+def _main(arguments: list[str]) -> int:
+    from xp.config import open_hydra
+    from xp.config.compose import CONFIG_NAME
+    from xp.config.explain import explained
+    from xp.runs import late
+
+    late.register()
+    parser, options = _parse(arguments)
+    hydra = open_hydra(options.config_dir)
+    name = options.config_name or CONFIG_NAME
+    with explained(hydra, options.overrides):
+        if options.help:
+            hydra.app_help(config_name=name, args_parser=parser, args=options)
+        elif options.hydra_help:
+            hydra.hydra_help(config_name=name, args_parser=parser, args=options)
+        elif options.shell_completion:
+            hydra.shell_completion(config_name=name, overrides=options.overrides)
+        elif options.info is not None:
+            hydra.show_info(options.info, config_name=name, overrides=options.overrides)
+        elif options.cfg:
+            _show_config(hydra, name, options)
+        elif options.multirun:
+            return _sweep(hydra, name, options.overrides)
+        else:
+            return _single(hydra, name, options.overrides)
+    return 0
+
+
+def _parse(arguments: list[str]):  # noqa: ANN202 - argparse's own types
+    from hydra._internal.utils import get_args_parser
+
+    parser = get_args_parser()
+    options = parser.parse_intermixed_args(arguments)  # so that overrides may stand on both sides of -m
+    if options.resolve and not options.cfg:
+        raise UserError("--resolve goes with --cfg: xp --cfg job --resolve")
+    return parser, options
+
+
+def _show_config(hydra: "Hydra", name: str, options: Namespace) -> None:
+    from xp.config import check
+    from xp.config.compose import without_hydra
+
+    check(without_hydra(_composed(hydra, name, options.overrides)), complete=False)
+    hydra.show_cfg(
+        config_name=name,
+        overrides=options.overrides,
+        cfg_type=options.cfg,
+        package=options.package,
+        resolve=options.resolve,
+    )
+
+
+def _composed(hydra: "Hydra", name: str, overrides: list[str]) -> "DictConfig":
+    from hydra.types import RunMode
+
+    return hydra.compose_config(name, overrides, run_mode=RunMode.RUN, with_log_configuration=False)
+
+
+def _sweep(hydra: "Hydra", name: str, overrides: list[str]) -> int:
+    """Hand a sweep to the configured sweeper; ours answers with the exit code."""
+    answer = hydra.multirun(name, run_composed, overrides, with_log_configuration=False)
+    return answer if isinstance(answer, int) else 0
+
+
+def _single(hydra: "Hydra", name: str, overrides: list[str]) -> int:
+    from hydra.core.hydra_config import HydraConfig
+
+    from xp import runs
+    from xp.config import check
+    from xp.config.compose import without_hydra
+
+    config = _composed(hydra, name, overrides)
+    if config.get("stages"):  # an experiment is a sweep, also without -m
+        return _sweep(hydra, name, overrides)
+    HydraConfig.instance().set_config(config)
+    job = without_hydra(config)
+    check(job)
+    if job.task.name in LOOKING:
+        return look(job)
+    return runs.run_once(job, config.hydra.run.dir, overrides, run_task)
+
+
+def look(config: "DictConfig") -> int:
+    """Run a task that only reads runs: it has no folder of its own."""
+    import importlib
+
+    return importlib.import_module(f"xp.tasks.{config.task.name}").show(config)
+
+
+def run_composed(config: "DictConfig") -> int:
+    """Run one composed configuration in Hydra's output folder: what a stock launcher calls for each job."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from xp import runs
+    from xp.config import check
+    from xp.config.compose import without_hydra
+
+    job = without_hydra(config)
+    check(job)
+    output = HydraConfig.get().runtime.output_dir
+    code = runs.run_once(job, output, HydraConfig.get().overrides.task, run_task, generated=False)
+    if code:
+        raise RuntimeError(f"The job in {output} ended with exit code {code}; its log.txt says why.")
+    return code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,9 @@
+"""Configurations: schema, composing, checks. Imported by every start of xp; loads nothing heavy."""
+
+from xp.config.check import check as check
+from xp.config.compose import compose as compose
+from xp.config.compose import conf_folder as conf_folder
+from xp.config.compose import open_hydra as open_hydra
+from xp.config.schema import READ_BY as READ_BY
+from xp.config.schema import TRANSIENT as TRANSIENT
+from xp.config.schema import science as science

@@ -1,0 +1,30 @@
+"""OmegaConf resolvers for experiment files: small, pure, never `eval`.
+
+`best` and `needs` belong to `xp.runs`, which knows stages and runs.
+"""
+
+from typing import Any
+
+from omegaconf import OmegaConf
+
+
+def _is_null(value: Any) -> bool:
+    return value is None
+
+
+def _not(value: Any) -> bool:
+    return not value
+
+
+def _any(*values: Any) -> bool:
+    return any(values)
+
+
+def _all(*values: Any) -> bool:
+    return all(values)
+
+
+def register() -> None:
+    """Make `${is_null:x}`, `${not:x}`, `${any:x,y}` and `${all:x,y}` known; repeated calls change nothing."""
+    for name, function in {"is_null": _is_null, "not": _not, "any": _any, "all": _all}.items():
+        OmegaConf.register_new_resolver(name, function, replace=True)

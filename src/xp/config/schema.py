@@ -1,0 +1,267 @@
+"""The shape of every section of a configuration: keys, types, allowed words and bounds; and which task reads which.
+
+Types are checked by OmegaConf's structured configs; words and bounds by `xp.config.check`. A value taken from a
+finished stage (`${best:stage,metric}`) is an interpolation until the job runs and passes the type check as one.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+
+def _one_of(*words: str, default: Any = MISSING) -> Any:
+    return field(default=default, metadata={"allowed": words})
+
+
+def _at_least(low: float, default: Any = MISSING) -> Any:
+    return field(default=default, metadata={"min": low})
+
+
+def _between(low: float, high: float, default: Any = MISSING) -> Any:
+    return field(default=default, metadata={"min": low, "max": high})
+
+
+TASKS = ("train", "predict", "eval", "collect", "report", "status")
+
+
+@dataclass
+class Task:
+    """What a run does."""
+
+    name: str = _one_of(*TASKS)
+
+
+@dataclass
+class Horizon:
+    """How many future actions a model is trained on, and asked for."""
+
+    train: int = _at_least(1)
+    predict: int = _at_least(1)
+    extend: str = _one_of("hold_last", "requery")
+
+
+@dataclass
+class ChunkSize:
+    """How many actions one query yields and is executed before the next."""
+
+    steps: int = _at_least(1)
+    execution: str = _one_of("receding", "ensembling")
+
+
+@dataclass
+class LearningRate:
+    """The learning-rate schedule over training steps."""
+
+    schedule: str = _one_of("constant", "cosine", "linear_warmup")
+    peak: float = _at_least(0.0)
+    warmup_steps: int = _at_least(0)
+    end_factor: float = _between(0.0, 1.0)
+
+
+@dataclass
+class ObsDropout:
+    """Observation dropout while training: the share of samples whose `observation.state` is hidden."""
+
+    rate: float = _between(0.0, 1.0)
+
+
+@dataclass
+class Loop:
+    """The improvement loop around training."""
+
+    name: str = _one_of("once")
+
+
+@dataclass
+class MergeMethod:
+    """How several sets of weights become one."""
+
+    name: str = _one_of("none")
+
+
+@dataclass
+class Data:
+    """The dataset, the part of it that is used and the part held out."""
+
+    name: str = MISSING
+    root: str | None = None
+    tasks: list[str] | None = None
+    exclude_tasks: list[str] | None = None
+    val_fraction: float = _between(0.0, 0.9)
+    split_seed: int = 0
+    split: str | None = None
+    decoder: str = _one_of("auto", "torchcodec", "pyav")
+    cache_gb: float = _at_least(0.0)
+
+
+@dataclass
+class Env:
+    """The simulated suite."""
+
+    name: str = _one_of("arm")
+    tasks: list[str] = MISSING
+    cameras: dict[str, list[int]] = MISSING
+    renderer: str = _one_of("raycast", "gl")
+    fps: float = _between(1.0, 100.0)
+    max_steps: int | None = _at_least(1, None)
+
+
+@dataclass
+class Trainer:
+    """The training loop."""
+
+    steps: int = _at_least(1)
+    batch_size: int = _at_least(1)
+    eval_every: int | None = _at_least(1, None)
+    eval_windows: int | None = _at_least(1, None)
+    checkpoint_every: int | None = _at_least(1, None)
+    keep_checkpoints: int = _at_least(1)
+    log_every: int = _at_least(1)
+    ema_decay: float | None = _between(0.0, 1.0, None)
+    accumulate: int = _at_least(1)
+    clip_norm: float | None = _at_least(0.0, None)
+    weight_decay: float = _at_least(0.0)
+    freeze: list[str] = MISSING
+    precision: str = _one_of("float32", "bfloat16")
+    overfit_batches: int | None = _at_least(1, None)
+    profile_steps: int | None = _at_least(1, None)
+
+
+@dataclass
+class Predict:
+    """Scoring a policy on held-out episodes."""
+
+    checkpoint: str | None = None
+    data_root: str | None = None
+    num_trajectories: int | None = _at_least(1, None)
+    batch_size: int = _at_least(1)
+    bootstrap: int = _at_least(1)
+
+
+@dataclass
+class Eval:
+    """Closed-loop success in simulation."""
+
+    checkpoint: str | None = None
+    episodes: int = _at_least(1)
+    first_seed: int = _at_least(0)
+    videos: int = _at_least(0)
+    controls: bool = True
+
+
+@dataclass
+class Collect:
+    """Recording episodes as a dataset."""
+
+    policy: str = "expert"
+    episodes: int = _at_least(1)
+    first_seed: int = _at_least(0)
+    noise: float = _between(0.0, 0.02)
+    use_videos: bool = False
+    keep_failures: bool = False
+    workers: int | None = _at_least(1, None)
+
+
+@dataclass
+class Folder:
+    """Where to look."""
+
+    folder: str | None = None
+
+
+@dataclass
+class Paths:
+    """Where things are written on this machine."""
+
+    outputs: str = MISSING
+    multirun: str = MISSING
+    datasets: str = MISSING
+    cache: str = MISSING
+
+
+SECTIONS: dict[str, type] = {
+    "task": Task,
+    "horizon": Horizon,
+    "chunk_size": ChunkSize,
+    "lr": LearningRate,
+    "obs_dropout": ObsDropout,
+    "loop": Loop,
+    "merge_method": MergeMethod,
+    "data": Data,
+    "env": Env,
+    "trainer": Trainer,
+    "predict": Predict,
+    "eval": Eval,
+    "collect": Collect,
+    "report": Folder,
+    "status": Folder,
+    "paths": Paths,
+}
+"""Sections with a fixed shape. `model` and `logger` belong to the model families and the loggers."""
+
+READ_BY: dict[str, tuple[str, ...]] = {
+    "train": (
+        "seed",
+        "pretrained_path",
+        "model",
+        "horizon.train",
+        "lr",
+        "obs_dropout",
+        "loop",
+        "data",
+        "trainer",
+    ),
+    "predict": ("seed", "predict", "horizon", "data"),
+    "eval": ("seed", "eval", "env", "chunk_size"),
+    "collect": ("seed", "collect", "env", "data.root", "chunk_size"),
+    "report": ("report",),
+    "status": ("status",),
+}
+"""The keys that a task's result depends on: its science. What another task reads is no part of its identity."""
+
+TRANSIENT: tuple[str, ...] = (
+    "data.cache_gb",
+    "data.decoder",
+    "trainer.log_every",
+    "trainer.checkpoint_every",
+    "trainer.keep_checkpoints",
+    "trainer.profile_steps",
+    "predict.batch_size",
+    "collect.workers",
+    "eval.videos",
+)
+"""Machine and logging keys inside the sections above: they may change between a run and its resumption."""
+
+
+def science(config: dict[str, Any]) -> dict[str, Any]:
+    """The part of a resolved configuration that the run's result depends on, as flat dotted keys.
+
+    Args:
+        config: plain nested configuration with `task.name`.
+
+    Returns:
+        {dotted key: value}: `task.name` and the keys its task reads, without the transient ones.
+    """
+    task = config["task"]["name"]
+    flat = {"task.name": task}
+    for wanted in READ_BY[task]:
+        flat.update(_flatten(_at(config, wanted), wanted))
+    return {key: value for key, value in flat.items() if not is_transient(key)}
+
+
+def is_transient(key: str) -> bool:
+    """Whether a dotted key, or the section it lies in, is declared transient."""
+    return any(key == entry or key.startswith(entry + ".") for entry in TRANSIENT)
+
+
+def _at(config: Any, dotted: str) -> Any:
+    for part in dotted.split("."):
+        config = config.get(part) if config is not None else None
+    return config
+
+
+def _flatten(node: Any, prefix: str) -> dict[str, Any]:
+    if isinstance(node, dict) and node:
+        return {k: v for name, child in node.items() for k, v in _flatten(child, f"{prefix}.{name}").items()}
+    return {prefix: node}

@@ -1,0 +1,54 @@
+"""Does what a policy sees reach what it does? Asked before a policy is scored."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from xp.errors import UserError
+from xp.models.policy import Policy
+
+FLOOR = 1e-6
+"""Relative change of the actions below which a policy counts as blind: float32 rounding, with room."""
+
+
+def image_sensitivity(policy: Policy, observations: Sequence[Mapping[str, Any]], *, where: str) -> dict[str, Any]:
+    """Compare the actions on real images with those on black and on noise images, all else equal.
+
+    Args:
+        policy: asked with one fixed seed, so nothing but the images differs.
+        observations: batches of one window each.
+        where: what the policy is called in the error.
+
+    Returns:
+        `black` and `noise`: the largest absolute change of any action, in dataset units, over the observations.
+
+    Raises:
+        UserError: the actions do not change at all, so the policy ignores its images.
+    """
+    real = [policy.predict(observation, seed=0) for observation in observations]
+    scale = max(float(np.abs(actions).max()) for actions in real)
+    changes = {
+        name: max(
+            float(np.abs(policy.predict(_with_images(observation, name), seed=0) - actions).max())
+            for observation, actions in zip(observations, real, strict=True)
+        )
+        for name in ("black", "noise")
+    }
+    if max(changes.values()) <= FLOOR * max(scale, 1.0):
+        raise UserError(
+            f"The policy {where} ignores its images: its actions are the same for real, black and noise images, so a "
+            "score would say nothing about what it sees. Look at the camera names in config.json of its training run, "
+            "or train it with images."
+        )
+    return changes
+
+
+def _with_images(observation: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    draw = np.random.default_rng(0)
+    images = {key: value for key, value in observation.items() if key.startswith("observation.images.")}
+    other = {
+        key: np.zeros_like(value) if kind == "black" else draw.integers(0, 256, value.shape, dtype=np.uint8)
+        for key, value in images.items()
+    }
+    return {**observation, **other}

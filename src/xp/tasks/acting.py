@@ -1,0 +1,127 @@
+"""Who acts in the simulated suite: the scripted expert or a policy, as functions (task, seed) -> recorded episode."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from xp.envs import ArmEnv, Episode, ScriptedExpert, collect_episode
+from xp.envs.closed_loop import Ensembling, History, Receding
+from xp.errors import UserError, listing
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from xp.models.policy import Policy
+
+Recorder = Callable[[str, int], Episode]
+Options = tuple[tuple[str, Any], ...]
+"""Keyword arguments of `ArmEnv` as hashable pairs, so that each process makes each env once."""
+
+
+def env_options(env: "DictConfig", cameras: Mapping[str, tuple[int, int]]) -> Options:
+    """Keyword arguments of `ArmEnv` from the `env` section."""
+    fps = int(env.fps)
+    if fps != env.fps:
+        raise UserError(f"env.fps={env.fps}: the suite needs a whole number that divides 300, such as env.fps=10")
+    sizes = tuple((name, (int(height), int(width))) for name, (height, width) in cameras.items())
+    return (("cameras", sizes), ("renderer", env.renderer), ("fps", fps), ("max_steps", env.max_steps))
+
+
+@lru_cache(maxsize=16)
+def make_env(task: str, options: Options) -> ArmEnv:
+    """The env of a task; the same one for equal arguments in one process."""
+    given = dict(options)
+    return ArmEnv(task, **{**given, "cameras": dict(given["cameras"])})
+
+
+@dataclass(frozen=True)
+class ExpertRecorder:
+    """Records the scripted expert; can be sent to another process."""
+
+    options: Options
+    noise: float = 0.0
+
+    def __call__(self, task: str, seed: int) -> Episode:
+        """The expert's episode from initial state `seed`."""
+        env = make_env(task, self.options)
+        return collect_episode(env, ScriptedExpert(env, noise=self.noise, seed=seed), seed)
+
+
+@dataclass(frozen=True)
+class PolicyRecorder:
+    """Records a policy in this process."""
+
+    policy: "Policy"
+    options: Options
+    chunk_steps: int
+    execution: str
+    seed: int
+
+    @classmethod
+    def load(cls, config: "DictConfig", options: Options) -> "PolicyRecorder":
+        """The policy folder `collect.policy`, executed as the `chunk_size` section says."""
+        policy = load_acting_policy(config, config.collect.policy)
+        fit_cameras(policy, [name for name, _ in dict(options)["cameras"]], "env.cameras")
+        return cls(policy, options, config.chunk_size.steps, config.chunk_size.execution, config.seed)
+
+    def __call__(self, task: str, seed: int) -> Episode:
+        """The policy's episode from initial state `seed`."""
+        env = make_env(task, self.options)
+        return collect_episode(env, _PolicyActor(self, env), seed)
+
+
+class _PolicyActor:
+    """A policy as an `Actor`: sees what the env shows, keeps its history, executes its chunks."""
+
+    def __init__(self, recorder: PolicyRecorder, env: ArmEnv):
+        self._recorder, self._env = recorder, env
+        self._window: History | None = None
+
+    def reset(self, episode: int) -> None:
+        """Forget the last episode."""
+        recorder = self._recorder
+        self._window, self._seed = None, episode
+        execute = Receding if recorder.execution == "receding" else Ensembling
+        self._execute = execute(self._ask, recorder.chunk_steps)
+
+    def act(self) -> np.ndarray:
+        """The next action [A]."""
+        observation = self._env.observe()
+        if self._window is None:
+            self._window = History(observation, self._recorder.policy.spec.history, self._seed)
+        else:
+            self._window.add(observation)
+        return np.asarray(self._execute.next(), np.float32)
+
+    def _ask(self) -> np.ndarray:
+        assert self._window is not None
+        return self._recorder.policy.predict(self._window.batch(), seed=self._recorder.seed)[0]
+
+
+def load_acting_policy(config: "DictConfig", path: str) -> "Policy":
+    """Load a policy and check that the chunk fits its horizon."""
+    from xp.models import load_policy
+    from xp.training.runtime import prepare_jax
+
+    prepare_jax(Path(config.paths.cache) / "jax")
+    policy = load_policy(path)
+    if config.chunk_size.steps > policy.spec.horizon:
+        raise UserError(
+            f"chunk_size.steps={config.chunk_size.steps} exceeds the horizon {policy.spec.horizon} that {path} was "
+            f"trained on. Give chunk_size.steps=1..{policy.spec.horizon}"
+        )
+    return policy
+
+
+def fit_cameras(policy: "Policy", cameras: list[str], key: str) -> None:
+    """Refuse a policy that needs a camera which is not there."""
+    missing = [name for name in policy.spec.cameras if name not in cameras]
+    if missing:
+        raise UserError(
+            f"The policy needs the cameras {listing(policy.spec.cameras)}; {key} has {listing(cameras)}. "
+            f"Add {listing(missing)}, or take a policy trained on these cameras."
+        )

@@ -1,0 +1,121 @@
+"""`xp task=collect`: record episodes of the embedded suite as a LeRobotDataset."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from xp.envs import TASKS, ArmEnv
+from xp.envs.collect import Episode
+from xp.errors import UserError
+from xp.metrics.success import success_metrics
+from xp.runs import Run
+from xp.tasks.acting import ExpertRecorder, PolicyRecorder, Recorder, env_options
+
+if TYPE_CHECKING:
+    from xp.data import DatasetWriter
+
+ATTEMPTS = 3
+"""How many initial states are tried for each wanted episode before collecting gives up."""
+
+
+def run(run: Run) -> None:
+    """Leaves a dataset at data.root, which appears whole or not at all, and every attempt's outcome in summary.json."""
+    from xp.data import DatasetWriter
+
+    config = run.config
+    root = Path(config.data.root)
+    cameras = {name: (height, width) for name, (height, width) in config.env.cameras.items()}
+    writer = DatasetWriter(
+        root,
+        fps=config.env.fps,
+        cameras=cameras,
+        state_names=ArmEnv.state_names,
+        action_names=ArmEnv.action_names,
+        robot_type="xp_arm",
+        use_videos=config.collect.use_videos,
+        overwrite=run.resuming or root.resolve().is_relative_to(run.folder.resolve()),
+    )
+    with writer:
+        attempts = _record(run, cameras, writer)
+    run.write_summary(_summary(run, root, attempts))
+    run.log(f"{sum(map(len, attempts.values()))} episodes attempted; the dataset is {root}")
+
+
+def _record(run: Run, cameras: dict[str, tuple[int, int]], writer: "DatasetWriter") -> dict[str, list[Episode]]:
+    """Write the wanted episodes of every task; returns what came of every attempt, without its pictures."""
+    config = run.config
+    wanted = config.collect.episodes
+    attempts: dict[str, list[Episode]] = {task: [] for task in config.env.tasks}
+    with ExitStack() as stack, run.progress(wanted * len(attempts), "collecting", unit="episode") as bar:
+        source = _source(run, cameras, stack)
+        for task, outcomes in attempts.items():
+            written = 0
+            for episode in source(task):
+                if run.should_stop():
+                    raise run.interrupted
+                outcomes.append(replace(episode, images={}))
+                if episode.success or config.collect.keep_failures:
+                    writer.add_episode(TASKS[task].language, episode.images, episode.state, episode.action)
+                    written += 1
+                    bar.advance()
+                if written == wanted:
+                    break
+            _require(task, written, wanted, len(outcomes))
+    return attempts
+
+
+def _require(task: str, written: int, wanted: int, attempts: int) -> None:
+    if written < wanted:
+        raise UserError(
+            f"Only {written} of {attempts} attempts at {task} succeeded, {wanted} episodes are wanted. Give "
+            "collect.keep_failures=true to keep failed ones, or a better policy (collect.policy=expert)."
+        )
+
+
+def _source(run: Run, cameras: dict[str, tuple[int, int]], stack: ExitStack) -> Callable[[str], Iterator[Episode]]:
+    """A function: task name -> its recorded episodes, in the order of their seeds."""
+    config = run.config
+    options = env_options(config.env, cameras)
+    seeds = range(config.collect.first_seed, config.collect.first_seed + ATTEMPTS * config.collect.episodes)
+    if config.collect.policy != "expert":
+        policy = PolicyRecorder.load(config, options)
+        return lambda task: (policy(task, seed) for seed in seeds)
+    expert = ExpertRecorder(options, config.collect.noise)
+    workers = config.collect.workers or min(len(os.sched_getaffinity(0)), 8)
+    if workers == 1:
+        return lambda task: (expert(task, seed) for seed in seeds)
+    pool = stack.enter_context(get_context("spawn").Pool(workers))
+    return lambda task: pool.imap(partial(_recorded, expert, task), seeds)
+
+
+def _recorded(recorder: Recorder, task: str, seed: int) -> Episode:
+    return recorder(task, seed)
+
+
+def _summary(run: Run, root: Path, attempts: dict[str, list[Episode]]) -> dict[str, Any]:
+    import mujoco
+
+    config = run.config
+    return {
+        "task": "collect",
+        "root": str(root),
+        "policy": config.collect.policy,
+        "mujoco": mujoco.__version__,
+        "renderer": config.env.renderer,
+        "fps": config.env.fps,
+        "tasks": {
+            task: success_metrics(
+                np.array([episode.success for episode in outcomes]),
+                np.array([episode.seed for episode in outcomes]),
+                steps=np.array([len(episode.action) for episode in outcomes]),
+            )
+            for task, outcomes in attempts.items()
+        },
+    }

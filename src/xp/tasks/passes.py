@@ -1,0 +1,102 @@
+"""One pass of a policy over held-out episodes: its chunk at every frame, computed once and shared through the cache."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xp.data import Dataset, Windows, open_frames
+from xp.data.locks import FileLock
+from xp.runs import Run, atomic
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Chunks [N, H, A] in dataset units at every frame of the episodes; means and factors [N, A, A] with a density."""
+
+    chunks: np.ndarray
+    means: np.ndarray
+    scale_tril: np.ndarray | None
+    statistics: dict[str, Any]
+
+    @property
+    def horizon(self) -> int:
+        """The horizon the model was trained on."""
+        return self.chunks.shape[1]
+
+
+def whole_pass(run: Run, dataset: Dataset, episodes: tuple[int, ...]) -> Pass:
+    """Ask the policy of `predict.checkpoint` at every frame of `episodes`, or take the answers that are there.
+
+    Several jobs may want the same pass at once: one computes, the others wait for it.
+    """
+    config = run.config
+    key = _key(run, dataset, episodes)
+    path = Path(config.paths.cache) / "predictions" / f"{key}.npz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        if not path.is_file():
+            answers = _ask(run, dataset, episodes)
+            with atomic.file(path) as temporary, temporary.open("wb") as stream:
+                np.savez(stream, **answers)
+    with np.load(path) as arrays:
+        return Pass(
+            chunks=arrays["chunks"],
+            means=arrays.get("means", arrays["chunks"]),
+            scale_tril=arrays.get("scale_tril"),
+            statistics=json.loads(str(arrays["statistics"])),
+        )
+
+
+def _key(run: Run, dataset: Dataset, episodes: tuple[int, ...]) -> str:
+    from xp.models import deployed_folder
+
+    folder = deployed_folder(run.config.predict.checkpoint)
+    digest = hashlib.sha256(f"{VERSION}|{dataset.fingerprint}|{episodes}|{run.config.seed}".encode())
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(file.relative_to(folder).as_posix().encode())
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()[:32]
+
+
+def _ask(run: Run, dataset: Dataset, episodes: tuple[int, ...]) -> dict[str, Any]:
+    from xp.models import load_policy
+    from xp.training.runtime import prepare_jax
+
+    config = run.config
+    prepare_jax(Path(config.paths.cache) / "jax")
+    policy = load_policy(config.predict.checkpoint)
+    sizes = {camera: (height, width) for camera, (height, width, _) in policy.spec.cameras.items()}
+    frames = open_frames(
+        dataset,
+        sizes,
+        cache_dir=Path(config.paths.cache) / "frames",
+        cache_gb=config.data.cache_gb,
+        progress=run.progress,
+        log=run.log,
+    )
+    windows = Windows(dataset, frames, episodes, history=policy.spec.history, horizon=1)
+    return _over(run, windows, policy, batch_size=config.predict.batch_size, seed=config.seed)
+
+
+def _over(run: Run, windows: Windows, policy: Any, *, batch_size: int, seed: int) -> dict[str, Any]:
+    chunks, means, factors = [], [], []
+    with run.progress(len(windows), "predicting", unit="window") as bar:
+        for start in range(0, len(windows), batch_size):
+            batch = windows.batch(np.arange(start, min(start + batch_size, len(windows))))
+            chunks.append(policy.predict(batch, seed=seed))
+            density = policy.predict_distribution(batch)
+            if density is not None:
+                means.append(density.mean)
+                factors.append(density.scale_tril)
+            bar.advance(len(chunks[-1]))
+    answers: dict[str, Any] = {"chunks": np.concatenate(chunks), "statistics": json.dumps(policy.statistics)}
+    if factors:
+        answers |= {"means": np.concatenate(means), "scale_tril": np.concatenate(factors)}
+    return answers

@@ -1,0 +1,165 @@
+"""`xp task=predict`: ask a policy for actions on held-out episodes and score them against what was done.
+
+One pass per trained model serves every prediction horizon: the chunks predicted at every frame are kept in the shared
+cache, under a key of the weights, the dataset and the episodes.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from xp.data import Dataset, Windows
+from xp.errors import UserError
+from xp.metrics import baselines, horizon, summary
+from xp.runs import Run, RunFolder, atomic
+from xp.tasks.episodes import SPLIT, Source, held_out, open_source, own_folder
+from xp.tasks.passes import Pass, whole_pass
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+METRICS = "metrics.json"
+PREDICTIONS = "predictions.npz"
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What was done in each window: actions [N, H, A], padding [N, H], and the window's dataset row [N]."""
+
+    action: np.ndarray
+    is_pad: np.ndarray
+    row: np.ndarray
+
+
+def run(run: Run) -> None:
+    """Leaves metrics.json and predictions.npz (normalised units, as the first multi-horizon experiments wrote them)."""
+    config = run.config
+    horizon.check_extend(config.horizon.extend)
+    source, how = _source(config)
+    episodes = held_out(source, config.predict.num_trajectories)
+    asked = whole_pass(run, source.dataset, episodes)
+    truth = _truth(source.dataset, episodes, config.horizon.predict)
+    predictions, distribution = _at_horizon(config, source.dataset, asked, truth)
+    metrics = summary.prediction_metrics(
+        predictions,
+        truth.action,
+        is_pad=truth.is_pad,
+        episode_index=source.dataset.episode_index[truth.row],
+        statistics=asked.statistics,
+        training_horizon=asked.horizon,
+        prediction_horizon=config.horizon.predict,
+        held_action=_held(source, asked.statistics, truth.row),
+        distribution=distribution,
+        seed=config.seed,
+        resamples=config.predict.bootstrap,
+        extra=_context(config, source, episodes, how),
+    )
+    _write_arrays(run.folder / PREDICTIONS, source.dataset, asked.statistics, predictions, truth)
+    atomic.write_json(run.folder / METRICS, metrics)
+    run.write_summary({"task": "predict", **{key: metrics[key] for key in ("mse", "mae", "num_trajectories")}})
+    run.log(f"mse {metrics['mse']:.4f}, mae {metrics['mae']:.4f} over {metrics['num_windows']} windows")
+
+
+def _source(config: "DictConfig") -> tuple[Source, str]:
+    """The dataset to predict on and its held-out episodes: those the training run itself held out, where it is one."""
+    folder = own_folder(config.predict.checkpoint)
+    trained = _training_data(folder)
+    data = config.data.copy()
+    data.root = config.predict.data_root or (trained["root"] if trained else None)
+    if data.root is None:
+        raise UserError(
+            f"predict.checkpoint={folder} is not an xp training run, so its dataset is unknown. Give the dataset: "
+            "predict.data_root=FOLDER"
+        )
+    if trained:
+        data.split = None
+    source = open_source(data)
+    if trained and trained["fingerprint"] == source.dataset.fingerprint:
+        return Source(source.dataset, type(source.split).load(folder / SPLIT)), "held out by the training run"
+    return source, "held out by data.val_fraction; the policy was trained on other data, or its data is unknown"
+
+
+def _training_data(folder: Path) -> dict[str, Any] | None:
+    summary_of_run = RunFolder(folder).summary() if (folder / SPLIT).is_file() else None
+    return (summary_of_run or {}).get("data")
+
+
+def _truth(dataset: Dataset, episodes: tuple[int, ...], steps: int) -> Truth:
+    windows = Windows(dataset, {}, episodes, history=1, horizon=steps)
+    batch = windows.batch(np.arange(len(windows)))
+    return Truth(batch["action"], batch["action_is_pad"], dataset.rows(episodes))
+
+
+def _at_horizon(
+    config: "DictConfig", dataset: Dataset, asked: Pass, truth: Truth
+) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray] | None]:
+    """Predictions [N, H, A] at the asked horizon, and mean and covariance factor where the model has a density."""
+    steps = config.horizon.predict
+
+    def to_horizon(chunks: np.ndarray) -> np.ndarray:
+        if config.horizon.extend == "requery" and steps > asked.horizon:
+            return horizon.stitch(chunks[_queries(dataset, asked, truth, steps)], steps)
+        return horizon.extend(chunks, steps)
+
+    predictions = to_horizon(asked.chunks)
+    if asked.scale_tril is None:
+        return predictions, None
+    return predictions, (to_horizon(asked.means), _per_step(config, dataset, asked, truth, steps))
+
+
+def _queries(dataset: Dataset, asked: Pass, truth: Truth, steps: int) -> np.ndarray:
+    """Which answers of the pass serve each window [N, K]."""
+    episode = dataset.episode_index[truth.row]
+    last = dataset.episodes.starts[episode] + dataset.episodes.lengths[episode] - 1
+    rows = horizon.requery_frames(truth.row, last, trained=asked.horizon, horizon=steps)
+    return np.searchsorted(truth.row, rows)
+
+
+def _per_step(config: "DictConfig", dataset: Dataset, asked: Pass, truth: Truth, steps: int) -> np.ndarray:
+    """The covariance factor of each step: the window's own, or that of the query that answered the step."""
+    assert asked.scale_tril is not None
+    if config.horizon.extend != "requery" or steps <= asked.horizon:
+        return asked.scale_tril
+    factors = asked.scale_tril[_queries(dataset, asked, truth, steps)]
+    return np.repeat(factors, asked.horizon, axis=1)[:, :steps]
+
+
+def _held(source: Source, statistics: dict[str, Any], rows: np.ndarray) -> np.ndarray:
+    """The last action before each window, for the hold-last baseline."""
+    dataset, mean = source.dataset, np.asarray(statistics["action"]["mean"], dtype=np.float32)
+    first = dataset.episodes.starts[np.asarray(source.split.train, dtype=np.int64)]
+    rule = baselines.first_frame_rule(dataset.state[first], dataset.action[first], mean)
+    return baselines.held_actions(dataset.action, dataset.frame_index, rows, state=dataset.state, mean=mean, rule=rule)
+
+
+def _context(config: "DictConfig", source: Source, episodes: tuple[int, ...], how: str) -> dict[str, Any]:
+    return {
+        "extend": config.horizon.extend,
+        "checkpoint": str(config.predict.checkpoint),
+        "dataset": str(source.dataset.root),
+        "dataset_fingerprint": source.dataset.fingerprint,
+        "held_out_episodes": list(episodes),
+        "held_out": how,
+        "tasks": sorted({source.dataset.episodes.tasks[episode] for episode in episodes}),
+    }
+
+
+def _write_arrays(
+    path: Path, dataset: Dataset, statistics: dict[str, Any], predictions: np.ndarray, truth: Truth
+) -> None:
+    from xp.data import normalise
+
+    entry = statistics["action"]
+    with atomic.file(path) as temporary, temporary.open("wb") as stream:
+        np.savez_compressed(
+            stream,
+            predictions=normalise(predictions, entry).astype(np.float32),
+            ground_truth=normalise(truth.action, entry).astype(np.float32),
+            is_pad=truth.is_pad,
+            episode_index=dataset.episode_index[truth.row],
+            frame_index=dataset.frame_index[truth.row],
+            action_mean=np.asarray(entry["mean"], dtype=np.float32),
+            action_std=np.asarray(entry["std"], dtype=np.float32),
+        )

@@ -1,0 +1,36 @@
+"""`xp task=report`: tables, figures and one HTML page of the runs in a folder."""
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from xp.errors import UserError
+from xp.runs import Run
+
+
+def run(run: Run) -> None:
+    """Report on the experiment that this run is a job of."""
+    given = run.config.report.folder
+    run.write_summary({"task": "report", **make_report(Path(given) if given else run.folder.parent)})
+
+
+def show(config: DictConfig) -> int:
+    """Report on `report.folder`; returns the exit code."""
+    if config.report.folder is None:
+        raise UserError("report.folder is not given: which runs? For instance: report.folder=multirun/multi_horizon")
+    make_report(Path(config.report.folder))
+    return 0
+
+
+def make_report(folder: Path) -> dict[str, str]:
+    """Write report.html, summary.json (a list), summary.csv and figures/ into `folder`, and print its table."""
+    from rich.console import Console
+
+    from xp.report import terminal_table, write_report
+
+    if not folder.is_dir():
+        raise UserError(f"report.folder={folder}: no such folder. Give an experiment, a sweep or a run folder.")
+    page = write_report(folder)
+    Console().print(terminal_table(folder))
+    print(f"Report: {page}", flush=True)
+    return {"folder": str(folder), "page": str(page)}

@@ -1,0 +1,145 @@
+"""`xp task=train`: fine-tune a policy on the training episodes of a dataset, watched on held-out ones."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import OmegaConf
+
+from xp.errors import UserError
+from xp.runs import Run
+
+if TYPE_CHECKING:
+    from xp.models.policy import JaxTrainable
+    from xp.tasks.episodes import Source
+
+
+def run(run: Run) -> None:
+    """Build, restore, loop, close. Leaves checkpoints/, best/, final/, the logs, split.json and summary.json."""
+    from xp.data import compute_statistics
+    from xp.tasks.episodes import SPLIT, open_source
+
+    config = run.config
+    source = open_source(config.data)
+    source.split.save(run.folder / SPLIT)
+    statistics = compute_statistics(source.dataset, source.split.train)
+    frames = _frames(run, source)
+    trainable = _build(run, source, statistics)
+    policy = _loop(run, trainable, source, frames, statistics)
+    run.write_summary({**_summary(run, source, trainable), **_last_validation(run)})
+    del policy
+
+
+def _frames(run: Run, source: "Source") -> Any:
+    from xp.data import open_frames
+    from xp.models import camera_sizes
+
+    config = run.config
+    sizes = camera_sizes(_plain(config.model), source.dataset.cameras)
+    return open_frames(
+        source.dataset,
+        sizes,
+        cache_dir=Path(config.paths.cache) / "frames",
+        cache_gb=config.data.cache_gb,
+        progress=run.progress,
+        log=run.log,
+    )
+
+
+def _build(run: Run, source: "Source", statistics: dict[str, Any]) -> "JaxTrainable":
+    from xp.models import build
+    from xp.training.runtime import prepare_jax
+
+    config = run.config
+    prepare_jax(Path(config.paths.cache) / "jax")
+    trainable = build(
+        _plain(config.model),
+        data=source.spec,
+        statistics=statistics,
+        horizon=config.horizon.train,
+        seed=config.seed,
+        pretrained_path=config.pretrained_path,
+    )
+    for line in _load_lines(trainable):
+        run.log(line)
+    return trainable
+
+
+def _load_lines(trainable: "JaxTrainable") -> list[str]:
+    report = trainable.loaded
+    if not report.source:
+        return []
+    lines = [f"Started from {report.source}: {len(report.loaded)} weights loaded."]
+    for verb, names in (("Freshly initialised", report.initialised), ("Left behind", report.dropped)):
+        if names:
+            lines.append(f"{verb} ({len(names)}): {', '.join(names)}")
+    return lines
+
+
+def _loop(run: Run, trainable: "JaxTrainable", source: "Source", frames: Any, statistics: dict[str, Any]) -> Any:
+    from xp.data import Batches, Windows, in_order
+    from xp.training import make_validator, train
+
+    config = run.config
+    shape = {"history": trainable.spec.history, "horizon": config.horizon.train}
+    if not source.split.train:
+        raise UserError(
+            f"No training episodes are left in {source.dataset.root}: see data.tasks and data.val_fraction."
+        )
+    batches = Batches(
+        Windows(source.dataset, frames, source.split.train, **shape),
+        batch_size=config.trainer.batch_size,
+        seed=config.seed,
+        drop_rate=config.obs_dropout.rate,
+    )
+    validate = None
+    if config.trainer.eval_every is not None and source.split.val:
+        held_out = Windows(source.dataset, frames, source.split.val, **shape)
+        validate = make_validator(
+            lambda: in_order(held_out, config.trainer.batch_size, limit=config.trainer.eval_windows),
+            layout=_layout(source),
+            statistics=statistics,
+            seed=config.seed,
+        )
+    return train(
+        run,
+        trainable,
+        batches,
+        validate=validate,
+        trainer=_plain(config.trainer),
+        lr=_plain(config.lr),
+        seed=config.seed,
+    )
+
+
+def _layout(source: "Source") -> Any:
+    from xp.training import ActionLayout
+
+    dataset = source.dataset
+    return ActionLayout.from_names(dataset.action_names, dataset.action_dim, dataset.state_names)
+
+
+def _summary(run: Run, source: "Source", trainable: "JaxTrainable") -> dict[str, Any]:
+    config = run.config
+    return {
+        "task": "train",
+        "model": config.model.name,
+        "training_horizon": config.horizon.train,
+        "total_steps": config.trainer.steps,
+        "seed": config.seed,
+        "data": source.facts(),
+        "pretrained": trainable.loaded.source or None,
+    }
+
+
+def _last_validation(run: Run) -> dict[str, Any]:
+    rows = run.validation_log.rows()
+    if not rows:
+        return {}
+    best = min(rows, key=lambda row: float(row["val_loss"]))
+    return {"final_metrics": rows[-1], "best_val_loss": float(best["val_loss"]), "best_step": int(best["step"])}
+
+
+def _plain(section: Any) -> dict[str, Any]:
+    plain = OmegaConf.to_container(section, resolve=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
