@@ -24,10 +24,8 @@ class Partition:
 
     def describe(self) -> str:
         """One line for the log: how many numbers are trained and how many are frozen."""
-        parts = [f"{count(self.trained):,} weights in {len(self.trained)} arrays are trained"]
-        if self.frozen:
-            parts.append(f"{count(self.frozen):,} in {len(self.frozen)} arrays are frozen")
-        return ", ".join(parts)
+        trained = f"{count(self.trained):,} weights in {_arrays(self.trained)} are trained"
+        return trained + (f", {count(self.frozen):,} in {_arrays(self.frozen)} are frozen" if self.frozen else "")
 
 
 def flatten(weights: Mapping[str, Any]) -> Flat:
@@ -84,6 +82,10 @@ def split(weights: Mapping[str, Any], *, freeze: Sequence[str] = (), model_froze
         trained={path: flat[path] for path in paths if path not in frozen},
         frozen={path: flat[path] for path in paths if path in frozen},
     )
+
+
+def _arrays(flat: Flat) -> str:
+    return "1 array" if len(flat) == 1 else f"{len(flat)} arrays"
 
 
 def _matches_nothing(pattern: str, paths: Sequence[str], key: str) -> str:

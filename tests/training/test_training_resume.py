@@ -9,7 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes import LR, TinyBatches, final_weights, rows_without_time, run_in, same_bytes, tiny_trainable, trainer
+from training_fakes import (
+    LR,
+    TinyBatches,
+    final_weights,
+    rows_without_time,
+    run_in,
+    same_bytes,
+    tiny_trainable,
+    trainer,
+)
 
 from xp.errors import UserError
 from xp.runs import RunInterrupted
@@ -144,8 +153,8 @@ SCRIPT = """
     import os, sys
     sys.path.insert(0, {tests!r})
     from pathlib import Path
-    from fakes import LR, TinyBatches, run_in, tiny_trainable, trainer
-    from test_resume import validate
+    from training_fakes import LR, TinyBatches, run_in, tiny_trainable, trainer
+    from test_training_resume import validate
     from xp.training.loop import train
     folder, kill_at, where = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     run = run_in(folder)
