@@ -1,0 +1,139 @@
+"""PNG figures for papers and slides: the heat maps and charts of the report, drawn by matplotlib without a display."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+from xp.report.charts import Chart, Series
+from xp.report.matrix import BASELINES, Cell, Estimate, Matrix
+from xp.report.numbers import interval, number
+from xp.report.svg import COLOURS
+from xp.runs.atomic import write_bytes
+
+PALETTE = ("#0b6bb0", "#c8501e", "#12805c", "#8e4a9e", "#a06a00", "#b3365f")
+"""One colour per model, at least 3:1 against white and apart from each other for colour-blind readers."""
+GREYS = {"zero": "#8a8a8a", "mean": "#5f5f5f", "hold_last": "#2b2b2b"}
+DASHES = {"zero": (0, (1, 2)), "mean": (0, (6, 2)), "hold_last": (0, (6, 2, 1, 2))}
+MODEL_DASHES = ("-", "--", "-.")
+
+
+def draw_figures(folder: Path, matrices: list[Matrix], charts: list[Chart]) -> list[Path]:
+    """Write heatmap_<metric>.png for each matrix and <key>.png for each chart into `folder`; returns their paths."""
+    paths = []
+    for matrix in matrices:
+        paths.append(_save(_heatmap(matrix), folder / f"heatmap_{matrix.metric.key}.png"))
+    for chart in charts:
+        paths.append(_save(_chart(chart), folder / f"{chart.key.replace('/', '_')}.png"))
+    return paths
+
+
+def _figure(width: float, height: float) -> tuple[Any, Any]:
+    """A figure that never touches pyplot: no display, no global state, safe in any worker."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.add_subplot()
+
+
+def _save(figure: Any, path: Path) -> Path:
+    """Write whole or not at all; without a date or version inside, so that the same numbers give the same bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    write_bytes(path, buffer.getvalue())
+    return path
+
+
+def _heatmap(matrix: Matrix) -> Any:
+    names = matrix.baseline_names()
+    rows, columns = len(matrix.trained) + len(names), len(matrix.predicted)
+    figure, axes = _figure(2.2 + 1.75 * columns, 1.6 + 0.72 * rows)
+    for row, trained in enumerate(matrix.trained):
+        for column, predicted in enumerate(matrix.predicted):
+            _draw_cell(axes, row, column, matrix, matrix.cells[trained, predicted])
+    for offset, name in enumerate(names):
+        for column, predicted in enumerate(matrix.predicted):
+            estimate = matrix.baselines.get((name, predicted))
+            _draw_box(axes, len(matrix.trained) + offset, column, matrix, estimate, "–")
+    if names:
+        axes.axhline(len(matrix.trained) - 0.5, color="black", linewidth=1.5)
+    axes.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5), xlabel="predicted horizon")
+    axes.set_xticks(range(columns), [str(value) for value in matrix.predicted])
+    axes.set_yticks(range(rows), [f"trained on h{h}" for h in matrix.trained] + [BASELINES[name] for name in names])
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_title(f"{matrix.metric.label}\n({matrix.metric.unit}; lower is better)", fontsize=10)
+    return figure
+
+
+def _draw_cell(axes: Any, row: int, column: int, matrix: Matrix, cell: Cell) -> None:
+    _draw_box(axes, row, column, matrix, cell.estimate, cell.standing)
+    if cell.own:
+        from matplotlib.patches import Rectangle
+
+        axes.add_patch(Rectangle((column - 0.46, row - 0.45), 0.92, 0.9, fill=False, edgecolor="black", linewidth=1.2))
+
+
+def _draw_box(axes: Any, row: int, column: int, matrix: Matrix, estimate: Estimate | None, instead: str) -> None:
+    from matplotlib.patches import Rectangle
+
+    colour = _shade(matrix.shade(estimate)) if estimate else "#ffffff"
+    hatch = None if estimate else "////"
+    box = Rectangle(
+        (column - 0.49, row - 0.48), 0.98, 0.96, facecolor=colour, edgecolor="#d0d0d0", hatch=hatch, linewidth=0.5
+    )
+    axes.add_patch(box)
+    if estimate is None:
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 2}
+        axes.text(column, row, instead, ha="center", va="center", fontsize=9, color="#444444", bbox=box)
+        return
+    axes.text(column, row - 0.14, number(estimate.value), ha="center", va="center", fontsize=11, fontweight="bold")
+    count = f"n={estimate.episodes}" if estimate.episodes else ""
+    text = f"{interval(estimate.low, estimate.high)}  {count}"
+    axes.text(column, row + 0.24, text.strip(), ha="center", va="center", fontsize=7)
+
+
+def _shade(share: float) -> tuple[float, float, float]:
+    """From near white to a middle blue on which black text still has a contrast of 7:1."""
+    low, high = (0.97, 0.98, 1.0), (0.47, 0.68, 0.90)
+    return tuple(a + share * (b - a) for a, b in zip(low, high))  # type: ignore[return-value]
+
+
+def _chart(chart: Chart) -> Any:
+    figure, axes = _figure(6.4, 4.0)
+    for line in chart.series:
+        _draw_line(axes, line, chart.markers)
+    axes.set(xlabel=chart.x_label, ylabel=chart.y_label, title=chart.title)
+    if chart.log:
+        axes.set_yscale("log")
+    if chart.limits:
+        axes.set_ylim(*chart.limits)
+    if chart.key == "per_step_error":
+        from matplotlib.ticker import MaxNLocator
+
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    columns = 1 if len(chart.series) <= 12 else 2
+    figure.legend(loc="outside right upper", fontsize=8, frameon=False, ncols=columns)
+    return figure
+
+
+def _draw_line(axes: Any, line: Series, markers: bool) -> None:
+    if isinstance(line.style, str):
+        colour, dash = GREYS[line.style], DASHES[line.style]
+    else:
+        colour = PALETTE[line.style % COLOURS]
+        dash = MODEL_DASHES[line.style // COLOURS % len(MODEL_DASHES)]
+    x, y = list(line.x), list(line.y)
+    solid = sum(1 for value in x if value <= line.solid_until)
+    marker = "o" if markers else None
+    axes.plot(x[:solid], y[:solid], color=colour, linestyle=dash, marker=marker, markersize=3.5, label=line.name)
+    if solid < len(x):
+        start = max(solid - 1, 0)
+        axes.plot(x[start:], y[start:], color=colour, linestyle=":", marker=marker, markersize=3.5)
+    if line.low is not None and line.high is not None:
+        if len(x) == 1:
+            axes.vlines(x, line.low, line.high, color=colour, alpha=0.5)
+        axes.fill_between(x, list(line.low), list(line.high), color=colour, alpha=0.15, linewidth=0)

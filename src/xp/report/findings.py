@@ -1,0 +1,179 @@
+"""The report's headline sentences, each computed from the runs."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from xp.metrics.intervals import paired_difference
+from xp.metrics.scores import sums_from_episodes
+from xp.report.matrix import BASELINES, MAE, Cell, Estimate, Matrix, build_matrix, has_matrix
+from xp.report.numbers import enumeration, interval, number, percent
+from xp.report.read import Entry, Experiment
+from xp.report.results import best_run, label_of
+
+Tone = Literal["good", "bad", "neutral"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One sentence and how to mark it."""
+
+    text: str
+    tone: Tone = "neutral"
+
+
+def findings(experiment: Experiment) -> list[Finding]:
+    """All findings: baselines first, then the best horizon, calibration, success, sweeps, and what is missing."""
+    found: list[Finding] = []
+    matrix = build_matrix(experiment, MAE) if has_matrix(experiment) else None
+    if matrix:
+        found += [finding for name in matrix.baseline_names() for finding in _against(matrix, name)]
+        found += _best_horizon(matrix)
+        found += _calibration(matrix)
+    found += _success(experiment)
+    if not matrix:
+        found += _best_of_sweep(experiment)
+    return [*found, *_incomplete(experiment, matrix)]
+
+
+def _against(matrix: Matrix, baseline: str) -> Iterator[Finding]:
+    """Which models beat one baseline at their own horizon: both MSE and MAE intervals apart from the baseline's."""
+    own = [cell for cell in matrix.cells.values() if cell.own and cell.estimate]
+    verdicts = {cell.trained: verdict(cell, baseline) for cell in own}
+    where = f"the {BASELINES[baseline]}" if baseline != "hold_last" else BASELINES[baseline]
+    winners = [cell for cell in own if verdicts[cell.trained] == "beats"]
+    if winners:
+        verb = "beats" if len(winners) == 1 else "beat"
+        names = enumeration([f"h{cell.trained}" for cell in winners])
+        horizon = "its own horizon" if len(winners) == 1 else "their own horizons"
+        numbers = "; ".join(_versus(matrix, cell, baseline) for cell in winners)
+        yield Finding(f"{names} {verb} {where} at {horizon}: MAE {numbers}.", "good")
+    for cell in own:
+        versus = _versus(matrix, cell, baseline)
+        if verdicts[cell.trained] == "overlaps":
+            text = f"h{cell.trained} is not shown to beat {where} at its own horizon: MAE {versus}."
+            yield Finding(text + " The intervals of MSE or MAE overlap.", "bad")
+        elif verdicts[cell.trained] == "loses":
+            yield Finding(f"h{cell.trained} is worse than {where} at its own horizon: MAE {versus}.", "bad")
+
+
+def verdict(cell: Cell, baseline: str) -> str:
+    """`beats`, `loses`, `overlaps` or `unknown` (no interval), by the MSE and MAE intervals of a cell's first run."""
+    metrics = next((run.metrics for run in cell.runs if run.metrics), {})
+    rival = (metrics.get("baselines") or {}).get(baseline) or {}
+    ends = [((metrics.get(f"{key}_interval") or {}), (rival.get(f"{key}_interval") or {})) for key in ("mse", "mae")]
+    if any(side.get("low") is None for pair in ends for side in pair):
+        return "unknown"
+    if all(mine["high"] < theirs["low"] for mine, theirs in ends):
+        return "beats"
+    return "loses" if all(mine["low"] > theirs["high"] for mine, theirs in ends) else "overlaps"
+
+
+def _versus(matrix: Matrix, cell: Cell, baseline: str) -> str:
+    rival = matrix.baselines[(baseline, cell.predicted)]
+    assert cell.estimate is not None
+    return f"{_told(cell.estimate)} vs {_told(rival)} at {_steps(cell.predicted)}"
+
+
+def _told(estimate: Estimate) -> str:
+    return f"{number(estimate.value)} {interval(estimate.low, estimate.high)}"
+
+
+def _steps(count: int) -> str:
+    return f"{count} step" if count == 1 else f"{count} steps"
+
+
+def _best_horizon(matrix: Matrix) -> Iterator[Finding]:
+    """Which trained horizon is best at the longest predicted one, and whether the runner-up is really worse."""
+    longest = matrix.predicted[-1]
+    column = [cell for cell in matrix.cells.values() if cell.predicted == longest and cell.estimate]
+    ranked = sorted(column, key=lambda cell: cell.estimate.value if cell.estimate else 0.0)
+    if len(ranked) < 2:
+        return
+    best, second = ranked[0], ranked[1]
+    assert best.estimate and second.estimate
+    text = (
+        f"Asked for {_steps(longest)}, the model trained on h{best.trained} has the lowest error: MAE "
+        f"{_told(best.estimate)}; next h{second.trained} with {_told(second.estimate)}"
+    )
+    difference = _paired(best, second)
+    if difference is None or difference["low"] is None:
+        yield Finding(f"{text}.")
+        return
+    sure = difference["high"] < 0
+    ends = interval(difference["low"], difference["high"])
+    closing = "the difference is clear" if sure else "the difference may be chance"
+    yield Finding(
+        f"{text} (paired difference {number(difference['value'])} {ends} over {difference['n_episodes']} episodes: "
+        f"{closing})."
+    )
+
+
+def _paired(first: Cell, second: Cell) -> dict | None:
+    """Paired difference of two cells' MAE over the same held-out episodes; None where the episodes differ."""
+    if len(first.runs) != 1 or len(second.runs) != 1:
+        return None
+    entries = [cell.runs[0].metrics.get("episodes") for cell in (first, second)]
+    if not all(entries):
+        return None
+    left, right = (sums_from_episodes(entry, "mae") for entry in entries if entry)
+    if not np.array_equal(left.episodes, right.episodes):
+        return None
+    return paired_difference(left, right)
+
+
+def _calibration(matrix: Matrix) -> Iterator[Finding]:
+    """How much of the held-out steps the nominal 90% regions hold, at each model's own horizon."""
+    shares = {}
+    for cell in matrix.cells.values():
+        metrics = next((run.metrics for run in cell.runs if run.metrics), {})
+        share = ((metrics.get("calibration") or {}).get("coverage") or {}).get("0.9")
+        if cell.own and share is not None:
+            shares[cell.trained] = share
+    if shares:
+        told = enumeration([f"{percent(share)} (h{trained})" for trained, share in shares.items()])
+        tone = "neutral" if all(0.85 <= share <= 0.95 for share in shares.values()) else "bad"
+        yield Finding(f"Predicted 90% regions hold {told} of the held-out steps at the models' own horizons.", tone)
+
+
+def _success(experiment: Experiment) -> Iterator[Finding]:
+    for run in experiment.runs:
+        rate, ends = run.metrics.get("success_rate"), run.metrics.get("success_interval") or {}
+        if rate is not None and ends:
+            counted = f"{run.metrics.get('num_success')} of {run.metrics.get('num_episodes')} episodes"
+            region = f"[{percent(ends['low'])}, {percent(ends['high'])}]"
+            yield Finding(f"{run.name} succeeds in {counted}: {percent(rate)} {region}.")
+
+
+def _best_of_sweep(experiment: Experiment) -> Iterator[Finding]:
+    """The run with the lowest validation loss in each stage of several trainings."""
+    for stage, runs in experiment.stages(experiment.trainings).items():
+        best = best_run(runs)
+        if best and len(runs) > 1:
+            run, value, key = best
+            yield Finding(
+                f"{label_of(run, runs)} has the lowest {key} of the {len(runs)} runs in {stage}: {number(value)} "
+                "(one run each, so without an interval)."
+            )
+
+
+def _incomplete(experiment: Experiment, matrix: Matrix | None) -> Iterator[Finding]:
+    """What is not there: failed runs, missing cells, runs still to come."""
+    if experiment.broken:
+        told = "; ".join(f"{run.name} ({run.standing}{_because(run)})" for run in experiment.broken)
+        yield Finding(f"{len(experiment.broken)} of {len(experiment.runs)} runs have no result: {told}.", "bad")
+    if matrix:
+        missing = [f"train h{c.trained}, predict h{c.predicted}" for c in matrix.cells.values() if not c.runs]
+        if missing:
+            yield Finding(f"{len(missing)} of {len(matrix.cells)} cells have no run: {'; '.join(missing)}.", "bad")
+    waiting = [run.name for run in experiment.runs if run.standing in ("pending", "running", "interrupted")]
+    if waiting:
+        shown = enumeration(waiting) if len(waiting) <= 4 else f"{', '.join(waiting[:3])} and {len(waiting) - 3} more"
+        yield Finding(f"{len(waiting)} of {len(experiment.runs)} runs are not finished: {shown}.", "bad")
+
+
+def _because(run: Entry) -> str:
+    text = run.problem if len(run.problem) <= 160 else run.problem[:157] + "..."
+    return f": {text.rstrip('.')}" if text else ""

@@ -1,0 +1,111 @@
+"""report.html: one file that needs no network, from the tables, charts and findings."""
+
+import math
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from xp.report.charts import Chart, all_charts
+from xp.report.figures import draw_figures
+from xp.report.findings import findings
+from xp.report.matrix import BASELINES, Matrix, build_matrices
+from xp.report.numbers import interval, number
+from xp.report.read import Experiment, read_experiment
+from xp.report.results import differences
+from xp.report.summary_files import write_summaries
+from xp.report.svg import legend, line_chart
+from xp.report.tables import counted, provenance_table, runs_table, success_table, verdict_table
+from xp.runs.atomic import write_text
+
+FIGURES, REPORT = "figures", "report.html"
+
+
+def write_report(experiment_folder: str | Path, *, now: datetime | None = None) -> Path:
+    """Write report.html, figures/*.png, summary.json and summary.csv into the experiment's folder.
+
+    The same run folders give the same files, but for the time of writing (`now`) in the page's foot.
+
+    Args:
+        experiment_folder: an experiment (multirun/NAME), any folder of runs, or one run.
+        now: what to give as the time of writing; the clock's by default.
+
+    Returns:
+        The path of report.html.
+
+    Raises:
+        UserError: there is no such folder or no run in it.
+    """
+    experiment = read_experiment(experiment_folder)
+    matrices, charts = build_matrices(experiment), all_charts(experiment)
+    write_summaries(experiment)
+    figures = draw_figures(experiment.folder / FIGURES, matrices, charts)
+    page = render(experiment, matrices, charts, figures, now or datetime.now(UTC))
+    path = experiment.folder / REPORT
+    write_text(path, page)
+    return path
+
+
+def render(
+    experiment: Experiment, matrices: list[Matrix], charts: list[Chart], figures: list[Path], now: datetime
+) -> str:
+    """The page as text."""
+    done = sum(run.standing == "done" for run in experiment.runs)
+    return _template().render(
+        experiment=experiment,
+        subtitle=f"{done} of {len(experiment.runs)} runs done",
+        findings=findings(experiment),
+        heatmaps=[_heatmap(matrix) for matrix in matrices],
+        verdicts=verdict_table(experiment),
+        success=success_table(experiment),
+        charts=[{"chart": chart, "svg": line_chart(chart), "legend": legend(chart)} for chart in charts],
+        runs=runs_table(experiment),
+        differences=differences(experiment),
+        provenance=provenance_table(experiment),
+        broken=experiment.broken,
+        videos=[(run, run.videos) for run in experiment.runs if run.videos],
+        figures=[path.relative_to(experiment.folder).as_posix() for path in figures],
+        written=now.strftime("%Y-%m-%d %H:%M UTC"),
+    )
+
+
+def _heatmap(matrix: Matrix) -> dict[str, Any]:
+    """The matrix as rows of cells ready to print."""
+    rows = []
+    for trained in matrix.trained:
+        cells = [matrix.cells[trained, predicted] for predicted in matrix.predicted]
+        rows.append(
+            {"head": f"trained on h{trained}", "cells": [_box(matrix, c.estimate, c.standing, c.own) for c in cells]}
+        )
+    baselines = []
+    for name in matrix.baseline_names():
+        estimates = [matrix.baselines.get((name, predicted)) for predicted in matrix.predicted]
+        baselines.append({"head": BASELINES[name], "cells": [_box(matrix, e, "–", False) for e in estimates]})
+    return {"metric": matrix.metric, "predicted": matrix.predicted, "rows": rows, "baselines": baselines}
+
+
+def _box(matrix: Matrix, estimate: Any, standing: str, own: bool) -> dict[str, Any]:
+    if estimate is None:
+        return {"missing": standing, "own": own}
+    return {
+        "value": number(estimate.value),
+        "interval": interval(estimate.low, estimate.high),
+        "count": f"n = {estimate.episodes}" if estimate.episodes else "",
+        "title": counted(estimate),
+        "shade": math.floor(100 * matrix.shade(estimate)),
+        "own": own,
+    }
+
+
+@lru_cache(maxsize=1)
+def _template() -> Any:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("xp.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.j2")

@@ -1,0 +1,127 @@
+"""The report's tables as plain rows of text, for HTML and terminal alike."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from xp.report.findings import verdict
+from xp.report.matrix import BASELINES, MAE, MSE, Estimate, build_matrix
+from xp.report.numbers import duration, interval, number, percent
+from xp.report.read import Entry, Experiment
+from xp.report.results import best_of, columns_of, differing_keys, last_values
+from xp.report.results import flat_value as _value
+
+VERDICTS = {"beats": "beaten", "overlaps": "not beaten", "loses": "better than the model", "unknown": "no verdict"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A title, column heads, rows of cells, and which columns hold numbers."""
+
+    title: str
+    heads: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+    numeric: frozenset[int] = frozenset()
+
+
+def verdict_table(experiment: Experiment) -> Table | None:
+    """Each model at its own horizon beside the baselines, MSE and MAE, with what the intervals say."""
+    rows = []
+    names: list[str] = []
+    for metric in (MSE, MAE):
+        matrix = build_matrix(experiment, metric)
+        if matrix is None:
+            continue
+        names = matrix.baseline_names()
+        for cell in matrix.cells.values():
+            if cell.own and cell.estimate:
+                rivals = [_rival(matrix.baselines.get((name, cell.predicted)), verdict(cell, name)) for name in names]
+                rows.append((f"h{cell.trained}", metric.key.upper(), told(cell.estimate), *rivals))
+    if not rows:
+        return None
+    heads = ("model", "metric", "error", *(BASELINES[name] for name in names))
+    note = (
+        "A baseline counts as beaten when its 95% intervals of both MSE and MAE lie wholly above the model's "
+        "(normalised units, the model's own horizon)."
+    )
+    return Table(title="Models and baselines at their own horizons", heads=heads, rows=tuple(rows), note=note)
+
+
+def runs_table(experiment: Experiment) -> Table:
+    """Every run: its state, what sets it apart, its results, time and place."""
+    sets = experiment.stages()
+    columns = columns_of(experiment.trainings)
+    swept = {stage: differing_keys([run for run in runs if run.config])[:3] for stage, runs in sets.items()}
+    heads = ("run", "state", "varied", "best", *(f"last {name}" for name in columns), "seed", "time", "host")
+    rows = []
+    for stage, runs in sets.items():
+        for run in runs:
+            varied = ", ".join(f"{key}={_value(run, key)}" for key in swept[stage])
+            values = last_values(run)
+            shown = (number(values.get(name)) for name in columns)
+            rows.append(
+                (run.name, run.standing, varied or "–", _best(run), *shown, _value(run, "seed"), duration(run.seconds))
+                + (str(run.record.get("host") or "–"),)
+            )
+    numeric = frozenset(range(4, 4 + len(columns)))
+    return Table(title="Runs", heads=heads, rows=tuple(rows), numeric=numeric)
+
+
+def success_table(experiment: Experiment) -> Table | None:
+    """Closed-loop evaluations: successes, rate, Wilson interval."""
+    rows = []
+    for run in experiment.runs:
+        rate, ends = run.metrics.get("success_rate"), run.metrics.get("success_interval")
+        if rate is not None and ends:
+            counted = f"{run.metrics.get('num_success')} / {run.metrics.get('num_episodes')}"
+            rows.append((run.name, counted, percent(rate), f"[{percent(ends['low'])}, {percent(ends['high'])}]"))
+    heads = ("run", "successes", "rate", "95% interval")
+    note = "Wilson intervals. The list of initial states is in each run's metrics.json."
+    return Table(title="Closed-loop success", heads=heads, rows=tuple(rows), note=note) if rows else None
+
+
+def provenance_table(experiment: Experiment) -> Table:
+    """Package versions, commits, hosts and seeds; several values where runs differ."""
+    rows: list[tuple[str, str]] = []
+    for label, key in (("git commit", "git"), ("host", "host"), ("Python", "python")):
+        rows.append((label, _all(run.record.get(key) for run in experiment.runs)))
+    rows.append(("seed", _all(run.config.get("seed") for run in experiment.runs)))
+    packages: dict[str, list[Any]] = {}
+    for run in experiment.runs:
+        versions = run.record.get("versions")
+        for name, version in versions.items() if isinstance(versions, Mapping) else ():
+            packages.setdefault(name, []).append(version)
+    rows += [(name, _all(found)) for name, found in packages.items()]
+    known = [run.seconds for run in experiment.runs if run.seconds is not None]
+    rows.append(("time of all runs", duration(sum(known)) if known else "–"))
+    return Table(title="Provenance", heads=("what", "value"), rows=tuple(rows))
+
+
+def told(estimate: Estimate | None) -> str:
+    """`0.123 [0.110, 0.134]`."""
+    return "–" if estimate is None else f"{number(estimate.value)} {interval(estimate.low, estimate.high)}"
+
+
+def counted(estimate: Estimate) -> str:
+    """What stands behind a value: `12 episodes, 480 windows`, and how many runs if several."""
+    parts = [
+        f"{estimate.episodes} episodes" if estimate.episodes else "",
+        f"{estimate.windows} windows" if estimate.windows else "",
+    ]
+    parts.append(f"range of {estimate.runs} runs" if estimate.runs > 1 else "")
+    return ", ".join(part for part in parts if part)
+
+
+def _rival(estimate: Estimate | None, outcome: str) -> str:
+    return "–" if estimate is None else f"{told(estimate)} · {VERDICTS[outcome]}"
+
+
+def _best(run: Entry) -> str:
+    best = best_of(run)
+    return "–" if best is None else f"{best[2]} {number(best[0])} at step {best[1]:,}"
+
+
+def _all(values: Any) -> str:
+    shown = dict.fromkeys(str(value) for value in values if value not in (None, ""))
+    return ", ".join(shown) or "–"
