@@ -57,7 +57,6 @@ def test_a_run_stopped_and_resumed_ends_with_the_same_bytes(tmp_path, straight, 
     assert state_bytes(tmp_path, 12) == state_bytes(straight, 12)
     for name in ("training_log.csv", "validation_log.csv"):
         assert rows_without_time(tmp_path / name) == rows_without_time(straight / name)
-    assert (tmp_path / "summary.json").read_text() == (straight / "summary.json").read_text()
     assert same_bytes_of_policy(tmp_path / "best", straight / "best")
 
 

@@ -108,8 +108,8 @@ class TinyBatches:
             "frame_index": np.zeros(self._size, np.int64),
         }
 
-    def epoch(self, step: int) -> int:
-        return step // self.steps_per_epoch
+    def epoch(self, step: int) -> float:
+        return step / self.steps_per_epoch
 
 
 def run_in(folder: Path, *, stop_after: int | None = None, config: dict[str, Any] | None = None) -> Run:

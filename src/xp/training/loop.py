@@ -47,7 +47,7 @@ def train(
     seed: int,
     logger: Mapping[str, Any] | None = None,
 ) -> Policy:
-    """Train, writing logs, checkpoints, `best/`, `final/` and `summary.json` into the run's folder.
+    """Train, writing logs, checkpoints, `best/` and `final/` into the run's folder.
 
     Goes on from the newest whole checkpoint in the folder if there is one; log rows after it are dropped and come
     again.
@@ -107,7 +107,6 @@ class Session:
         self.policy_bytes = bytes_of(partition.trained) + bytes_of(partition.frozen)
         self.done = 0
         self.best: dict[str, Any] | None = None
-        self.last_scores: dict[str, float] | None = None
         self.waiting: deque[tuple[int, Outcome]] = deque()
         self.fresh = True
         self.mean_loss = math.nan
@@ -144,18 +143,9 @@ class Session:
                     raise self.run.interrupted(f"asked to stop: checkpoint-{self.done} is written")
 
     def finish(self) -> Policy:
-        """Write `final/` and the summary; returns the deployed policy."""
+        """Write `final/`; returns the deployed policy."""
         policy = self.policy()
         save_policy(policy, self.run.folder / "final", self.policy_bytes, self._kept())
-        log = self.run.training_log.rows()
-        self.run.write_summary(
-            {
-                "total_steps": self.done,
-                "final_loss": log[-1]["loss"] if log else None,
-                "best": self.best,
-                "final_metrics": self.last_scores,
-            }
-        )
         return policy
 
     def inputs(self, step: int) -> dict[str, Any]:
@@ -214,7 +204,6 @@ class Session:
         self.settle()
         policy = self.policy()
         scores = self.validate(policy, self.done)
-        self.last_scores = scores
         shown = ", ".join(f"{name} {value:.4g}" for name, value in scores.items() if math.isfinite(value))
         self.run.log(f"step {self.done}: {shown}")
         self.run.validation_log.append({"step": self.done, "epoch": self._epoch(), **scores})
@@ -236,7 +225,6 @@ class Session:
             "fresh": self.fresh,
             "mean_loss": self.mean_loss,
             "best": self.best,
-            "last_scores": self.last_scores,
         }
         best_step = self.best["step"] if self.best else None
         arrays = names_and_arrays(self.state)
@@ -266,8 +254,7 @@ class Session:
             )
         self.state = filled(self.state, restored.arrays)
         self.done, meta = restored.step, restored.meta
-        self.best, self.last_scores = meta["best"], meta["last_scores"]
-        self.fresh, self.mean_loss = meta["fresh"], meta["mean_loss"]
+        self.best, self.fresh, self.mean_loss = meta["best"], meta["fresh"], meta["mean_loss"]
 
     def _diverged(self, step: int, what: str) -> TrainingDiverged:
         return diverged(
@@ -291,7 +278,7 @@ class Session:
         return self.done == self.options.steps and self.options.eval_every is not None
 
     def _epoch(self) -> Any:
-        return self.batches.epoch(self.done - 1)
+        return self.batches.epoch(self.done)
 
     def _kept(self) -> str:
         last = self.checkpoints.latest_name()

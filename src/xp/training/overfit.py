@@ -13,7 +13,7 @@ class StepBatches(Protocol):
         ...
 
     def epoch(self, step: int) -> Any:
-        """The epoch that `step` belongs to."""
+        """How many times the data has been seen when `step` steps are done."""
         ...
 
 
@@ -27,6 +27,6 @@ class Overfit:
         """The batch of `step % count`."""
         return self._batches.at(step % self._count)
 
-    def epoch(self, step: int) -> int:
-        """How often all `count` batches have been seen."""
-        return step // self._count
+    def epoch(self, step: int) -> float:
+        """How many times all `count` batches have been seen when `step` steps are done."""
+        return step / self._count
