@@ -130,7 +130,7 @@ class CacheStore:
         if free < size:
             raise UserError(
                 f"The disk of {self.root} is full: the frame cache needs {_gb(size)} ({size} bytes) and {_gb(free)} "
-                f"({free} bytes) are free. Free some space, or give another disk: data.cache_dir=<folder>."
+                f"({free} bytes) are free. Free some space, or give another disk: paths.cache=<folder>."
             )
         if total + size > self.limit:
             raise UserError(
@@ -156,11 +156,11 @@ class CacheStore:
             free = shutil.disk_usage(self.root).free
             return UserError(
                 f"The disk of {self.root} is full ({error.strerror}; {_gb(free)} free). Free some space, or give "
-                "another disk: data.cache_dir=<folder>."
+                "another disk: paths.cache=<folder>."
             )
         return UserError(
             f"The frame cache cannot be written in {self.root} ({error}). Give a folder you may write to: "
-            "data.cache_dir=<folder>."
+            "paths.cache=<folder>."
         )
 
     def _entry(self, name: str) -> Path:

@@ -107,10 +107,9 @@ def match_frames(part: VideoPart, dataset: Dataset, decoded: Pieces) -> Pieces:
     tolerance = 0.5 / dataset.fps
     done = 0
     for times, frames in decoded:
-        nearest = done + np.searchsorted(due[done:], times - tolerance, side="right")
-        close = np.flatnonzero(
-            (nearest < len(due)) & (np.abs(due[np.minimum(nearest, len(due) - 1)] - times) < tolerance)
-        )
+        nearest = np.searchsorted(due, times - tolerance, side="right")
+        near = np.abs(due[np.minimum(nearest, len(due) - 1)] - times) < tolerance
+        close = np.flatnonzero(near & (nearest < len(due)))
         taken = nearest[close]
         if len(taken):
             _check_sequence(part, dataset, rows, done, taken)

@@ -68,7 +68,7 @@ def _open(path: Path) -> int:
     except OSError as error:
         raise UserError(
             f"The frame cache folder {path.parent} cannot be written ({error.strerror}). Give a folder on a disk you "
-            "may write to: data.cache_dir=<folder>."
+            "may write to: paths.cache=<folder>."
         ) from error
 
 
@@ -76,5 +76,5 @@ def _no_locks(path: Path, error: OSError) -> UserError:
     why = "its file system has no file locks" if error.errno in _NO_LOCKS else str(error.strerror)
     return UserError(
         f"The frame cache folder {path.parent} cannot be locked ({why}). Give a folder on a local disk: "
-        "data.cache_dir=<folder>."
+        "paths.cache=<folder>."
     )

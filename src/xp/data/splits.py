@@ -70,8 +70,8 @@ def split_episodes(
     *,
     val_fraction: float,
     seed: int,
-    tasks: Sequence[str] | None = None,
-    exclude_tasks: Sequence[str] | None = None,
+    tasks: Sequence[str | int] | None = None,
+    exclude_tasks: Sequence[str | int] | None = None,
     num_val: int | None = None,
 ) -> Split:
     """Divide the episodes of the chosen tasks into training and validation.
@@ -84,8 +84,8 @@ def split_episodes(
         dataset: The dataset.
         val_fraction: From 0 (no validation at all) to below 1.
         seed: Non-negative.
-        tasks: Task texts or patterns with * and ? to take; None for all.
-        exclude_tasks: Task texts or patterns to leave out.
+        tasks: Task texts, patterns with * and ?, or task numbers to take; None for all.
+        exclude_tasks: The same, to leave out.
         num_val: How many validation episodes in all, instead of `val_fraction`; shared out in proportion to the tasks.
 
     Raises:
@@ -113,7 +113,9 @@ def split_episodes(
     return Split(tuple(sorted(train)), tuple(sorted(val)), about)
 
 
-def _choose(dataset: Dataset, tasks: Sequence[str] | None, exclude_tasks: Sequence[str] | None) -> dict[str, list[int]]:
+def _choose(
+    dataset: Dataset, tasks: Sequence[str | int] | None, exclude_tasks: Sequence[str | int] | None
+) -> dict[str, list[int]]:
     """Task text to its episode numbers, for the chosen tasks that have any."""
     wanted = list(dataset.tasks) if tasks is None else _matching(dataset, "data.tasks", tasks)
     unwanted = _matching(dataset, "data.exclude_tasks", exclude_tasks or ())
@@ -130,15 +132,20 @@ def _choose(dataset: Dataset, tasks: Sequence[str] | None, exclude_tasks: Sequen
     return chosen
 
 
-def _matching(dataset: Dataset, option: str, patterns: Sequence[str]) -> list[str]:
-    patterns = [patterns] if isinstance(patterns, str) else list(patterns)
+def _matching(dataset: Dataset, option: str, patterns: Sequence[str | int]) -> list[str]:
+    patterns = [patterns] if isinstance(patterns, str | int) else list(patterns)
     found: list[str] = []
     for pattern in patterns:
-        hits = [task for task in dataset.tasks if task == pattern or fnmatch.fnmatchcase(task, pattern)]
+        if isinstance(pattern, int):
+            hits = dataset.tasks[pattern : pattern + 1] if pattern >= 0 else []
+        else:
+            hits = [task for task in dataset.tasks if task == pattern or fnmatch.fnmatchcase(task, pattern)]
         if not hits:
+            hint = closest(str(pattern), dataset.tasks)
             raise UserError(
-                f"{option} names {pattern!r}, which is no task of {dataset.root}{closest(pattern, dataset.tasks)}. "
-                f"Its tasks are: {listing(repr(task) for task in dataset.tasks)}; patterns with * and ? may be used."
+                f"{option} names {pattern!r}, which is no task of {dataset.root}{hint}. "
+                f"Its tasks are: {listing(repr(task) for task in dataset.tasks)}; their numbers, and patterns with * "
+                "and ?, may be used too."
             )
         found += hits
     return found

@@ -104,6 +104,7 @@ class DatasetWriter:
         try:
             dataset.finalize()
             _remove_if_empty(self._folder / "images")
+            _share(self._folder)
         except BaseException as error:
             self._stack.__exit__(type(error), error, error.__traceback__)
             raise
@@ -200,6 +201,14 @@ def _quiet() -> Iterator[None]:
     finally:
         if hide:
             datasets.enable_progress_bars()
+
+
+def _share(folder: Path) -> None:
+    """Give every file the permissions of newly made files: LeRobot's video files can be read by their owner alone."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for path in folder.rglob("*"):
+        path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
 
 
 def _remove_if_empty(folder: Path) -> None:
