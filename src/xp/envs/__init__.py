@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from xp.envs.arm_env import ArmEnv, StepResult
-    from xp.envs.collect import Episode, collect_episode
+    from xp.envs.closed_loop import EpisodeResult, rollout
+    from xp.envs.collect import Episode, Recorder, collect_episode
     from xp.envs.controls import Noop, failing_expert
     from xp.envs.expert import ScriptedExpert
     from xp.envs.initial import InitialState, initial_state
-    from xp.envs.closed_loop import EpisodeResult, rollout
     from xp.envs.tasks import TASKS, TaskInfo, task_info
     from xp.envs.video import side_by_side, write_video
 
@@ -19,6 +19,7 @@ _HOMES = {
     "ArmEnv": "arm_env",
     "StepResult": "arm_env",
     "Episode": "collect",
+    "Recorder": "collect",
     "collect_episode": "collect",
     "Noop": "controls",
     "failing_expert": "controls",
@@ -34,8 +35,9 @@ _HOMES = {
     "write_video": "video",
 }
 __all__ = [
-    "TASKS", "ArmEnv", "Episode", "EpisodeResult", "InitialState", "Noop", "ScriptedExpert", "StepResult", "TaskInfo",
-    "collect_episode", "failing_expert", "initial_state", "rollout", "side_by_side", "task_info", "write_video",
+    "TASKS", "ArmEnv", "Episode", "EpisodeResult", "InitialState", "Noop", "Recorder", "ScriptedExpert", "StepResult",
+    "TaskInfo", "collect_episode", "failing_expert", "initial_state", "rollout", "side_by_side", "task_info",
+    "write_video",
 ]  # fmt: skip
 
 

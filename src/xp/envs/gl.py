@@ -4,10 +4,12 @@ A broken GL stack does not raise: it aborts the process, or kills `import mujoco
 asked from a process that may die.
 """
 
+import atexit
 import functools
 import os
 import subprocess
 import sys
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -95,6 +97,8 @@ class GlRenderer:
         for renderer in self._renderers.values():
             renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
             renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
+        _OPEN.add(self)
+        _close_all_at_exit()
 
     def render(self, data: Any, camera: str) -> np.ndarray:
         """The image [h, w, 3] uint8 that `camera` sees in `data`."""
@@ -103,9 +107,36 @@ class GlRenderer:
         return renderer.render().copy()
 
     def close(self) -> None:
-        """Free the GL contexts."""
+        """Free the GL contexts.
+
+        `mujoco.Renderer.close` deletes its textures by number in whichever context is current, which may be another
+        renderer's (whose pictures then turn black, without an error): its own is made current first.
+        """
         for renderer in self._renderers.values():
+            renderer._gl_context.make_current()
             renderer.close()
+        self._renderers = {}
+
+    def __del__(self) -> None:
+        if getattr(self, "_renderers", None):
+            self.close()
+
+
+_OPEN: "weakref.WeakSet[GlRenderer]" = weakref.WeakSet()
+
+
+@functools.cache
+def _close_all_at_exit() -> None:
+    """Close what is open before MuJoCo ends EGL.
+
+    It asks for that (with atexit, last come first served) when it makes its first context: this must be called later.
+    """
+
+    def close() -> None:
+        for renderer in list(_OPEN):
+            renderer.close()
+
+    atexit.register(close)
 
 
 def _use(backend: str) -> None:

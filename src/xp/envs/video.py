@@ -7,6 +7,7 @@ from typing import cast
 
 import numpy as np
 
+from xp.errors import UserError, listing
 from xp.runs import atomic
 
 ENCODERS = ("libx264", "libopenh264", "libvpx-vp9", "libsvtav1")
@@ -44,7 +45,12 @@ def _encode(path: Path, frames: np.ndarray, fps: float) -> None:
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
-    encoder = next(name for name in ENCODERS if name in av.codecs_available)
+    encoder = next((name for name in ENCODERS if name in av.codecs_available), None)
+    if encoder is None:
+        raise UserError(
+            f"This build of PyAV has none of the video encoders {listing(ENCODERS)}: install its own wheel "
+            "(`pip install --force-reinstall av`), or do without videos (eval.videos=0)."
+        )
     options = {"crf": "20", "preset": "veryfast"} if encoder == "libx264" else {}
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         rate = Fraction(fps).limit_denominator(1000)
