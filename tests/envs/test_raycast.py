@@ -37,14 +37,17 @@ def scene(model, seed):
 
 def cast_everything(model, data, camera, size):
     """Geom id [h, w] of the nearest shape (or -1), from one `mj_multiRay` of every ray at every shape."""
-    view = RayCaster(model, {camera: size})._views[camera]
-    rays = view.rays @ data.cam_xmat[view.camera].reshape(3, 3).T
+    number, (height, width) = model.camera(camera).id, size
+    focal = height / 2 / np.tan(np.radians(model.cam_fovy[number]) / 2)
+    row, column = np.mgrid[:height, :width] + 0.5
+    rays = np.stack([column - width / 2, height / 2 - row, np.full(size, -focal)], axis=-1).reshape(-1, 3)
+    rays = rays / np.linalg.norm(rays, axis=1, keepdims=True) @ data.cam_xmat[number].reshape(3, 3).T
     count = len(rays)
     geom, distance = np.empty(count, np.int32), np.empty(count)
     groups = np.zeros(6, np.uint8)
     groups[[TABLE_GROUP, STATIC_GROUP, MOVING_GROUP]] = 1
     mujoco.mj_multiRay(
-        model, data, data.cam_xpos[view.camera], rays.ravel(), groups, True, -1, geom, distance, None, count, 10.0
+        model, data, data.cam_xpos[number], rays.ravel(), groups, True, -1, geom, distance, None, count, 10.0
     )
     return geom.reshape(size)
 

@@ -29,22 +29,25 @@ _LEVELS = 256
 
 @dataclass
 class _View:
-    """One camera at one size: its unit rays [P, 3] in the camera's own frame, P = height * width."""
+    """One camera at one size. Its rays have depth 1, so that a ray is a column's part plus a row's part."""
 
     camera: int
     height: int
     width: int
     focal: float
     """Pixels per unit of (side / depth)."""
-    rays: np.ndarray
+    x: np.ndarray
+    """To the right, of each column's pixel centres [w] at depth 1."""
+    y: np.ndarray
+    """Upwards, of each row's [h]."""
 
 
 @dataclass(frozen=True)
 class _Still:
-    """The picture [P, 3] uint8 of what does not move, its distances [P] in metres, and the world rays [P, 3]."""
+    """The picture [P, 3] uint8 of what does not move, its depths [P] in metres, and the world's rays [3, P]."""
 
     image: np.ndarray
-    distance: np.ndarray
+    depth: np.ndarray
     rays: np.ndarray
 
 
@@ -80,43 +83,46 @@ class RayCaster:
     def _furniture(self, data: Any, view: _View) -> _Still:
         """Table and pedestal as a fixed camera always sees them."""
         table = self._table(data, view)
-        image, distance = self._draw(data, view, table, (STATIC_GROUP,))
-        return _Still(image, distance, table.rays)
+        image, depth = self._draw(data, view, table, (STATIC_GROUP,))
+        return _Still(image, depth, table.rays)
 
     def _table(self, data: Any, view: _View) -> _Still:
         """The checkered table (the plane z = 0, seen from above) and the sky."""
-        rays = _rotate(view.rays, np.array(data.cam_xmat[view.camera]).reshape(3, 3))
+        rays = _world_rays(view, np.array(data.cam_xmat[view.camera]).reshape(3, 3))
         x0, y0, z0 = data.cam_xpos[view.camera]
         with np.errstate(divide="ignore", invalid="ignore"):
-            distance = -z0 / rays[:, 2]
-            x, y = x0 + distance * rays[:, 0], y0 + distance * rays[:, 1]
-            odd = (np.floor((x - TILE_ORIGIN[0]) / TILE) + np.floor((y - TILE_ORIGIN[1]) / TILE)) % 2 == 1
-            seen = (distance > 0) & (np.abs(x) < TABLE_HALF) & (np.abs(y) < TABLE_HALF)
+            depth = -z0 / rays[2]
+            x, y = depth * rays[0] + x0, depth * rays[1] + y0
+            seen = (depth > 0) & (np.abs(x) < TABLE_HALF) & (np.abs(y) < TABLE_HALF)
+            column = ((x - (TILE_ORIGIN[0] - 1000 * TILE)) / TILE).astype(np.int32)  # positive: truncated is floored
+            row = ((y - (TILE_ORIGIN[1] - 1000 * TILE)) / TILE).astype(np.int32)
         colours = np.stack([self._tiles[0], self._tiles[1], SKY])
-        return _Still(colours[np.where(seen, odd, 2)], np.where(seen, distance, np.inf), rays)
+        which = np.where(seen, (column + row) & 1, 2)
+        return _Still(colours.take(which, axis=0), np.where(seen, depth, np.inf), rays)
 
     def _draw(self, data: Any, view: _View, still: _Still, groups: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-        """Image and distances after drawing the shapes of `groups` over a still picture."""
-        image, distance = still.image.copy(), still.distance.copy()
+        """Image and depths after drawing the shapes of `groups` over a still picture."""
+        image, depth = still.image.copy(), still.depth.copy()
         inside = np.flatnonzero(self._covered(data, view, groups))
         if len(inside):
-            geom, near, normal = self._cast(data, view, still.rays[inside], groups)
-            hit = (geom >= 0) & (near < distance[inside])
+            geom, near, normal = self._cast(data, view, still.rays[:, inside], groups)
+            hit = np.flatnonzero((geom >= 0) & (near < depth[inside]))
             pixels = inside[hit]
-            image[pixels] = self._palette[geom[hit], _brightness(normal[hit])]
-            distance[pixels] = near[hit]
-        return image, distance
+            shade = geom[hit] * _LEVELS + _brightness(normal[hit])
+            image[pixels] = self._palette.reshape(-1, 3).take(shade, axis=0)
+            depth[pixels] = near[hit]
+        return image, depth
 
     def _cast(self, data: Any, view: _View, rays: np.ndarray, groups: tuple[int, ...]) -> tuple[np.ndarray, ...]:
-        """Nearest geom of `groups` along each ray: id [P] (-1: none), distance [P] in metres, unit normal [P, 3]."""
-        count = len(rays)
-        geom, distance, normal = np.empty(count, np.int32), np.empty(count), np.empty((count, 3))
+        """What the rays [3, P] meet first in `groups`: id [P] (-1: none), depth [P] in metres, unit normal [P, 3]."""
+        count = rays.shape[1]
+        geom, depth, normal = np.empty(count, np.int32), np.empty(count), np.empty((count, 3))
         chosen = np.zeros(mujoco.mjNGROUP, np.uint8)
         chosen[list(groups)] = 1
         position = np.array(data.cam_xpos[view.camera])
-        flat, out = rays.reshape(-1), normal.reshape(-1)
-        mujoco.mj_multiRay(self._model, data, position, flat, chosen, True, -1, geom, distance, out, count, FAR)
-        return geom, distance, normal
+        flat, out = rays.T.reshape(-1), normal.reshape(-1)
+        mujoco.mj_multiRay(self._model, data, position, flat, chosen, True, -1, geom, depth, out, count, FAR)
+        return geom, depth, normal
 
     def _covered(self, data: Any, view: _View, groups: tuple[int, ...]) -> np.ndarray:
         """Mask [P] of the pixels inside the box that some shape of `groups` covers in the image.
@@ -150,11 +156,8 @@ def _make_view(model: Any, name: str, height: int, width: int) -> _View:
     camera = model.camera(name).id
     focal = height / 2 / np.tan(np.radians(float(model.cam_fovy[camera])) / 2)
     x = (np.arange(width) + 0.5 - width / 2) / focal
-    y = -(np.arange(height) + 0.5 - height / 2) / focal
-    rays = np.empty((height, width, 3))
-    rays[..., 0], rays[..., 1], rays[..., 2] = x[None, :], y[:, None], -1.0
-    rays /= np.sqrt(rays[..., 0] ** 2 + rays[..., 1] ** 2 + 1.0)[..., None]
-    return _View(camera, height, width, float(focal), rays.reshape(-1, 3))
+    y = (height / 2 - 0.5 - np.arange(height)) / focal
+    return _View(camera, height, width, float(focal), x, y)
 
 
 def _box_corners(boxes: np.ndarray) -> np.ndarray:
@@ -163,13 +166,11 @@ def _box_corners(boxes: np.ndarray) -> np.ndarray:
     return boxes[:, None, :3] + signs[None] * boxes[:, None, 3:]
 
 
-def _rotate(rays: np.ndarray, rotation: np.ndarray) -> np.ndarray:
-    """`rays @ rotation.T` in a fixed order of additions, so that every machine gives the same last bit."""
-    x, y, z = rays[:, 0], rays[:, 1], rays[:, 2]
-    turned = np.empty_like(rays)
-    for axis in range(3):
-        turned[:, axis] = (x * rotation[axis, 0] + y * rotation[axis, 1]) + z * rotation[axis, 2]
-    return turned
+def _world_rays(view: _View, rotation: np.ndarray) -> np.ndarray:
+    """The view's rays [3, P] in the world; each number is a sum in a fixed order (see the module's text)."""
+    right, up, back = rotation.T[:, :, None]
+    columns, rows = view.x * right - back, view.y * up
+    return (rows[:, :, None] + columns[:, None, :]).reshape(3, -1)
 
 
 def _brightness(normal: np.ndarray) -> np.ndarray:
