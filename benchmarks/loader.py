@@ -113,6 +113,7 @@ def lerobot_step(root: Path, batch_size: int, backend: str):
         "local/bench", root=root, delta_timestamps=deltas, video_backend=backend, return_uint8=True
     )
     episodes = dataset.meta.episodes
+    assert episodes is not None
     sampler = EpisodeAwareSampler(episodes["dataset_from_index"], episodes["dataset_to_index"], shuffle=True, seed=0)
     loader = torch.utils.data.DataLoader(dataset, batch_size=batch_size, sampler=sampler, num_workers=0, drop_last=True)
     batches = iter(loader)

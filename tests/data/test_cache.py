@@ -150,6 +150,14 @@ def test_a_failed_build_leaves_nothing_and_the_next_one_works(tmp_path):
     assert (store.open("a", SHAPE, fill(5)) == 5).all()
 
 
+@pytest.mark.parametrize("keep", [0, 50, 5000])
+def test_a_cut_off_entry_is_built_again(tmp_path, keep):
+    CacheStore(tmp_path, 1).open("a", SHAPE, fill(1))
+    path = tmp_path / "a.npy"
+    path.write_bytes(path.read_bytes()[:keep])
+    assert (CacheStore(tmp_path, 1).open("a", SHAPE, fill(2)) == 2).all()
+
+
 def test_a_full_disk_is_one_paragraph_with_the_bytes(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9 - 5000, 5000))

@@ -56,7 +56,7 @@ def open_frames(
             )
     store = CacheStore(Path(cache_dir), cache_gb, log)
     _check_budget(dataset, sizes, cache_gb)
-    return {camera: _open_camera(store, dataset, camera, sizes[camera], progress) for camera in sizes}
+    return {camera: _open_camera(store, dataset, camera, sizes[camera], progress, log) for camera in sizes}
 
 
 def _check_budget(dataset: Dataset, sizes: Mapping[str, tuple[int, int]], cache_gb: float) -> None:
@@ -72,10 +72,15 @@ def _check_budget(dataset: Dataset, sizes: Mapping[str, tuple[int, int]], cache_
 
 
 def _open_camera(
-    store: CacheStore, dataset: Dataset, camera: str, size: tuple[int, int], progress: Progress | None
+    store: CacheStore,
+    dataset: Dataset,
+    camera: str,
+    size: tuple[int, int],
+    progress: Progress | None,
+    log: Callable[[str], None] | None,
 ) -> np.memmap:
     size = (int(size[0]), int(size[1]))
-    decoder = _decoder(store, dataset, camera, size)
+    decoder = _decoder(store, dataset, camera, size, log)
 
     def build(array: np.ndarray) -> None:
         from xp.data.frames import iter_frames
@@ -91,7 +96,9 @@ def _open_camera(
     return store.open(entry_name(dataset, camera, size, decoder), (dataset.num_frames, *size, 3), build)
 
 
-def _decoder(store: CacheStore, dataset: Dataset, camera: str, size: tuple[int, int]) -> str:
+def _decoder(
+    store: CacheStore, dataset: Dataset, camera: str, size: tuple[int, int], log: Callable[[str], None] | None
+) -> str:
     """What decodes this camera: `png`, or a video decoder. `auto` takes what an existing entry was decoded with.
 
     Looking first keeps torch out of processes that find their frames ready.
@@ -102,7 +109,7 @@ def _decoder(store: CacheStore, dataset: Dataset, camera: str, size: tuple[int, 
         for decoder in ("torchcodec", "pyav"):
             if store.has(entry_name(dataset, camera, size, decoder)):
                 return decoder
-    return choose_decoder(dataset.decoder)
+    return choose_decoder(dataset.decoder, log)
 
 
 def entry_name(dataset: Dataset, camera: str, size: tuple[int, int], decoder: str) -> str:

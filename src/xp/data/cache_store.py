@@ -55,7 +55,7 @@ class CacheStore:
         lock = FileLock(self.root / f"{name}.lock")
         while not (mapped := self._map(name, shape, lock)):
             self._wait_for(lock, name)
-            if not self.has(name):
+            if self._load(name, shape) is None:
                 try:
                     self._build(name, shape, build)
                 except BaseException:
@@ -67,17 +67,22 @@ class CacheStore:
         """The entry under a shared lock, or None (and no lock) where it is not there."""
         if not lock.acquire(shared=True, blocking=False):
             return None
-        path = self._entry(name)
-        try:
-            array = np.load(path, mmap_mode="r")
-        except (FileNotFoundError, ValueError):
+        array = self._load(name, shape)
+        if array is None:
             lock.release()
             return None
-        assert array.shape == shape and array.dtype == np.uint8, f"{path} holds {array.dtype}{array.shape}"
         with suppress(OSError):
-            os.utime(path)  # a read-only cache still serves; it only forgets what was used last
+            os.utime(self._entry(name))  # a read-only cache still serves; it only forgets what was used last
         weakref.finalize(array, lock.release)
         return (array,)
+
+    def _load(self, name: str, shape: tuple[int, ...]) -> np.memmap | None:
+        """The entry, or None where it is missing or damaged (cut off by a copy, say): then it is built again."""
+        try:
+            array = np.load(self._entry(name), mmap_mode="r")
+        except (FileNotFoundError, ValueError, EOFError):
+            return None
+        return array if isinstance(array, np.memmap) and array.shape == shape and array.dtype == np.uint8 else None
 
     def _wait_for(self, lock: FileLock, name: str) -> None:
         """Take the exclusive lock, saying so once if another process holds it."""

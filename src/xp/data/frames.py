@@ -24,8 +24,9 @@ _THREADS = 2
 def resize(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resize [h, w, 3] uint8 to `size` (height, width) by Lanczos with antialiasing, as Octo's data loading does.
 
-    PIL's LANCZOS has radius 3 and widens its support when shrinking, like `tf.image.resize(method="lanczos3",
-    antialias=True)` in Octo's `obs_transforms`; the two round differently by at most a grey level or so.
+    PIL's LANCZOS is the kernel of `tf.image.resize(method="lanczos3", antialias=True)` in Octo's `obs_transforms`:
+    sinc(x) sinc(x/3), widened when shrinking. PIL rounds and clips between its two passes; on smooth pictures that
+    moves a pixel by at most one grey level, on pixel noise by more.
     """
     if frame.shape[:2] == size:
         return frame

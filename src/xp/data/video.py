@@ -8,7 +8,7 @@ import importlib.util
 import logging
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +24,8 @@ _THREADS = 2
 _log = logging.getLogger(__name__)
 
 
-def choose_decoder(wanted: str) -> str:
-    """Turn `auto` into `torchcodec` where it loads, else `pyav`, with one line of advice.
+def choose_decoder(wanted: str, log: Callable[[str], None] | None = None) -> str:
+    """Turn `auto` into `torchcodec` where it loads, else `pyav`, with one line of advice given to `log`.
 
     Raises:
         UserError: torchcodec was asked for by name and does not load.
@@ -40,7 +40,8 @@ def choose_decoder(wanted: str) -> str:
             "libraries (versions 4 to 8; on Debian `apt install ffmpeg`, with conda `conda install ffmpeg`). Install "
             "them, or type data.decoder=auto to decode with PyAV."
         )
-    _log.info("decoding videos with PyAV: torchcodec does not load here (`apt install ffmpeg` gives what it needs)")
+    say = log or _log.info
+    say("decoding videos with PyAV: torchcodec does not load here (`apt install ffmpeg` gives what it needs)")
     return "pyav"
 
 
