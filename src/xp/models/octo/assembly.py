@@ -1,0 +1,138 @@
+"""From what an Octo folder says (config, example batch, statistics) to everything around the weights."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from xp.errors import UserError, closest, listing
+from xp.models.octo.cameras import Slot
+from xp.models.octo.construct import build_module
+from xp.models.octo.folder import OctoFolder
+from xp.models.octo.inputs import Prepare
+from xp.models.octo.network import Network
+from xp.models.octo.statistics import Normal, by_dataset, identity, normal_of
+from xp.models.octo.t5 import sizes_from_weights
+from xp.models.octo.text import text_inputs
+from xp.models.policy import PolicySpec
+from xp.models.tree import flatten
+
+_T5_PREFIX = "octo_transformer/task_tokenizers_language/hf_model/"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assembly:
+    """A model without its weights: the network, the way in (`prepare`), the way out (`action`), and its papers."""
+
+    network: Network
+    prepare: Prepare
+    spec: PolicySpec
+    folder: OctoFolder
+    datasets: Mapping[str, Normal]
+    """Un-normalisation of actions for each dataset the folder has statistics of."""
+
+    def example_inputs(self) -> dict[str, np.ndarray]:
+        """One row of inputs of the right shapes, for making or checking weights."""
+        kept = {name: self.folder.example[name] for name in ("observation", "task") if name in self.folder.example}
+        return {path: np.asarray(leaf)[:1] for path, leaf in flatten(kept).items()}
+
+    def action_normal(self, dataset: str | None) -> Normal:
+        """The statistics that bring actions back to dataset units."""
+        if dataset is None and len(self.datasets) == 1:
+            return next(iter(self.datasets.values()))
+        if dataset is None or dataset not in self.datasets:
+            given = "none was chosen" if dataset is None else f"'{dataset}' is none of them"
+            raise UserError(
+                f"This Octo has action statistics of {len(self.datasets)} datasets ({listing(self.datasets)}) and {given}"
+                f"{closest(dataset or '', self.datasets)}. Choose one: predict(..., dataset='NAME')."
+            )
+        return self.datasets[dataset]
+
+
+def assemble(folder: OctoFolder, weights: Mapping[str, np.ndarray] | None = None) -> Assembly:
+    """Build the network and its surroundings; `weights`, where given, tell the size of the T5 encoder."""
+    model = folder.config["model"]
+    inner = {path.removeprefix(_T5_PREFIX): leaf for path, leaf in (weights or {}).items()}
+    module = build_module(model, sizes_from_weights(inner))
+    if "action" not in module.heads:
+        raise UserError(f"The model has the heads {listing(module.heads)}; predicting needs one named 'action'.")
+    head = module.heads["action"]
+    own = folder.config.get("xp", {})
+    slots = _slots(folder, own)
+    statistics = by_dataset(folder.statistics)
+    datasets = {name: _fitting(normal_of(entry, "action"), head.action_dim, name) for name, entry in statistics.items()}
+    proprio = _proprio(model, folder, statistics)
+    texts = text_inputs(model["task_tokenizers"].get("language"), own.get("tokenizer"), _max_length(folder))
+    only = next(iter(datasets.values())) if len(datasets) == 1 else identity(head.action_dim)
+    prepare = Prepare(
+        slots=slots,
+        horizon=head.action_horizon,
+        max_history=int(model["max_horizon"]),
+        action=only,
+        proprio=proprio,
+        texts=texts,
+    )
+    spec = PolicySpec(
+        horizon=head.action_horizon,
+        action_dim=head.action_dim,
+        state_dim=len(proprio.mean) if proprio is not None else 0,
+        cameras={slot.camera: (slot.height, slot.width, 3) for slot in slots.values()},
+        history=int(folder.example["observation"]["timestep_pad_mask"].shape[1]),
+        language=texts is not None,
+    )
+    return Assembly(network=Network(module), prepare=prepare, spec=spec, folder=folder, datasets=datasets)
+
+
+def _fitting(normal: Normal, size: int, dataset: str) -> Normal:
+    """Statistics of fewer dimensions than the head's leave the rest alone; more is a mistake."""
+    given = len(normal.mean)
+    if given > size:
+        raise UserError(
+            f"The action statistics {f'of {dataset} ' if dataset else ''}have {given} dimensions, the model's head has "
+            f"{size}. Give the dataset_statistics.json that was saved with this model."
+        )
+    rest = identity(size - given)
+    return Normal(*(np.concatenate([mine, other]) for mine, other in zip(_parts(normal), _parts(rest), strict=True)))
+
+
+def _parts(normal: Normal) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return normal.mean, normal.std, normal.mask
+
+
+def _slots(folder: OctoFolder, own: Mapping[str, Any]) -> dict[str, Slot]:
+    """Which dataset camera feeds which slot; a folder without our note names its cameras by the slots themselves."""
+    if "cameras" in own:
+        return {name: Slot(entry["camera"], *entry["size"]) for name, entry in own["cameras"].items()}
+    slots = {}
+    for tokenizer in folder.config["model"]["observation_tokenizers"].values():
+        for pattern in tokenizer["kwargs"].get("obs_stack_keys", ()):
+            for key, leaf in folder.example["observation"].items():
+                if key.startswith("image_") and re.match(pattern, key):
+                    name = key.removeprefix("image_")
+                    slots[name] = Slot(name, *np.shape(leaf)[-3:-1])
+    return slots
+
+
+def _proprio(
+    model: Mapping[str, Any], folder: OctoFolder, statistics: Mapping[str, Mapping[str, Any]]
+) -> Normal | None:
+    """Normaliser of the state where the model reads it."""
+    tokenizers = model["observation_tokenizers"].values()
+    reads = any(
+        re.match(pattern, "proprio")
+        for tokenizer in tokenizers
+        if tokenizer["name"] == "LowdimObsTokenizer"
+        for pattern in tokenizer["kwargs"].get("obs_keys", ())
+    )
+    if not reads or "proprio" not in folder.example["observation"]:
+        return None
+    if len(statistics) == 1:
+        return normal_of(next(iter(statistics.values())), "proprio")
+    return identity(int(np.shape(folder.example["observation"]["proprio"])[-1]))
+
+
+def _max_length(folder: OctoFolder) -> int:
+    instruction = folder.example.get("task", {}).get("language_instruction")
+    return int(np.shape(instruction["input_ids"])[1]) if isinstance(instruction, Mapping) else 16

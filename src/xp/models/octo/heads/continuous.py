@@ -1,0 +1,56 @@
+"""Octo's point-estimate heads: a bounded mean, trained with absolute or squared error."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from xp.models.octo.heads.base import ActionHead, Groups, Parts, masked_mean
+from xp.models.octo.transformer import MAPHead
+
+
+class ContinuousActionHead(ActionHead):
+    """Mean tanh(x / max_action) * max_action; the loss is summed over the action's dimensions, averaged elsewhere."""
+
+    max_action: float = 5.0
+    loss_type: str = "mse"
+
+    def setup(self) -> None:
+        """Make the projection and the pooling (materialised only where it is used)."""
+        self.map_head = MAPHead(dropout_rate=self.pool_dropout)
+        self.mean_proj = nn.Dense(self.action_horizon * self.action_dim)
+
+    def __call__(self, groups: Groups, train: bool = False) -> jax.Array:
+        """Mean [B, T, H, A]."""
+        mean = self.chunk(self.mean_proj(self.pool(groups, self.map_head, train)))
+        return jnp.tanh(mean / self.max_action) * self.max_action
+
+    def loss(
+        self, groups: Groups, actions: jax.Array, real: jax.Array, action_mask: jax.Array, train: bool = True
+    ) -> tuple[jax.Array, Parts]:
+        """`action_dim` times the mean error over real actions."""
+        error = self(groups, train) - actions
+        mask = action_mask & real[:, :, None, None]
+        mse = masked_mean(error**2, mask) * self.action_dim
+        loss = mse if self.loss_type == "mse" else masked_mean(jnp.abs(error), mask) * self.action_dim
+        return loss, {"mse": mse}
+
+    def predict_action(
+        self, groups: Groups, rng: jax.Array, *, sample_shape: tuple[int, ...] = (), **_: Any
+    ) -> jax.Array:
+        """The mean; there is nothing to sample."""
+        mean = self(groups)[:, -1]
+        return jnp.broadcast_to(mean, (*sample_shape, *mean.shape))
+
+
+class MSEActionHead(ContinuousActionHead):
+    """Squared error."""
+
+    loss_type: str = "mse"
+
+
+class L1ActionHead(ContinuousActionHead):
+    """Absolute error (`loss_type` other than "mse")."""
+
+    loss_type: str = "l1"

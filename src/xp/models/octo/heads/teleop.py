@@ -1,0 +1,94 @@
+"""The zero-mean covariance head of the octo_teleoperation project, kept as it is for parity."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from xp.models.octo.heads.base import (
+    ActionHead,
+    Density,
+    Groups,
+    Parts,
+    gaussian_log_density,
+    lower_triangular,
+    masked_mean,
+)
+from xp.models.octo.transformer import MAPHead
+
+
+class TeleoperationActionHead(ActionHead):
+    """a_h ~ N(0, Sigma(e)), Sigma = L L^T + min_cov_diag I, the same Sigma for every step of the chunk.
+
+    The sum has no factor in closed form, so this head (unlike `gaussian`) needs one Cholesky of Sigma.
+    """
+
+    min_cov_diag: float = 1e-3
+
+    def setup(self) -> None:
+        """Make the projection and the pooling (materialised only where it is used)."""
+        self.map_head = MAPHead(dropout_rate=self.pool_dropout)
+        self.cov_proj = nn.Dense(self.action_dim * (self.action_dim + 1) // 2)
+
+    def covariance(self, groups: Groups, train: bool = False) -> jax.Array:
+        """Sigma [B, T, A, A]."""
+        entries = self.cov_proj(self.pool(groups, self.map_head, train)).astype(jnp.float32)
+        factor = lower_triangular(entries, self.action_dim)
+        return factor @ jnp.swapaxes(factor, -1, -2) + self.min_cov_diag * jnp.eye(self.action_dim)
+
+    def __call__(self, groups: Groups, train: bool = False) -> tuple[jax.Array, jax.Array]:
+        """Mean, all zeros, [B, T, H, A] and covariance [B, T, H, A, A]."""
+        sigma = self.covariance(groups, train)
+        shape = (*sigma.shape[:2], self.action_horizon, self.action_dim)
+        return jnp.zeros(shape), jnp.broadcast_to(sigma[:, :, None], (*shape, self.action_dim))
+
+    def density(self, groups: Groups, train: bool = False) -> Density:
+        """The predictive density of every step of the window."""
+        factor = jnp.linalg.cholesky(self.covariance(groups, train))
+        return Density(jnp.zeros((*factor.shape[:2], self.action_horizon, self.action_dim)), factor)
+
+    def loss(
+        self, groups: Groups, actions: jax.Array, real: jax.Array, action_mask: jax.Array, train: bool = True
+    ) -> tuple[jax.Array, Parts]:
+        """The original's objective: NLL times action_dim, as `multi_horizon_finetune.py` trains it.
+
+        Its rules are kept: a step counts if any of its dimensions does (padded dimensions are not marginalised),
+        padded steps weigh nothing but still divide by H, and `mse` is the mean square of the actions times action_dim,
+        a constant.
+        """
+        density = self.density(groups, train)
+        log_density = gaussian_log_density(actions, density.scale_tril)
+        step = jnp.mean(log_density * jnp.any(action_mask, axis=-1), axis=-1)
+        nll = -jnp.sum(step * real) / jnp.maximum(jnp.sum(real), 1.0) * self.action_dim
+        mse = masked_mean(actions**2, action_mask & real[:, :, None, None]) * self.action_dim
+        return nll, {"nll": nll, "mse": mse}
+
+    def predict_action(
+        self,
+        groups: Groups,
+        rng: jax.Array,
+        *,
+        sample_shape: tuple[int, ...] = (),
+        argmax: bool = False,
+        temperature: float | jax.Array = 1.0,
+        **_: Any,
+    ) -> jax.Array:
+        """Zeros (argmax), or one independent draw for every step of the chunk from N(0, temperature^2 Sigma)."""
+        sigma = self.covariance(groups)[:, -1]
+        shape = (*sample_shape, sigma.shape[0])
+        if argmax:
+            return jnp.zeros((*shape, self.action_horizon, self.action_dim))
+        factor = jnp.linalg.cholesky(temperature**2 * sigma)
+        draws = [_draw(key, factor, sample_shape) for key in jax.random.split(rng, self.action_horizon)]
+        return jnp.stack(draws, axis=-2)
+
+
+def _draw(key: jax.Array, factor: jax.Array, sample_shape: tuple[int, ...]) -> jax.Array:
+    """L z [*sample_shape, B, A]; z is laid out as TensorFlow Probability draws it (samples, event, batch)."""
+    batch, size = factor.shape[:2]
+    count = 1
+    for length in sample_shape:
+        count *= length
+    noise = jnp.swapaxes(jax.random.normal(key, (count, size, batch)), -1, -2)
+    return jnp.einsum("bij,nbj->nbi", factor, noise).reshape(*sample_shape, batch, size)

@@ -1,0 +1,156 @@
+"""Batches with LeRobot's keys to the network's inputs with Octo's keys: normalised, tokenised, pure numpy."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from xp.errors import UserError, listing
+from xp.models.octo.cameras import Slot
+from xp.models.octo.statistics import Normal
+from xp.models.octo.text import Texts
+from xp.models.policy import Batch
+from xp.models.tree import flatten
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepare:
+    """Turns a batch into flat inputs: `observation/...`, `task/...`, and for training `action`, `action_pad_mask`.
+
+    A batch in Octo's own form (`{"observation": {...}, "task": {...}}`, tokenised and normalised) passes through.
+    """
+
+    slots: Mapping[str, Slot]
+    horizon: int
+    max_history: int
+    action: Normal
+    proprio: Normal | None
+    texts: Texts | None
+
+    def __call__(self, batch: Batch) -> dict[str, np.ndarray]:
+        """Inputs of the network; with `action` in the batch also the targets [B, T, H, A] and their mask."""
+        if "observation" in batch:
+            return {path: np.asarray(leaf) for path, leaf in flatten(_native(batch)).items()}
+        inputs = self._observations(batch)
+        inputs.update(self._task(batch, len(inputs["observation/timestep_pad_mask"])))
+        if "action" in batch:
+            history = inputs["observation/timestep_pad_mask"].shape[1]
+            inputs.update(self._targets(batch, history))
+        return inputs
+
+    def _observations(self, batch: Batch) -> dict[str, np.ndarray]:
+        images = {name: batch.get(f"observation.images.{slot.camera}") for name, slot in self.slots.items()}
+        shapes = [np.shape(image)[:2] for image in images.values() if image is not None]
+        if not shapes:
+            raise UserError(
+                f"The observation has none of the policy's cameras ({listing(slot.camera for slot in self.slots.values())}"
+                f"); its keys are {listing(batch)}. Give at least one as observation.images.<camera> [B, T, h, w, 3]."
+            )
+        lead = shapes[0]
+        if lead[1] > self.max_history:
+            raise UserError(
+                f"The observation has {lead[1]} past steps; the model has positions for {self.max_history}. "
+                f"Give at most {self.max_history}, or train with model.max_history={lead[1]}."
+            )
+        padded = np.asarray(batch.get("observation_is_pad", np.zeros(lead, dtype=bool)), dtype=bool)
+        inputs = {"observation/timestep_pad_mask": ~padded}
+        for name, slot in self.slots.items():
+            inputs.update(_image(name, slot, images[name], lead, batch))
+        if self.proprio is not None:
+            inputs.update(self._state(batch, lead))
+        elif np.any(batch.get("observation_is_dropped", False)):
+            raise UserError(
+                "Observation dropout hides the robot's state, and this model does not read it (model.proprio=false): "
+                "it would change nothing. Type model.proprio=true, or obs_dropout=none."
+            )
+        return inputs
+
+    def _state(self, batch: Batch, lead: tuple[int, int]) -> dict[str, np.ndarray]:
+        """The normalised state and whether it is there: absent or dropped states are masked out of the attention."""
+        assert self.proprio is not None
+        size = len(self.proprio.mean)
+        state = batch.get("observation.state")
+        if state is None:
+            values, there = np.zeros((*lead, size), np.float32), np.zeros(lead, dtype=bool)
+        elif np.shape(state) != (*lead, size):
+            raise UserError(
+                f"observation.state has shape {np.shape(state)}; the policy wants {(*lead, size)}, that is [B, T, S]. "
+                "Give the states the policy was trained on."
+            )
+        else:
+            values, there = self.proprio.normalize(np.asarray(state)), np.ones(lead, dtype=bool)
+        dropped = np.asarray(batch.get("observation_is_dropped", np.zeros(lead[0], dtype=bool)), dtype=bool)
+        mask = there & ~dropped[:, None]
+        return {
+            "observation/proprio": np.where(mask[..., None], values, np.float32(0.0)),
+            "observation/pad_mask_dict/proprio": mask,
+        }
+
+    def _task(self, batch: Batch, size: int) -> dict[str, np.ndarray]:
+        inputs: dict[str, np.ndarray] = {}
+        if self.texts is not None:
+            texts = list(batch.get("task") or [""] * size)
+            tokens = self.texts(texts)
+            inputs.update({f"task/language_instruction/{name}": value for name, value in tokens.items()})
+            inputs["task/pad_mask_dict/language_instruction"] = np.array([bool(text.strip()) for text in texts])
+        for name, slot in self.slots.items():
+            goal = batch.get(f"goal.images.{slot.camera}")
+            if goal is not None:
+                sized = resize(np.asarray(goal), slot.height, slot.width)
+                inputs[f"task/image_{name}"] = sized
+                inputs[f"task/pad_mask_dict/image_{name}"] = np.ones(len(sized), dtype=bool)
+        return inputs
+
+    def _targets(self, batch: Batch, history: int) -> dict[str, np.ndarray]:
+        """For every observed step its chunk: action [B, T-1+H, A] -> [B, T, H, A]; a longer batch is cut to H."""
+        action = np.asarray(batch["action"])
+        needed, size = history - 1 + self.horizon, len(self.action.mean)
+        if action.ndim != 3 or action.shape[1] < needed or action.shape[2] != size:
+            raise UserError(
+                f"The batch's actions have shape {action.shape}; the model (history {history}, horizon {self.horizon}) "
+                f"needs [B, at least {needed}, {size}]. Use windows of this horizon and a dataset of this action size."
+            )
+        steps = np.arange(history)[:, None] + np.arange(self.horizon)[None, :]
+        padded = batch.get("action_is_pad")
+        real = np.ones(action.shape[:2], dtype=bool) if padded is None else ~np.asarray(padded, dtype=bool)
+        chunks = self.action.normalize(action)[:, steps]
+        return {"action": chunks, "action_pad_mask": np.broadcast_to(real[:, steps, None], chunks.shape)}
+
+
+def _image(name: str, slot: Slot, image: Any, lead: tuple[int, int], batch: Batch) -> dict[str, np.ndarray]:
+    """One slot's pixels and whether they are there; a missing camera is black and masked out of the attention."""
+    key = f"observation.images.{slot.camera}"
+    there = ~np.asarray(batch.get(f"{key}_is_pad", np.full(lead, image is None)), dtype=bool)
+    if image is None:
+        pixels = np.zeros((*lead, slot.height, slot.width, 3), dtype=np.uint8)
+    else:
+        pixels = np.asarray(image)
+        if pixels.dtype != np.uint8 or pixels.ndim != 5 or pixels.shape[:2] != lead or pixels.shape[-1] != 3:
+            raise UserError(
+                f"{key} is {pixels.dtype} of shape {pixels.shape}; allowed is uint8 {[*lead, 'h', 'w', 3]}, that is "
+                "[B, T, height, width, colour]. Convert the images to this form."
+            )
+        pixels = resize(pixels, slot.height, slot.width)
+    return {f"observation/image_{name}": pixels, f"observation/pad_mask_dict/image_{name}": there}
+
+
+def resize(images: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resize uint8 [..., h, w, 3] with antialiased Lanczos-3; images of the right size pass untouched."""
+    if images.shape[-3:-1] == (height, width):
+        return images
+    from PIL import Image
+
+    flat = images.reshape(-1, *images.shape[-3:])
+    sized = [np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS)) for image in flat]
+    return np.stack(sized).reshape(*images.shape[:-3], height, width, 3)
+
+
+def _native(batch: Batch) -> dict[str, Any]:
+    """Octo's own batch, without what the network does not read."""
+    kept = {name: batch[name] for name in ("observation", "task", "action", "action_pad_mask") if name in batch}
+    if "timestep_pad_mask" not in kept["observation"]:
+        raise UserError(
+            f"An observation in Octo's form needs timestep_pad_mask [B, T]; this one has {listing(kept['observation'])}."
+        )
+    return {"task": {}, **kept}

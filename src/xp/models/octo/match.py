@@ -1,0 +1,73 @@
+"""Comparing weights with the network that should take them: strictly when loading, by name and shape when starting."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from xp.errors import UserError
+from xp.models.policy import LoadReport
+
+_SHOWN = 8
+
+
+def verify(expected: Mapping[str, Any], given: Mapping[str, np.ndarray], source: str) -> None:
+    """Check that `given` has exactly the paths and shapes of `expected` (anything with `.shape`).
+
+    Raises:
+        UserError: one error naming every kind of difference.
+    """
+    missing = [path for path in expected if path not in given]
+    extra = [path for path in given if path not in expected]
+    shapes = _shape_differences(expected, given)
+    if not (missing or extra or shapes):
+        return
+    parts = [_some("missing", missing), _some("unknown", extra), _some("of another shape", shapes)]
+    raise UserError(
+        f"The weights in {source} are not those of the model its config.json describes: "
+        f"{'; '.join(part for part in parts if part)}. Give a folder whose config.json and checkpoint belong together."
+    )
+
+
+def merge(
+    initial: Mapping[str, np.ndarray], given: Mapping[str, np.ndarray], source: str
+) -> tuple[dict[str, np.ndarray], LoadReport]:
+    """Take from `given` what fits `initial` by path and shape; the rest stays as initialised, and is reported.
+
+    Raises:
+        UserError: the transformer itself does not fit, so that nothing of worth would be taken over.
+    """
+    fits = {path for path, leaf in given.items() if path in initial and initial[path].shape == leaf.shape}
+    trunk = [path for path in initial if "/BlockTransformer_0/" in path and path not in fits]
+    if trunk:
+        differences = _shape_differences({path: initial[path] for path in trunk}, given)
+        raise UserError(
+            f"The transformer in {source} has other sizes than this model: {_some('different', differences or trunk)}. "
+            "Choose the model it was saved from (model=octo_tiny, octo_small or octo_base), or set model.embed_dim, "
+            "model.layers, model.heads_num and model.mlp_dim to its sizes."
+        )
+    merged = {
+        path: np.asarray(given[path], dtype=leaf.dtype) if path in fits else leaf for path, leaf in initial.items()
+    }
+    report = LoadReport(
+        source=source,
+        loaded=tuple(path for path in initial if path in fits),
+        initialised=tuple(path for path in initial if path not in fits),
+        dropped=tuple(path for path in given if path not in fits),
+    )
+    return merged, report
+
+
+def _shape_differences(expected: Mapping[str, Any], given: Mapping[str, np.ndarray]) -> list[str]:
+    return [
+        f"{path} {tuple(given[path].shape)} instead of {tuple(leaf.shape)}"
+        for path, leaf in expected.items()
+        if path in given and tuple(given[path].shape) != tuple(leaf.shape)
+    ]
+
+
+def _some(what: str, paths: list[str]) -> str:
+    if not paths:
+        return ""
+    rest = f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else ""
+    return f"{len(paths)} {what} ({', '.join(paths[:_SHOWN])}{rest})"

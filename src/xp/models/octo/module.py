@@ -1,0 +1,47 @@
+"""The whole network: the trunk and its heads, and the functions on it that training and prediction call."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from flax import linen as nn
+
+from xp.models.octo.heads import ActionHead, Density
+from xp.models.octo.tokenizers import Inputs, TokenGroup
+from xp.models.octo.trunk import OctoTransformer
+
+
+class OctoModule(nn.Module):
+    """The trunk under the name `octo_transformer`, every head under `heads_<name>`."""
+
+    octo_transformer: OctoTransformer
+    heads: Mapping[str, ActionHead]
+
+    def __call__(self, observations: Inputs, tasks: Inputs, real: jax.Array, train: bool = False) -> dict[str, Any]:
+        """Run everything once, which makes all weights."""
+        groups = self.octo_transformer(observations, tasks, real, train=train)
+        return {name: head(groups, train=train) for name, head in self.heads.items()}
+
+    def embed(self, observations: Inputs, tasks: Inputs, real: jax.Array, train: bool = False) -> dict[str, TokenGroup]:
+        """Contextual token groups of the trunk."""
+        return self.octo_transformer(observations, tasks, real, train=train)
+
+    def loss(self, inputs: Inputs, train: bool = False) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """The objective and its parts for `{"observation", "task", "action", "action_pad_mask"}`."""
+        real = inputs["observation"]["timestep_pad_mask"]
+        groups = self.embed(inputs["observation"], inputs["task"], real, train)
+        return self.heads["action"].loss(groups, inputs["action"], real, inputs["action_pad_mask"], train=train)
+
+    def predict(self, inputs: Inputs, rng: jax.Array, **options: Any) -> jax.Array:
+        """Normalised chunks [*sample_shape, B, H, A] for the last observed step."""
+        groups = self.embed(inputs["observation"], inputs["task"], inputs["observation"]["timestep_pad_mask"])
+        return self.heads["action"].predict_action(groups, rng, **options)
+
+    def sample(self, groups: dict[str, TokenGroup], rng: jax.Array, **options: Any) -> jax.Array:
+        """Normalised chunks from readouts that `embed` gave."""
+        return self.heads["action"].predict_action(groups, rng, **options)
+
+    def density(self, inputs: Inputs) -> Density | None:
+        """The predictive density of every observed step, where the head has one."""
+        groups = self.embed(inputs["observation"], inputs["task"], inputs["observation"]["timestep_pad_mask"])
+        return self.heads["action"].density(groups)

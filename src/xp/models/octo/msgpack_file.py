@@ -1,0 +1,170 @@
+"""Flax's msgpack trees, read and written leaf by leaf.
+
+Reading fills one array after another straight from the file, so memory is the arrays' own and a cut file is noticed at
+the first missing byte. Files are those of `flax.serialization`: arrays are extension type 1 holding (shape, dtype
+name, bytes).
+"""
+
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgpack
+import numpy as np
+
+from xp.errors import UserError
+
+_NDARRAY, _COMPLEX, _SCALAR = 1, 2, 3
+_EXT = {0xC7: ">B", 0xC8: ">H", 0xC9: ">I"}
+_FIXED_EXT = {0xD4: 1, 0xD5: 2, 0xD6: 4, 0xD7: 8, 0xD8: 16}
+_MAPS = {0xDE: ">H", 0xDF: ">I"}
+_STRINGS = {0xD9: ">B", 0xDA: ">H", 0xDB: ">I"}
+_BYTES = {0xC4: ">B", 0xC5: ">H", 0xC6: ">I"}
+_ARRAYS = {0xDC: ">H", 0xDD: ">I"}
+_NUMBERS = {0xCC: ">B", 0xCD: ">H", 0xCE: ">I", 0xCF: ">Q", 0xD0: ">b", 0xD1: ">h", 0xD2: ">i", 0xD3: ">q"}
+_NUMBERS |= {0xCA: ">f", 0xCB: ">d"}
+_WORDS = {0xC0: None, 0xC2: False, 0xC3: True}
+
+
+class _Damaged(Exception):
+    pass
+
+
+def read_tree(path: Path) -> Any:
+    """The tree of a msgpack file as nested dicts of numpy arrays.
+
+    Raises:
+        UserError: the file is missing, cut short, or not a msgpack tree of arrays.
+    """
+    try:
+        with path.open("rb") as handle:
+            tree = _value(handle)
+            if handle.read(1):
+                raise _Damaged("data after the end of the tree")
+            return tree
+    except FileNotFoundError as error:
+        raise UserError(f"There is no file {path}. Give the folder that holds the whole checkpoint.") from error
+    except (_Damaged, struct.error, UnicodeDecodeError, TypeError, ValueError) as error:
+        size = path.stat().st_size
+        raise UserError(
+            f"The file {path} ({size:,} bytes) is damaged or is not a Flax msgpack checkpoint: {error}. Copy it again "
+            "from where it came from, or choose another step with FOLDER@STEP."
+        ) from error
+
+
+def _exactly(handle: BinaryIO, size: int) -> bytes:
+    data = handle.read(size)
+    if len(data) != size:
+        raise _Damaged(f"it ends {size - len(data):,} bytes too early")
+    return data
+
+
+def _number(handle: BinaryIO, form: str) -> Any:
+    return struct.unpack(form, _exactly(handle, struct.calcsize(form)))[0]
+
+
+def _value(handle: BinaryIO) -> Any:
+    """One msgpack value (the format's public specification)."""
+    head = _exactly(handle, 1)[0]
+    if head < 0x80 or head >= 0xE0:
+        return head if head < 0x80 else head - 0x100
+    if head < 0x90 or head in _MAPS:
+        count = head & 0x0F if head < 0x90 else _number(handle, _MAPS[head])
+        return {_value(handle): _value(handle) for _ in range(count)}
+    if head < 0xA0 or head in _ARRAYS:
+        count = head & 0x0F if head < 0xA0 else _number(handle, _ARRAYS[head])
+        return [_value(handle) for _ in range(count)]
+    if head < 0xC0 or head in _STRINGS:
+        return _exactly(handle, head & 0x1F if head < 0xC0 else _number(handle, _STRINGS[head])).decode()
+    if head in _WORDS:
+        return _WORDS[head]
+    if head in _NUMBERS:
+        return _number(handle, _NUMBERS[head])
+    if head in _BYTES:
+        return _exactly(handle, _number(handle, _BYTES[head]))
+    if head in _EXT or head in _FIXED_EXT:
+        size = _FIXED_EXT[head] if head in _FIXED_EXT else _number(handle, _EXT[head])
+        return _extension(handle, size)
+    raise _Damaged(f"byte 0x{head:02x} starts no msgpack value")
+
+
+def _extension(handle: BinaryIO, size: int) -> Any:
+    kind = _exactly(handle, 1)[0]
+    if kind == _SCALAR:
+        kind_of, data = _inner(_exactly(handle, size))
+        return np.frombuffer(data, dtype=_dtype(kind_of))[0]
+    if kind == _COMPLEX:
+        real, imaginary = _inner(_exactly(handle, size))
+        return complex(real, imaginary)
+    if kind != _NDARRAY:
+        raise _Damaged(f"extension type {kind} is none of Flax's")
+    shape, name = _array_header(handle)
+    array = np.empty(shape, dtype=_dtype(name))
+    data = _number(handle, _BYTES[_exactly(handle, 1)[0]])
+    if data != array.nbytes:
+        raise _Damaged(f"an array of shape {tuple(shape)} has {data:,} bytes instead of {array.nbytes:,}")
+    filled = handle.readinto(memoryview(array.reshape(-1).view(np.uint8))) if data else 0  # type: ignore[attr-defined]
+    if filled != data:
+        raise _Damaged(f"it ends inside an array, {data - filled:,} bytes too early")
+    return array
+
+
+def _array_header(handle: BinaryIO) -> tuple[list[int], str]:
+    """The start of an array's payload: a list of three whose first two are the shape and the dtype's name."""
+    if _exactly(handle, 1)[0] != 0x93:
+        raise _Damaged("an array without shape, dtype and data")
+    shape, name = _value(handle), _value(handle)
+    return shape, name if isinstance(name, str) else name.decode()
+
+
+def _inner(data: bytes) -> Any:
+    return msgpack.unpackb(data, raw=False)
+
+
+def _dtype(name: str) -> np.dtype:
+    name = name if isinstance(name, str) else str(name)
+    if name == "bfloat16":
+        import ml_dtypes
+
+        return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype(name)
+
+
+def write_tree(path: Path, tree: Mapping[str, Any]) -> int:
+    """Write nested mappings of arrays as `flax.serialization.msgpack_serialize` would; returns the bytes written."""
+    with path.open("wb") as handle:
+        _write(handle, tree, msgpack.Packer())
+        return handle.tell()
+
+
+def _write(handle: BinaryIO, node: Any, packer: msgpack.Packer) -> None:
+    if isinstance(node, Mapping):
+        handle.write(packer.pack_map_header(len(node)))
+        for key, value in node.items():
+            handle.write(packer.pack(key))
+            _write(handle, value, packer)
+        return
+    array = np.asarray(node)
+    array = array if array.flags.c_contiguous else np.ascontiguousarray(array)
+    front = b"\x93" + packer.pack(list(array.shape)) + packer.pack(array.dtype.name) + _bytes_header(array.nbytes)
+    size = len(front) + array.nbytes
+    handle.write(_ext_header(size) + front)
+    handle.write(array.reshape(-1).view(np.uint8).data if array.size else b"")
+
+
+def _bytes_header(size: int) -> bytes:
+    for code, form in _BYTES.items():
+        if size < 1 << 8 * struct.calcsize(form):
+            return bytes([code]) + struct.pack(form, size)
+    raise ValueError(f"an array of {size} bytes is too large for msgpack")
+
+
+def _ext_header(size: int) -> bytes:
+    for code, length in _FIXED_EXT.items():
+        if size == length:
+            return bytes([code, _NDARRAY])
+    for code, form in _EXT.items():
+        if size < 1 << 8 * struct.calcsize(form):
+            return bytes([code]) + struct.pack(form, size) + bytes([_NDARRAY])
+    raise ValueError(f"an array of {size} bytes is too large for msgpack")

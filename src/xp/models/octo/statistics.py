@@ -1,0 +1,65 @@
+"""Normalising actions and states by dataset statistics: Octo's NORMAL rule, pure numpy."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from xp.errors import UserError, listing
+
+
+@dataclass(frozen=True)
+class Normal:
+    """Mean and deviation of each dimension; where `mask` is False a dimension is left as it is."""
+
+    mean: np.ndarray
+    std: np.ndarray
+    mask: np.ndarray
+
+    def normalize(self, values: np.ndarray) -> np.ndarray:
+        """(x - mean) / (std + 1e-8), float32, last axis = dimensions."""
+        scaled = (values - self.mean) / (self.std + np.float32(1e-8))
+        return np.where(self.mask, scaled, values).astype(np.float32)
+
+    def unnormalize(self, values: np.ndarray) -> np.ndarray:
+        """X * std + mean (Octo's inverse has no epsilon), float32."""
+        return np.where(self.mask, values * self.std + self.mean, values).astype(np.float32)
+
+    def unnormalize_factor(self, scale_tril: np.ndarray) -> np.ndarray:
+        """Factor of the covariance in dataset units: each row times its dimension's deviation."""
+        return (np.where(self.mask, self.std, 1.0)[:, None] * scale_tril).astype(np.float32)
+
+
+def normal_of(statistics: Mapping[str, Any], key: str) -> Normal:
+    """The normaliser of `action` or `proprio` from statistics in the form of dataset_statistics.json.
+
+    Raises:
+        UserError: the key, its mean or its std is missing, or their lengths differ.
+    """
+    entry = statistics.get(key)
+    if not isinstance(entry, Mapping) or "mean" not in entry or "std" not in entry:
+        raise UserError(
+            f"The dataset statistics lack '{key}' with mean and std; they have {listing(statistics)}. Recompute them "
+            "from the dataset (`xp task=train` does), or give a folder whose dataset_statistics.json is whole."
+        )
+    mean, std = (np.asarray(entry[name], dtype=np.float32) for name in ("mean", "std"))
+    mask = np.asarray(entry.get("mask", np.ones(mean.shape, dtype=bool)), dtype=bool)
+    if not (mean.shape == std.shape == mask.shape and mean.ndim == 1):
+        raise UserError(
+            f"The dataset statistics of '{key}' disagree with themselves: mean {mean.shape}, std {std.shape}, mask "
+            f"{mask.shape}. Each must have one number a dimension; recompute them from the dataset."
+        )
+    return Normal(mean, std, mask)
+
+
+def identity(size: int) -> Normal:
+    """The normaliser that changes nothing."""
+    return Normal(np.zeros(size, np.float32), np.ones(size, np.float32), np.zeros(size, dtype=bool))
+
+
+def by_dataset(statistics: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Statistics of each dataset: a file holds one dataset flat (then named ''), or several by name."""
+    if "action" in statistics or not statistics:
+        return {"": statistics}
+    return {name: entry for name, entry in statistics.items() if isinstance(entry, Mapping)}

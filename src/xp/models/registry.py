@@ -1,0 +1,107 @@
+"""Model families by name, and saved policies by the shape of their folder. Light: families are imported when asked."""
+
+import importlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from xp.errors import UserError, closest, listing
+from xp.models.policy import DataSpec, JaxTrainable, Policy
+
+FAMILIES = ("octo",)
+
+
+def build(
+    model_cfg: Mapping[str, Any],
+    *,
+    data: DataSpec,
+    statistics: Mapping[str, Any],
+    horizon: int,
+    seed: int,
+    pretrained_path: str | None = None,
+) -> JaxTrainable:
+    """A trainable model of the family that `model_cfg` names, for a dataset and a horizon.
+
+    Raises:
+        UserError: an unknown family, options that do not fit, or a `pretrained_path` that is no saved policy.
+    """
+    family = _family(model_cfg)
+    pretrained = locate(pretrained_path) if pretrained_path else None
+    package = importlib.import_module(f"xp.models.{family}.build")
+    return package.build(model_cfg, data=data, statistics=statistics, horizon=horizon, seed=seed, pretrained=pretrained)
+
+
+def camera_sizes(model_cfg: Mapping[str, Any], cameras: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+    """Size (height, width) in pixels at which a model wants each dataset camera that it uses; imports nothing heavy."""
+    package = importlib.import_module(f"xp.models.{_family(model_cfg)}.cameras")
+    return package.camera_sizes(model_cfg, cameras)
+
+
+def load_policy(path: str | Path, device: str | None = None) -> Policy:
+    """The policy saved at `path`: an Octo folder, or an xp run folder (its final, else best, else newest checkpoint).
+
+    `FOLDER@STEP` chooses a step. `device` is a jax platform such as "cpu" or "gpu"; None takes jax's default.
+
+    Raises:
+        UserError: nothing loadable there, or a damaged or inconsistent folder.
+    """
+    folder, step = locate(path)
+    from xp.models.octo.build import load
+
+    return load(folder, step, device)
+
+
+def locate(path: str | Path) -> tuple[Path, int | None]:
+    """The Octo folder and step that `path` means, without loading it."""
+    text = str(path)
+    named = re.fullmatch(r"(.+)@(\d+)", text)
+    folder = Path(named[1] if named else text).expanduser()
+    step = int(named[2]) if named else None
+    if not folder.is_dir():
+        raise UserError(f"There is no folder {folder}. Give the folder of a saved policy or of a finished run.")
+    if _saved(folder):
+        return folder, step
+    for candidate in _in_run(folder, step):
+        if candidate.is_dir() and _saved(candidate):
+            return candidate, None
+    raise UserError(_nothing(folder, step))
+
+
+def _family(model_cfg: Mapping[str, Any]) -> str:
+    family = str(model_cfg.get("family"))
+    if family not in FAMILIES:
+        raise UserError(
+            f"model.family={family}: allowed are {listing(FAMILIES)}{closest(family, FAMILIES)}. Choose a model that "
+            "exists: model=octo_tiny, octo_small or octo_base."
+        )
+    return family
+
+
+def _saved(folder: Path) -> bool:
+    steps = (entry for entry in folder.iterdir() if entry.name.isdigit())
+    return any((entry / "default" / "checkpoint").is_file() for entry in steps)
+
+
+def _in_run(folder: Path, step: int | None) -> list[Path]:
+    """Where a run keeps policies, best choice first."""
+    checkpoints = folder / "checkpoints"
+    found = {
+        int(entry.name.rpartition("-")[2]): entry
+        for entry in (checkpoints.iterdir() if checkpoints.is_dir() else ())
+        if re.fullmatch(r"checkpoint-\d+", entry.name)
+    }
+    chosen = [found[number] for number in sorted(found, reverse=True) if step in (None, number)]
+    roots = chosen if step is not None else [folder / "final", folder / "best", *chosen]
+    return [place for root in roots for place in (root, root / "policy")]
+
+
+def _nothing(folder: Path, step: int | None) -> str:
+    inside = listing(sorted(entry.name for entry in folder.iterdir())[:12])
+    wanted = "STEP/default/checkpoint (an Octo folder)"
+    run = f"checkpoints/checkpoint-{step}" if step is not None else "final/, best/ or checkpoints/checkpoint-N/"
+    return (
+        f"No policy can be loaded from {folder}: looked for {wanted} and for {run} (an xp run folder); the folder has "
+        f"{inside}. Give the folder of an Octo, or of a run that has trained"
+        + (", or leave out the @STEP." if step is not None else ".")
+    )
