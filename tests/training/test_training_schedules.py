@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xp.errors import UserError
-from xp.training.schedules import make_schedule
+from xp.training.schedules import make_schedule, short_of_peak
 
 PEAKS = st.floats(1e-6, 1.0)
 
@@ -64,7 +64,6 @@ def test_no_schedule_jumps(peak, warmup, name):
         (lr(peak=0.0), r"lr.peak=0.0 is not a positive number"),
         (lr(peak=float("nan")), r"lr.peak=3e-4"),
         (lr(peak="fast"), "lr.peak=fast"),
-        (lr(warmup_steps=101), r"lr.warmup_steps=101 is longer than trainer.steps=100.*lr.warmup_steps=10"),
         (lr(warmup_steps=-1), "negative"),
         (lr(end_factor=1.5), "lr.end_factor=1.5"),
     ],
@@ -72,3 +71,15 @@ def test_no_schedule_jumps(peak, warmup, name):
 def test_a_schedule_that_makes_no_sense_is_refused_with_what_to_type(section, says):
     with pytest.raises(UserError, match=says):
         make_schedule(section, 100)
+
+
+def test_a_warm_up_longer_than_the_training_just_rises_and_is_noted():
+    section = lr(warmup_steps=50)
+    assert [make_schedule(section, 4)(step) for step in range(4)] == pytest.approx([3e-4 * i / 50 for i in range(4)])
+    note = short_of_peak(section, 4)
+    assert note is not None and "lr.warmup_steps=50" in note and "reaches 6% of lr.peak" in note
+
+
+def test_a_training_that_reaches_the_peak_needs_no_note():
+    assert short_of_peak(lr(warmup_steps=50), 51) is None
+    assert short_of_peak(lr(warmup_steps=0), 1) is None

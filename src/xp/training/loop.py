@@ -26,7 +26,7 @@ from xp.training.overfit import Overfit, StepBatches
 from xp.training.partition import split
 from xp.training.prefetch import prefetched
 from xp.training.profiling import NoProfile, Profile
-from xp.training.schedules import Schedule, make_schedule
+from xp.training.schedules import Schedule, make_schedule, short_of_peak
 from xp.training.step import Outcome, deployed, filled, initial_state, make_optimiser, make_step, names_and_arrays
 from xp.training.storage import bytes_of, digest_of
 
@@ -74,6 +74,8 @@ def train(
     if options.overfit_batches is not None:
         batches = Overfit(batches, options.overfit_batches)
     session = Session(run, trainable, batches, validate, options, make_schedule(lr, options.steps), seed)
+    if note := short_of_peak(lr, options.steps):
+        run.log(note)
     session.resume()
     section = run.config.get("logger") if logger is None else logger
     with closing(open_logger(run, section, start=session.done)) as values:

@@ -18,8 +18,8 @@ def prepare_jax(cache: Path) -> None:
 
     A sweep compiles the same few programs over and over; the cache gives back the very program that was compiled first,
     so it cannot change a result. Without deterministic operations a GPU adds in the order its threads arrive, and a
-    resumed run would differ in its last bits; a choice made in XLA_FLAGS by the user stands. The flags are read when JAX
-    first touches a device: call this before. Safe to call again; safe to delete the folder.
+    resumed run would differ in its last bits; a choice made in XLA_FLAGS by the user stands. The flags are read when
+    JAX first touches a device: call this before. Safe to call again; safe to delete the folder.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     if "xla_gpu_deterministic_ops" not in flags:

@@ -48,7 +48,7 @@ def make_schedule(lr: Mapping[str, Any], steps: int) -> Schedule:
         steps: number of training steps, where a cosine ends.
 
     Raises:
-        UserError: an unknown schedule, a peak that is not a positive number, or a warm-up longer than a cosine.
+        UserError: an unknown schedule, a peak that is not a positive number, a negative warm-up, an end outside 0..1.
     """
     name, peak = str(lr["schedule"]), _peak(lr["peak"])
     warmup, end = int(lr.get("warmup_steps") or 0), float(lr.get("end_factor") or 0.0)
@@ -63,14 +63,21 @@ def make_schedule(lr: Mapping[str, Any], steps: int) -> Schedule:
     if name == "linear_warmup":
         return lambda step: linear_warmup(step, peak=peak, warmup_steps=warmup)
     if name == "cosine":
-        if warmup > steps:
-            raise UserError(
-                f"lr.warmup_steps={warmup} is longer than trainer.steps={steps}, so a cosine would never start to "
-                f"fall. Allowed: 0..{steps}. Type for instance lr.warmup_steps={steps // 10}."
-            )
         return lambda step: cosine(step, peak=peak, warmup_steps=warmup, steps=steps, end_factor=end)
     known = ("constant", "cosine", "linear_warmup")
     raise UserError(f"No learning-rate schedule '{name}'{closest(name, known)}. Choose lr= one of {listing(known)}.")
+
+
+def short_of_peak(lr: Mapping[str, Any], steps: int) -> str | None:
+    """A line for the log when the warm-up is longer than the training, so that the peak is never reached."""
+    warmup = int(lr.get("warmup_steps") or 0)
+    if steps > warmup:
+        return None
+    reached = max(0, steps - 1) / warmup if warmup else 1.0
+    return (
+        f"note: lr.warmup_steps={warmup} is not over after trainer.steps={steps}: the learning rate reaches "
+        f"{reached:.0%} of lr.peak only"
+    )
 
 
 def _peak(given: Any) -> float:
