@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
+from omegaconf import OmegaConf
 
 from xp.data import Dataset, Split, open_dataset, split_episodes
 from xp.errors import UserError
@@ -47,7 +47,7 @@ class Source:
         }
 
 
-def open_source(data: DictConfig) -> Source:
+def open_source(data: Any) -> Source:
     """Open `data.root` and split its episodes as the `data` section says."""
     dataset = open_dataset(data.root, decoder=data.decoder)
     if data.split is not None:
@@ -58,8 +58,8 @@ def open_source(data: DictConfig) -> Source:
         dataset,
         val_fraction=data.val_fraction,
         seed=data.split_seed,
-        tasks=_plain(data.tasks),
-        exclude_tasks=_plain(data.exclude_tasks),
+        tasks=_list(data.tasks),
+        exclude_tasks=_list(data.exclude_tasks),
     )
     return Source(dataset, split)
 
@@ -83,5 +83,12 @@ def own_folder(path: str | Path) -> Path:
     return Path(str(path).split("@")[0])
 
 
-def _plain(values: Any) -> list[Any] | None:
+def plain(section: Any) -> dict[str, Any]:
+    """A section of the configuration as a plain, resolved dict."""
+    content = OmegaConf.to_container(section, resolve=True)
+    assert isinstance(content, dict)
+    return {str(key): value for key, value in content.items()}
+
+
+def _list(values: Any) -> list[str] | None:
     return None if values is None else list(values)

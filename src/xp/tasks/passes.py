@@ -1,7 +1,6 @@
 """One pass of a policy over held-out episodes: its chunk at every frame, computed once and shared through the cache."""
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import numpy as np
 
 from xp.data import Dataset, Windows, open_frames
 from xp.data.locks import FileLock
+from xp.models.registry import locate
 from xp.runs import Run, atomic
 
 VERSION = 1
@@ -22,7 +22,6 @@ class Pass:
     chunks: np.ndarray
     means: np.ndarray
     scale_tril: np.ndarray | None
-    statistics: dict[str, Any]
 
     @property
     def horizon(self) -> int:
@@ -49,14 +48,11 @@ def whole_pass(run: Run, dataset: Dataset, episodes: tuple[int, ...]) -> Pass:
             chunks=arrays["chunks"],
             means=arrays.get("means", arrays["chunks"]),
             scale_tril=arrays.get("scale_tril"),
-            statistics=json.loads(str(arrays["statistics"])),
         )
 
 
 def _key(run: Run, dataset: Dataset, episodes: tuple[int, ...]) -> str:
-    from xp.models import deployed_folder
-
-    folder = deployed_folder(run.config.predict.checkpoint)
+    folder, _ = locate(run.config.predict.checkpoint)
     digest = hashlib.sha256(f"{VERSION}|{dataset.fingerprint}|{episodes}|{run.config.seed}".encode())
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         digest.update(file.relative_to(folder).as_posix().encode())
@@ -96,7 +92,7 @@ def _over(run: Run, windows: Windows, policy: Any, *, batch_size: int, seed: int
                 means.append(density.mean)
                 factors.append(density.scale_tril)
             bar.advance(len(chunks[-1]))
-    answers: dict[str, Any] = {"chunks": np.concatenate(chunks), "statistics": json.dumps(policy.statistics)}
+    answers: dict[str, Any] = {"chunks": np.concatenate(chunks)}
     if factors:
         answers |= {"means": np.concatenate(means), "scale_tril": np.concatenate(factors)}
     return answers

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from omegaconf import OmegaConf
 
-from xp.data import Dataset, Windows
+from xp.data import Dataset, Windows, compute_statistics
 from xp.errors import UserError
 from xp.metrics import baselines, horizon, summary
 from xp.runs import Run, RunFolder, atomic
-from xp.tasks.episodes import SPLIT, Source, held_out, open_source, own_folder
+from xp.tasks.episodes import SPLIT, Source, held_out, open_source, own_folder, plain
 from xp.tasks.passes import Pass, whole_pass
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def run(run: Run) -> None:
     source, how = _source(config)
     episodes = held_out(source, config.predict.num_trajectories)
     asked = whole_pass(run, source.dataset, episodes)
+    statistics = compute_statistics(source.dataset, source.split.train)
     truth = _truth(source.dataset, episodes, config.horizon.predict)
     predictions, distribution = _at_horizon(config, source.dataset, asked, truth)
     metrics = summary.prediction_metrics(
@@ -47,16 +49,16 @@ def run(run: Run) -> None:
         truth.action,
         is_pad=truth.is_pad,
         episode_index=source.dataset.episode_index[truth.row],
-        statistics=asked.statistics,
+        statistics=statistics,
         training_horizon=asked.horizon,
         prediction_horizon=config.horizon.predict,
-        held_action=_held(source, asked.statistics, truth.row),
+        held_action=_held(source, statistics, truth.row),
         distribution=distribution,
         seed=config.seed,
         resamples=config.predict.bootstrap,
         extra=_context(config, source, episodes, how),
     )
-    _write_arrays(run.folder / PREDICTIONS, source.dataset, asked.statistics, predictions, truth)
+    _write_arrays(run.folder / PREDICTIONS, source.dataset, statistics, predictions, truth)
     atomic.write_json(run.folder / METRICS, metrics)
     run.write_summary({"task": "predict", **{key: metrics[key] for key in ("mse", "mae", "num_trajectories")}})
     run.log(f"mse {metrics['mse']:.4f}, mae {metrics['mae']:.4f} over {metrics['num_windows']} windows")
@@ -66,16 +68,14 @@ def _source(config: "DictConfig") -> tuple[Source, str]:
     """The dataset to predict on and its held-out episodes: those the training run itself held out, where it is one."""
     folder = own_folder(config.predict.checkpoint)
     trained = _training_data(folder)
-    data = config.data.copy()
-    data.root = config.predict.data_root or (trained["root"] if trained else None)
-    if data.root is None:
+    root = config.predict.data_root or (trained["root"] if trained else None)
+    if root is None:
         raise UserError(
             f"predict.checkpoint={folder} is not an xp training run, so its dataset is unknown. Give the dataset: "
             "predict.data_root=FOLDER"
         )
-    if trained:
-        data.split = None
-    source = open_source(data)
+    split = None if trained else config.data.split
+    source = open_source(OmegaConf.merge(plain(config.data), {"root": root, "split": split}))
     if trained and trained["fingerprint"] == source.dataset.fingerprint:
         return Source(source.dataset, type(source.split).load(folder / SPLIT)), "held out by the training run"
     return source, "held out by data.val_fraction; the policy was trained on other data, or its data is unknown"

@@ -3,10 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import OmegaConf
-
 from xp.errors import UserError
 from xp.runs import Run
+from xp.tasks.episodes import SPLIT, open_source, plain
 
 if TYPE_CHECKING:
     from xp.models.policy import JaxTrainable
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
 def run(run: Run) -> None:
     """Build, restore, loop, close. Leaves checkpoints/, best/, final/, the logs, split.json and summary.json."""
     from xp.data import compute_statistics
-    from xp.tasks.episodes import SPLIT, open_source
 
     config = run.config
     source = open_source(config.data)
@@ -34,7 +32,7 @@ def _frames(run: Run, source: "Source") -> Any:
     from xp.models import camera_sizes
 
     config = run.config
-    sizes = camera_sizes(_plain(config.model), source.dataset.cameras)
+    sizes = camera_sizes(plain(config.model), source.dataset.cameras)
     return open_frames(
         source.dataset,
         sizes,
@@ -52,7 +50,7 @@ def _build(run: Run, source: "Source", statistics: dict[str, Any]) -> "JaxTraina
     config = run.config
     prepare_jax(Path(config.paths.cache) / "jax")
     trainable = build(
-        _plain(config.model),
+        plain(config.model),
         data=source.spec,
         statistics=statistics,
         horizon=config.horizon.train,
@@ -105,8 +103,8 @@ def _loop(run: Run, trainable: "JaxTrainable", source: "Source", frames: Any, st
         trainable,
         batches,
         validate=validate,
-        trainer=_plain(config.trainer),
-        lr=_plain(config.lr),
+        trainer=plain(config.trainer),
+        lr=plain(config.lr),
         seed=config.seed,
     )
 
@@ -137,9 +135,3 @@ def _last_validation(run: Run) -> dict[str, Any]:
         return {}
     best = min(rows, key=lambda row: float(row["val_loss"]))
     return {"final_metrics": rows[-1], "best_val_loss": float(best["val_loss"]), "best_step": int(best["step"])}
-
-
-def _plain(section: Any) -> dict[str, Any]:
-    plain = OmegaConf.to_container(section, resolve=True)
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
