@@ -151,7 +151,7 @@ def _curve_chart(key: str, title: str, stage: str, series: list[Series]) -> Char
         title=title,
         note=note.strip(),
         x_label="training step",
-        y_label=title.split(":")[0].lower(),
+        y_label=title.split(":")[0].replace("T", "t", 1).replace("V", "v", 1),
         series=series,
         log=log,
         limits=limits,

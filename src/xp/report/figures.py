@@ -7,7 +7,7 @@ from typing import Any
 from xp.report.charts import Chart, Series
 from xp.report.matrix import BASELINES, Cell, Estimate, Matrix
 from xp.report.numbers import interval, number
-from xp.report.svg import COLOURS
+from xp.report.svg import COLOURS, y_range
 from xp.runs.atomic import write_bytes
 
 PALETTE = ("#0b6bb0", "#c8501e", "#12805c", "#8e4a9e", "#a06a00", "#b3365f")
@@ -107,8 +107,7 @@ def _chart(chart: Chart) -> Any:
     axes.set(xlabel=chart.x_label, ylabel=chart.y_label, title=chart.title)
     if chart.log:
         axes.set_yscale("log")
-    if chart.limits:
-        axes.set_ylim(*chart.limits)
+    axes.set_ylim(*y_range(chart))
     if chart.key == "per_step_error":
         from matplotlib.ticker import MaxNLocator
 

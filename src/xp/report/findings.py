@@ -11,7 +11,7 @@ from xp.metrics.scores import sums_from_episodes
 from xp.report.matrix import BASELINES, MAE, Cell, Estimate, Matrix, build_matrix, has_matrix
 from xp.report.numbers import enumeration, interval, number, percent
 from xp.report.read import Entry, Experiment
-from xp.report.results import best_run, label_of
+from xp.report.results import Success, best_run, label_of, successes
 
 Tone = Literal["good", "bad", "neutral"]
 
@@ -139,12 +139,22 @@ def _calibration(matrix: Matrix) -> Iterator[Finding]:
 
 
 def _success(experiment: Experiment) -> Iterator[Finding]:
+    """Closed-loop success of each evaluated policy over all tasks, beside the policy that does nothing."""
     for run in experiment.runs:
-        rate, ends = run.metrics.get("success_rate"), run.metrics.get("success_interval") or {}
-        if rate is not None and ends:
-            counted = f"{run.metrics.get('num_success')} of {run.metrics.get('num_episodes')} episodes"
-            region = f"[{percent(ends['low'])}, {percent(ends['high'])}]"
-            yield Finding(f"{run.name} succeeds in {counted}: {percent(rate)} {region}.")
+        overall = {score.policy: score for score in successes(run) if score.task == "all tasks"}
+        idle = overall.pop("noop", None)
+        for name, score in overall.items():
+            who = run.name if name == "policy" else f"{run.name} ({name})"
+            text = f"{who} succeeds in {score.successes} of {score.episodes} episodes: {_rate(score)}"
+            if idle is None:
+                yield Finding(f"{text}.")
+            else:
+                tone: Tone = "good" if score.low > idle.high else "bad"
+                yield Finding(f"{text}; doing nothing: {_rate(idle)}.", tone)
+
+
+def _rate(score: Success) -> str:
+    return f"{percent(score.rate)} [{percent(score.low)}, {percent(score.high)}]"
 
 
 def _best_of_sweep(experiment: Experiment) -> Iterator[Finding]:

@@ -8,13 +8,13 @@ def number(value: float | None) -> str:
     if value is None:
         return "–"
     size = abs(value)
-    if size >= 999.5:
-        return f"{value:,.0f}" if size < 1e6 else f"{value:.3g}"
-    if 0 < size < 1e-3:
-        mantissa, exponent = f"{value:.2e}".split("e")
-        return f"{mantissa}e{int(exponent)}"
-    digits = 2 if size == 0 else max(0, 2 - _exponent(size))
-    return f"{value:.{digits}f}".replace("-", "−")
+    if size >= 1e6 or 0 < size < 1e-3:
+        mantissa, exponent = f"{size:.2e}".split("e")
+        text = f"{mantissa}e{int(exponent)}"
+    else:
+        digits = 2 if size == 0 else max(0, 2 - _exponent(size))
+        text = f"{size:,.{digits}f}"
+    return f"−{text}" if value < 0 else text
 
 
 def interval(low: float | None, high: float | None) -> str:

@@ -49,11 +49,53 @@ def differences(experiment: Experiment) -> list[Differences]:
 
 
 def label_of(run: Entry, runs: Sequence[Entry]) -> str:
-    """What to call a run among others: its differing values if they are few and short, else its name."""
-    keys = [key for key in differing_keys(runs) if not isinstance(flat(run.config).get(key), list)]
-    values = [f"{key}={flat(run.config).get(key)}" for key in keys]
-    text = ", ".join(values)
-    return text if 0 < len(keys) <= 2 and len(text) <= 48 else run.name
+    """What to call a run among others: its name, or its differing values where those are shorter (hashed names)."""
+    text = varied(run, differing_keys(runs))
+    return text if text and len(text) < len(run.name) else run.name
+
+
+def varied(run: Entry, keys: Sequence[str]) -> str:
+    """`key=value, ...` for the given keys; paths and lists are left out."""
+    values = {key: flat_value(run, key) for key in keys}
+    return ", ".join(f"{key}={value}" for key, value in values.items() if not set(value) & set("/[{"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Success:
+    """Closed-loop success of one policy on one task, or on all tasks of a run (`task` is then `all tasks`)."""
+
+    run: Entry
+    policy: str
+    task: str
+    rate: float
+    low: float
+    high: float
+    successes: int
+    episodes: int
+
+
+def successes(run: Entry) -> list[Success]:
+    """The success rates in an evaluation's metrics.json: per policy, all tasks first, then each; empty without any."""
+    result = []
+    for policy, entry in (run.metrics.get("policies") or {}).items():
+        tasks = entry.get("tasks") or {}
+        scored = [("all tasks", entry.get("all") or {}), *(tasks.items() if len(tasks) > 1 else ())]
+        for task, scores in scored:
+            ends = scores.get("success_interval")
+            if scores.get("success_rate") is not None and ends:
+                result.append(
+                    Success(
+                        run=run,
+                        policy=policy,
+                        task=task,
+                        rate=scores["success_rate"],
+                        low=ends["low"],
+                        high=ends["high"],
+                        successes=scores["num_success"],
+                        episodes=scores["num_episodes"],
+                    )
+                )
+    return result
 
 
 def last_values(run: Entry) -> dict[str, float]:

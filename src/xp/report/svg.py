@@ -9,7 +9,7 @@ from xp.report.charts import Chart, Series
 from xp.report.numbers import number
 
 WIDTH, HEIGHT = 440, 290
-LEFT, RIGHT, TOP, BOTTOM = 66, 12, 12, 46
+LEFT, RIGHT, TOP, BOTTOM = 76, 12, 12, 48
 COLOURS = 6
 
 Scale = Callable[[float], float]
@@ -18,13 +18,13 @@ Scale = Callable[[float], float]
 def line_chart(chart: Chart) -> str:
     """One `<svg>` element with axes, intervals, lines and markers; the legend is `legend(chart)`."""
     xs = [value for line in chart.series for value in line.x]
-    low, high = _y_range(chart)
+    low, high = y_range(chart)
     x, y = _linear(min(xs), max(xs), LEFT, WIDTH - RIGHT), _y_scale(chart, low, high)
     clip = f"clip-{escape(chart.key)}"
     parts = [
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(_spoken(chart))}" class="chart">',
-        f'<defs><clipPath id="{clip}"><rect x="{LEFT}" y="{TOP}" width="{WIDTH - LEFT - RIGHT}" '
-        f'height="{HEIGHT - TOP - BOTTOM}"/></clipPath></defs>',
+        f'<defs><clipPath id="{clip}"><rect x="{LEFT - 4}" y="{TOP}" width="{WIDTH - LEFT - RIGHT + 8}" '
+        f'height="{HEIGHT - TOP - BOTTOM + 1}"/></clipPath></defs>',
         *_y_axis(chart, low, high, y),
         *_x_axis(chart, min(xs), max(xs), x),
         f'<g clip-path="url(#{clip})">',
@@ -68,7 +68,8 @@ def log_ticks(low: float, high: float) -> list[float]:
     return [factor * 10.0**power for power in powers for factor in factors if low <= factor * 10.0**power <= high]
 
 
-def _y_range(chart: Chart) -> tuple[float, float]:
+def y_range(chart: Chart) -> tuple[float, float]:
+    """The values to show: from zero where that costs little, with a margin, or the chart's own limits."""
     if chart.limits:
         return chart.limits
     values = [value for line in chart.series for value in (*line.y, *(line.low or ()), *(line.high or ()))]

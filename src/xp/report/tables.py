@@ -8,8 +8,7 @@ from xp.report.findings import verdict
 from xp.report.matrix import BASELINES, MAE, MSE, Estimate, build_matrix
 from xp.report.numbers import duration, interval, number, percent
 from xp.report.read import Entry, Experiment
-from xp.report.results import best_of, columns_of, differing_keys, last_values
-from xp.report.results import flat_value as _value
+from xp.report.results import best_of, columns_of, differing_keys, flat_value, last_values, successes, varied
 
 VERDICTS = {"beats": "beaten", "overlaps": "not beaten", "loses": "better than the model", "unknown": "no verdict"}
 
@@ -52,31 +51,29 @@ def runs_table(experiment: Experiment) -> Table:
     """Every run: its state, what sets it apart, its results, time and place."""
     sets = experiment.stages()
     columns = columns_of(experiment.trainings)
-    swept = {stage: differing_keys([run for run in runs if run.config])[:3] for stage, runs in sets.items()}
-    heads = ("run", "state", "varied", "best", *(f"last {name}" for name in columns), "seed", "time", "host")
+    swept = {stage: differing_keys([run for run in runs if run.config])[:4] for stage, runs in sets.items()}
+    heads = ("run", "state", "varied", "result", *(f"last {name}" for name in columns), "seed", "time", "host")
     rows = []
     for stage, runs in sets.items():
         for run in runs:
-            varied = ", ".join(f"{key}={_value(run, key)}" for key in swept[stage])
             values = last_values(run)
             shown = (number(values.get(name)) for name in columns)
             rows.append(
-                (run.name, run.standing, varied or "–", _best(run), *shown, _value(run, "seed"), duration(run.seconds))
-                + (str(run.record.get("host") or "–"),)
+                (run.name, run.standing, varied(run, swept[stage]) or "–", _result(run), *shown)
+                + (flat_value(run, "seed"), duration(run.seconds), str(run.record.get("host") or "–"))
             )
     numeric = frozenset(range(4, 4 + len(columns)))
     return Table(title="Runs", heads=heads, rows=tuple(rows), numeric=numeric)
 
 
 def success_table(experiment: Experiment) -> Table | None:
-    """Closed-loop evaluations: successes, rate, Wilson interval."""
+    """Closed-loop evaluations: successes, rate and Wilson interval of each policy, over all tasks and by task."""
     rows = []
-    for run in experiment.runs:
-        rate, ends = run.metrics.get("success_rate"), run.metrics.get("success_interval")
-        if rate is not None and ends:
-            counted = f"{run.metrics.get('num_success')} / {run.metrics.get('num_episodes')}"
-            rows.append((run.name, counted, percent(rate), f"[{percent(ends['low'])}, {percent(ends['high'])}]"))
-    heads = ("run", "successes", "rate", "95% interval")
+    for score in (score for run in experiment.runs for score in successes(run)):
+        counts = (f"{score.successes} / {score.episodes}", percent(score.rate))
+        ends = f"[{percent(score.low)}, {percent(score.high)}]"
+        rows.append((score.run.name, score.policy, score.task, *counts, ends))
+    heads = ("run", "policy", "task", "successes", "rate", "95% interval")
     note = "Wilson intervals. The list of initial states is in each run's metrics.json."
     return Table(title="Closed-loop success", heads=heads, rows=tuple(rows), note=note) if rows else None
 
@@ -117,7 +114,12 @@ def _rival(estimate: Estimate | None, outcome: str) -> str:
     return "–" if estimate is None else f"{told(estimate)} · {VERDICTS[outcome]}"
 
 
-def _best(run: Entry) -> str:
+def _result(run: Entry) -> str:
+    """A prediction's error, an evaluation's success rate, a training's best validation."""
+    if (estimate := MAE.of(run.metrics)) is not None:
+        return f"MAE {told(estimate)}"
+    for score in successes(run):
+        return f"success {percent(score.rate)}"
     best = best_of(run)
     return "–" if best is None else f"{best[2]} {number(best[0])} at step {best[1]:,}"
 

@@ -60,8 +60,10 @@ def _runs(experiment: Experiment) -> Table:
     if any(row[2] not in row[0] and row[2] != "–" for row in rows.rows):
         kept.insert(2, 2)
     table = Table(title=experiment.name)
+    longest = min(40, max(len(row[0]) for row in rows.rows))
     for index in kept:
-        table.add_column(rows.heads[index], justify="right" if index in rows.numeric else "left", overflow="fold")
+        justify = "right" if index in rows.numeric else "left"
+        table.add_column(rows.heads[index], justify=justify, overflow="fold", min_width=None if index else longest)
     for row in rows.rows:
         table.add_row(*(escape(row[index]) for index in kept))
     return table
