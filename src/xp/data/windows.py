@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from xp.data.buffers import Buffers
 from xp.data.reader import Dataset
 from xp.errors import UserError
 
@@ -50,6 +51,7 @@ class Windows:
         self._steps = np.arange(1 - history, horizon)
         # Plain views: indexing a memmap object costs several microseconds more than indexing an array.
         self._pixels = {name: np.asarray(array) for name, array in self.frames.items()}
+        self._buffers = {name: Buffers() for name in self._pixels}
         self._tasks = np.asarray([*dataset.tasks, None], dtype=object)
 
     def __len__(self) -> int:
@@ -69,9 +71,7 @@ class Windows:
         steps = row[:, None] + self._steps
         near = np.minimum(np.maximum(steps, first), last)
         data = self.dataset
-        batch: dict[str, Any] = {
-            f"observation.images.{name}": pixels.take(inside, axis=0) for name, pixels in self._pixels.items()
-        }
+        batch: dict[str, Any] = {f"observation.images.{name}": self._images(name, inside) for name in self._pixels}
         batch["observation.state"] = data.state.take(inside, axis=0)
         batch["observation_is_pad"] = inside != seen
         batch["action"] = data.action.take(near, axis=0)
@@ -80,6 +80,13 @@ class Windows:
         batch["episode_index"] = data.episode_index[row]
         batch["frame_index"] = data.frame_index[row]
         return batch
+
+    def _images(self, camera: str, rows: np.ndarray) -> np.ndarray:
+        """The frames [B, T, h, w, 3] of `rows` [B, T], copied into memory nobody else uses."""
+        pixels = self._pixels[camera]
+        out = self._buffers[camera].empty((*rows.shape, *pixels.shape[1:]))
+        # The rows are within bounds; mode="raise" would copy once more, to leave `out` alone on an error.
+        return pixels.take(rows, axis=0, out=out, mode="clip")
 
 
 def _check(dataset: Dataset, episodes: Sequence[int], history: int, horizon: int) -> None:
