@@ -33,6 +33,12 @@ def test_an_observation_has_lerobots_keys_and_the_declared_shapes():
         assert observation["task"] == "stack the red cube on the blue cube"
 
 
+def test_observing_again_gives_what_the_last_step_gave_and_draws_nothing():
+    env = ArmEnv("stack", cameras=CAMERAS)
+    assert env.reset(0) is env.observe()
+    assert env.step(HOME).observation is env.observe()
+
+
 def test_the_declared_names_are_those_of_state_and_action():
     assert ArmEnv.state_names == ArmEnv.action_names
     assert len(ArmEnv.state_names) == 6 and ArmEnv.state_names[5] == "gripper.pos"
@@ -203,24 +209,37 @@ def test_an_action_that_is_no_six_finite_numbers_is_refused(action):
         env.step(action)
 
 
-@pytest.mark.parametrize("value", ["egl", "osmesa", "disable", "nonsense"])
-def test_no_value_of_mujoco_gl_can_break_the_env(value):
-    """Masks the GL libraries: a platform package that fails on import, as a missing library makes it do."""
+def run_python(code, tmp_path, value):
+    """Run code where the GL libraries are missing: PyOpenGL then fails on import with an AttributeError."""
+    fake = tmp_path / "OpenGL" / "__init__.py"
+    fake.parent.mkdir()
+    fake.write_text("raise AttributeError(\"'NoneType' object has no attribute 'eglQueryString'\")")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "MUJOCO_GL": value, "PYTHONPATH": path}
+    environment.pop("PYOPENGL_PLATFORM", None)
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=100)
+
+
+@pytest.mark.parametrize("value", ["egl", "osmesa", "nonsense"])
+def test_no_value_of_mujoco_gl_can_break_the_env(value, tmp_path):
     code = (
-        "import sys; sys.modules['OpenGL'] = None\n"
+        "try: import mujoco\n"
+        "except (AttributeError, RuntimeError): print('mujoco alone fails')\n"
         "import os; from xp.envs import ArmEnv\n"
         "env = ArmEnv('stack', cameras={'top': (16, 16)}); env.reset(0)\n"
-        "assert os.environ['MUJOCO_GL'] == sys.argv[1]\n"
-        "print(env.step(env.command).observation['observation.images.top'].shape)\n"
+        "print(os.environ['MUJOCO_GL'], env.step(env.command).observation['observation.images.top'].shape)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, value],
-        env={**os.environ, "MUJOCO_GL": value},
-        capture_output=True,
-        text=True,
-        timeout=60,
+    done = run_python(code, tmp_path, value)
+    assert done.stdout == f"mujoco alone fails\n{value} (16, 16, 3)\n", done.stderr
+
+
+def test_with_gl_disabled_states_and_cast_images_still_work(tmp_path):
+    code = (
+        "from xp.envs import ArmEnv\n"
+        "env = ArmEnv('stack', cameras={'top': (16, 16)})\n"
+        "print(env.reset(0)['observation.images.top'].shape)\n"
     )
-    assert done.stdout.strip() == "(16, 16, 3)", done.stderr
+    assert run_python(code, tmp_path, "disable").stdout == "(16, 16, 3)\n"
 
 
 def test_the_task_table_loads_neither_mujoco_nor_numpy():

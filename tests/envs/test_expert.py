@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from xp.envs import ArmEnv, Noop, Recorder, ScriptedExpert, collect_episode, failing_expert, rollout
+from xp.envs import ArmEnv, Noop, ScriptedExpert, collect_episode, failing_expert, rollout
 from xp.envs.controls import CONTROLS
 from xp.envs.tasks import TASKS
 from xp.errors import UserError
@@ -122,15 +122,3 @@ def test_a_recorded_action_is_the_command_issued_when_the_observation_was_seen()
         result = env.step(episode.action[step])
         observation = result.observation
     assert result.success and result.done
-
-
-def test_a_recorder_gives_the_same_episode_after_pickling_and_whatever_it_recorded_before():
-    import pickle
-
-    recorder = Recorder({"cameras": {"wrist": (16, 16)}, "fps": 10}, noise=0.01)
-    first = recorder("stack", 1)
-    recorder("stack", 2)
-    again = pickle.loads(pickle.dumps(recorder))("stack", 1)
-    np.testing.assert_array_equal(first.action, again.action)
-    np.testing.assert_array_equal(first.images["wrist"], again.images["wrist"])
-    assert first.without_images().images == {} and len(first.images) == 1

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from xp.envs.arm_env import ArmEnv, StepResult
     from xp.envs.closed_loop import EpisodeResult, rollout
-    from xp.envs.collect import Episode, Recorder, collect_episode
+    from xp.envs.collect import Episode, collect_episode
     from xp.envs.controls import Noop, failing_expert
     from xp.envs.expert import ScriptedExpert
     from xp.envs.initial import InitialState, initial_state
@@ -19,7 +19,6 @@ _HOMES = {
     "ArmEnv": "arm_env",
     "StepResult": "arm_env",
     "Episode": "collect",
-    "Recorder": "collect",
     "collect_episode": "collect",
     "Noop": "controls",
     "failing_expert": "controls",
@@ -35,7 +34,7 @@ _HOMES = {
     "write_video": "video",
 }
 __all__ = [
-    "TASKS", "ArmEnv", "Episode", "EpisodeResult", "InitialState", "Noop", "Recorder", "ScriptedExpert", "StepResult",
+    "TASKS", "ArmEnv", "Episode", "EpisodeResult", "InitialState", "Noop", "ScriptedExpert", "StepResult",
     "TaskInfo", "collect_episode", "failing_expert", "initial_state", "rollout", "side_by_side", "task_info",
     "write_video",
 ]  # fmt: skip

@@ -113,7 +113,7 @@ class ArmEnv:
         self._dwelt = 0
         self._highest = CUBE_SIDE / 2
         mujoco.mj_forward(self.model, self.data)
-        return self.observe()
+        return self._look()
 
     def step(self, action: np.ndarray) -> StepResult:
         """Move the six targets to `action` [6] over one control period (clipped to the joints' ranges).
@@ -121,6 +121,7 @@ class ArmEnv:
         Raises:
             UserError: the action has another shape or holds a NaN or an infinity.
         """
+        assert self.initial is not None, "an env is reset before its first step"
         goal = np.clip(_checked_action(action), LOW, HIGH)
         begin = self._command
         for part in range(1, self._substeps + 1):
@@ -132,12 +133,16 @@ class ArmEnv:
         self._highest = max(self._highest, float(self.cube_pose(self.info.cube)[2]))
         self._dwelt = self._dwelt + 1 if self._settled() else 0
         success = self._dwelt >= self._dwell_steps
-        return StepResult(self.observe(), success, success or self.steps >= self.max_steps)
+        return StepResult(self._look(), success, success or self.steps >= self.max_steps)
 
     def observe(self) -> Observation:
-        """The present observation."""
+        """The present observation, drawn once: the dict that `reset` or `step` gave last."""
+        return self._observation
+
+    def _look(self) -> Observation:
         images = {f"observation.images.{name}": self._renderer.render(self.data, name) for name in self.cameras}
-        return {**images, "observation.state": self.state(), "task": self.info.language}
+        self._observation = {**images, "observation.state": self.state(), "task": self.info.language}
+        return self._observation
 
     def state(self) -> np.ndarray:
         """Joint angles and gripper opening [6] float32."""
@@ -202,12 +207,12 @@ def _checked_cameras(cameras: Mapping[str, tuple[int, int]]) -> dict[str, tuple[
         if name not in CAMERAS:
             raise UserError(
                 f"The suite has no camera '{name}'{closest(name, CAMERAS) or '.'} It has {listing(CAMERAS)}: "
-                "give one of these, e.g. env.cameras=[oblique,wrist]."
+                "give sizes for these alone, e.g. 'env.cameras={oblique: [96, 96]}'."
             )
         if len(size) != 2 or not all(8 <= int(side) <= 1280 for side in size):
             raise UserError(
                 f"Camera '{name}' cannot be drawn at {list(size)} pixels: give [height, width], each from 8 to 1280, "
-                "e.g. env.image_size=[96,96]."
+                f"e.g. env.cameras.{name}=[96,96]."
             )
     return {name: (int(size[0]), int(size[1])) for name, size in cameras.items()}
 

@@ -1,14 +1,12 @@
 """Recording an episode for a dataset: what was seen, and the command issued on seeing it."""
 
-import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from xp.envs.arm_env import ArmEnv
-from xp.envs.expert import ScriptedExpert
 
 
 class Actor(Protocol):
@@ -38,10 +36,6 @@ class Episode:
     task: str
     seed: int
 
-    def without_images(self) -> "Episode":
-        """The same episode less its pictures (which are nearly all of its memory)."""
-        return replace(self, images={})
-
 
 def collect_episode(
     env: ArmEnv, actor: Actor, seed: int, *, on_step: Callable[[int, int], None] | None = None
@@ -70,30 +64,3 @@ def collect_episode(
         task=env.info.language,
         seed=seed,
     )
-
-
-class Recorder:
-    """Records expert episodes by (task, seed); can be sent to other processes, each of which keeps its own envs.
-
-    Args:
-        options: keyword arguments of `ArmEnv` (cameras, renderer, fps, max_steps).
-        noise: of the expert's commands, radians.
-        seed: of that noise.
-    """
-
-    def __init__(self, options: Mapping[str, Any], *, noise: float = 0.0, seed: int = 0):
-        self._noise, self._seed = noise, seed
-        rest = {key: value for key, value in options.items() if key != "cameras"}
-        cameras = tuple((name, tuple(size)) for name, size in options["cameras"].items())
-        self._options = (cameras, tuple(sorted(rest.items())))
-
-    def __call__(self, task: str, seed: int) -> Episode:
-        """The expert's episode of `task` for `seed`: the same in whichever process it is recorded."""
-        env = _env(task, *self._options)
-        return collect_episode(env, ScriptedExpert(env, noise=self._noise, seed=self._seed), seed)
-
-
-@functools.lru_cache(maxsize=8)
-def _env(task: str, cameras: tuple[Any, ...], options: tuple[Any, ...]) -> ArmEnv:
-    """This process's env of `task` (making one costs some hundred times a step)."""
-    return ArmEnv(task, cameras=dict(cameras), **dict(options))

@@ -65,7 +65,7 @@ class ScriptedExpert:
         if not 0.0 <= noise <= MAX_NOISE:
             raise UserError(
                 f"The expert's noise was given as {noise} rad; it must lie between 0 and {MAX_NOISE}, "
-                f"above which the expert itself fails: give e.g. env.noise={MAX_NOISE / 2}."
+                f"above which the expert itself fails: give e.g. collect.noise={MAX_NOISE / 2}."
             )
         self._env, self._noise, self._seed = env, noise, seed
         self._task = task or env.info
@@ -79,11 +79,9 @@ class ScriptedExpert:
     def act(self) -> np.ndarray:
         """The next action [6] float32."""
         if self._commands is None:
-            self._commands = self._plan()
-        command = next(self._commands, None)
-        action = self._last if command is None else command
-        self._last = action
-        noisy = action.copy()
+            self._last, self._commands = self._env.command, self._plan()
+        self._last = next(self._commands, self._last)
+        noisy = self._last.copy()
         noisy[:5] += self._noise * self._random.standard_normal(5)
         return noisy.astype(np.float32)
 
