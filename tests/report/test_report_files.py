@@ -161,6 +161,15 @@ def test_experiments_that_have_only_begun_still_get_a_page(tmp_path):
     assert "0 of 1 runs done" in page and "1 of 1 runs are not finished" in page
 
 
+@pytest.mark.parametrize(
+    "rows", ["", "1,0,0.5,1e-3,\n", "1,0,nan,1e-3,\n2,0,inf,1e-3,\n", "1,0,-1.0,1e-3,\n2,0,-1.0,1e-3,\n3,0"]
+)
+def test_short_flat_and_diverged_logs_still_give_a_page(tmp_path, rows):
+    log = "step,epoch,loss,lr,timestamp\n" + rows
+    write_run(tmp_path / "new" / "horizon_1", {"task": {"name": "train"}}, stage="finetune", training_log__csv=log)
+    assert "horizon_1" in write_report(tmp_path / "new").read_text()
+
+
 def test_the_terminal_table_shows_cells_baselines_n_and_what_is_missing(broken_experiment, cells):
     console = Console(width=120, record=True, file=io.StringIO())
     console.print(terminal_table(broken_experiment))

@@ -3,6 +3,9 @@
 import copy
 import json
 
+import pytest
+from report_experiments import write_run
+
 from xp.report.findings import findings
 from xp.report.matrix import MAE, NLL, build_matrices, build_matrix
 from xp.report.numbers import duration, enumeration, interval, number
@@ -48,6 +51,19 @@ def test_losing_to_a_baseline_is_said_plainly(whole_experiment, read):
     rewrite(whole_experiment, "train_h8_pred_h8", lose)
     found = [finding for finding in findings(read(whole_experiment)) if "is worse than the mean action" in finding.text]
     assert [(finding.tone, finding.text.split()[0]) for finding in found] == [("bad", "h8")]
+
+
+def test_seeds_share_a_cell_as_mean_and_range_and_win_only_together(whole_experiment, cells, read):
+    second = copy.deepcopy(cells[4, 4])
+    second["mae"] = 3 * cells[4, 4]["mae"]
+    for key in ("mse", "mae"):
+        second["baselines"]["hold_last"][f"{key}_interval"]["low"] = 0.0
+    config = {"task": {"name": "predict"}, "horizon": {"train": 4, "predict": 4}, "seed": 1}
+    write_run(whole_experiment / "train_h4_pred_h4_seed1", config, stage="predict", metrics__json=second)
+    estimate = build_matrix(read(whole_experiment), MAE).cells[4, 4].estimate
+    assert estimate.value == pytest.approx(2 * cells[4, 4]["mae"])
+    assert (estimate.low, estimate.high, estimate.runs) == (cells[4, 4]["mae"], second["mae"], 2)
+    assert any(text.startswith("h4 is not shown to beat hold-last") for text in sentences(whole_experiment, read))
 
 
 def test_one_episode_gives_no_verdict_at_all(whole_experiment, read):

@@ -60,10 +60,21 @@ def _against(matrix: Matrix, baseline: str) -> Iterator[Finding]:
 
 
 def verdict(cell: Cell, baseline: str) -> str:
-    """`beats`, `loses`, `overlaps` or `unknown` (no interval), by the MSE and MAE intervals of a cell's first run."""
-    metrics = next((run.metrics for run in cell.runs if run.metrics), {})
-    rival = (metrics.get("baselines") or {}).get(baseline) or {}
-    ends = [((metrics.get(f"{key}_interval") or {}), (rival.get(f"{key}_interval") or {})) for key in ("mse", "mae")]
+    """`beats`, `loses`, `overlaps` or `unknown` (no interval), by the intervals of both MSE and MAE.
+
+    Where several runs (seeds) share the cell, it beats or loses only if every one of them does.
+    """
+    verdicts = {_verdict_of(run, baseline) for run in cell.runs if run.metrics}
+    if "unknown" in verdicts or not verdicts:
+        return "unknown"
+    return verdicts.pop() if len(verdicts) == 1 else "overlaps"
+
+
+def _verdict_of(run: Entry, baseline: str) -> str:
+    rival = (run.metrics.get("baselines") or {}).get(baseline) or {}
+    ends = [
+        ((run.metrics.get(f"{key}_interval") or {}), (rival.get(f"{key}_interval") or {})) for key in ("mse", "mae")
+    ]
     if any(side.get("low") is None for pair in ends for side in pair):
         return "unknown"
     if all(mine["high"] < theirs["low"] for mine, theirs in ends):

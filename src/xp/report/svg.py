@@ -9,7 +9,7 @@ from xp.report.charts import Chart, Series
 from xp.report.numbers import number
 
 WIDTH, HEIGHT = 440, 290
-LEFT, RIGHT, TOP, BOTTOM = 76, 12, 12, 48
+LEFT, RIGHT, TOP, BOTTOM = 76, 24, 12, 52
 COLOURS = 6
 
 Scale = Callable[[float], float]
@@ -108,7 +108,7 @@ def _y_axis(chart: Chart, low: float, high: float, y: Scale) -> list[str]:
     middle = (TOP + HEIGHT - BOTTOM) / 2
     label = escape(chart.y_label)
     parts.append(
-        f'<text class="label" transform="translate(12 {middle}) rotate(-90)" text-anchor="middle">{label}</text>'
+        f'<text class="label" transform="translate(16 {middle}) rotate(-90)" text-anchor="middle">{label}</text>'
     )
     return parts
 
@@ -123,7 +123,7 @@ def _x_axis(chart: Chart, low: float, high: float, x: Scale) -> list[str]:
     for tick in ticks:
         parts.append(f'<line class="axis" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="{base}" y2="{base + 4}"/>')
         text = f"{tick:,.10g}"
-        parts.append(f'<text class="tick" x="{x(tick):.1f}" y="{base + 17}" text-anchor="middle">{text}</text>')
+        parts.append(f'<text class="tick" x="{x(tick):.1f}" y="{base + 20}" text-anchor="middle">{text}</text>')
     centre = (LEFT + WIDTH - RIGHT) / 2
     return [
         *parts,
