@@ -9,7 +9,7 @@ from typing import Any
 from xp.report.charts import Chart, all_charts
 from xp.report.figures import draw_figures
 from xp.report.findings import findings
-from xp.report.matrix import BASELINES, Matrix, build_matrices
+from xp.report.matrix import BASELINES, Estimate, Matrix, build_matrices
 from xp.report.numbers import interval, number
 from xp.report.read import Experiment, read_experiment
 from xp.report.results import differences
@@ -90,11 +90,18 @@ def _box(matrix: Matrix, estimate: Any, standing: str, own: bool) -> dict[str, A
     return {
         "value": number(estimate.value),
         "interval": interval(estimate.low, estimate.high),
-        "count": f"n = {estimate.episodes}" if estimate.episodes else "",
+        "count": _count(estimate),
         "title": counted(estimate),
         "shade": math.floor(100 * matrix.shade(estimate)),
         "own": own,
     }
+
+
+def _count(estimate: Estimate) -> str:
+    """n as a cell shows it; where runs (seeds) share the cell, that the brackets hold their range."""
+    if estimate.runs > 1:
+        return f"range of {estimate.runs} runs"
+    return f"n = {estimate.episodes}" if estimate.episodes else ""
 
 
 @lru_cache(maxsize=1)
