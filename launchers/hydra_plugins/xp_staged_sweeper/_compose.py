@@ -1,0 +1,85 @@
+"""Compose many jobs quickly: once per choice of groups, then only the values that differ.
+
+Hydra composes a job in two steps: the defaults list (which files, from the group choices) and the value overrides, put
+on top in order. Value overrides cannot change the defaults list, so the first step is shared by all jobs that choose
+the same groups; the second is Hydra's own function, applied to a copy. The result is what Hydra gives (a property test
+compares), in a fraction of its time.
+"""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from omegaconf import AnyNode, Container, DictConfig, OmegaConf, open_dict
+
+
+class Composer:
+    """Composes jobs of one sweep. The `hydra` section is kept apart: `hydra_of` gives it."""
+
+    def __init__(self, loader: Any, master: DictConfig):
+        self._loader, self._master = loader, master
+        self._parser = OverridesParser.create(config_loader=loader)
+        self._parsed: dict[str, Override] = {}
+        self._bases: dict[tuple[str, ...], tuple[DictConfig, DictConfig]] = {}
+        self._is_group: dict[str, bool] = {}
+
+    def parse(self, overrides: Sequence[str]) -> list[Override]:
+        """Hydra's reading of overrides; each text is parsed once."""
+        new = [line for line in dict.fromkeys(overrides) if line not in self._parsed]
+        self._parsed.update(zip(new, self._parser.parse_overrides(new)))
+        return [self._parsed[line] for line in overrides]
+
+    def compose(self, overrides: Sequence[str]) -> DictConfig:
+        """The configuration of a job, interpolations unresolved, without the `hydra` section."""
+        parsed = self.parse(overrides)
+        values = [each for each in parsed if not self._chooses(each)]
+        config = copy.deepcopy(self._base(parsed)[0])
+        ConfigLoaderImpl._apply_overrides_to_config([each for each in values if not each.is_hydra_override()], config)
+        return config
+
+    def hydra_of(self, overrides: Sequence[str]) -> DictConfig:
+        """The whole composed configuration for these group choices; its `hydra` section is what it is good for."""
+        return self._base(self.parse(overrides))[1]
+
+    def is_group(self, key: str) -> bool:
+        """Whether a key (without signs) is a group of options."""
+        if key not in self._is_group:
+            self._is_group[key] = bool(self._loader.repository.group_exists(key))
+        return self._is_group[key]
+
+    def _chooses(self, override: Override) -> bool:
+        return self.is_group(override.key_or_group) and not isinstance(override.value(), dict)
+
+    def _base(self, parsed: Sequence[Override]) -> tuple[DictConfig, DictConfig]:
+        groups = tuple(str(each.input_line) for each in parsed if self._chooses(each))
+        if groups not in self._bases:
+            whole = self._loader.load_sweep_config(self._master, list(groups))
+            task = copy.deepcopy(whole)
+            with open_dict(task):
+                del task["hydra"]
+            self._bases[groups] = (_lean(task) if _is_plain(task) else task, whole)
+        return self._bases[groups]
+
+
+def _lean(config: DictConfig) -> DictConfig:
+    """Rebuild a configuration from plain values: the same content, but quick to copy."""
+    plain = OmegaConf.to_container(config, resolve=False)
+    lean = OmegaConf.create(plain)  # type: ignore[arg-type]
+    assert isinstance(lean, DictConfig)
+    OmegaConf.copy_cache(from_config=config, to_config=lean)
+    OmegaConf.set_struct(lean, True)
+    return lean
+
+
+def _is_plain(node: Any) -> bool:
+    """Whether a configuration carries nothing but values: no types of structured configs, no flags below the root."""
+    if not isinstance(node, Container):
+        return type(node) is AnyNode
+    if node._metadata.object_type not in (dict, list, None):
+        return False
+    children = [node._get_node(key) for key in (node.keys() if isinstance(node, DictConfig) else range(len(node)))]  # type: ignore[arg-type]
+    flagged = any(child._metadata.flags for child in children if isinstance(child, Container))
+    return not flagged and all(_is_plain(child) for child in children)

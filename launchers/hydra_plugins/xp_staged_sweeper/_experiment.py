@@ -1,0 +1,271 @@
+"""From the command line to all jobs of an experiment: composed, checked, named, joined to what they need."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from hydra_plugins.xp_staged_sweeper._compose import Composer
+from hydra_plugins.xp_staged_sweeper._stages import (
+    NO_VALUE,
+    Assignment,
+    CommandLine,
+    Stage,
+    assignments,
+    joined,
+    overrides_of,
+    parse_stages,
+)  # fmt: skip
+from hydra_plugins.xp_staged_sweeper._values import bare, safe_name
+from xp.errors import UserError, listing
+from xp.runs import late
+from xp.runs.folder import RECORD
+from xp.runs.frozen import Job, Need
+from xp.runs.record import Record, State
+from xp.runs.single import compose_job
+
+_UNNAMED = ("paths.", "logger.", "hydra.")
+"""Keys below these say nothing about what a plain sweep's job is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """One job of the plan, and the planned jobs it needs."""
+
+    job: Job
+    stage: Stage
+    values: Mapping[str, Any]
+    """{swept key: parsed value}."""
+    needs: tuple["Planned", ...] = ()
+    skip: bool = False
+
+
+@dataclass
+class Experiment:
+    """All jobs of one experiment, or of one plain sweep, in an order where needs come first."""
+
+    name: str
+    folder: Path
+    stages: list[Stage]
+    jobs: list[Planned] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """What the configuration's house says: the checks of one job, and the part its identity is about."""
+
+    check: Callable[[DictConfig], None]
+    science: Callable[[dict[str, Any]], Mapping[str, Any]]
+    is_transient: Callable[[str], bool]
+
+
+def read_command_line(composer: Composer, arguments: Sequence[str]) -> tuple[list[str | None], CommandLine]:
+    """Split overrides into the experiments they name (one None if none) and the rest, by key; the last one wins."""
+    single: dict[str, str] = {}
+    sweeps: dict[str, tuple[str, ...]] = {}
+    experiments: list[str | None] = [None]
+    for line, parsed in zip(arguments, composer.parse(arguments)):
+        key = parsed.get_key_element()
+        if parsed.is_sweep_override():
+            if not parsed.is_discrete_sweep():
+                raise UserError(
+                    f"{line}: an interval cannot be enumerated. Give a list (a,b,c) or range(start,stop,step)."
+                )
+            values = tuple(parsed.sweep_string_iterator())
+        else:
+            values = (line.partition("=")[2] if "=" in line else NO_VALUE,)
+        if bare(key) == "experiment":
+            experiments = list(values)
+            continue
+        single.pop(key, None)
+        sweeps.pop(key, None)
+        if len(values) == 1:
+            single[key] = values[0]
+        else:
+            sweeps[key] = values
+    return experiments, CommandLine(single=single, sweeps=sweeps)
+
+
+def plan_experiment(composer: Composer, name: str | None, line: CommandLine, rules: Rules) -> Experiment:
+    """Compose and check every job of one experiment.
+
+    Raises:
+        UserError: the first thing that is wrong with any job of any stage, before anything has started.
+    """
+    chosen = [f"+experiment={name}"] if name is not None else []
+    about_stages = {key: value for key, value in line.single.items() if bare(key).startswith("stages.")}
+    base = composer.compose([*chosen, *_joined(about_stages)])
+    stages = _stages_of(base)
+    swept = {key for stage in stages for key in stage.swept}
+    typed = {key: value for key, value in line.single.items() if bare(key) not in swept}
+    folder = _sweep_folder(composer, [*chosen, *_joined(typed)])
+    title = str(OmegaConf.select(base, "experiment.name") or name or "")
+    experiment = Experiment(name=title, folder=folder, stages=stages)
+    for stage in stages:
+        experiment.jobs += _Planner(composer, rules, experiment, chosen, line).jobs_of(stage)
+    _refuse_doubles(experiment.jobs)
+    if not experiment.jobs:
+        raise UserError(
+            f"The experiment '{experiment.name}' has no job: every stage's `when` is false. See the stages with: "
+            f"xp +experiment={name} --cfg job --package stages"
+        )
+    return experiment
+
+
+def _stages_of(base: DictConfig) -> list[Stage]:
+    raw = OmegaConf.to_container(base, resolve=False)
+    assert isinstance(raw, dict)
+    stages = raw.get("stages")
+    return parse_stages(stages) if stages else [Stage(key="sweep", template=False)]
+
+
+def _joined(pairs: Mapping[str, str]) -> list[str]:
+    return [key if value == NO_VALUE else f"{key}={value}" for key, value in pairs.items()]
+
+
+def _sweep_folder(composer: Composer, overrides: list[str]) -> Path:
+    """`hydra.sweep.dir` as composed with these overrides, absolute."""
+    config = composer.compose(overrides)
+    with open_dict(config):
+        config["hydra"] = OmegaConf.to_container(composer.hydra_of(overrides).hydra, resolve=False)
+    return Path(os.path.abspath(config.hydra.sweep.dir))  # noqa: PTH100
+
+
+class _Planner:
+    """Plans the jobs of one stage after the other."""
+
+    def __init__(self, composer: Composer, rules: Rules, experiment: Experiment, chosen: list[str], line: CommandLine):
+        self._composer, self._rules, self._experiment = composer, rules, experiment
+        self._chosen, self._line = chosen, line
+        self._all_swept = {key for stage in experiment.stages for key in stage.swept}
+        self._answers: dict[tuple[str, ...], Any] = {}
+
+    def jobs_of(self, stage: Stage) -> list[Planned]:
+        """All jobs of a stage whose `when` holds."""
+        found = []
+        for assignment, added in assignments(stage, self._line, self._all_swept):
+            if self._holds(stage, "when", stage.when, assignment):
+                found.append(self._plan(stage, assignment, added))
+        return found
+
+    def _plan(self, stage: Stage, assignment: Assignment, added: Assignment) -> Planned:
+        overrides = [*self._chosen, *overrides_of(stage, assignment, self._line, self._all_swept)]
+        config = self._composer.compose(overrides)
+        name = self._name(stage, config, assignment, added)
+        values = self._parsed(assignment)
+        needs = self._needs(stage, name, values)
+        skip = self._holds(stage, "skip", stage.skip, assignment)
+        folder = self._experiment.folder / name
+        with open_dict(config):
+            config.pop("stages", None)
+        self._refuse_unneeded(stage, config)
+        try:
+            self._rules.check(config)
+        except UserError as error:
+            raise UserError(f"{self._experiment.name or 'sweep'}, job {name}: {error}") from None
+        job = compose_job(
+            config,
+            folder,
+            overrides=overrides,
+            science=self._rules.science,
+            name=name,
+            experiment=self._experiment.name,
+            stage=stage.key,
+            needs=tuple(Need(folder=n.job.folder, stage=n.stage.key, identity=n.job.identity) for n in needs),
+            always=stage.always,
+        )
+        planned = Planned(job=job, stage=stage, values=values, needs=needs, skip=skip)
+        return _as_it_is(planned) if skip else planned
+
+    def _holds(self, stage: Stage, key: str, raw: Any, assignment: Assignment) -> bool:
+        """Resolve `when` or `skip` in the experiment's configuration: command line and swept values, but no `set`."""
+        if isinstance(raw, bool):
+            return raw
+        named = [k for k in assignment if bare(k) in str(raw)]
+        typed = {k: v for k, v in self._line.single.items() if bare(k) not in self._all_swept}
+        overrides = [*self._chosen, *_joined({**{k: assignment[k] for k in named}, **typed})]
+        question = (stage.key, key, *overrides)
+        if question not in self._answers:
+            config = self._composer.compose(overrides)
+            self._answers[question] = OmegaConf.select(config, f"stages.{stage.key}.{key}")
+        answer = self._answers[question]
+        if not isinstance(answer, bool):
+            raise UserError(
+                f"stages.{stage.key}.{key}={raw} gives {answer!r}; true or false is wanted. Resolvers such as "
+                "${is_null:${key}} and ${not:${key}} give one."
+            )
+        return answer
+
+    def _name(self, stage: Stage, config: DictConfig, assignment: Assignment, added: Assignment) -> str:
+        if stage.template:
+            given = str(OmegaConf.select(config, f"stages.{stage.key}.name"))
+            return safe_name(given + "".join(f"-{bare(key)}_{value}" for key, value in added.items()))
+        pairs = {**self._line.single, **assignment} if self._plain else assignment
+        words = [f"{bare(key)}_{value}" for key, value in pairs.items() if self._tells(bare(key))]
+        return safe_name("-".join(words if self._plain else [stage.key, *words]) or stage.key)
+
+    @property
+    def _plain(self) -> bool:
+        return [stage.key for stage in self._experiment.stages] == ["sweep"]
+
+    def _tells(self, key: str) -> bool:
+        return not (self._rules.is_transient(key) or f"{key}.".startswith(_UNNAMED))
+
+    def _parsed(self, assignment: Assignment) -> dict[str, Any]:
+        parsed = self._composer.parse(_joined(assignment))
+        return {bare(key): each.value() for key, each in zip(assignment, parsed)}
+
+    def _needs(self, stage: Stage, name: str, values: Mapping[str, Any]) -> tuple[Planned, ...]:
+        """The jobs of the needed stages that agree with this one on the keys both sweep."""
+        found: list[Planned] = []
+        for need in stage.needs:
+            jobs = [planned for planned in self._experiment.jobs if planned.stage.key == need]
+            fitting = [planned for planned in jobs if joined(values, planned.values)]
+            if jobs and not fitting:
+                shared = {key: values[key] for key in values if key in jobs[0].values}
+                raise UserError(
+                    f"The job {name} of stage '{stage.key}' needs a job of stage '{need}' with "
+                    f"{listing(f'{key}={value}' for key, value in shared.items())}, and there is none; '{need}' has "
+                    f"{listing(planned.job.name for planned in jobs)}. Give both stages the same values."
+                )
+            found += fitting
+        return tuple(found)
+
+    def _refuse_unneeded(self, stage: Stage, config: DictConfig) -> None:
+        plain = OmegaConf.to_container(config, resolve=False)
+        assert isinstance(plain, dict)
+        for key, wanted in late.late_stages(plain).items():  # type: ignore[arg-type]
+            if wanted not in stage.needs:
+                raise UserError(
+                    f"{key} of stage '{stage.key}' is taken from the best run of stage '{wanted}', which it does not "
+                    f"need. Add '{wanted}' to stages.{stage.key}.needs"
+                )
+
+
+def _as_it_is(planned: Planned) -> Planned:
+    """A job of a skipped stage: whatever finished run lies in its folder, with the identity that run has."""
+    record = Record(planned.job.folder / RECORD)
+    if record.state is not State.DONE or not record.get("identity"):
+        raise UserError(
+            f"The stage '{planned.stage.key}' is skipped, so its finished runs are used as they are; but "
+            f"{planned.job.folder} is {record.standing if record else 'not there'}. Run the stage first: leave out the "
+            "override that skips it."
+        )
+    from dataclasses import replace
+
+    return replace(planned, job=replace(planned.job, identity=record["identity"]))
+
+
+def _refuse_doubles(jobs: Sequence[Planned]) -> None:
+    seen: dict[Path, Planned] = {}
+    for planned in jobs:
+        other = seen.setdefault(planned.job.folder, planned)
+        if other is not planned:
+            ways = [" ".join(each.job.overrides) for each in (other, planned)]
+            raise UserError(
+                f"Two jobs have the name '{planned.job.name}': ({ways[0]}) and ({ways[1]}). Put a key that tells them "
+                f"apart into stages.{planned.stage.key}.name, such as ${{seed}}."
+            )

@@ -1,0 +1,171 @@
+"""What is to be done with each job, how long it may take, and the table that says so before anything starts."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from hydra_plugins.xp_staged_sweeper._experiment import Experiment, Planned, Rules
+from xp.runs.folder import RECORD, find_runs
+from xp.runs.progress import clock_text
+from xp.runs.record import Record, State
+from xp.runs.single import compare
+
+
+class Action(StrEnum):
+    """What happens to a job."""
+
+    DONE = "done"
+    RUN = "to run"
+    RESUME = "to resume"
+    RETRY = "to retry"
+    RUNNING = "running"
+    """Another process works on it: wait for it."""
+    FAILED = "failed"
+    """It failed before, and retry_failed was not given."""
+    BLOCKED = "blocked"
+
+    @property
+    def starts(self) -> bool:
+        """Whether the executor gets the job."""
+        return self in (Action.RUN, Action.RESUME, Action.RETRY, Action.RUNNING)
+
+    @property
+    def freezes(self) -> bool:
+        """Whether the job is written anew into its folder."""
+        return self in (Action.RUN, Action.RESUME, Action.RETRY)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Actions of all jobs, by folder, and the seconds each may take (None: nothing like it has run yet)."""
+
+    experiments: Sequence[Experiment]
+    actions: Mapping[Path, Action]
+    seconds: Mapping[Path, float | None]
+
+    @property
+    def jobs(self) -> list[Planned]:
+        """All jobs of all experiments."""
+        return [planned for experiment in self.experiments for planned in experiment.jobs]
+
+    def having(self, *actions: Action) -> list[Planned]:
+        """The jobs with one of these actions."""
+        return [planned for planned in self.jobs if self.actions[planned.job.folder] in actions]
+
+
+def make_plan(experiments: Sequence[Experiment], rules: Rules, *, retry_failed: bool) -> Plan:
+    """Look into every job's folder.
+
+    Raises:
+        UserError: a folder holds another run; names the keys that differ.
+    """
+    actions: dict[Path, Action] = {}
+    seconds: dict[Path, float | None] = {}
+    for experiment in experiments:
+        known = _durations(experiment.folder)
+        for planned in experiment.jobs:
+            actions[planned.job.folder] = _action(planned, actions, rules, retry_failed)
+            seconds[planned.job.folder] = known.get(("stage", planned.stage.key), known.get(("task", planned.job.task)))
+    return Plan(experiments, actions, seconds)
+
+
+def _action(planned: Planned, known: Mapping[Path, Action], rules: Rules, retry_failed: bool) -> Action:
+    if planned.skip:
+        return Action.DONE
+    record = Record(planned.job.folder / RECORD)
+    if not planned.job.always:
+        compare(planned.job, rules.science)
+    needs = [known[need.job.folder] for need in planned.needs]
+    if record.state is State.DONE and not (planned.job.always and _outdated(planned, record, needs)):
+        return Action.DONE
+    if not planned.job.always and any(each in (Action.FAILED, Action.BLOCKED) for each in needs):
+        return Action.BLOCKED
+    if record.alive:
+        return Action.RUNNING
+    if record.state is State.FAILED:
+        return Action.RETRY if retry_failed else Action.FAILED
+    return Action.RESUME if record.interrupted or record.state is State.CANCELLED else Action.RUN
+
+
+def _outdated(planned: Planned, record: Record, needs: Sequence[Action]) -> bool:
+    """Whether a report of what there is has been overtaken: it shows other runs, or they run now or ran after it."""
+    if record.get("identity") != planned.job.identity or any(each.starts for each in needs):
+        return True
+    ends = [Record(need.job.folder / RECORD).get("ended") or "" for need in planned.needs]
+    return any(end > (record.get("started") or "") for end in ends)
+
+
+def _durations(folder: Path) -> dict[tuple[str, str], float]:
+    """Median seconds of the done runs below a folder, by stage and by task."""
+    found: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for run in find_runs(folder):
+        record = run.record()
+        if record.state is State.DONE and record.seconds is not None:
+            found["stage", record.get("stage", "")].append(record.seconds)
+            found["task", record.get("task", "")].append(record.seconds)
+    return {key: median(values) for key, values in found.items()}
+
+
+def expected_seconds(plan: Plan, workers: int) -> tuple[float, bool]:
+    """When the last job ends if each takes what jobs like it took, and whether all of them could be estimated.
+
+    List scheduling: a free worker takes the first job, in order, whose needs are done.
+    """
+    ends: dict[Path, float] = {}
+    free = [0.0] * max(1, workers)
+    complete = True
+    for planned in plan.jobs:
+        action = plan.actions[planned.job.folder]
+        if not action.starts:
+            ends[planned.job.folder] = 0.0
+            continue
+        took = plan.seconds[planned.job.folder]
+        complete = complete and took is not None
+        start = max([min(free), *(ends.get(need.job.folder, 0.0) for need in planned.needs)])
+        free[free.index(min(free))] = ends[planned.job.folder] = start + (took or 0.0)
+    return max(ends.values(), default=0.0), complete
+
+
+def summary_line(plan: Plan, workers: int) -> str:
+    """One line: `9 jobs: 2 done, 7 to run; about 3:20 with 2 workers`."""
+    counts = [(action, len(plan.having(action))) for action in Action]
+    parts = ", ".join(f"{number} {action}" for action, number in counts if number)
+    total, complete = expected_seconds(plan, workers)
+    if total > 0:
+        about = f"; {'about' if complete else 'at least'} {clock_text(total)} with {workers} at a time"
+    else:
+        starts = any(action.starts for action in plan.actions.values())
+        about = "; time unknown, nothing like it has run here yet" if starts else ""
+    return f"{len(plan.jobs)} jobs: {parts}{about}"
+
+
+def table(plan: Plan) -> Any:
+    """A rich table with one row per stage."""
+    from rich.table import Table
+
+    used = [action for action in Action if plan.having(action)]
+    title = ", ".join(f"{each.name or 'sweep'} ({each.folder})" for each in plan.experiments)
+    grid = Table(title=title, title_justify="left")
+    for column in ("stage", "jobs", *used, "time each", "first jobs to run"):
+        grid.add_column(column, justify="left" if column in ("stage", "first jobs to run") else "right")
+    several = len(plan.experiments) > 1
+    for experiment in plan.experiments:
+        for stage in experiment.stages:
+            jobs = [planned for planned in experiment.jobs if planned.stage.key == stage.key]
+            if jobs:
+                name = f"{experiment.name}/{stage.key}" if several else stage.key
+                grid.add_row(name, *_cells(plan, jobs, used))
+    return grid
+
+
+def _cells(plan: Plan, jobs: Sequence[Planned], used: Sequence[Action]) -> list[str]:
+    actions = [plan.actions[planned.job.folder] for planned in jobs]
+    todo = [planned.job.name for planned, action in zip(jobs, actions) if action is not Action.DONE]
+    took = plan.seconds[jobs[0].job.folder]
+    numbers = [str(actions.count(action) or "") for action in used]
+    names = ", ".join(todo[:3]) + (", ..." if len(todo) > 3 else "")
+    return [str(len(jobs)), *numbers, clock_text(took) if took is not None else "?", names]

@@ -1,0 +1,184 @@
+"""What an experiment file says about its stages, and what the command line makes of it. Pure: no Hydra here.
+
+A stage has `needs` (stages), `name` (template of job names), `sweep` (mapping: product of its lists; list of mappings:
+one product after the other), `zip` (lists of equal length, taken together), `set` (overrides), `fix` (overrides that
+beat the command line), `when` (no jobs if false), `skip` (take finished jobs as they are, run none), `once` (sweeps
+that only the command line names do not multiply it), `always` (runs even if some of its needs failed).
+
+Priority of one key: fix, then command line, then sweep and zip, then set. A key on the command line that some stage
+sweeps narrows or widens that sweep in every stage that has it and concerns no other stage. A key that is swept on the
+command line and by no stage multiplies every stage that is not `once`, and its value is put behind the jobs' names.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra_plugins.xp_staged_sweeper._values import bare, flat, text
+from xp.errors import UserError, closest, listing
+
+NO_VALUE = "\0"
+"""Stands for the missing value of `~key`."""
+_KEYS = ("name", "needs", "when", "skip", "set", "fix", "sweep", "zip", "once", "always")
+Assignment = dict[str, str]
+"""{key as in the override, signs included: value as text}."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One stage of an experiment."""
+
+    key: str
+    needs: tuple[str, ...] = ()
+    template: bool = True
+    """Whether the experiment file gives a name; else it is made from the swept keys."""
+    products: tuple[Mapping[str, tuple[str, ...]], ...] = ()
+    zipped: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    sets: Assignment = field(default_factory=dict)
+    fixed: Assignment = field(default_factory=dict)
+    when: Any = True
+    skip: Any = False
+    once: bool = False
+    always: bool = False
+
+    @property
+    def swept(self) -> set[str]:
+        """Keys that the stage sweeps, without signs."""
+        return {bare(key) for block in (*self.products, self.zipped) for key in block}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommandLine:
+    """The overrides that a user typed (hydra.* and the experiment's name left out), by key."""
+
+    single: Mapping[str, str] = field(default_factory=dict)
+    sweeps: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def choices(self, key: str) -> tuple[str, ...] | None:
+        """Values that the command line gives to a key, if it names the key at all."""
+        for given, values in self.sweeps.items():
+            if bare(given) == bare(key):
+                return values
+        for given, value in self.single.items():
+            if bare(given) == bare(key):
+                return (value,)
+        return None
+
+
+def parse_stages(raw: Mapping[str, Any]) -> list[Stage]:
+    """Read the `stages` section (unresolved), needs before those that need them.
+
+    Raises:
+        UserError: an unknown key, an unknown or circular need, a sweep that is not lists.
+    """
+    stages = {key: _stage(str(key), spec) for key, spec in raw.items()}
+    for stage in stages.values():
+        for need in stage.needs:
+            if need not in stages:
+                raise UserError(
+                    f"stages.{stage.key}.needs names '{need}', which is no stage{closest(need, stages)}. "
+                    f"Stages: {listing(stages)}"
+                )
+    return _in_order(stages)
+
+
+def assignments(stage: Stage, line: CommandLine, all_swept: set[str]) -> list[tuple[Assignment, Assignment]]:
+    """The jobs of a stage: each as (values of its swept keys, those among them that only the command line sweeps)."""
+    added = {key: values for key, values in line.sweeps.items() if bare(key) not in all_swept and not stage.once}
+    zipped = _zip(stage, line)
+    found: list[tuple[Assignment, Assignment]] = []
+    for block in stage.products or ({},):
+        lists = [[(key, value) for value in line.choices(key) or values] for key, values in block.items()]
+        extra = [[(key, value) for value in values] for key, values in added.items()]
+        for chosen, together, more in itertools.product(
+            list(itertools.product(*lists)), zipped, list(itertools.product(*extra))
+        ):
+            pair = ({**dict(chosen), **together, **dict(more)}, dict(more))
+            if pair not in found:
+                found.append(pair)
+    return found
+
+
+def overrides_of(stage: Stage, assignment: Assignment, line: CommandLine, all_swept: set[str]) -> list[str]:
+    """All overrides of one job, each key once, by priority."""
+    chosen: dict[str, tuple[str, str]] = {}
+    typed = {key: value for key, value in line.single.items() if bare(key) not in all_swept}
+    for layer in (stage.sets, assignment, typed, stage.fixed):
+        for key, value in layer.items():
+            chosen[bare(key)] = (key, value)
+    return [key if value == NO_VALUE else f"{key}={value}" for key, value in chosen.values()]
+
+
+def joined(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
+    """Whether two jobs agree on every key that both their stages sweep (a natural join); values are parsed ones."""
+    return all(mine[key] == theirs[key] for key in mine.keys() & theirs.keys())
+
+
+def _stage(key: str, spec: Any) -> Stage:
+    if not isinstance(spec, Mapping):
+        raise UserError(f"stages.{key} must be a mapping with some of: {listing(_KEYS)}")
+    for given in spec:
+        if given not in _KEYS:
+            raise UserError(f"stages.{key}.{given}: there is no such key{closest(str(given), _KEYS)}. "
+                            f"Keys of a stage: {listing(_KEYS)}")  # fmt: skip
+    sweep = spec.get("sweep") or {}
+    blocks = sweep if isinstance(sweep, Sequence) else [sweep]
+    zipped = _lists(key, "zip", spec.get("zip") or {})
+    if len({len(values) for values in zipped.values()}) > 1:
+        sizes = ", ".join(f"{name} has {len(values)}" for name, values in zipped.items())
+        raise UserError(f"stages.{key}.zip: the lists are taken together and must be equally long; {sizes}.")
+    needs = spec.get("needs") or ()
+    return Stage(
+        key=key,
+        needs=(needs,) if isinstance(needs, str) else tuple(needs),
+        template=spec.get("name") is not None,
+        products=tuple(_lists(key, "sweep", block) for block in blocks if block),
+        zipped=zipped,
+        sets=flat(spec.get("set") or {}),
+        fixed=flat(spec.get("fix") or {}),
+        when=spec.get("when", True),
+        skip=spec.get("skip", False),
+        once=bool(spec.get("once", False)),
+        always=bool(spec.get("always", False)),
+    )
+
+
+def _lists(stage: str, kind: str, block: Any) -> dict[str, tuple[str, ...]]:
+    if not isinstance(block, Mapping) or not all(isinstance(values, list | tuple) for values in block.values()):
+        raise UserError(f"stages.{stage}.{kind}={block!r}: lists by key are wanted, such as {{lr.peak: [1e-5, 1e-4]}}")
+    return {str(key): tuple(text(value) for value in values) for key, values in block.items()}
+
+
+def _zip(stage: Stage, line: CommandLine) -> list[Assignment]:
+    """The rows of the zipped lists, with what the command line says about their keys."""
+    if not stage.zipped:
+        return [{}]
+    length = len(next(iter(stage.zipped.values())))
+    columns = {}
+    for key, values in stage.zipped.items():
+        given = line.choices(key)
+        if given is not None and len(given) not in (1, length):
+            raise UserError(
+                f"{key}={','.join(given)}: stage '{stage.key}' takes {listing(stage.zipped)} together, {length} values "
+                f"each. Give one value or {length}."
+            )
+        columns[key] = values if given is None else given * (length // len(given))
+    rows: list[Assignment] = []
+    for number in range(length):
+        row = {key: values[number] for key, values in columns.items()}
+        if row not in rows:
+            rows.append(row)
+    return rows
+
+
+def _in_order(stages: Mapping[str, Stage]) -> list[Stage]:
+    """Topological order that keeps the file's order where it can."""
+    done: dict[str, Stage] = {}
+    while len(done) < len(stages):
+        free = [s for s in stages.values() if s.key not in done and all(need in done for need in s.needs)]
+        if not free:
+            rest = [key for key in stages if key not in done]
+            raise UserError(f"The stages {listing(rest)} need each other in a circle. Take one of their needs away.")
+        done[free[0].key] = free[0]
+    return list(done.values())

@@ -1,0 +1,182 @@
+"""The sweep from the command line to the exit code: plan, print, freeze, drive, sum up."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra_plugins.xp_staged_sweeper._compose import Composer
+from hydra_plugins.xp_staged_sweeper._experiment import Experiment, Planned, Rules, plan_experiment, read_command_line
+from hydra_plugins.xp_staged_sweeper._plan import Action, Plan, make_plan, summary_line, table
+from xp.runs import late, snapshot
+from xp.runs.atomic import write_json
+from xp.runs.executor import JobState
+from xp.runs.frozen import freeze
+from xp.runs.record import now
+from xp.runs.secret import redact_overrides
+
+if TYPE_CHECKING:
+    from hydra_plugins.xp_staged_sweeper.staged_sweeper import StagedSweeper
+
+OK, FAILED, INTERRUPTED = 0, 1, 130
+
+
+def xp_rules() -> Rules:
+    """The checks and the science part that `xp.config` gives."""
+    from xp.config import check, science
+    from xp.config.schema import is_transient
+
+    return Rules(check=check, science=science, is_transient=is_transient)
+
+
+class Sweep:
+    """One call of the staged sweeper."""
+
+    def __init__(self, options: "StagedSweeper", context: Any, task_function: Any, config: Any):
+        self._options, self._context, self._task, self._config = options, context, task_function, config
+
+    def run(self, arguments: Sequence[str], rules: Rules | None = None) -> int:
+        """Do it all; gives the exit code."""
+        from rich.console import Console
+
+        late.register()
+        console = Console()
+        rules = rules or xp_rules()
+        plan = make_plan(self._experiments(arguments, rules), rules, retry_failed=self._options.retry_failed)
+        launcher = self._launcher()
+        executor = launcher.executor() if hasattr(launcher, "executor") else None
+        workers = getattr(executor, "n_jobs", 1)
+        todo = [planned for planned in plan.jobs if plan.actions[planned.job.folder].starts]
+        if not todo and not self._options.dry_run:
+            return self._nothing(plan, console)
+        console.print(table(plan))
+        console.print(summary_line(plan, workers), highlight=False, soft_wrap=True)
+        if self._options.dry_run:
+            return OK
+        self._freeze(plan, arguments, getattr(executor, "name", "hydra"))
+        if executor is not None:
+            from hydra_plugins.xp_staged_sweeper._drive import drive
+
+            states = drive(executor, todo, grace_s=getattr(launcher, "grace_s", 30.0), console=console)
+        else:
+            from hydra_plugins.xp_staged_sweeper._stock import launch
+
+            states = launch(launcher, todo)
+        return self._sum_up(plan, states, console)
+
+    def _experiments(self, arguments: Sequence[str], rules: Rules) -> list[Experiment]:
+        composer = Composer(self._context.config_loader, self._config)
+        names, _ = read_command_line(composer, arguments)
+        found: list[Experiment] = []
+        for name in names:
+            params = self._params(composer, name)
+            _, line = read_command_line(composer, [*params, *arguments])
+            found.append(plan_experiment(composer, name, line, rules))
+        return found
+
+    def _params(self, composer: Composer, name: str | None) -> list[str]:
+        """Sweeps in Hydra's own form (hydra.sweeper.params), of each experiment for itself."""
+        if name is None:
+            params = self._options.params
+        else:
+            params = composer.hydra_of([f"+experiment={name}"]).hydra.sweeper.get("params")
+        return [f"{key}={value}" for key, value in (params or {}).items()]
+
+    def _launcher(self) -> Any:
+        from hydra.core.plugins import Plugins
+
+        return Plugins.instance().instantiate_launcher(
+            hydra_context=self._context, task_function=self._task, config=self._config
+        )
+
+    def _freeze(self, plan: Plan, arguments: Sequence[str], executor: str) -> None:
+        """Write every job that will run into its folder, with the hash of the code."""
+        from dataclasses import replace
+
+        for experiment in plan.experiments:
+            code = snapshot.take(experiment.folder)
+            for planned in experiment.jobs:
+                if plan.actions[planned.job.folder].freezes:
+                    freeze(replace(planned.job, snapshot=code), executor=executor)
+            write_json(experiment.folder / "experiment.json", _description(experiment, arguments, code))
+
+    def _nothing(self, plan: Plan, console: Any) -> int:
+        done, failed = plan.having(Action.DONE), plan.having(Action.FAILED, Action.BLOCKED)
+        if not failed:
+            say(console, f"{len(done)} of {len(plan.jobs)} done, nothing to run")
+            return OK
+        return self._sum_up(plan, {}, console)
+
+    def _sum_up(self, plan: Plan, states: dict[Path, JobState], console: Any) -> int:
+        """The last lines: what failed and why, the counts, and the command that goes on."""
+        ends = {planned.job.folder: states.get(planned.job.folder) or _EARLIER[plan.actions[planned.job.folder]]
+                for planned in plan.jobs}  # fmt: skip
+        failed = [planned for planned in plan.jobs if ends[planned.job.folder] is JobState.FAILED]
+        for planned in failed[:10]:
+            say(console, f"failed: {planned.job.name}: {_error(planned)} (see {planned.job.folder / 'log.txt'})")
+        counts = {state: list(ends.values()).count(state) for state in JobState}
+        text = ", ".join(f"{counts[state]} {state}" for state in _ORDER if counts[state] or state is JobState.DONE)
+        if not failed and not counts[JobState.INTERRUPTED]:
+            say(console, text)
+            return OK
+        say(console, f"{text}: {self._command(retry=bool(failed))}")
+        return FAILED if failed and not counts[JobState.INTERRUPTED] else INTERRUPTED
+
+    def _command(self, *, retry: bool) -> str:
+        """The same command line again, with retry_failed where something failed."""
+        overrides = self._config.hydra.overrides
+        given = redact_overrides([*overrides.task, *overrides.hydra])
+        rest = [o for o in given if "hydra.mode" not in o and "hydra.sweeper.retry_failed" not in o]
+        flags = ["hydra.sweeper.retry_failed=true"] if retry else []
+        return shlex.join(["xp", *rest, *flags, "-m"])
+
+
+_EARLIER = {
+    Action.DONE: JobState.DONE,
+    Action.FAILED: JobState.FAILED,
+    Action.BLOCKED: JobState.BLOCKED,
+    Action.RUN: JobState.WAITING,
+    Action.RESUME: JobState.WAITING,
+    Action.RETRY: JobState.WAITING,
+    Action.RUNNING: JobState.RUNNING,
+}
+_ORDER = (JobState.DONE, JobState.FAILED, JobState.BLOCKED, JobState.INTERRUPTED, JobState.RUNNING, JobState.WAITING)
+
+
+def say(console: Any, text: str) -> None:
+    """Print one line as it is."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _error(planned: Planned) -> str:
+    from xp.runs.folder import RunFolder
+
+    error = RunFolder(planned.job.folder).record().get("error") or {}
+    return str(error.get("message") or error.get("type") or "unknown").split("\n")[0][:200]
+
+
+def _description(experiment: Experiment, arguments: Sequence[str], code: str) -> dict[str, Any]:
+    """experiment.json: the stages and jobs in their order, for reports."""
+    return {
+        "name": experiment.name,
+        "overrides": redact_overrides(list(arguments)),
+        "snapshot": code,
+        "time": now(),
+        "stages": [
+            {
+                "stage": stage.key,
+                "needs": list(stage.needs),
+                "jobs": [
+                    {
+                        "name": planned.job.name,
+                        "values": dict(planned.values),
+                        "needs": [need.job.name for need in planned.needs],
+                        "identity": planned.job.identity,
+                    }
+                    for planned in experiment.jobs
+                    if planned.stage.key == stage.key
+                ],
+            }
+            for stage in experiment.stages
+        ],
+    }

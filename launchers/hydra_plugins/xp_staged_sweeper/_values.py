@@ -1,0 +1,56 @@
+"""Values as Hydra's override language writes them, and back."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
+_WORDS = ("null", "true", "false", "nan", "inf")
+
+
+def text(value: Any) -> str:
+    """A value in the override language, such that parsing gives it back."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, str):
+        return value if _PLAIN.fullmatch(value) and value.lower() not in _WORDS else _quoted(value)
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{text(inner)}" for key, inner in value.items()) + "}"
+    return "[" + ",".join(text(inner) for inner in value) + "]"
+
+
+def flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """A nested mapping of an experiment file as {dotted key: text}; lists and empty mappings stay values."""
+    found: dict[str, str] = {}
+    for name, value in node.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, Mapping) and value:
+            found.update(flat(value, f"{key}."))
+        else:
+            found[key] = text(value)
+    return found
+
+
+def bare(key: str) -> str:
+    """A key without the signs that Hydra puts before it (+ ++ ~)."""
+    return key.lstrip("+~")
+
+
+def safe_name(name: str, limit: int = 100) -> str:
+    """A folder name that every file system and shell takes; long ones are cut and told apart by a hash."""
+    import hashlib
+
+    clean = re.sub(r"[^A-Za-z0-9._+-]+", "_", name).strip("_.") or "job"
+    if len(clean) <= limit:
+        return clean
+    return f"{clean[: limit - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def _quoted(value: str) -> str:
+    from hydra.core.override_parser.types import Quote, QuotedString
+
+    return QuotedString(text=value, quote=Quote.single).with_quotes()

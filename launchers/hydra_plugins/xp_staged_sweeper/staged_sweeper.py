@@ -1,0 +1,26 @@
+"""`hydra/sweeper=staged` as Hydra sees it. Imported with every start of Hydra: keep it light."""
+
+from typing import TYPE_CHECKING, Any
+
+from hydra.plugins.sweeper import Sweeper
+
+if TYPE_CHECKING:
+    from hydra.types import HydraContext, TaskFunction
+    from omegaconf import DictConfig
+
+
+class StagedSweeper(Sweeper):
+    """Composes and checks every job of every stage, prints the plan, runs what is missing."""
+
+    def __init__(self, dry_run: bool = False, retry_failed: bool = False, params: Any = None):
+        self.dry_run, self.retry_failed, self.params = dry_run, retry_failed, params
+
+    def setup(self, *, hydra_context: "HydraContext", task_function: "TaskFunction", config: "DictConfig") -> None:
+        """Take Hydra's context."""
+        self._context, self._task_function, self._config = hydra_context, task_function, config
+
+    def sweep(self, arguments: list[str]) -> int:
+        """Run an experiment or a plain sweep; gives the exit code (0 all done, 1 some failed, 130 interrupted)."""
+        from hydra_plugins.xp_staged_sweeper._sweep import Sweep
+
+        return Sweep(self, self._context, self._task_function, self._config).run(arguments)

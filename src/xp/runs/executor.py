@@ -1,0 +1,86 @@
+"""What every way of running jobs offers: submit with dependencies, poll, cancel, logs.
+
+Executors are found by name through the entry-point group `xp.executors`; a record names its executor, so that whoever
+reads it can ask for the job's state without knowing where executors come from.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Protocol
+
+from xp.errors import UserError, closest, listing
+
+GROUP = "xp.executors"
+
+
+class JobState(StrEnum):
+    """How a submitted job stands, as its executor sees it."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+    BLOCKED = "blocked"
+    """A job it needs failed: it will not be started."""
+
+    @property
+    def ended(self) -> bool:
+        """True if nothing more will happen to the job in this submission."""
+        return self not in (JobState.WAITING, JobState.RUNNING)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """One frozen job for an executor: its folder holds all the rest."""
+
+    folder: Path
+    needs: tuple[Path, ...] = ()
+    """Folders of jobs of the same submission that must be done first."""
+    always: bool = False
+    """Start when the needed jobs have ended, done or not."""
+    resources: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Executor(Protocol):
+    """Runs frozen jobs. A handle is text that names a job to this executor from any process."""
+
+    name: str
+
+    def submit(self, jobs: Sequence[Submission]) -> list[str]:
+        """Take jobs over, in an order where needs come first; gives their handles at once."""
+        ...
+
+    def poll(self, timeout_s: float = 0.0) -> dict[str, JobState]:
+        """State of every job by handle; waits up to `timeout_s` for something to change."""
+        ...
+
+    def cancel(self, handles: Sequence[str] | None = None, *, grace_s: float = 30.0) -> None:
+        """Ask jobs (default: all) to write a checkpoint and leave; end them when `grace_s` seconds have passed."""
+        ...
+
+    def log(self, handle: str) -> Path:
+        """Where the job's output is."""
+        ...
+
+    def close(self) -> None:
+        """Give back workers and connections."""
+        ...
+
+
+def executor_named(name: str, **settings: Any) -> Executor:
+    """Make the executor that an installed package calls `name`.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    found = {entry.name: entry for entry in metadata.entry_points(group=GROUP)}
+    if name not in found:
+        raise UserError(
+            f"There is no executor '{name}'{closest(name, found)}. Installed: {listing(sorted(found))}. "
+            "Choose one with hydra/launcher=NAME; packages add more through the entry-point group xp.executors."
+        )
+    return found[name].load()(**settings)

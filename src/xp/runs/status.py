@@ -1,0 +1,107 @@
+"""How the runs below a folder stand, from their files alone: any shell, any launcher, controller or not."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from xp.errors import UserError
+from xp.runs.folder import RunFolder, find_runs
+from xp.runs.progress import clock_text, seconds_left, short
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One run in a table of runs."""
+
+    folder: Path
+    experiment: str
+    stage: str
+    name: str
+    task: str
+    state: str
+    """A state of the record, or `interrupted`, or `damaged`."""
+    host: str = ""
+    description: str = ""
+    step: int | None = None
+    total: int | None = None
+    unit: str = "step"
+    rate: float = 0.0
+    shown: dict[str, Any] = field(default_factory=dict)
+    seconds: float | None = None
+    error: str = ""
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds to the end of what a running job is doing now."""
+        if self.state != "running" or self.step is None or self.total is None:
+            return None
+        return seconds_left(self.step, self.total, self.rate)
+
+    def cells(self) -> list[str]:
+        """The row as text: stage, job, state, host, progress, values, time (left, or taken)."""
+        running = self.state == "running"
+        progress = f"{self.step}/{self.total} {self.unit}s" if self.step is not None and self.state != "done" else ""
+        values = " ".join(f"{key} {short(value)}" for key, value in self.shown.items())
+        left = self.left_s
+        if running and left is not None:
+            clock = f"{clock_text(left)} left"
+        else:
+            clock = clock_text(self.seconds) if self.seconds is not None else ""
+        words = self.error if self.error else (f"{self.description} {values}".strip() if running else values)
+        return [self.stage or "-", self.name, self.state, self.host, progress, words, clock]
+
+
+COLUMNS = ("stage", "job", "state", "host", "progress", "", "time")
+
+
+def rows(root: str | Path) -> list[Row]:
+    """One row per run at or below `root`, experiments together, stages in the order in which they were frozen."""
+    found = [row_of(run) for run in find_runs(root)]
+    return sorted(found, key=lambda row: (str(row.folder.parent), _created(row.folder), row.name))
+
+
+def row_of(run: RunFolder) -> Row:
+    """The row of one run; a damaged folder gives a row that says so."""
+    try:
+        record, progress = run.record(), run.progress()
+        error = record.get("error") or {}
+        return Row(
+            folder=run.path,
+            experiment=record.get("experiment", ""),
+            stage=record.get("stage", ""),
+            name=run.name,
+            task=record.get("task", ""),
+            state=record.standing,
+            host=record.get("host", "") if record.alive else "",
+            description=progress.get("description", ""),
+            step=progress.get("step"),
+            total=progress.get("total"),
+            unit=progress.get("unit", "step"),
+            rate=progress.get("rate") or 0.0,
+            shown=progress.get("shown") or {},
+            seconds=record.seconds if not record.alive else _since(record.get("started")),
+            error=str(error.get("message", "")).split("\n")[0][:120],
+        )
+    except UserError as damage:
+        return Row(folder=run.path, experiment="", stage="", name=run.name, task="", state="damaged", error=str(damage))
+
+
+def counts(table: Sequence[Row]) -> dict[str, int]:
+    """{state: how many}, in the order of their first appearance."""
+    found: dict[str, int] = {}
+    for row in table:
+        found[row.state] = found.get(row.state, 0) + 1
+    return found
+
+
+def _created(folder: Path) -> str:
+    try:
+        return RunFolder(folder).record().get("created", "")
+    except UserError:
+        return ""
+
+
+def _since(started: str | None) -> float | None:
+    return (datetime.now(UTC) - datetime.fromisoformat(started)).total_seconds() if started else None

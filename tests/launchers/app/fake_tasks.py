@@ -1,0 +1,38 @@
+"""Tasks that take no time: they count, note in the experiment's journal that they began and ended, and obey."""
+
+import os
+import signal
+import time
+
+from xp.runs.atomic import write_text
+
+
+def note(run, word):
+    journal = os.open(run.folder.parent / "journal.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(journal, f"{word} {run.folder.name} {os.getpid()} {os.environ.get('OMP_NUM_THREADS')}\n".encode())
+    os.close(journal)
+
+
+def run(run):
+    note(run, "begin")
+    state = run.folder / "state"
+    step = int(state.read_text()) if state.exists() else 0
+    work = run.config.work
+    if run.config.get("start_from"):
+        run.log(f"starting from {run.config.start_from}")
+    with run.progress(work.steps, "counting", start=step) as progress:
+        while step < work.steps:
+            step += 1
+            write_text(state, str(step), durable=False)
+            progress.advance(loss=1.0 / step)
+            run.training_log.append({"step": step, "loss": (run.config.lr.peak - 0.2) ** 2})
+            while work.wait_for and step == 2 and not os.path.exists(work.wait_for):
+                if run.should_stop():
+                    raise run.interrupted
+                time.sleep(0.005)
+    if work.crash:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if work.fail and not os.path.exists(run.folder.parent / "mended"):
+        raise ValueError("told to fail")
+    run.write_summary({"horizon": run.config.horizon.train, "seed": run.config.seed})
+    note(run, "end")
