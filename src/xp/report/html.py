@@ -98,7 +98,7 @@ def _box(matrix: Matrix, estimate: Any, standing: str, own: bool) -> dict[str, A
 
 
 def _count(estimate: Estimate) -> str:
-    """n as a cell shows it; where runs (seeds) share the cell, that the brackets hold their range."""
+    """The number n as a cell shows it; where runs (seeds) share the cell, that the brackets hold their range."""
     if estimate.runs > 1:
         return f"range of {estimate.runs} runs"
     return f"n = {estimate.episodes}" if estimate.episodes else ""
