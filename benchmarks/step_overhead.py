@@ -35,7 +35,7 @@ from xp.training.loop import train
 from xp.training.options import TrainerOptions
 from xp.training.partition import split
 from xp.training.runtime import prepare_jax
-from xp.training.step import initial_state, make_optimiser, make_step
+from xp.training.step import initial_state, make_optimiser, make_step, seed_words
 
 WARM_UP = 5
 """Steps before the clock starts: they compile and fill caches."""
@@ -95,15 +95,15 @@ def _bare(trainable: JaxTrainable, batches: Batches, given: dict[str, Any]) -> t
     partition = split(trainable.weights, model_frozen=trainable.frozen)
     optimiser = make_optimiser(options, partition)
     state, frozen = initial_state(partition, optimiser, options), jax.device_put(partition.frozen)
-    step = make_step(trainable.loss, optimiser, options, 0)
+    step = make_step(trainable.loss, optimiser, options)
     clock = Clock(options.steps - WARM_UP)
-    rate, fresh, outcome = np.float32(LR["peak"]), np.bool_(False), None
+    seed, rate, fresh = seed_words(0), np.float32(LR["peak"]), np.bool_(False)
     for index in range(options.steps):
         if index == WARM_UP:
             jax.block_until_ready(state)
             clock.start()
         inputs = trainable.prepare(batches.at(index))
-        state, outcome = step(state, frozen, inputs, np.uint32(index), rate, fresh)
+        state, outcome = step(state, frozen, inputs, seed, np.uint32(index), rate, fresh)
         if (index + 1) % options.log_every == 0:
             float(outcome.loss)
     jax.block_until_ready(state)
@@ -160,8 +160,7 @@ def _octo(dataset: Dataset) -> JaxTrainable:
     from xp.data import compute_statistics
     from xp.models import build
 
-    model = OmegaConf.to_container(compose(["model=octo_tiny"]).model, resolve=True)
-    assert isinstance(model, dict)
+    model = cast(dict[str, Any], OmegaConf.to_container(compose(["model=octo_tiny"]).model, resolve=True))
     spec = DataSpec(cameras=dataset.cameras, action_dim=ACTION, state_dim=ACTION, fps=dataset.fps, tasks=dataset.tasks)
     found = compute_statistics(dataset, range(EPISODES))
     return build(model, data=spec, statistics=found, horizon=HORIZON, seed=0, pretrained_path=None)

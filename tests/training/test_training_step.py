@@ -10,7 +10,7 @@ from training_fakes import TinyBatches, initial_weights, mlp_loss, plain_loss, p
 from xp.errors import UserError
 from xp.training.options import TrainerOptions
 from xp.training.partition import flatten, split
-from xp.training.step import deployed, filled, initial_state, make_optimiser, make_step, names_and_arrays
+from xp.training.step import deployed, filled, initial_state, make_optimiser, make_step, names_and_arrays, seed_words
 
 RATE = np.float32(1e-2)
 
@@ -21,11 +21,13 @@ def updated(steps=4, *, loss=plain_loss, batch_size=8, seed=0, freeze=(), **opti
     partition = split(initial_weights(), freeze=freeze)
     optimiser = make_optimiser(options, partition)
     state = initial_state(partition, optimiser, options)
-    step = make_step(loss, optimiser, options, seed)
+    step = make_step(loss, optimiser, options)
     batches = TinyBatches(batch_size)
     for index in range(steps):
         inputs = prepare(batches.at(index))
-        state, outcome = step(state, partition.frozen, inputs, np.uint32(index), RATE, np.bool_(index == 0))
+        state, outcome = step(
+            state, partition.frozen, inputs, seed_words(seed), np.uint32(index), RATE, np.bool_(index == 0)
+        )
     return state, partition, outcome
 
 
@@ -150,14 +152,31 @@ def test_randomness_is_a_function_of_seed_and_step_alone():
     assert one.weights["head/kernel"].tobytes() != other.weights["head/kernel"].tobytes()
 
 
+def test_runs_over_seeds_and_rates_share_one_compiled_program():
+    traces = []
+
+    def loss(weights, inputs, key, train):
+        traces.append(1)
+        return mlp_loss(weights, inputs, key, train)
+
+    options = TrainerOptions.read({"steps": 1})
+    partition = split(initial_weights())
+    optimiser = make_optimiser(options, partition)
+    step = make_step(loss, optimiser, options)
+    for seed, rate in [(0, 1e-2), (123456789012, 1e-3)]:
+        state = initial_state(partition, optimiser, options)
+        step(state, {}, prepare(TinyBatches().at(0)), seed_words(seed), np.uint32(0), np.float32(rate), np.bool_(True))
+    assert len(traces) == 1
+
+
 def test_the_callers_arrays_survive_training():
     weights = jax.tree.map(jnp.asarray, initial_weights())
     options = TrainerOptions.read({"steps": 1})
     partition = split(weights)
     optimiser = make_optimiser(options, partition)
     state = initial_state(partition, optimiser, options)
-    make_step(plain_loss, optimiser, options, 0)(
-        state, {}, prepare(TinyBatches().at(0)), np.uint32(0), RATE, np.bool_(True)
+    make_step(plain_loss, optimiser, options)(
+        state, {}, prepare(TinyBatches().at(0)), seed_words(0), np.uint32(0), RATE, np.bool_(True)
     )
     assert np.asarray(weights["head"]["kernel"]).tobytes() == initial_weights()["head"]["kernel"].tobytes()
 
@@ -175,8 +194,8 @@ def test_the_running_loss_starts_anew_when_told():
     state, partition, _ = updated(3)
     assert int(state.loss_count) == 3
     options = TrainerOptions.read({"steps": 1})
-    step = make_step(plain_loss, make_optimiser(options, partition), options, 0)
-    state, outcome = step(state, {}, prepare(TinyBatches().at(3)), np.uint32(3), RATE, np.bool_(True))
+    step = make_step(plain_loss, make_optimiser(options, partition), options)
+    state, outcome = step(state, {}, prepare(TinyBatches().at(3)), seed_words(0), np.uint32(3), RATE, np.bool_(True))
     assert int(state.loss_count) == 1
     assert float(state.loss_sum) == float(outcome.loss)
 

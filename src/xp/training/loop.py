@@ -27,7 +27,16 @@ from xp.training.partition import split
 from xp.training.prefetch import prefetched
 from xp.training.profiling import NoProfile, Profile
 from xp.training.schedules import Schedule, make_schedule, short_of_peak
-from xp.training.step import Outcome, deployed, filled, initial_state, make_optimiser, make_step, names_and_arrays
+from xp.training.step import (
+    Outcome,
+    deployed,
+    filled,
+    initial_state,
+    make_optimiser,
+    make_step,
+    names_and_arrays,
+    seed_words,
+)
 from xp.training.storage import bytes_of, digest_of
 
 Validate = Callable[[Policy, int], dict[str, float]]
@@ -97,13 +106,13 @@ class Session:
         seed: int,
     ):
         self.run, self.trainable, self.batches, self.validate = run, trainable, batches, validate
-        self.options, self.schedule, self.seed = options, schedule, seed
+        self.options, self.schedule, self.seed = options, schedule, seed_words(seed)
         partition = split(trainable.weights, freeze=options.freeze, model_frozen=trainable.frozen)
         run.log(partition.describe())
         optimiser = make_optimiser(options, partition)
         self.state = initial_state(partition, optimiser, options)
         self.frozen = jax.device_put(partition.frozen)
-        self.update = make_step(trainable.loss, optimiser, options, seed)
+        self.update = make_step(trainable.loss, optimiser, options)
         self.checkpoints = Checkpoints(run.folder, options.keep_checkpoints)
         self.must_agree = {"seed": seed, "frozen": digest_of(partition.frozen) if partition.frozen else None}
         self.policy_bytes = bytes_of(partition.trained) + bytes_of(partition.frozen)
@@ -140,7 +149,7 @@ class Session:
                     self.checkpoint()
                 if profile.after(self.done):
                     self.run.log(f"a trace of {self.options.profile_steps} steps is in {self.run.folder / 'profile'}")
-                bar.advance(1, loss=self.mean_loss)
+                bar.advance(1, **self._shown())
                 if stop and self.done < steps:
                     raise self.run.interrupted(f"asked to stop: checkpoint-{self.done} is written")
 
@@ -166,7 +175,7 @@ class Session:
         """Dispatch one update, then look at an earlier one: the host stays ahead of the device."""
         rate = self.schedule(self.done)
         self.state, outcome = self.update(
-            self.state, self.frozen, inputs, np.uint32(self.done), np.float32(rate), np.bool_(self.fresh)
+            self.state, self.frozen, inputs, self.seed, np.uint32(self.done), np.float32(rate), np.bool_(self.fresh)
         )
         self.fresh = False
         self.done += 1
@@ -278,6 +287,9 @@ class Session:
 
     def _last_validation(self) -> bool:
         return self.done == self.options.steps and self.options.eval_every is not None
+
+    def _shown(self) -> dict[str, float]:
+        return {"loss": self.mean_loss} if math.isfinite(self.mean_loss) else {}
 
     def _epoch(self) -> Any:
         return self.batches.epoch(self.done)

@@ -70,20 +70,20 @@ def make_step(
     loss: Callable[..., tuple[Any, dict[str, Any]]],
     optimiser: optax.GradientTransformation,
     options: TrainerOptions,
-    seed: int,
 ) -> Callable[..., tuple[State, Outcome]]:
-    """Compile `step(state, frozen, inputs, index, rate, fresh) -> (state, outcome)`; `state` is donated.
+    """Compile `step(state, frozen, inputs, seed, index, rate, fresh) -> (state, outcome)`; `state` is donated.
 
-    `index` (uint32) is the number of finished updates, `rate` the learning rate, `fresh` whether the running loss of
-    the log starts anew. Randomness is `fold_in(key(seed), index)`: a function of seed and step alone.
+    `seed` comes from `seed_words`, `index` (uint32) is the number of finished updates, `rate` the learning rate,
+    `fresh` whether the running loss of the log starts anew. They are arguments, so that runs of a sweep over seeds or
+    rates share one compiled program. Randomness is `fold_in(key(seed), index)`: a function of seed and step alone.
     """
     gradient = jax.value_and_grad(_objective(loss, options.precision), has_aux=True)
     if options.accumulate > 1:
         gradient = _accumulated(gradient, options.accumulate)
 
     @partial(jax.jit, donate_argnums=0)
-    def step(state: State, frozen: Flat, inputs: dict, index: jax.Array, rate: jax.Array, fresh: jax.Array):
-        key = jax.random.fold_in(jax.random.key(seed), index)
+    def step(state: State, frozen: Flat, inputs: dict, seed: Any, index: Any, rate: Any, fresh: Any):
+        key = jax.random.fold_in(jax.random.wrap_key_data(seed), index)
         (value, parts), gradients = gradient(state.weights, frozen, inputs, key)
         norm = optax.global_norm(gradients)
         updates, memory = optimiser.update(gradients, state.optimiser, state.weights)
@@ -98,6 +98,11 @@ def make_step(
         return state, Outcome(value, norm, parts)
 
     return step
+
+
+def seed_words(seed: int) -> np.ndarray:
+    """A seed as the step takes it: the words of `jax.random.key(seed)`."""
+    return np.asarray(jax.random.key_data(jax.random.key(seed)))
 
 
 def deployed(state: State, frozen: Flat) -> dict[str, Any]:
