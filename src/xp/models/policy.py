@@ -14,8 +14,8 @@ Batch = Mapping[str, Any]
 """Numpy batch with LeRobot's keys, in dataset units:
 
 `observation.images.<camera>` [B, T, h, w, C] uint8, `observation.state` [B, T, S] float32,
-`observation_is_pad` [B, T] bool, `task` list of B strings, `episode_index` [B] and `frame_index` [B] int64; for training
-also `action` [B, T-1+H, A] float32 (steps t-T+1 .. t+H-1 around the last observed step t) and `action_is_pad` of shape
+`observation_is_pad` [B, T] bool, `task` list of B strings, `episode_index` [B] and `frame_index` [B] int64; for
+training also `action` [B, T-1+H, A] float32 (steps t-T+1 .. t+H-1 around the last observed step t) and `action_is_pad`
 [B, T-1+H] bool, and, where observation dropout is on, `observation_is_dropped` [B] bool.
 """
 

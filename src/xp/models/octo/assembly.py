@@ -45,8 +45,8 @@ class Assembly:
         if dataset is None or dataset not in self.datasets:
             given = "none was chosen" if dataset is None else f"'{dataset}' is none of them"
             raise UserError(
-                f"This Octo has action statistics of {len(self.datasets)} datasets ({listing(self.datasets)}) and {given}"
-                f"{closest(dataset or '', self.datasets)}. Choose one: predict(..., dataset='NAME')."
+                f"This Octo has action statistics of {len(self.datasets)} datasets ({listing(self.datasets)}) and "
+                f"{given}{closest(dataset or '', self.datasets)}. Choose one: predict(..., dataset='NAME')."
             )
         return self.datasets[dataset]
 

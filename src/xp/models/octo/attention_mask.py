@@ -1,9 +1,11 @@
 """Octo's blockwise-causal attention mask, built from a table over token groups instead of a loop over token pairs."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
+
+Side = Literal["left", "right"]
 
 
 class Block(NamedTuple):

@@ -11,7 +11,8 @@ from xp.errors import UserError
 from xp.models.octo.assembly import Assembly, assemble
 from xp.models.octo.cameras import Slot, resolve_slots
 from xp.models.octo.folder import OctoFolder, read_folder
-from xp.models.octo.match import merge, verify
+from xp.models.octo.initial import initial_weights
+from xp.models.octo.match import take, verify
 from xp.models.octo.policy import OctoPolicy
 from xp.models.octo.spec import model_spec
 from xp.models.octo.words import WordText
@@ -48,13 +49,14 @@ def build(
     slots = resolve_slots(model_cfg, data.cameras)
     papers = _papers(model_cfg, data, slots, statistics, horizon, seed)
     assembly = assemble(papers, source[1] if source else None)
-    initial = assembly.network.init(seed, assembly.example_inputs())
-    report = LoadReport(initialised=tuple(initial))
+    shapes = assembly.network.shapes(assembly.example_inputs())
+    taken, report = {}, LoadReport(initialised=tuple(shapes))
     if source and pretrained:
-        initial, report = merge(initial, source[1], str(pretrained[0]))
+        taken, report = take(shapes, source[1], str(pretrained[0]))
+    fresh = initial_weights({path: shapes[path] for path in report.initialised}, seed)
     return JaxTrainable(
         spec=assembly.spec,
-        weights=unflatten(initial),
+        weights=unflatten({path: taken[path] if path in taken else fresh[path] for path in shapes}),
         loss=assembly.network.loss,
         prepare=assembly.prepare,
         policy=lambda weights: OctoPolicy(assembly, weights),
@@ -71,15 +73,15 @@ def load(path: Path, step: int | None = None, device: str | None = None) -> Octo
     return OctoPolicy(assembly, unflatten(weights), _device(device))
 
 
-def _device(name: str | None) -> jax.Device | None:
+def _device(name: str | None) -> Any:
     if name is None:
         return None
     try:
         return jax.devices(name)[0]
     except RuntimeError as error:
         raise UserError(
-            f"device={name!r}: jax has no such device here ({error}). Allowed is for instance 'cpu'; type device=cpu, or "
-            "leave it out."
+            f"device={name!r}: jax has no such device here ({error}). Allowed is for instance 'cpu'; type "
+            "device=cpu, or leave it out."
         ) from error
 
 
@@ -130,8 +132,8 @@ def _papers(
     }
     if int(model_cfg.get("history", 1)) > int(model_cfg["max_history"]):
         raise UserError(
-            f"model.history={model_cfg['history']} is longer than model.max_history={model_cfg['max_history']}, for which "
-            f"there are positions. Type model.max_history={model_cfg['history']}."
+            f"model.history={model_cfg['history']} is longer than model.max_history={model_cfg['max_history']}, for "
+            f"which there are positions. Type model.max_history={model_cfg['history']}."
         )
     example = _example(model, slots, data, config["window_size"], horizon, length)
     return OctoFolder(config=config, example=example, statistics=dict(statistics), step=0)

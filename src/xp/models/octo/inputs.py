@@ -41,13 +41,14 @@ class Prepare:
 
     def _observations(self, batch: Batch) -> dict[str, np.ndarray]:
         images = {name: batch.get(f"observation.images.{slot.camera}") for name, slot in self.slots.items()}
-        shapes = [np.shape(image)[:2] for image in images.values() if image is not None]
+        shapes = [np.shape(image) for image in images.values() if image is not None]
         if not shapes:
+            wanted = listing(slot.camera for slot in self.slots.values())
             raise UserError(
-                f"The observation has none of the policy's cameras ({listing(slot.camera for slot in self.slots.values())}"
-                f"); its keys are {listing(batch)}. Give at least one as observation.images.<camera> [B, T, h, w, 3]."
+                f"The observation has none of the policy's cameras ({wanted}); its keys are {listing(batch)}. "
+                "Give at least one as observation.images.<camera> [B, T, h, w, 3]."
             )
-        lead = shapes[0]
+        lead = (shapes[0][0], shapes[0][1])
         if lead[1] > self.max_history:
             raise UserError(
                 f"The observation has {lead[1]} past steps; the model has positions for {self.max_history}. "
@@ -151,6 +152,7 @@ def _native(batch: Batch) -> dict[str, Any]:
     kept = {name: batch[name] for name in ("observation", "task", "action", "action_pad_mask") if name in batch}
     if "timestep_pad_mask" not in kept["observation"]:
         raise UserError(
-            f"An observation in Octo's form needs timestep_pad_mask [B, T]; this one has {listing(kept['observation'])}."
+            f"An observation in Octo's form needs timestep_pad_mask [B, T]; this one has "
+            f"{listing(kept['observation'])}. Add it: True where a step is real."
         )
     return {"task": {}, **kept}

@@ -29,33 +29,31 @@ def verify(expected: Mapping[str, Any], given: Mapping[str, np.ndarray], source:
     )
 
 
-def merge(
-    initial: Mapping[str, np.ndarray], given: Mapping[str, np.ndarray], source: str
+def take(
+    expected: Mapping[str, Any], given: Mapping[str, np.ndarray], source: str
 ) -> tuple[dict[str, np.ndarray], LoadReport]:
-    """Take from `given` what fits `initial` by path and shape; the rest stays as initialised, and is reported.
+    """Take from `given` what fits `expected` (anything with `.shape`) by path and shape; report it and the rest.
 
     Raises:
         UserError: the transformer itself does not fit, so that nothing of worth would be taken over.
     """
-    fits = {path for path, leaf in given.items() if path in initial and initial[path].shape == leaf.shape}
-    trunk = [path for path in initial if "/BlockTransformer_0/" in path and path not in fits]
+    fits = {path for path, leaf in given.items() if path in expected and expected[path].shape == leaf.shape}
+    trunk = [path for path in expected if "/BlockTransformer_0/" in path and path not in fits]
     if trunk:
-        differences = _shape_differences({path: initial[path] for path in trunk}, given)
+        differences = _shape_differences({path: expected[path] for path in trunk}, given)
         raise UserError(
             f"The transformer in {source} has other sizes than this model: {_some('different', differences or trunk)}. "
             "Choose the model it was saved from (model=octo_tiny, octo_small or octo_base), or set model.embed_dim, "
             "model.layers, model.heads_num and model.mlp_dim to its sizes."
         )
-    merged = {
-        path: np.asarray(given[path], dtype=leaf.dtype) if path in fits else leaf for path, leaf in initial.items()
-    }
+    taken = {path: np.asarray(given[path], dtype=np.float32) for path in expected if path in fits}
     report = LoadReport(
         source=source,
-        loaded=tuple(path for path in initial if path in fits),
-        initialised=tuple(path for path in initial if path not in fits),
+        loaded=tuple(taken),
+        initialised=tuple(path for path in expected if path not in fits),
         dropped=tuple(path for path in given if path not in fits),
     )
-    return merged, report
+    return taken, report
 
 
 def _shape_differences(expected: Mapping[str, Any], given: Mapping[str, np.ndarray]) -> list[str]:

@@ -5,6 +5,8 @@ the first missing byte. Files are those of `flax.serialization`: arrays are exte
 name, bytes).
 """
 
+import math
+import os
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,8 +29,8 @@ _NUMBERS |= {0xCA: ">f", 0xCB: ">d"}
 _WORDS = {0xC0: None, 0xC2: False, 0xC3: True}
 
 
-class _Damaged(Exception):
-    pass
+class _DamagedError(Exception):
+    """What is wrong with the bytes, in a few words."""
 
 
 def read_tree(path: Path) -> Any:
@@ -41,11 +43,11 @@ def read_tree(path: Path) -> Any:
         with path.open("rb") as handle:
             tree = _value(handle)
             if handle.read(1):
-                raise _Damaged("data after the end of the tree")
+                raise _DamagedError("data after the end of the tree")
             return tree
     except FileNotFoundError as error:
         raise UserError(f"There is no file {path}. Give the folder that holds the whole checkpoint.") from error
-    except (_Damaged, struct.error, UnicodeDecodeError, TypeError, ValueError) as error:
+    except (_DamagedError, struct.error, KeyError, TypeError, ValueError, MemoryError, RecursionError) as error:
         size = path.stat().st_size
         raise UserError(
             f"The file {path} ({size:,} bytes) is damaged or is not a Flax msgpack checkpoint: {error}. Copy it again "
@@ -56,7 +58,7 @@ def read_tree(path: Path) -> Any:
 def _exactly(handle: BinaryIO, size: int) -> bytes:
     data = handle.read(size)
     if len(data) != size:
-        raise _Damaged(f"it ends {size - len(data):,} bytes too early")
+        raise _DamagedError(f"it ends {size - len(data):,} bytes too early")
     return data
 
 
@@ -85,8 +87,11 @@ def _value(handle: BinaryIO) -> Any:
         return _exactly(handle, _number(handle, _BYTES[head]))
     if head in _EXT or head in _FIXED_EXT:
         size = _FIXED_EXT[head] if head in _FIXED_EXT else _number(handle, _EXT[head])
+        missing = handle.tell() + 1 + size - os.fstat(handle.fileno()).st_size
+        if missing > 0:
+            raise _DamagedError(f"it ends inside an array, {missing:,} bytes too early")
         return _extension(handle, size)
-    raise _Damaged(f"byte 0x{head:02x} starts no msgpack value")
+    raise _DamagedError(f"byte 0x{head:02x} starts no msgpack value")
 
 
 def _extension(handle: BinaryIO, size: int) -> Any:
@@ -98,22 +103,22 @@ def _extension(handle: BinaryIO, size: int) -> Any:
         real, imaginary = _inner(_exactly(handle, size))
         return complex(real, imaginary)
     if kind != _NDARRAY:
-        raise _Damaged(f"extension type {kind} is none of Flax's")
+        raise _DamagedError(f"extension type {kind} is none of Flax's")
     shape, name = _array_header(handle)
-    array = np.empty(shape, dtype=_dtype(name))
     data = _number(handle, _BYTES[_exactly(handle, 1)[0]])
-    if data != array.nbytes:
-        raise _Damaged(f"an array of shape {tuple(shape)} has {data:,} bytes instead of {array.nbytes:,}")
-    filled = handle.readinto(memoryview(array.reshape(-1).view(np.uint8))) if data else 0  # type: ignore[attr-defined]
-    if filled != data:
-        raise _Damaged(f"it ends inside an array, {data - filled:,} bytes too early")
+    expected = math.prod(shape) * _dtype(name).itemsize
+    if data != expected or data > size:
+        raise _DamagedError(f"an array of shape {tuple(shape)} has {data:,} bytes instead of {expected:,}")
+    array = np.empty(shape, dtype=_dtype(name))
+    if data:
+        handle.readinto(array.reshape(-1).view(np.uint8).data)  # type: ignore[attr-defined]
     return array
 
 
 def _array_header(handle: BinaryIO) -> tuple[list[int], str]:
     """The start of an array's payload: a list of three whose first two are the shape and the dtype's name."""
     if _exactly(handle, 1)[0] != 0x93:
-        raise _Damaged("an array without shape, dtype and data")
+        raise _DamagedError("an array without shape, dtype and data")
     shape, name = _value(handle), _value(handle)
     return shape, name if isinstance(name, str) else name.decode()
 

@@ -32,28 +32,27 @@ class Network:
         """Shape of every weight, flat by path, without computing any."""
         return flatten(jax.eval_shape(self._init, jax.random.key(0), dict(inputs)))
 
-    def init(self, seed: int, inputs: Flat) -> dict[str, np.ndarray]:
-        """Fresh weights, flat by path, from `seed` alone (the values of `inputs` do not matter)."""
-        return flatten(jax.device_get(jax.jit(self._init)(jax.random.key(seed), dict(inputs))))
-
     def _init(self, key: jax.Array, inputs: Flat) -> Any:
         tree = unflatten(inputs)
         real = tree["observation"]["timestep_pad_mask"]
         return self.module.init(key, tree["observation"], tree.get("task", {}), real)["params"]
 
+    def _apply(self, *args: Any, **options: Any) -> Any:
+        return self.module.apply(*args, **options)
+
     def loss(self, weights: Any, inputs: Flat, key: jax.Array, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
         """The objective and its parts; pure, to be compiled by the caller. `key` drives dropout and diffusion."""
         tree = {"task": {}, **unflatten(inputs)}
-        return self.module.apply({"params": weights}, tree, train=train, method="loss", rngs={"dropout": key})
+        return self._apply({"params": weights}, tree, train=train, method="loss", rngs={"dropout": key})
 
     def _density(self, weights: Any, inputs: Flat) -> Density | None:
-        return self.module.apply({"params": weights}, {"task": {}, **unflatten(inputs)}, method="density")
+        return self._apply({"params": weights}, {"task": {}, **unflatten(inputs)}, method="density")
 
     def _predict_batch(self, weights: Any, inputs: Flat, key: jax.Array, temperature: Any, **options: Any) -> jax.Array:
         """One key for the whole batch, as the original draws."""
         tree = {"task": {}, **unflatten(inputs)}
         options = {name: value for name, value in options.items() if value is not None}
-        return self.module.apply({"params": weights}, tree, key, temperature=temperature, method="predict", **options)
+        return self._apply({"params": weights}, tree, key, temperature=temperature, method="predict", **options)
 
     def _predict_rows(self, weights: Any, inputs: Flat, keys: jax.Array, temperature: Any, **options: Any) -> jax.Array:
         """One key a row: what a row draws does not depend on the rows beside it."""
@@ -61,13 +60,13 @@ class Network:
         tree = {"task": {}, **unflatten(inputs)}
         observation = tree["observation"]
         real = observation["timestep_pad_mask"]
-        groups = self.module.apply(variables, observation, tree["task"], real, method="embed")
+        groups = self._apply(variables, observation, tree["task"], real, method="embed")
         needed = {self.module.heads["action"].readout_key: groups[self.module.heads["action"].readout_key]}
         options = {name: value for name, value in options.items() if value is not None}
 
         def row(group: Any, key: jax.Array) -> jax.Array:
             single = jax.tree.map(lambda leaf: leaf[None], group)
-            out = self.module.apply(variables, single, key, temperature=temperature, method="sample", **options)
+            out = self._apply(variables, single, key, temperature=temperature, method="sample", **options)
             return out[..., 0, :, :]
 
         return jax.vmap(row, out_axes=len(options.get("sample_shape", ())))(needed, keys)

@@ -27,7 +27,7 @@ class OctoPolicy:
     keeps.
     """
 
-    def __init__(self, assembly: Assembly, weights: Any, device: jax.Device | None = None) -> None:
+    def __init__(self, assembly: Assembly, weights: Any, device: Any = None) -> None:
         """`weights` are nested; they are put on `device`, or where jax puts things."""
         self.assembly = assembly
         self.spec = assembly.spec

@@ -71,7 +71,7 @@ class RootMeanSquareNorm(nn.Module):
         """Normalise the last axis."""
         weight = self.param("weight", nn.initializers.ones_init(), (x.shape[-1],))
         wide = x.astype(jnp.float32)
-        return (wide * jax.lax.rsqrt(jnp.mean(wide**2, axis=-1, keepdims=True) + 1e-6)).astype(weight.dtype) * weight
+        return weight * (wide / jnp.sqrt(jnp.mean(wide**2, axis=-1, keepdims=True) + 1e-6)).astype(weight.dtype)
 
 
 class SelfAttention(nn.Module):
@@ -89,7 +89,12 @@ class SelfAttention(nn.Module):
             for name in ("q", "k", "v")
         )
         if self.owns_bias:
-            table = nn.Embed(sizes.buckets, sizes.heads, name="relative_attention_bias")
+            table = nn.Embed(
+                sizes.buckets,
+                sizes.heads,
+                embedding_init=nn.initializers.normal(0.02),
+                name="relative_attention_bias",
+            )
             bias = table(jnp.asarray(relative_buckets(x.shape[1], sizes.buckets))).transpose(2, 0, 1)[None]
         assert bias is not None
         logits = jnp.einsum("bqhd,bkhd->bhqk", query, key) + bias

@@ -50,8 +50,8 @@ class LazyT5Text:
         found = find_tokenizer(self._encoder)
         if found is None:
             raise UserError(
-                f"This model reads language through {self._encoder}, and its tokenizer is not on this machine. Fetch it "
-                f"once with `hf download google-t5/{self._encoder} tokenizer.json`, or give its folder with "
+                f"This model reads language through {self._encoder}, and its tokenizer is not on this machine. Fetch "
+                f"it once with `hf download google-t5/{self._encoder} tokenizer.json`, or give its folder with "
                 "model.language.tokenizer=FOLDER, or train with model.language.encoder=words, which needs none."
             )
         return found

@@ -1,6 +1,7 @@
 """The pre-norm transformer encoder and the attention pooling of Octo, with the parameter names of its checkpoints."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -28,10 +29,11 @@ class MlpBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Apply, with dropout after each dense layer in training."""
-        init = {"kernel_init": nn.initializers.xavier_uniform(), "bias_init": nn.initializers.normal(1e-6)}
-        inner = nn.gelu(nn.Dense(self.mlp_dim, **init, name="Dense_0")(x))
+        kernel_init, bias_init = nn.initializers.xavier_uniform(), nn.initializers.normal(1e-6)
+        dense = partial(nn.Dense, kernel_init=kernel_init, bias_init=bias_init)
+        inner = nn.gelu(dense(self.mlp_dim, name="Dense_0")(x))
         inner = nn.Dropout(self.dropout_rate, deterministic=not train)(inner)
-        out = nn.Dense(x.shape[-1], **init, name="Dense_1")(inner)
+        out = dense(x.shape[-1], name="Dense_1")(inner)
         return nn.Dropout(self.dropout_rate, deterministic=not train)(out)
 
 

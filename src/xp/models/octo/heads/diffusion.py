@@ -202,7 +202,7 @@ class DiffusionActionHead(ActionHead):
         chunk, rng = carry
         alpha, kept, beta = self.alphas[time], self.alpha_hats[time], self.betas[time]
         noise = self._noise(embedding, chunk, jnp.broadcast_to(time, (*chunk.shape[:-1], 1)), False)
-        chunk = (chunk - (1 - alpha) / jnp.sqrt(1 - kept) * noise) / jnp.sqrt(alpha)
+        chunk = 1 / jnp.sqrt(alpha) * (chunk - (1 - alpha) / jnp.sqrt(1 - kept) * noise)
         rng, key = jax.random.split(rng)
         fresh = jax.random.normal(key, chunk.shape)
         chunk = jnp.clip(chunk + (time > 0) * jnp.sqrt(beta) * fresh, -self.max_action, self.max_action)

@@ -35,12 +35,12 @@ class GaussianActionHead(ActionHead):
         self.map_head = MAPHead(dropout_rate=self.pool_dropout)
         self.mean_proj = nn.Dense(self.action_horizon * self.action_dim)
         entries = self.action_dim * (self.action_dim + 1) // 2
-        self.cov_proj = nn.Dense(entries, kernel_init=nn.initializers.normal(1e-2))
+        self.scale_proj = nn.Dense(entries, kernel_init=nn.initializers.normal(1e-2))
 
     def __call__(self, groups: Groups, train: bool = False) -> Density:
         """Mean [B, T, H, A] and factor [B, T, A, A]."""
         embedding = self.pool(groups, self.map_head, train)
-        factor = lower_triangular(self.cov_proj(embedding).astype(jnp.float32), self.action_dim)
+        factor = lower_triangular(self.scale_proj(embedding).astype(jnp.float32), self.action_dim)
         raw = jnp.diagonal(factor, axis1=-2, axis2=-1)
         unit = math.log(math.expm1(1.0 - self.min_std))
         diagonal = nn.softplus(raw + unit) + self.min_std
