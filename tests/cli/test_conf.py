@@ -74,7 +74,7 @@ def plain(overrides):
 
 def test_science_ignores_what_the_task_does_not_read():
     train = science(plain([]))
-    assert science(plain(["predict.num_trajectories=3", "paths.outputs=elsewhere", "trainer.log_every=7"])) == train
+    assert science(plain(["predict.num_trajectories=3", "paths.cache=elsewhere", "trainer.log_every=7"])) == train
     assert science(plain(["lr.peak=1e-5"])) != train
 
 

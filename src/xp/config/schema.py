@@ -123,6 +123,8 @@ class Trainer:
     clip_norm: float | None = _at_least(0.0, None)
     weight_decay: float = _at_least(0.0)
     freeze: list[str] = MISSING
+    decay: list[str] = MISSING
+    best_metric: str = _one_of("val_loss", "l1_error", "position_l1", "rotation_l1")
     precision: str = _one_of("float32", "bfloat16")
     overfit_batches: int | None = _at_least(1, None)
     profile_steps: int | None = _at_least(1, None)
