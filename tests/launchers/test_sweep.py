@@ -50,7 +50,7 @@ def test_a_job_starts_when_its_own_needs_are_done_not_when_the_stage_is(xp, plac
     folder = place / "multirun" / "chain"
     cell = folder / "train_h1_pred_h1" / "summary.json"
     OmegaConf.register_new_resolver("only_8", lambda horizon: str(cell) if horizon == 8 else None, replace=True)
-    wait = "+stages.train.set.work.wait_for=${only_8:${horizon.train}}"
+    wait = "+stages.train.set.work.wait_for='${only_8:${horizon.train}}'"
     code, _ = xp("+experiment=chain", wait, "horizon.train=8,1", "horizon.predict=1")
     assert code == 0 and set(states(folder).values()) == {"done"}
     order = [f"{word} {name}" for word, name, *_ in journal(folder)]
@@ -71,7 +71,7 @@ def test_the_plan_counts_what_is_done_and_estimates_the_rest(xp, place):
 
 def test_a_failed_job_blocks_what_needs_it_only_and_is_retried_on_request(xp, place):
     folder = place / "multirun" / "chain"
-    fail = "+stages.train.set.work.fail=${equals:${horizon.train},4}"
+    fail = "+stages.train.set.work.fail='${equals:${horizon.train},4}'"
     OmegaConf.register_new_resolver("equals", lambda one, other: one == other, replace=True)
     code, output = xp("+experiment=chain", fail)
     assert code == 1
@@ -94,7 +94,7 @@ def test_a_failed_job_blocks_what_needs_it_only_and_is_retried_on_request(xp, pl
 
 def test_a_crash_is_named_the_worker_replaced_and_the_others_go_on(xp, place):
     OmegaConf.register_new_resolver("equals", lambda one, other: one == other, replace=True)
-    code, output = xp("+experiment=zipped", "seed=1,2,3", "+stages.only.set.work.crash=${equals:${seed},2}")
+    code, output = xp("+experiment=zipped", "seed=1,2,3", "+stages.only.set.work.crash='${equals:${seed},2}'")
     folder = place / "multirun" / "zipped"
     assert code == 1 and "4 done, 2 failed" in output and "SIGSEGV" in output
     record = RunFolder(folder / "p0.1_h2_s2").record()
@@ -131,7 +131,7 @@ def test_a_retrained_need_makes_its_dependents_other_runs(xp, place):
         (["+experiment=circle"], "in a circle"),
         (["+experiment=doubles"], "Two jobs have the name 'same'"),
         (["+experiment=best", "+stages.long.set.seed='${best:other,train_loss}'"], "does not need"),
-        (["+experiment=chain", "+stages.predict.set.start_from='${needs:pretrain}'"], "does not need 'pretrain'"),
+        (["+experiment=chain", "stages.predict.set.start_from='${needs:pretrain}'"], "does not need 'pretrain'"),
         (["+experiment=chain", "+stages.report.set.start_from='${needs:predict}'"], "9 jobs of 'predict' fit it"),
         (["+experiment=chain", "experiment.skip_training=true"], "is not there. Run the stage first"),
         (["+experiment=chain", "+stages.train.when=3"], "true or false is wanted"),
@@ -249,3 +249,9 @@ def test_the_controller_imports_nothing_heavy(xp, place):
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[] 0"
+
+
+def test_a_place_that_cannot_be_written_is_told_before_anything_starts(xp, place):
+    (place / "taken").write_text("a file")
+    code, output = xp("seed=1,2", "paths.multirun=taken")
+    assert code == 2 and "cannot be written" in output and "paths.multirun=FOLDER" in output

@@ -228,6 +228,15 @@ def counting(folder: Path, steps: int) -> subprocess.Popen:
     return subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
+def begun_by(pid: int, folder: Path) -> bool:
+    record = RunFolder(folder).record()
+    return record.get("pid") == pid and record.alive
+
+
+def rows(folder: Path) -> int:
+    return len(RunFolder(folder).training_log())
+
+
 def wait_for(condition, process) -> None:
     while not condition():
         assert process.poll() is None, "the process ended before it was disturbed"
@@ -237,7 +246,7 @@ def wait_for(condition, process) -> None:
 def test_a_signal_interrupts_in_good_order_and_the_run_resumes(tmp_path, number):
     folder = frozen(tmp_path / "r")
     process = counting(folder, 10**9)
-    wait_for(lambda: len(RunFolder(folder).training_log()) > 3, process)
+    wait_for(lambda: begun_by(process.pid, folder) and rows(folder) > 3, process)
     process.send_signal(number)
     assert process.wait() == 128 + number
     record = RunFolder(folder).record()
@@ -252,7 +261,8 @@ def test_kill_9_counts_as_interrupted_frees_the_folder_and_resumes_whole(tmp_pat
     folder = frozen(tmp_path / "r")
     for more in (10, 25, 40):
         process = counting(folder, 10**9)
-        wait_for(lambda more=more: len(RunFolder(folder).training_log()) > more, process)
+        pid = process.pid
+        wait_for(lambda more=more, pid=pid: begun_by(pid, folder) and rows(folder) > more, process)
         assert RunFolder(folder).record().alive
         process.kill()
         process.wait()

@@ -11,9 +11,13 @@ from hydra_plugins.xp_staged_sweeper._plan import Action, Plan, make_plan, summa
 from xp.runs import late, snapshot
 from xp.runs.atomic import write_json
 from xp.runs.executor import JobState
-from xp.runs.frozen import freeze
-from xp.runs.record import now
+from xp.runs.folder import RECORD
+from xp.runs.frozen import Job, freeze
+from xp.runs.lock import Busy, locked
+from xp.runs.reading import writing
+from xp.runs.record import Record, State, now
 from xp.runs.secret import redact_overrides
+from xp.runs.single import STOCK
 
 if TYPE_CHECKING:
     from hydra_plugins.xp_staged_sweeper.staged_sweeper import StagedSweeper
@@ -53,7 +57,7 @@ class Sweep:
         console.print(summary_line(plan, workers), highlight=False, soft_wrap=True)
         if self._options.dry_run:
             return OK
-        self._freeze(plan, arguments, getattr(executor, "name", "hydra"))
+        self._freeze(plan, arguments, getattr(executor, "name", STOCK))
         if executor is not None:
             from hydra_plugins.xp_staged_sweeper._drive import drive
 
@@ -94,10 +98,11 @@ class Sweep:
         from dataclasses import replace
 
         for experiment in plan.experiments:
-            code = snapshot.take(experiment.folder)
+            with writing(experiment.folder):
+                code = snapshot.take(experiment.folder)
             for planned in experiment.jobs:
                 if plan.actions[planned.job.folder].freezes:
-                    freeze(replace(planned.job, snapshot=code), executor=executor)
+                    _freeze_unless_taken(replace(planned.job, snapshot=code), executor)
             write_json(experiment.folder / "experiment.json", _description(experiment, arguments, code))
 
     def _nothing(self, plan: Plan, console: Any) -> int:
@@ -141,6 +146,18 @@ _EARLIER = {
     Action.RUNNING: JobState.RUNNING,
 }
 _ORDER = (JobState.DONE, JobState.FAILED, JobState.BLOCKED, JobState.INTERRUPTED, JobState.RUNNING, JobState.WAITING)
+
+
+def _freeze_unless_taken(job: Job, executor: str) -> None:
+    """Freeze a job, unless another sweep has begun or finished it since the plan was made: then it is adopted."""
+    try:
+        with locked(job.folder):
+            record = Record(job.folder / RECORD)
+            if record.state is State.DONE and record.get("identity") == job.identity and not job.always:
+                return
+            freeze(job, executor=executor)
+    except Busy:
+        return
 
 
 def say(console: Any, text: str) -> None:

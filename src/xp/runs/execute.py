@@ -36,7 +36,8 @@ def execute(
 
     What the task prints goes to log.txt (and to the terminal with `echo`). The record ends as `done`, as `failed` with
     the error (a traceback too, unless it is a `UserError`), or as `pending` with `interrupted: true` if the task was
-    asked to leave. It is the record's `exit` that a process may hand to the shell: 0, 1, 2, or 128 + signal.
+    asked to leave. Its `exit` is what a process may hand to the shell: 0, 1, 2, or 128 + signal. A run that is done
+    (another sweep was faster) is left as it is; `freeze` makes it pending again.
 
     Args:
         folder: the run's folder.
@@ -51,6 +52,8 @@ def execute(
     folder = Path(os.path.abspath(folder))  # noqa: PTH100 - the task may change the working folder
     with locked(folder):
         record = Record(folder / RECORD)
+        if record.state is State.DONE:
+            return record.state
         attempts = record.get("attempts", 0)
         with to_log(folder / LOG, echo=echo), listening() as stop:
             _begin(record, attempts)

@@ -16,7 +16,7 @@ from xp.errors import UserError
 from xp.runs.atomic import plain, write_json, write_text
 from xp.runs.folder import CONFIG, JOB, RECORD
 from xp.runs.identity import SELF
-from xp.runs.reading import read_json
+from xp.runs.reading import read_json, writing
 from xp.runs.record import SCHEMA, Record, State, now
 from xp.runs.secret import redact, redact_overrides
 
@@ -85,19 +85,12 @@ def freeze(job: Job, *, executor: str = "", hydra_yaml: str | None = None, new: 
     """
     config, _secrets[str(job.folder)] = redact(plain(job.config))
     content = _content(job, config, executor)
-    try:
+    with writing(job.folder):
         job.folder.mkdir(parents=True, exist_ok=True)
         _write_job(job.folder / JOB, content, new)
         write_json(job.folder / CONFIG, config)
         _pend(job, executor)
         _write_hydra(job.folder / ".hydra", config, content["overrides"], hydra_yaml)
-    except FileExistsError:
-        raise
-    except OSError as error:
-        raise UserError(
-            f"{job.folder} cannot be written: {error.strerror}. Choose another place with paths.outputs=FOLDER (single "
-            "runs) or paths.multirun=FOLDER (sweeps and experiments), or free some space."
-        ) from None
 
 
 def open_job(folder: Path) -> Job:

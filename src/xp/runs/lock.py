@@ -9,6 +9,7 @@ from pathlib import Path
 
 from xp.errors import UserError
 from xp.runs.folder import RECORD
+from xp.runs.reading import writing
 from xp.runs.record import Record
 
 
@@ -30,8 +31,9 @@ def locked(folder: Path) -> Iterator[None]:
     folder = Path(os.path.abspath(folder))  # noqa: PTH100
     if folder in _held:
         raise _busy(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
     try:
         _take(descriptor, folder)
         _held.add(folder)

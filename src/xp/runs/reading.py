@@ -1,12 +1,28 @@
 """Read JSON files of run folders, with one clear message when a file is damaged."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from xp.errors import UserError
 
 _REQUIRED = object()
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Turn what the system says about a folder that cannot be written into a `UserError`."""
+    try:
+        yield
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be written: {error.strerror}. Choose another place with paths.outputs=FOLDER (single "
+            "runs) or paths.multirun=FOLDER (sweeps and experiments), or free some space."
+        ) from None
 
 
 def read_json(path: str | Path, default: Any = _REQUIRED) -> Any:
@@ -18,7 +34,7 @@ def read_json(path: str | Path, default: Any = _REQUIRED) -> Any:
     path = Path(path)
     try:
         return json.loads(path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         if default is not _REQUIRED:
             return default
         raise UserError(

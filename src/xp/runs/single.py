@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
 
 from xp.errors import UserError
 from xp.runs import late
@@ -17,10 +18,13 @@ from xp.runs.folder import JOB, RECORD
 from xp.runs.frozen import Job, freeze, open_job, to_yaml
 from xp.runs.identity import SHOWN, differing_keys, identity, runs_inside
 from xp.runs.lock import Busy, locked
+from xp.runs.reading import read_json
 from xp.runs.record import Record, State
 from xp.runs.run import Run
 from xp.runs.secret import redact_overrides
 
+STOCK = "hydra"
+"""The executor's name in jobs that a launcher of Hydra's own will run."""
 Science = Callable[[dict[str, Any]], Mapping[str, Any]]
 
 
@@ -46,7 +50,8 @@ def start_run(
 ) -> Path | None:
     """Freeze one configuration into its folder, ready for `execute`; None (and a line) if it is done already.
 
-    A folder that holds the same run, begun or failed, is resumed; one that holds another run is refused.
+    A folder that holds the same run, begun or failed, is resumed; one that holds another run is refused. A job that the
+    staged sweeper froze for a stock launcher is run as it was frozen, whatever composing gives now.
 
     Args:
         config: composed, without the `hydra` section; interpolations are resolved here.
@@ -57,9 +62,11 @@ def start_run(
         science: gives the part of a configuration that identity is about; default `xp.config.science`.
         hydra_yaml: text for `.hydra/hydra.yaml`; default: Hydra's configuration, if Hydra is at work.
     """
+    place = Path(os.path.abspath(folder))  # noqa: PTH100
+    if _is_frozen(place, overrides):
+        return place
     if generated is None:
         generated = not any(override.lstrip("+").startswith("hydra.run.dir=") for override in overrides)
-    place = Path(os.path.abspath(folder))  # noqa: PTH100
     hydra_yaml = hydra_yaml or _hydra_yaml()
     job = compose_job(config, place, overrides=overrides, science=science or _science)
     if generated:
@@ -72,6 +79,14 @@ def start_run(
     return place
 
 
+def _is_frozen(folder: Path, overrides: Sequence[str]) -> bool:
+    """Whether a sweep froze exactly this job here for a stock launcher, which now composes it a second time."""
+    frozen = read_json(folder / JOB, default={})
+    if frozen.get("executor") != STOCK or Record(folder / RECORD).state is not State.PENDING:
+        return False
+    return frozen["overrides"] == redact_overrides([o for o in overrides if not o.startswith("hydra.")])
+
+
 def compose_job(
     config: DictConfig, folder: Path, *, overrides: Sequence[str] = (), science: Science, **fields: Any
 ) -> Job:
@@ -81,11 +96,32 @@ def compose_job(
         needs.setdefault(need.stage, []).append(str(need.folder))
     place = late.Place(str(folder), {stage: tuple(folders) for stage, folders in needs.items()})
     with late.standing_at(place):
-        plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    job = Job(folder=folder, config=plain, identity="", overrides=tuple(overrides), **fields)
-    part = science(plain)
+        plain_config = _resolved(config)
+    job = Job(folder=folder, config=plain_config, identity="", overrides=tuple(overrides), **fields)
+    part = science(plain_config)
     job = dataclasses.replace(job, uses={k: v for k, v in runs_inside(part).items() if k not in job.known_runs})
     return dataclasses.replace(job, identity=identity(part, job.known_runs))
+
+
+def _resolved(config: DictConfig) -> dict[str, Any]:
+    """All values of a configuration; what a resolver has to say to the user comes out as it said it."""
+    try:
+        content: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except InterpolationResolutionError as error:
+        raise _said_by_resolver(error) from None
+    except MissingMandatoryValue as error:
+        raise UserError(f"{error.full_key} has no value yet ('???'). Give one: {error.full_key}=VALUE") from None
+    return content
+
+
+def _said_by_resolver(error: BaseException) -> BaseException:
+    """The `UserError` behind an error of OmegaConf, if there is one; else the error itself."""
+    behind: BaseException | None = error
+    while behind is not None:
+        if isinstance(behind, UserError):
+            return behind
+        behind = behind.__cause__ or behind.__context__
+    return error
 
 
 def compare(job: Job, science: Science) -> Record:

@@ -10,7 +10,6 @@ from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import OmegaConf
 
 from xp import runs
 from xp.config import resolvers
@@ -47,8 +46,10 @@ def rules():
 def as_stock_launchers_call_it(config):
     import fake_tasks
 
-    assert OmegaConf.is_config(config)
-    runs.execute(HydraConfig.get().runtime.output_dir, fake_tasks.run)
+    hydra = HydraConfig.get()
+    code = runs.run_once(config, hydra.runtime.output_dir, hydra.overrides.task, fake_tasks.run, generated=False)
+    if code:
+        raise RuntimeError(f"exit code {code}")
 
 
 def main(arguments: list[str]) -> int:
