@@ -45,7 +45,7 @@ def attention_mask(
 
 
 def _positions(
-    prefix: Sequence[Block], steps: Sequence[Block], history: int, side: str
+    prefix: Sequence[Block], steps: Sequence[Block], history: int, side: Side
 ) -> tuple[np.ndarray, np.ndarray]:
     """For every token: the index of its group (prefix groups first) and its step (-1 for the prefix)."""
     before = sum(block.tokens for block in prefix)

@@ -116,7 +116,7 @@ def write_folder(path: Path, folder: OctoFolder, weights: Mapping[str, Any]) -> 
     with atomic.folder(path) as target:
         default = target / str(folder.step) / "default"
         default.mkdir(parents=True)
-        write_tree(default / "checkpoint", unflatten(dict(sorted(weights.items()))))
+        write_tree(default / "checkpoint", unflatten(weights))
         (default / "_METADATA").write_text(json.dumps(_orbax_metadata(weights)), encoding="utf-8")
         write_tree(target / "example_batch.msgpack", folder.example)
         _write_json(target / "config.json", folder.config)

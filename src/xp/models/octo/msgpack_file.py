@@ -137,7 +137,10 @@ def _dtype(name: str) -> np.dtype:
 
 
 def write_tree(path: Path, tree: Mapping[str, Any]) -> int:
-    """Write nested mappings of arrays as `flax.serialization.msgpack_serialize` would; returns the bytes written."""
+    """Write nested mappings of arrays as `flax.serialization.msgpack_serialize` would (keys sorted).
+
+    Returns the number of bytes.
+    """
     with path.open("wb") as handle:
         _write(handle, tree, msgpack.Packer())
         return handle.tell()
@@ -146,7 +149,7 @@ def write_tree(path: Path, tree: Mapping[str, Any]) -> int:
 def _write(handle: BinaryIO, node: Any, packer: msgpack.Packer) -> None:
     if isinstance(node, Mapping):
         handle.write(packer.pack_map_header(len(node)))
-        for key, value in node.items():
+        for key, value in sorted(node.items()):
             handle.write(packer.pack(key))
             _write(handle, value, packer)
         return

@@ -12,7 +12,7 @@ HEADS = {
     "l1": ("octo.model.components.action_heads", "L1ActionHead"),
     "mse": ("octo.model.components.action_heads", "MSEActionHead"),
 }
-RELEASED_STEM = {"patch_size": 16, "features": [32, 96, 192, 384], "num_groups": 32}
+RELEASED_STEM = {"features": [32, 96, 192, 384], "num_groups": 32, "num_features": 512}
 
 
 def module_spec(module: str, name: str, **kwargs: Any) -> dict[str, Any]:
@@ -57,14 +57,16 @@ def model_spec(
 
 def _image_tokenizer(model_cfg: Mapping[str, Any], slot: str) -> dict[str, Any]:
     stem = model_cfg["stem"]
-    kwargs: dict[str, Any] = {"num_features": int(stem["tokens_dim"])}
+    given: dict[str, Any] = {"num_features": int(stem["tokens_dim"])}
     if stem["type"] == "patch":
-        encoder = module_spec("octo.model.components.vit_encoders", "PatchEncoder", patch_size=16, **kwargs)
+        encoder = module_spec("octo.model.components.vit_encoders", "PatchEncoder", patch_size=16, **given)
     elif stem["type"] == "small16":
-        given = {"features": [int(width) for width in stem["features"]], "num_groups": int(stem["groups"])}
-        kwargs.update({name: value for name, value in given.items() if value != RELEASED_STEM[name]})
-        home = "octo.model.components.vit_encoders" if len(kwargs) == 1 else "xp.models.octo.stems"
-        encoder = module_spec(home, "SmallStem16", **kwargs)
+        given["features"] = [int(width) for width in stem["features"]]
+        given["num_groups"] = int(stem["groups"])
+        changed = {name: value for name, value in given.items() if value != RELEASED_STEM[name]}
+        known = "features" not in changed and "num_groups" not in changed
+        home = "octo.model.components.vit_encoders" if known else "xp.models.octo.stems"
+        encoder = module_spec(home, "SmallStem16", **changed)
     else:
         raise UserError(f"model.stem.type={stem['type']}: allowed are small16 and patch. Type model.stem.type=small16.")
     goals = [f"image_{slot}"] if model_cfg.get("goal_images") else []

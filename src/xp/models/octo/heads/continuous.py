@@ -37,7 +37,7 @@ class ContinuousActionHead(ActionHead):
         return loss, {"mse": mse}
 
     def predict_action(
-        self, groups: Groups, rng: jax.Array, *, sample_shape: tuple[int, ...] = (), **_: Any
+        self, groups: Groups, rng: jax.Array, *, sample_shape: tuple[int, ...] = (), **unused: Any
     ) -> jax.Array:
         """The mean; there is nothing to sample."""
         mean = self(groups)[:, -1]

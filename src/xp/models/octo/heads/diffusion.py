@@ -175,7 +175,7 @@ class DiffusionActionHead(ActionHead):
         *,
         sample_shape: tuple[int, ...] = (),
         embodiment_action_dim: int | None = None,
-        **_: Any,
+        **unused: Any,
     ) -> jax.Array:
         """Sample by ancestral DDPM steps; one pass through the transformer for any number of samples.
 

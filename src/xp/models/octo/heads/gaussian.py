@@ -80,7 +80,7 @@ class GaussianActionHead(ActionHead):
         sample_shape: tuple[int, ...] = (),
         argmax: bool = True,
         temperature: float | jax.Array = 1.0,
-        **_: Any,
+        **unused: Any,
     ) -> jax.Array:
         """The mean (argmax), or samples mean + temperature * L z, z independent for every step of the chunk."""
         mean, factor = self(groups)

@@ -72,7 +72,7 @@ class TeleoperationActionHead(ActionHead):
         sample_shape: tuple[int, ...] = (),
         argmax: bool = False,
         temperature: float | jax.Array = 1.0,
-        **_: Any,
+        **unused: Any,
     ) -> jax.Array:
         """Zeros (argmax), or one independent draw for every step of the chunk from N(0, temperature^2 Sigma)."""
         sigma = self.covariance(groups)[:, -1]
@@ -80,7 +80,10 @@ class TeleoperationActionHead(ActionHead):
         if argmax:
             return jnp.zeros((*shape, self.action_horizon, self.action_dim))
         factor = jnp.linalg.cholesky(temperature**2 * sigma)
-        draws = [_draw(key, factor, sample_shape) for key in jax.random.split(rng, self.action_horizon)]
+        draws = []
+        for _ in range(self.action_horizon):
+            rng, key = jax.random.split(rng)
+            draws.append(_draw(key, factor, sample_shape))
         return jnp.stack(draws, axis=-2)
 
 

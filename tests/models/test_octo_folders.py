@@ -1,0 +1,187 @@
+"""Folders on disk: what is written is what is read, by us and by Flax; what is wrong is said in one paragraph."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from flax import serialization
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from octo_made_up import DATA, STATISTICS, made_batch, model_cfg
+
+from xp.errors import UserError
+from xp.models import build, load_policy
+from xp.models.octo.msgpack_file import read_tree, write_tree
+from xp.models.registry import locate
+from xp.models.tree import flatten, unflatten
+
+
+@pytest.fixture(scope="module")
+def policy():
+    trainable = build(model_cfg(), data=DATA, statistics=STATISTICS, horizon=2, seed=0)
+    return trainable.policy(trainable.weights)
+
+
+@pytest.fixture
+def saved(policy, tmp_path):
+    policy.save(tmp_path / "octo", step=7)
+    return tmp_path / "octo"
+
+
+names = st.text(st.characters(codec="ascii", exclude_characters="/"), min_size=1, max_size=40)
+shapes = st.lists(st.integers(0, 40), max_size=3)
+dtypes = st.sampled_from(["float32", "uint8", "bool", "int64", "float16"])
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(leaves=st.dictionaries(names, st.tuples(shapes, dtypes), min_size=1, max_size=5))
+def test_what_we_write_flax_reads_and_what_flax_writes_we_read(leaves, tmp_path):
+    rng = np.random.default_rng(0)
+    tree = {"top": {name: rng.integers(0, 2, shape).astype(kind) for name, (shape, kind) in leaves.items()}}
+    write_tree(tmp_path / "ours", tree)
+    assert (tmp_path / "ours").read_bytes() == serialization.msgpack_serialize(tree)
+    read = read_tree(tmp_path / "ours")
+    for name, leaf in tree["top"].items():
+        assert np.array_equal(read["top"][name], leaf) and read["top"][name].dtype == leaf.dtype
+
+
+@pytest.mark.parametrize("cut", [1, 100, 0.5, 0.99])
+def test_a_truncated_checkpoint_is_named_with_what_to_do(saved, cut):
+    path = saved / "7/default/checkpoint"
+    data = path.read_bytes()
+    path.write_bytes(data[: int(cut * len(data)) if isinstance(cut, float) else len(data) - cut])
+    with pytest.raises(UserError, match=r"checkpoint \([\d,]+ bytes\) is damaged .*too early.*Copy it again"):
+        load_policy(saved)
+
+
+@pytest.mark.parametrize("junk", [b"", b"not a checkpoint at all", b"\xc1", b"\x81\x90\x01", b"\xdd\xff\xff\xff\xff"])
+def test_junk_is_no_checkpoint(saved, junk):
+    (saved / "7/default/checkpoint").write_bytes(junk)
+    with pytest.raises(UserError, match="damaged or is not|holds no tree"):
+        load_policy(saved)
+
+
+def test_a_checkpoint_of_another_model_lists_all_differences_at_once(saved):
+    path = saved / "7/default/checkpoint"
+    flat = flatten(read_tree(path))
+    flat["octo_transformer/readout_action_pos_embedding"] = np.zeros((1, 4, 9, 32), np.float32)
+    flat["heads_action/extra/kernel"] = flat.pop("heads_action/mean_proj/kernel")
+    write_tree(path, unflatten(flat))
+    with pytest.raises(UserError) as error:
+        load_policy(saved)
+    for part in (
+        "1 missing (heads_action/mean_proj/kernel)",
+        "1 unknown (heads_action/extra/kernel)",
+        "readout_action_pos_embedding (1, 4, 9, 32) instead of (1, 4, 1, 32)",
+    ):
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["config.json", "example_batch.msgpack", "dataset_statistics.json"])
+def test_a_folder_that_lacks_a_file_says_which(saved, name):
+    (saved / name).unlink()
+    with pytest.raises(UserError, match=f"lacks {name}"):
+        load_policy(saved)
+
+
+def changed(folder, name, change):
+    value = json.loads((folder / name).read_text())
+    change(value)
+    (folder / name).write_text(json.dumps(value))
+
+
+def test_an_unknown_module_is_named_and_never_imported(saved):
+    def change(config):
+        config["model"]["heads"]["action"].update(module="os", name="system")
+
+    changed(saved, "config.json", change)
+    with pytest.raises(UserError, match="action head 'system' .* allowed are .*GaussianActionHead"):
+        load_policy(saved)
+
+
+def test_statistics_without_the_action_are_refused(saved):
+    changed(saved, "dataset_statistics.json", lambda value: value.pop("action"))
+    with pytest.raises(UserError, match="lack 'action'|no statistics"):
+        load_policy(saved)
+
+
+def test_statistics_of_another_action_size_are_refused(saved):
+    changed(
+        saved,
+        "dataset_statistics.json",
+        lambda value: value["action"].update(mean=[0] * 9, std=[1] * 9, mask=[True] * 9),
+    )
+    with pytest.raises(UserError, match="have 9 dimensions, the model's head has 3"):
+        load_policy(saved)
+
+
+def test_several_datasets_need_a_choice(saved):
+    one = json.loads((saved / "dataset_statistics.json").read_text())
+    other = {**one, "action": {**one["action"], "mean": [1.1, -2.0, 0.0]}}
+    (saved / "dataset_statistics.json").write_text(json.dumps({"bridge": one, "fractal": other}))
+    policy, batch = load_policy(saved), made_batch(1)
+    with pytest.raises(UserError, match="bridge, fractal"):
+        policy.predict(batch)
+    shift = policy.predict(batch, dataset="fractal") - policy.predict(batch, dataset="bridge")
+    np.testing.assert_allclose(shift[..., 0], 1.0, atol=1e-5)
+
+
+def test_the_newest_step_is_taken_and_at_chooses_another(saved):
+    shutil.copytree(saved / "7", saved / "12")
+    assert load_policy(saved).assembly.folder.step == 12
+    assert load_policy(f"{saved}@7").assembly.folder.step == 7
+    with pytest.raises(UserError, match="no step 8: its steps are 7, 12"):
+        load_policy(f"{saved}@8")
+
+
+def test_a_run_folder_gives_final_then_best_then_the_newest_checkpoint(policy, tmp_path):
+    run = tmp_path / "run"
+    for name in ("checkpoints/checkpoint-5", "checkpoints/checkpoint-10/policy", "best", "final"):
+        policy.save(run / name)
+    assert locate(run)[0] == run / "final"
+    shutil.rmtree(run / "final")
+    assert locate(run)[0] == run / "best"
+    assert locate(f"{run}@5")[0] == run / "checkpoints/checkpoint-5"
+    shutil.rmtree(run / "best")
+    assert locate(run)[0] == run / "checkpoints/checkpoint-10/policy"
+
+
+def test_what_is_no_policy_says_what_was_looked_for(tmp_path):
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(UserError, match="looked for STEP/default/checkpoint .*final/, best/.*notes.txt"):
+        load_policy(tmp_path)
+    with pytest.raises(UserError, match="There is no folder"):
+        load_policy(tmp_path / "nowhere")
+
+
+def test_a_failed_save_leaves_the_old_folder_whole(policy, saved, monkeypatch):
+    before = (saved / "7/default/checkpoint").read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("xp.models.octo.folder.write_tree", full)
+    with pytest.raises(OSError, match="No space left"):
+        policy.save(saved, step=8)
+    assert (saved / "7/default/checkpoint").read_bytes() == before
+    assert [path.name for path in saved.parent.iterdir()] == ["octo"]
+
+
+def test_a_folder_of_the_first_release_gets_its_own_attention_and_names(saved):
+    def old(config):
+        model = config["model"]
+        model["heads"]["action"]["kwargs"]["pred_horizon"] = model["heads"]["action"]["kwargs"].pop("action_horizon")
+        del model["use_correct_attention"], model["repeat_task_tokens"]
+
+    changed(saved, "config.json", old)
+    example = read_tree(saved / "example_batch.msgpack")
+    example["tasks"] = example.pop("task")
+    example["observation"]["pad_mask"] = example["observation"].pop("timestep_pad_mask")
+    write_tree(saved / "example_batch.msgpack", example)
+    loaded = load_policy(saved)
+    assert loaded.spec.horizon == 2
+    assert not loaded.assembly.network.module.octo_transformer.use_correct_attention
+    with_old_trunk = build(model_cfg(), data=DATA, statistics=STATISTICS, horizon=2, seed=0, pretrained_path=str(saved))
+    again = with_old_trunk.policy(with_old_trunk.weights)
+    assert not again.assembly.network.module.octo_transformer.use_correct_attention
