@@ -21,8 +21,8 @@ from xp.models.octo.words import WordText, words_of
 
 
 def test_the_way_in_is_light():
-    code = "import sys; from xp.models import camera_sizes, build, load_policy; assert not {'jax', 'flax'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    code = "import sys; from xp.models import build, load_policy; print({'jax', 'flax'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout == b"set()\n"
 
 
 @pytest.mark.parametrize(
@@ -64,9 +64,8 @@ def test_a_dataset_without_cameras_is_refused():
 def test_words_keep_their_rows_in_every_process_and_differ_from_each_other():
     ids, mask = WordText(buckets=512, hashes=2, max_length=6)("Put the red cube, please!")
     assert words_of("Put the RED cube, please!") == ["put", "the", "red", "cube", "please"]
-    assert ids.tolist()[:2] == [[189, 98], [326, 353]] or ids.min() == 0  # replaced below by exact rows
+    assert ids.tolist() == [[290, 313], [121, 437], [147, 31], [417, 412], [421, 323], [0, 0]]
     assert mask.tolist() == [1, 1, 1, 1, 1, 0] and not ids[5].any()
-    assert len({tuple(row) for row in ids[:5]}) == 5
 
 
 def test_an_instruction_that_does_not_fit_is_refused():
@@ -83,7 +82,8 @@ def test_the_unigram_model_takes_the_most_probable_pieces(tmp_path):
     write_tokenizer(tmp_path, [["▁red", -3.0], ["▁re", -2.0], ["d", -2.5], ["▁", -1.0], ["r", -1.0], ["e", -0.5]])
     text = load_unigram(tmp_path, 8)
     assert text.encode("red") == [3]
-    assert text.encode("  red   re ") == [3, 6, 7, 8]  # "_ r e" (-2.5)... is beaten by "_re" only where it scores less
+    assert text.encode("  red   re ") == [3, 4]  # "_re" (-2.0) beats "_ r e" (-2.5)
+    assert text.encode("ed") == [6, 8, 5]
     ids, mask = text("red zz red")
     assert ids.tolist() == [3, 6, 2, 3, 1, 0, 0, 0] and mask.tolist() == [1] * 5 + [0] * 3
 
