@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 
     from xp.runs import Run
 
-USER_ERROR = 2
 INTERRUPTED = 130
 LOOKING = ("report", "status")
 
@@ -23,7 +22,7 @@ def main(arguments: list[str] | None = None) -> None:
         code = _main(sys.argv[1:] if arguments is None else arguments)
     except UserError as error:
         print(f"xp: {error}", file=sys.stderr)
-        code = USER_ERROR
+        code = error.exit_code
     except KeyboardInterrupt:
         print("xp: interrupted. The same command resumes.", file=sys.stderr)
         code = INTERRUPTED

@@ -7,8 +7,10 @@ from collections.abc import Iterable
 class UserError(Exception):
     """A mistake the user can mend: the message says what was given, what is allowed and what to type next.
 
-    The entry point prints the message alone (no traceback) and exits with code 2.
+    The entry point prints the message alone (no traceback) and exits with `exit_code`.
     """
+
+    exit_code = 2
 
 
 def closest(given: str, allowed: Iterable[str]) -> str:

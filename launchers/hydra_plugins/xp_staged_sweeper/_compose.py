@@ -44,6 +44,13 @@ class Composer:
         """The whole composed configuration for these group choices; its `hydra` section is what it is good for."""
         return self._base(self.parse(overrides))[1]
 
+    def option(self, group: str, name: str) -> dict[str, Any]:
+        """The content of one option file, unresolved; empty if there is none (composing reports that)."""
+        found = self._loader.repository.load_config(f"{group}/{name}")
+        content = OmegaConf.to_container(found.config, resolve=False) if found is not None else {}
+        assert isinstance(content, dict)
+        return {str(key): value for key, value in content.items() if key != "defaults"}
+
     def is_group(self, key: str) -> bool:
         """Whether a key (without signs) is a group of options."""
         if key not in self._is_group:

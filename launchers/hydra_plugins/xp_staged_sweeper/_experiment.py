@@ -19,7 +19,7 @@ from hydra_plugins.xp_staged_sweeper._stages import (
     overrides_of,
     parse_stages,
 )  # fmt: skip
-from hydra_plugins.xp_staged_sweeper._values import bare, safe_name
+from hydra_plugins.xp_staged_sweeper._values import bare, flat, safe_name
 from xp.errors import UserError, listing
 from xp.runs import late
 from xp.runs.folder import RECORD
@@ -60,6 +60,8 @@ class Rules:
     check: Callable[[DictConfig], None]
     science: Callable[[dict[str, Any]], Mapping[str, Any]]
     is_transient: Callable[[str], bool]
+    show: Callable[[Path], None] = lambda folder: None
+    """Shows an experiment's results when it has ended."""
 
 
 def read_command_line(composer: Composer, arguments: Sequence[str]) -> tuple[list[str | None], CommandLine]:
@@ -86,7 +88,13 @@ def read_command_line(composer: Composer, arguments: Sequence[str]) -> tuple[lis
             single[key] = values[0]
         else:
             sweeps[key] = values
-    return experiments, CommandLine(single=single, sweeps=sweeps)
+    return experiments, CommandLine(single={**_debug_values(composer, single), **single}, sweeps=sweeps)
+
+
+def _debug_values(composer: Composer, single: Mapping[str, str]) -> dict[str, str]:
+    """What `debug=NAME` sets, as if typed: asking for a short run must also beat what a stage sets."""
+    name = single.get("debug")
+    return flat(composer.option("debug", name)) if name not in (None, "null") else {}
 
 
 def plan_experiment(composer: Composer, name: str | None, line: CommandLine, rules: Rules) -> Experiment:

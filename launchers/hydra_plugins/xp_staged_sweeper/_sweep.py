@@ -30,7 +30,12 @@ def xp_rules() -> Rules:
     from xp.config import check, science
     from xp.config.schema import is_transient
 
-    return Rules(check=check, science=science, is_transient=is_transient)
+    def show(folder: Path) -> None:
+        from xp.tasks.report import show_results
+
+        show_results(folder)
+
+    return Rules(check=check, science=science, is_transient=is_transient, show=show)
 
 
 class Sweep:
@@ -52,7 +57,7 @@ class Sweep:
         workers = getattr(executor, "n_jobs", 1)
         todo = [planned for planned in plan.jobs if plan.actions[planned.job.folder].starts]
         if not todo and not self._options.dry_run:
-            return self._nothing(plan, console)
+            return self._shown(plan, rules, self._nothing(plan, console))
         console.print(table(plan))
         console.print(summary_line(plan, workers), highlight=False, soft_wrap=True)
         if self._options.dry_run:
@@ -66,7 +71,13 @@ class Sweep:
             from hydra_plugins.xp_staged_sweeper._stock import launch
 
             states = launch(launcher, todo)
-        return self._sum_up(plan, states, console)
+        return self._shown(plan, rules, self._sum_up(plan, states, console))
+
+    def _shown(self, plan: Plan, rules: Rules, code: int) -> int:
+        """The results last, so that they are what stands on the screen."""
+        for experiment in plan.experiments:
+            rules.show(experiment.folder)
+        return code
 
     def _experiments(self, arguments: Sequence[str], rules: Rules) -> list[Experiment]:
         composer = Composer(self._context.config_loader, self._config)

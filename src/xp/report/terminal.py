@@ -48,8 +48,9 @@ def _matrix_table(matrix: Matrix, experiment: Experiment) -> Table:
 
 
 def _cell(value: float, low: float | None, high: float | None, own: bool = False) -> str:
-    text = f"{number(value)} {escape(interval(low, high))}"
-    return f"[bold]{text}[/bold]" if own else text
+    """The value over its interval, so that the matrix fits a terminal of 80 columns; a model's own horizon in bold."""
+    shown = f"[bold]{number(value)}[/bold]" if own else number(value)
+    return f"{shown}\n[dim]{escape(interval(low, high))}[/dim]"
 
 
 def _runs(experiment: Experiment) -> Table:

@@ -22,7 +22,7 @@ from xp.runs.run import Run
 from xp.runs.secret import REDACTED, restore
 from xp.runs.signals import RunInterrupted, Stop, listening
 
-DONE, FAILED, USER_ERROR = 0, 1, 2
+DONE, FAILED = 0, 1
 
 
 def execute(
@@ -125,7 +125,8 @@ def _outcome(error: BaseException, stop: Stop) -> dict[str, Any]:
         return _ended(State.DONE, DONE)
     if isinstance(error, UserError):
         print(f"xp: {error}", file=sys.stderr, flush=True)
-        return _ended(State.FAILED, USER_ERROR, error={"type": "UserError", "message": str(error)})
+        brief = {"type": type(error).__name__, "message": str(error)}
+        return _ended(State.FAILED, error.exit_code, error=brief)
     text = traceback.format_exc()
     print(text, file=sys.stderr, flush=True)
     brief = {"type": type(error).__name__, "message": str(error)}

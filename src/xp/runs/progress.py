@@ -65,7 +65,7 @@ class Progress:
         self._write()
         if self._bar:
             self._bar.draw()
-        elif now - self._said >= LINE_EVERY_S:
+        elif now - self._said >= LINE_EVERY_S and self.step < self.total:  # leaving says the last line
             self._said = now
             self._say(self.line())
 

@@ -8,6 +8,9 @@ from xp.errors import UserError
 from xp.runs import Run
 
 
+PAGE = "report.html"
+
+
 def run(run: Run) -> None:
     """Report on the experiment that this run is a job of."""
     given = run.config.report.folder
@@ -24,13 +27,27 @@ def show(config: DictConfig) -> int:
 
 def make_report(folder: Path) -> dict[str, str]:
     """Write report.html, summary.json (a list), summary.csv and figures/ into `folder`, and print its table."""
-    from rich.console import Console
-
-    from xp.report import terminal_table, write_report
+    from xp.report import write_report
 
     if not folder.is_dir():
         raise UserError(f"report.folder={folder}: no such folder. Give an experiment, a sweep or a run folder.")
     page = write_report(folder)
-    Console().print(terminal_table(folder))
-    print(f"Report: {page}", flush=True)
+    print_results(folder)
     return {"folder": str(folder), "page": str(page)}
+
+
+def show_results(folder: Path) -> None:
+    """Print the table of an experiment that has been reported on, and where its page is."""
+    if (folder / PAGE).is_file():
+        print_results(folder)
+
+
+def print_results(folder: Path) -> None:
+    """The table, and the path of the page as the last line."""
+    from rich.console import Console
+
+    from xp.report import terminal_table
+
+    console = Console()
+    console.print(terminal_table(folder))
+    console.print(f"Report: {folder / PAGE}", markup=False, highlight=False, soft_wrap=True)
