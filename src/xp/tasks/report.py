@@ -7,7 +7,6 @@ from omegaconf import DictConfig
 from xp.errors import UserError
 from xp.runs import Run
 
-
 PAGE = "report.html"
 
 

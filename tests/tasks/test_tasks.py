@@ -1,0 +1,159 @@
+"""Every task from the command line, on a recorded dataset: what it leaves, and that its numbers can be trusted."""
+
+import json
+
+import numpy as np
+import pytest
+from tasks_setup import EVERY, SMALL, weights_of
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def test_collect_leaves_a_dataset_that_lerobot_opens_and_every_outcome(arm):
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+    dataset = LeRobotDataset("local/arm", root=arm)
+    assert dataset.num_episodes == 12
+    assert set(dataset.meta.camera_keys) == {"observation.images.oblique", "observation.images.wrist"}
+    assert dataset[0]["action"].shape == (6,)
+    (summary,) = arm.parent.glob("outputs/*/summary.json")
+    tasks = read(summary)["tasks"]
+    assert set(tasks) == {"red_to_target", "push_red"}
+    for outcome in tasks.values():
+        assert outcome["num_success"] == outcome["num_episodes"] == len(outcome["initial_states"]) == 6
+
+
+def test_collect_is_the_same_with_one_process_or_two(xp, arm):
+    import pyarrow.parquet as parquet
+
+    same = ["env.tasks=[red_to_target,push_red]", "env.cameras={oblique: [32, 32], wrist: [32, 32]}"]
+    xp("task=collect", "data.root=again", *same, "collect.episodes=6", "collect.workers=2")
+    tables = [parquet.read_table(root / "data/chunk-000/file-000.parquet") for root in (arm, xp.cwd / "again")]
+    assert tables[0].equals(tables[1])
+
+
+def test_collect_refuses_to_overwrite_a_dataset(xp, arm):
+    done = xp("task=collect", f"data.root={arm}", "collect.episodes=1", code=2)
+    assert str(arm) in done.stderr
+
+
+def test_train_leaves_the_run_folder_of_the_design(trained):
+    names = "config.json record.json training_log.csv validation_log.csv summary.json checkpoints best final split.json"
+    assert {*names.split()} <= {path.name for path in trained.iterdir()}
+    record = read(trained / "record.json")
+    assert record["state"] == "done"
+    assert {"jax", "numpy", "xp"} <= set(record["versions"])
+    assert (trained / "training_log.csv").read_text().splitlines()[0] == "step,epoch,loss,lr,timestamp"
+    assert (trained / "validation_log.csv").read_text().splitlines()[0] == (
+        "step,epoch,val_loss,l1_error,direction_accuracy,gripper_accuracy,position_l1,rotation_l1,timestamp"
+    )
+    split = read(trained / "split.json")
+    assert not set(split["train"]) & set(split["val"])
+
+
+def test_statistics_come_from_training_episodes_only_and_travel_with_the_policy(trained, arm):
+    from xp.data import compute_statistics, open_dataset
+
+    split = read(trained / "split.json")
+    dataset = open_dataset(arm)
+    (stored,) = [entry for entry in [read(trained / "final/dataset_statistics.json")]]
+    stored = stored.get("action") or next(iter(stored.values()))["action"]
+    expected = compute_statistics(dataset, split["train"])["action"]
+    np.testing.assert_allclose(stored["mean"], expected["mean"], rtol=1e-6)
+    everything = compute_statistics(dataset, (*split["train"], *split["val"]))["action"]
+    assert not np.allclose(stored["mean"], everything["mean"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("horizon", [1, 4, 6])
+def test_predict_scores_held_out_episodes_at_any_horizon(xp, trained, horizon):
+    xp(
+        "task=predict",
+        f"predict.checkpoint={trained}",
+        f"horizon.predict={horizon}",
+        "hydra.run.dir=p",
+        "predict.bootstrap=50",
+    )
+    metrics = read(xp.cwd / "p/metrics.json")
+    assert (metrics["training_horizon"], metrics["prediction_horizon"]) == (4, horizon)
+    assert set(metrics["held_out_episodes"]) <= set(read(trained / "split.json")["val"])
+    arrays = np.load(xp.cwd / "p/predictions.npz")
+    assert list(arrays["predictions"].shape) == metrics["predictions_shape"]
+    assert list(arrays["ground_truth"].shape) == metrics["ground_truth_shape"]
+    valid = ~arrays["is_pad"]
+    errors = (arrays["predictions"] - arrays["ground_truth"])[valid]
+    assert np.mean(errors**2) == pytest.approx(metrics["mse"], rel=1e-4)
+    assert np.mean(np.abs(errors)) == pytest.approx(metrics["mae"], rel=1e-4)
+    assert set(metrics["baselines"]) == {"zero", "mean", "hold_last"}
+    if horizon == 6:
+        np.testing.assert_array_equal(arrays["predictions"][:, 4], arrays["predictions"][:, 3])
+
+
+def test_requery_asks_again_where_hold_last_repeats(xp, trained):
+    ask = ["task=predict", f"predict.checkpoint={trained}", "horizon.predict=6", "predict.bootstrap=50"]
+    xp(*ask, "horizon.extend=hold_last", "hydra.run.dir=hold")
+    xp(*ask, "horizon.extend=requery", "hydra.run.dir=requery")
+    hold, requery = (np.load(xp.cwd / name / "predictions.npz") for name in ("hold", "requery"))
+    np.testing.assert_array_equal(hold["predictions"][:, :4], requery["predictions"][:, :4])
+    inside = np.flatnonzero(requery["episode_index"][4:] == requery["episode_index"][:-4])
+    np.testing.assert_array_equal(requery["predictions"][inside, 4], requery["predictions"][inside + 4, 0])
+
+
+def test_two_runs_with_one_seed_give_identical_metrics_and_weights(xp, arm, trained):
+    xp("task=train", f"data.root={arm}", *SMALL, "trainer.steps=12", *EVERY, "hydra.run.dir=again")
+    for name, run in (("one", trained), ("two", xp.cwd / "again")):
+        xp("task=predict", f"predict.checkpoint={run}", "hydra.run.dir=" + name, "predict.bootstrap=50")
+    one, two = (read(xp.cwd / name / "metrics.json") for name in ("one", "two"))
+    assert {**one, "checkpoint": ""} == {**two, "checkpoint": ""}
+    assert weights_of(trained) == weights_of(xp.cwd / "again")
+
+
+def test_validation_does_not_change_the_weights(xp, arm, trained):
+    off = ["trainer.eval_every=null", "trainer.checkpoint_every=null", "trainer.log_every=5"]
+    xp("task=train", f"data.root={arm}", *SMALL, "trainer.steps=12", *off, "hydra.run.dir=plain")
+    assert weights_of(xp.cwd / "plain") == weights_of(trained)
+
+
+def test_eval_reports_success_with_intervals_initial_states_a_floor_and_videos(xp, trained):
+    xp("task=eval", f"eval.checkpoint={trained}", "env.tasks=[push_red]", "eval.episodes=2", "eval.videos=1",
+       "env.max_steps=8", "hydra.run.dir=e")  # fmt: skip
+    metrics = read(xp.cwd / "e/metrics.json")
+    assert set(metrics["policies"]) == {"policy", "noop"}
+    score = metrics["policies"]["policy"]["all"]
+    assert score["num_episodes"] == len(score["initial_states"]) == 2
+    assert score["success_interval"]["method"] == "wilson"
+    assert metrics["image_sensitivity"]["noise"] > 0
+    assert metrics["mujoco"]
+    (video,) = (xp.cwd / "e/videos").glob("*.mp4")
+    import av
+
+    with av.open(str(video)) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 9
+
+
+def test_eval_refuses_a_chunk_longer_than_the_horizon(xp, trained):
+    done = xp("task=eval", f"eval.checkpoint={trained}", "chunk_size.steps=9", code=2)
+    assert "chunk_size.steps=1..4" in done.stderr
+
+
+def test_a_finished_run_is_skipped_and_another_configuration_refused(xp, trained, arm):
+    same = ["task=train", f"data.root={arm}", *SMALL, "trainer.steps=12", *EVERY, f"hydra.run.dir={trained}"]
+    before = (trained / "record.json").read_bytes()
+    assert "already done" in xp(*same).stdout
+    assert (trained / "record.json").read_bytes() == before
+    refused = xp(*same, "lr.peak=1e-5", code=2)
+    assert "lr.peak" in refused.stderr
+
+
+def test_report_of_one_run_and_status_of_all(xp, trained):
+    xp("task=report", f"report.folder={trained}")
+    assert (trained / "report.html").is_file()
+    assert "done" in xp("task=status", f"status.folder={trained.parent}").stdout
+
+
+def test_finetuning_starts_from_a_policy_and_says_what_it_kept(xp, arm, trained):
+    start = ["task=train", f"data.root={arm}", *SMALL, "trainer.steps=2", "trainer.eval_every=null"]
+    done = xp(*start, f"pretrained_path={trained}", "horizon.train=8", "hydra.run.dir=f")
+    assert "weights loaded" in done.stdout
+    assert "Freshly initialised" in done.stdout
