@@ -15,6 +15,7 @@ from xp.errors import UserError
 from xp.models import build, camera_sizes
 from xp.models.octo.initial import initial_weights
 from xp.models.octo.statistics import normal_of
+from xp.models.octo.stems import expected_places
 from xp.models.octo.t5 import relative_buckets
 from xp.models.octo.unigram import load_unigram
 from xp.models.octo.words import WordText, words_of
@@ -97,6 +98,12 @@ def test_a_tokenizer_that_is_not_there_says_how_to_fetch_it(tmp_path, monkeypatc
         LazyT5Text(cfg["language"]["encoder"], None, 16)("lift")
     with pytest.raises(UserError, match="no unigram tokenizer.json"):
         load_unigram(tmp_path, 16)
+
+
+def test_a_keypoint_is_where_its_map_is_high():
+    maps = np.zeros((1, 5, 9, 2), np.float32)
+    maps[0, 4, 2, 0] = 100.0
+    np.testing.assert_allclose(expected_places(maps)[0], [[-0.5, 1.0], [0.0, 0.0]], atol=1e-5)
 
 
 def test_t5_buckets_are_exact_near_and_coarse_far():

@@ -123,7 +123,7 @@ def _proprio(
     reads = any(
         re.match(pattern, "proprio")
         for tokenizer in tokenizers
-        if tokenizer["name"] == "LowdimObsTokenizer"
+        if tokenizer["name"] in ("LowdimObsTokenizer", "StateTokenizer")
         for pattern in tokenizer["kwargs"].get("obs_keys", ())
     )
     if not reads or "proprio" not in folder.example["observation"]:

@@ -9,9 +9,15 @@ from flax import linen as nn
 from xp.errors import UserError, closest, listing
 from xp.models.octo import heads
 from xp.models.octo.module import OctoModule
-from xp.models.octo.stems import PatchEncoder, SmallStem
+from xp.models.octo.stems import KeypointStem, PatchEncoder, SmallStem
 from xp.models.octo.t5 import KNOWN_T5, T5Sizes
-from xp.models.octo.tokenizers import ImageTokenizer, LanguageTokenizer, LowdimObsTokenizer, WordTokenizer
+from xp.models.octo.tokenizers import (
+    ImageTokenizer,
+    LanguageTokenizer,
+    LowdimObsTokenizer,
+    StateTokenizer,
+    WordTokenizer,
+)
 from xp.models.octo.trunk import OctoTransformer
 
 _HEADS: dict[str, type[heads.ActionHead]] = {
@@ -29,8 +35,10 @@ _ENCODERS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
     "SmallStem16": (SmallStem, {"patch_size": 16}),
     "SmallStem32": (SmallStem, {"patch_size": 32}),
     "PatchEncoder": (PatchEncoder, {}),
+    "KeypointStem": (KeypointStem, {}),
 }
-_TOKENIZERS = ("ImageTokenizer", "LanguageTokenizer", "LowdimObsTokenizer", "WordTokenizer")
+_SIMPLE = {kind.__name__: kind for kind in (LowdimObsTokenizer, StateTokenizer, WordTokenizer)}
+_TOKENIZERS = ("ImageTokenizer", "LanguageTokenizer", *_SIMPLE)
 _HARMLESS = {
     "use_token_learner": (False,),
     "num_tokens": None,
@@ -86,7 +94,7 @@ def _tokenizer(spec: Mapping[str, Any], t5: T5Sizes | None) -> nn.Module:
         if sizes is None:
             raise UserError(f"The language encoder '{encoder}' is unknown; allowed are {listing(KNOWN_T5)}.")
         return LanguageTokenizer(sizes, **_checked(kwargs, ("finetune_encoder", "proper_pad_mask"), name))
-    kind = {"WordTokenizer": WordTokenizer, "LowdimObsTokenizer": LowdimObsTokenizer}[name]
+    kind = _SIMPLE[name]
     return kind(**_checked(kwargs, _fields(kind), name))
 
 

@@ -31,9 +31,7 @@ def model_spec(
     """The description of a new model from its options in conf/model (see octo_small.yaml for their meaning)."""
     observations = {name: _image_tokenizer(model_cfg, name) for name in slots}
     if model_cfg.get("proprio") and state_dim:
-        observations["proprio"] = module_spec(
-            "octo.model.components.tokenizers", "LowdimObsTokenizer", obs_keys=["proprio"]
-        )
+        observations["proprio"] = _state_tokenizer(model_cfg["proprio"])
     language = _language_tokenizer(model_cfg)
     return {
         "observation_tokenizers": observations,
@@ -57,6 +55,7 @@ def model_spec(
 
 def _image_tokenizer(model_cfg: Mapping[str, Any], slot: str) -> dict[str, Any]:
     stem = model_cfg["stem"]
+    _check_stem(stem)
     given: dict[str, Any] = {"num_features": int(stem["tokens_dim"])}
     if stem["type"] == "patch":
         encoder = module_spec("octo.model.components.vit_encoders", "PatchEncoder", patch_size=16, **given)
@@ -67,8 +66,16 @@ def _image_tokenizer(model_cfg: Mapping[str, Any], slot: str) -> dict[str, Any]:
         known = "features" not in changed and "num_groups" not in changed
         home = "octo.model.components.vit_encoders" if known else "xp.models.octo.stems"
         encoder = module_spec(home, "SmallStem16", **changed)
+    elif stem["type"] == "keypoints":
+        given["features"] = [int(width) for width in stem["features"]]
+        strides = [int(stride) for stride in stem["strides"]]
+        encoder = module_spec(
+            "xp.models.octo.stems", "KeypointStem", strides=strides, num_groups=int(stem["groups"]), **given
+        )
     else:
-        raise UserError(f"model.stem.type={stem['type']}: allowed are small16 and patch. Type model.stem.type=small16.")
+        raise UserError(
+            f"model.stem.type={stem['type']}: allowed are small16, patch and keypoints. Type model.stem.type=small16."
+        )
     goals = [f"image_{slot}"] if model_cfg.get("goal_images") else []
     return module_spec(
         "octo.model.components.tokenizers",
@@ -76,6 +83,31 @@ def _image_tokenizer(model_cfg: Mapping[str, Any], slot: str) -> dict[str, Any]:
         obs_stack_keys=[f"image_{slot}"],
         task_stack_keys=goals,
         encoder=encoder,
+    )
+
+
+def _check_stem(stem: Mapping[str, Any]) -> None:
+    """The widths of a convolution stem must be as many as its layers, and its groups must divide them."""
+    if stem["type"] == "patch":
+        return
+    features, groups = list(stem.get("features") or []), int(stem.get("groups") or 1)
+    layers = len(stem.get("strides") or []) if stem["type"] == "keypoints" else 4
+    if len(features) != layers or any(width % groups for width in features):
+        raise UserError(
+            f"model.stem.features={features} with groups={groups}: a {stem['type']} stem has {layers} layers here, so "
+            f"it takes {layers} widths, each a multiple of model.stem.groups. Type for instance "
+            f"model.stem.features={[groups * 4] * layers}."
+        )
+
+
+def _state_tokenizer(kind: Any) -> dict[str, Any]:
+    if kind in (True, "vector"):
+        return module_spec("xp.models.octo.tokenizers", "StateTokenizer", obs_keys=["proprio"])
+    if kind == "numbers":
+        return module_spec("octo.model.components.tokenizers", "LowdimObsTokenizer", obs_keys=["proprio"])
+    raise UserError(
+        f"model.proprio={kind}: allowed are true (or vector: one token for the state), numbers (a token for each of "
+        "its numbers, as Octo does) and false. Type model.proprio=true."
     )
 
 

@@ -87,3 +87,36 @@ class PatchEncoder(nn.Module):
         patch = (self.patch_size, self.patch_size)
         x = normalize_image(image)
         return nn.Conv(self.num_features, patch, strides=patch, padding="VALID", name="embedding")(x)
+
+
+def expected_places(maps: jax.Array) -> jax.Array:
+    """Spatial softmax: maps [B, h, w, K] -> mean place [B, K, 2] of each, (x, y) in -1..1 from the top left."""
+    batch, height, width, count = maps.shape
+    weight = nn.softmax(maps.reshape(batch, height * width, count), axis=1)
+    across = jnp.tile(jnp.linspace(-1, 1, width, dtype=maps.dtype), height)
+    down = jnp.repeat(jnp.linspace(-1, 1, height, dtype=maps.dtype), width)
+    return jnp.einsum("bpk,pc->bkc", weight, jnp.stack([across, down], axis=-1))
+
+
+class KeypointStem(nn.Module):
+    """Convolutions and a spatial softmax: [B, h, w, C] uint8 -> [B, 1, 1, 2 * num_features], one token an image.
+
+    Each of `num_features` maps gives the expected place (x, y in -1..1) of what it responds to (Levine et al. 2016,
+    "End-to-End Training of Deep Visuomotor Policies"). Where things are is then in the numbers themselves, which a
+    small model learns from a few thousand images; patches must learn it through attention.
+    """
+
+    features: Sequence[int] = (16, 32, 32)
+    strides: Sequence[int] = (2, 2, 1)
+    num_features: int = 32
+    num_groups: int = 8
+
+    @nn.compact
+    def __call__(self, image: jax.Array) -> jax.Array:
+        """Encode a batch of images (goal images already stacked on the channels)."""
+        x = normalize_image(image)
+        for index, (features, stride) in enumerate(zip(self.features, self.strides, strict=True)):
+            x = StdConv(features, 3, stride, 1, name=f"StdConv_{index}")(x)
+            x = nn.relu(nn.GroupNorm(self.num_groups, name=f"GroupNorm_{index}")(x))
+        maps = nn.Conv(self.num_features, (1, 1), name="embedding")(x)
+        return expected_places(maps).reshape(-1, 1, 1, 2 * self.num_features)

@@ -159,3 +159,21 @@ class LowdimObsTokenizer(nn.Module):
             thresholds = norm.ppf(jnp.linspace(edge, 1 - edge, self.n_bins + 1))
         index = jnp.clip(jnp.searchsorted(thresholds, inside, side="right") - 1, 0, self.n_bins - 1)
         return jax.nn.one_hot(index, self.n_bins)
+
+
+class StateTokenizer(nn.Module):
+    """Low-dimensional observations [B, T, S] -> one token a step holding all S numbers.
+
+    Octo's own tokeniser makes a token of every number; one linear map of the whole state is learned far sooner.
+    """
+
+    obs_keys: Sequence[str] = ("proprio",)
+
+    @nn.compact
+    def __call__(self, observations: Inputs, tasks: Inputs, train: bool = False) -> TokenGroup | None:
+        """Tokenise; None where the observations have none of the keys."""
+        keys = matching(self.obs_keys, sorted(observations))
+        if not keys:
+            return None
+        tokens = jnp.concatenate([observations[key] for key in keys], axis=-1)[:, :, None]
+        return TokenGroup(tokens, mask_from_inputs(observations, keys, tokens.shape[:-1]))
