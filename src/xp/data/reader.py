@@ -5,6 +5,7 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -120,9 +121,10 @@ class Dataset:
 
         sha256 over all actions, states, episode and task indices, over `features` of info.json, and over sizes and
         16 evenly spread 64 KiB blocks of every data and video file (small files are hashed whole). Folder names and
-        file times do not count, so a copy has the same fingerprint.
+        file times do not count, so a copy has the same fingerprint; nor do the footers of parquet files, where the
+        `datasets` library leaves a random number.
         """
-        digest = hashlib.sha256(b"xp.data 1")
+        digest = hashlib.sha256(b"xp.data 2")
         features = json.loads((self.root / "meta" / "info.json").read_text(encoding="utf-8"))["features"]
         digest.update(json.dumps([features, self.fps, self.tasks], sort_keys=True).encode())
         for array in (self.action, self.state, self.episode_index, self.task_index):
@@ -139,15 +141,26 @@ class Dataset:
 
 
 def _hash_file(digest: "hashlib._Hash", path: Path) -> None:
-    size = path.stat().st_size
-    digest.update(str(size).encode())
     with path.open("rb") as file:
+        size = _content_size(path, file)
+        digest.update(str(size).encode())
         if size <= _BLOCK * _BLOCKS:
-            digest.update(file.read())
+            digest.update(file.read(size))
             return
         for i in range(_BLOCKS):
             file.seek((size - _BLOCK) * i // (_BLOCKS - 1))
             digest.update(file.read(_BLOCK))
+
+
+def _content_size(path: Path, file: BinaryIO) -> int:
+    """Bytes of a file before its parquet footer, whose length stands in front of the closing magic number."""
+    size = path.stat().st_size
+    if path.suffix != ".parquet":
+        return size
+    file.seek(size - 8)
+    footer = int.from_bytes(file.read(4), "little") + 8
+    file.seek(0)
+    return max(0, size - footer)
 
 
 def open_dataset(root: str | Path, *, decoder: str = "auto") -> Dataset:

@@ -137,8 +137,6 @@ def _held(source: Source, statistics: dict[str, Any], rows: np.ndarray) -> np.nd
 def _context(config: "DictConfig", source: Source, episodes: tuple[int, ...], how: str) -> dict[str, Any]:
     return {
         "extend": config.horizon.extend,
-        "checkpoint": str(config.predict.checkpoint),
-        "dataset": str(source.dataset.root),
         "dataset_fingerprint": source.dataset.fingerprint,
         "held_out_episodes": list(episodes),
         "held_out": how,
