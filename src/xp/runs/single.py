@@ -35,7 +35,8 @@ def run_once(
     place = start_run(config, folder, overrides, **options)
     if place is None:
         return 0
-    execute(place, task)
+    state = execute(place, task)
+    print(f"{state}: {place}")
     return exit_code(place)
 
 
