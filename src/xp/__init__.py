@@ -1,6 +1,11 @@
 """xp: robot-policy fine-tuning experiments whose numbers can be trusted. `import xp` loads nothing heavy."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from xp.data import open_dataset
+    from xp.models import load_policy
+    from xp.runs import load_run
 
 __version__ = "0.1.0"
 __all__ = ["load_policy", "load_run", "open_dataset"]

@@ -230,12 +230,19 @@ def test_the_code_is_kept_once_per_content(xp, place):
     assert (place / "multirun/sweep/.code" / codes[0] / "src/xp/runs/snapshot.py").exists()
 
 
-def test_a_stock_launcher_runs_the_same_frozen_jobs_stage_by_stage(xp, place):
-    code, output = xp("+experiment=chain", "hydra/launcher=basic", "horizon.train=1", "horizon.predict=1,4")
+def test_a_stock_launcher_runs_the_same_frozen_jobs_stage_by_stage(place):
+    import subprocess
+    import sys
+
+    line = ["+experiment=chain", "hydra/launcher=basic", "horizon.train=1", "horizon.predict=1,4", "-m"]
+    program = f"import os, app; code = app.main({line!r}); print(os.getpid(), code)"  # Hydra takes over its logging
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     folder = place / "multirun" / "chain"
-    assert code == 0 and output.splitlines()[-1] == "5 done"
+    *output, last = done.stdout.splitlines()
+    controller, code = map(int, last.split())
+    assert code == 0 and output[-1] == "5 done"
     assert begun(folder)[:2] == ["pretrain", "horizon_1"] and begun(folder)[-1] == "report"
-    assert {int(pid) for *_, pid, _ in journal(folder)} == {os.getpid()}
+    assert {int(pid) for *_, pid, _ in journal(folder)} == {controller}
     assert RunFolder(folder / "horizon_1").config().start_from == str(folder / "pretrain" / "final")
 
 

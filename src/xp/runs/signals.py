@@ -32,13 +32,15 @@ class Stop:
 def listening() -> Iterator[Stop]:
     """Listen for requests to leave while the block runs; the handlers of before are restored.
 
-    Signals reach the main thread only: elsewhere nothing is installed and nobody asks.
+    Signals reach the main thread only: elsewhere nothing is installed and nobody asks. A signal that the process
+    ignores stays ignored (as under nohup; a worker leaves Ctrl-C to its controller, which decides for all its jobs).
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {number: signal.signal(number, stop.ask) for number in ASKED_BY}
+    heard = [number for number in ASKED_BY if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, stop.ask) for number in heard}
     try:
         yield stop
     finally:
