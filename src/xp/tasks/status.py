@@ -32,12 +32,13 @@ def status_table(name: str, members: list[Row]) -> Table:
     """One experiment's runs as a table: stage, job, state, host, progress, values, time."""
     told = ", ".join(f"{number} {state}" for state, number in counts(members).items() if number)
     table = Table(title=f"{name}: {told}", title_justify="left", title_style="bold", expand=False)
-    for column in COLUMNS:
-        table.add_column(column, overflow="fold", max_width=60 if not column else None)
-    for row in members:
-        cells = [Text(cell) for cell in row.cells()]
-        cells[2].stylize(STYLES.get(row.state, ""))
-        table.add_row(*cells)
+    lines = [row.cells() for row in members]
+    shown = [index for index in range(len(COLUMNS)) if any(line[index] for line in lines)]
+    for index in shown:
+        table.add_column(COLUMNS[index], overflow="fold", no_wrap=bool(COLUMNS[index]))
+    for row, line in zip(members, lines):
+        style = STYLES.get(row.state, "")
+        table.add_row(*(Text(line[index], style=style if line[index] == row.state else "") for index in shown))
     return table
 
 
