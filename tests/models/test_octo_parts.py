@@ -47,7 +47,7 @@ def slots(**cameras):
 @pytest.mark.parametrize(
     ("cfg", "message"),
     [
-        (slots(primary={"camera": "tpo", "size": [32, 32]}), "dataset has top, wrist; did you mean 'top'"),
+        (slots(primary={"camera": "tpo", "size": [32, 32]}), r"dataset has top, wrist \(did you mean 'top'\?\)"),
         (slots(primary={"camera": None, "size": [33, 32]}), "multiple of 16"),
         (slots(wrist={"camera": "top", "size": [16, 16]}, primary={"camera": "top", "size": [32, 32]}), "one size"),
     ],

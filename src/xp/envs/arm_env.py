@@ -206,7 +206,7 @@ def _checked_cameras(cameras: Mapping[str, tuple[int, int]]) -> dict[str, tuple[
     for name, size in cameras.items():
         if name not in CAMERAS:
             raise UserError(
-                f"The suite has no camera '{name}'{closest(name, CAMERAS) or '.'} It has {listing(CAMERAS)}: "
+                f"The suite has no camera '{name}'{closest(name, CAMERAS)}. It has {listing(CAMERAS)}: "
                 "give sizes for these alone, e.g. 'env.cameras={oblique: [96, 96]}'."
             )
         if len(size) != 2 or not all(8 <= int(side) <= 1280 for side in size):
@@ -227,6 +227,6 @@ def _make_renderer(kind: str, model: Any, cameras: Mapping[str, tuple[int, int]]
 
         return GlRenderer(model, cameras)
     raise UserError(
-        f"There is no renderer '{kind}'{closest(kind, ('raycast', 'gl')) or '.'} "
+        f"There is no renderer '{kind}'{closest(kind, ('raycast', 'gl'))}. "
         "Give env.renderer=raycast (any machine) or env.renderer=gl (needs EGL or OSMesa)."
     )

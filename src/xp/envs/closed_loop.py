@@ -122,7 +122,7 @@ def rollout(
     """
     if execution not in EXECUTIONS:
         raise UserError(
-            f"There is no execution '{execution}'{closest(execution, EXECUTIONS) or '.'} "
+            f"There is no execution '{execution}'{closest(execution, EXECUTIONS)}. "
             "Give chunk_size.execution=receding or chunk_size.execution=ensembling."
         )
     if chunk_steps < 1 or history < 1:

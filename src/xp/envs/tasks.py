@@ -45,7 +45,7 @@ def task_info(name: str) -> TaskInfo:
     """
     if name not in TASKS:
         raise UserError(
-            f"There is no task '{name}' in the suite{closest(name, TASKS) or '.'} The tasks are {listing(TASKS)}: "
+            f"There is no task '{name}' in the suite{closest(name, TASKS)}. The tasks are {listing(TASKS)}: "
             f"give one of them, e.g. env.tasks=[{next(iter(TASKS))}]."
         )
     return TASKS[name]
