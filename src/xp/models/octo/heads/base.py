@@ -55,11 +55,11 @@ class ActionHead(nn.Module):
         self, groups: Groups, actions: jax.Array, real: jax.Array, action_mask: jax.Array, train: bool = True
     ) -> tuple[jax.Array, Parts]:
         """The objective and its parts, all scalars."""
-        raise NotImplementedError
+        raise NotImplementedError  # abstract: every head has its own
 
     def predict_action(self, groups: Groups, rng: jax.Array, **options: Any) -> jax.Array:
         """Chunks [*sample_shape, B, H, A] for the last observed step, in normalised units."""
-        raise NotImplementedError
+        raise NotImplementedError  # abstract: every head has its own
 
 
 def masked_mean(values: jax.Array, mask: jax.Array) -> jax.Array:
