@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -105,9 +104,9 @@ class _PolicyActor:
 def load_acting_policy(config: "DictConfig", path: str) -> "Policy":
     """Load a policy and check that the chunk fits its horizon."""
     from xp.models import load_policy
-    from xp.training.runtime import prepare_jax
+    from xp.tasks.shared import use_jax
 
-    prepare_jax(Path(config.paths.cache) / "jax")
+    use_jax(config)
     policy = load_policy(path)
     if config.chunk_size.steps > policy.spec.horizon:
         raise UserError(

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from xp.data import Dataset, Windows, open_frames
+from xp.data import Dataset, Windows
 from xp.data.locks import FileLock
 from xp.models.registry import locate
 from xp.runs import Run, atomic
+from xp.tasks.shared import shared_frames, use_jax
 
 VERSION = 1
 
@@ -63,20 +64,12 @@ def _key(run: Run, dataset: Dataset, episodes: tuple[int, ...]) -> str:
 
 def _ask(run: Run, dataset: Dataset, episodes: tuple[int, ...]) -> dict[str, Any]:
     from xp.models import load_policy
-    from xp.training.runtime import prepare_jax
 
     config = run.config
-    prepare_jax(Path(config.paths.cache) / "jax")
+    use_jax(config)
     policy = load_policy(config.predict.checkpoint)
     sizes = {camera: (height, width) for camera, (height, width, _) in policy.spec.cameras.items()}
-    frames = open_frames(
-        dataset,
-        sizes,
-        cache_dir=Path(config.paths.cache) / "frames",
-        cache_gb=config.data.cache_gb,
-        progress=run.progress,
-        log=run.log,
-    )
+    frames = shared_frames(run, dataset, sizes)
     windows = Windows(dataset, frames, episodes, history=policy.spec.history, horizon=1)
     return _over(run, windows, policy, batch_size=config.predict.batch_size, seed=config.seed)
 

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from xp.data import Dataset, Windows, compute_statistics
 from xp.errors import UserError
-from xp.metrics import baselines, horizon, summary
+from xp.metrics import actions, baselines, horizon, summary
 from xp.runs import Run, RunFolder, atomic
 from xp.tasks.episodes import SPLIT, Source, held_out, open_source, own_folder, plain
 from xp.tasks.passes import Pass, whole_pass
@@ -147,14 +147,12 @@ def _context(config: "DictConfig", source: Source, episodes: tuple[int, ...], ho
 def _write_arrays(
     path: Path, dataset: Dataset, statistics: dict[str, Any], predictions: np.ndarray, truth: Truth
 ) -> None:
-    from xp.data import normalise
-
     entry = statistics["action"]
     with atomic.file(path) as temporary, temporary.open("wb") as stream:
         np.savez_compressed(
             stream,
-            predictions=normalise(predictions, entry).astype(np.float32),
-            ground_truth=normalise(truth.action, entry).astype(np.float32),
+            predictions=actions.normalise(predictions, entry).astype(np.float32),
+            ground_truth=actions.normalise(truth.action, entry).astype(np.float32),
             is_pad=truth.is_pad,
             episode_index=dataset.episode_index[truth.row],
             frame_index=dataset.frame_index[truth.row],

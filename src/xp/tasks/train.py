@@ -1,6 +1,5 @@
 """`xp task=train`: fine-tune a policy on the training episodes of a dataset, watched on held-out ones."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xp.errors import UserError
@@ -15,40 +14,25 @@ if TYPE_CHECKING:
 def run(run: Run) -> None:
     """Build, restore, loop, close. Leaves checkpoints/, best/, final/, the logs, split.json and summary.json."""
     from xp.data import compute_statistics
+    from xp.models import camera_sizes
+    from xp.tasks.shared import shared_frames
 
     config = run.config
     source = open_source(config.data)
     source.split.save(run.folder / SPLIT)
     statistics = compute_statistics(source.dataset, source.split.train)
-    frames = _frames(run, source)
+    frames = shared_frames(run, source.dataset, camera_sizes(plain(config.model), source.dataset.cameras))
     trainable = _build(run, source, statistics)
-    policy = _loop(run, trainable, source, frames, statistics)
+    _loop(run, trainable, source, frames, statistics)
     run.write_summary({**_summary(run, source, trainable), **_last_validation(run)})
-    del policy
-
-
-def _frames(run: Run, source: "Source") -> Any:
-    from xp.data import open_frames
-    from xp.models import camera_sizes
-
-    config = run.config
-    sizes = camera_sizes(plain(config.model), source.dataset.cameras)
-    return open_frames(
-        source.dataset,
-        sizes,
-        cache_dir=Path(config.paths.cache) / "frames",
-        cache_gb=config.data.cache_gb,
-        progress=run.progress,
-        log=run.log,
-    )
 
 
 def _build(run: Run, source: "Source", statistics: dict[str, Any]) -> "JaxTrainable":
     from xp.models import build
-    from xp.training.runtime import prepare_jax
+    from xp.tasks.shared import use_jax
 
     config = run.config
-    prepare_jax(Path(config.paths.cache) / "jax")
+    use_jax(config)
     trainable = build(
         plain(config.model),
         data=source.spec,
