@@ -30,6 +30,10 @@ class PolicySpec:
     cameras: Mapping[str, tuple[int, int, int]]
     history: int = 1
     language: bool = True
+    prefix_past: int = 0
+    """How many executed actions before the present step `predict(past=)` takes."""
+    prefix_future: int = 0
+    """How many committed actions from the present step on `predict(prefix=)` takes; 0: takes none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +54,12 @@ class Policy(Protocol):
     spec: PolicySpec
 
     def predict(self, observation: Batch, *, seed: int = 0, **options: Any) -> np.ndarray:
-        """Actions [B, H, A] float32 in dataset units. Images may have any size; they are resized to the spec's."""
+        """Actions [B, H, A] float32 in dataset units. Images may have any size; they are resized to the spec's.
+
+        A policy whose spec has `prefix_future` D > 0 also takes `prefix` [B, d, A], 1 <= d <= D, the committed actions
+        a_t .. a_{t+d-1}, and `past` [B, k, A], the executed a_{t-k} .. a_{t-1}, both in dataset units. The chunk then
+        begins after the prefix: its first action is a_{t+d}.
+        """
         ...
 
     def predict_distribution(self, observation: Batch) -> Distribution | None:
