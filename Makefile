@@ -3,6 +3,8 @@
 .DEFAULT_GOAL := help
 
 XP := .venv/bin/xp
+# Two processes; a house of tests stays in one of them (tests/conftest.py).
+PYTEST := .venv/bin/python -m pytest -n 2 --dist loadgroup
 
 help:
 	@grep '^# make' Makefile | sed 's/^# //; s/  make/\nmake/g'
@@ -23,10 +25,10 @@ check: setup
 	.venv/bin/lint-imports
 
 test: setup check
-	.venv/bin/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: setup check
-	.venv/bin/python -m pytest
+	$(PYTEST)
 
 bench: setup
 	for b in startup raycast loader step_overhead; do .venv/bin/python benchmarks/$$b.py || exit 1; done

@@ -11,6 +11,13 @@ os.environ.setdefault("WANDB_MODE", "offline")
 CHECKOUT = Path(__file__).resolve().parents[1]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Under pytest-xdist a house (a folder of tests) stays in one process: its session's fixtures are made once."""
+    for item in items:
+        house = item.path.relative_to(CHECKOUT / "tests").parts[0]
+        item.add_marker(pytest.mark.xdist_group(house))
+
+
 @pytest.fixture(scope="session")
 def checkout() -> Path:
     """The root of the checkout."""
