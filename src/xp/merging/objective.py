@@ -1,0 +1,54 @@
+"""What a merge is judged by: a loss of named weights, and its gradient where there is one.
+
+Methods that choose weights (`inverse_loss`, `greedy`, the gradient methods) ask an `Objective` and know nothing of
+policies, datasets or frameworks. An objective that is honest to compare candidates with is deterministic: the same
+samples, the same noise and the same times for every candidate, so that two losses differ by the weights alone.
+"""
+
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from xp.errors import UserError, listing
+
+Weights = Mapping[str, np.ndarray]
+"""Named arrays: the names and shapes of the first checkpoint's format; floats as float32, other types as stored."""
+
+GRADIENT_METHODS = ("gradient_descent", "adaptive_gradient_descent")
+LOSS_METHODS = ("inverse_loss", "greedy")
+"""Merge methods that ask for losses alone."""
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """A deterministic number to make small. `name` says what it is, for merge.json and messages.
+
+    Both methods must only read `weights`: the arrays are views into buffers that are reused after the call returns,
+    so an objective that keeps them must copy them (putting them on a device does).
+    """
+
+    name: str
+
+    def loss(self, weights: Weights) -> float:
+        """The loss of these weights over the whole validation set."""
+        ...
+
+    def loss_and_gradient(self, weights: Weights) -> tuple[float, Mapping[str, np.ndarray]]:
+        """The same loss, and its gradient with respect to each float weight (same names and shapes, float32).
+
+        A name that is left out counts as a gradient of zero.
+
+        Raises:
+            UserError: the objective has no gradient; make the error with `without_gradient`.
+        """
+        ...
+
+
+def without_gradient(name: str) -> UserError:
+    """What an objective without gradients raises from `loss_and_gradient`."""
+    return UserError(
+        f"The objective '{name}' has no gradient, so merge_method={' and '.join(GRADIENT_METHODS)} cannot use it. Choose "
+        f"a method that asks for losses alone: merge_method={listing(LOSS_METHODS)}; or a method that needs none: "
+        "merge_method=average"
+    )
