@@ -9,7 +9,7 @@ from hydra_plugins.xp_local_launcher import _machine
 from hydra_plugins.xp_local_launcher._pool import Worker, cause_of_death
 from xp.errors import UserError
 from xp.runs.execute import mark_failed, mark_interrupted
-from xp.runs.executor import JobState, Submission
+from xp.runs.executor import JobState, Submission, by_record
 from xp.runs.folder import LOG, RECORD
 from xp.runs.frozen import secrets_of
 from xp.runs.queue import JobQueue
@@ -25,6 +25,7 @@ class LocalExecutor:
     """A pool of warm workers. Nothing happens between calls: `poll` starts jobs and hears how they ended."""
 
     name = "local"
+    detachable = False
 
     def __init__(
         self,
@@ -63,6 +64,10 @@ class LocalExecutor:
         self._overdue()
         self._fill()
         return {str(folder): state for folder, state in self._queue.states.items()}
+
+    def states(self, handles: Sequence[str]) -> dict[str, JobState]:
+        """What the records say: nothing outlives the controller here."""
+        return {handle: by_record(Record(Path(handle) / RECORD)) for handle in handles}
 
     def cancel(self, handles: Sequence[str] | None = None, *, grace_s: float = 30.0) -> None:
         """Ask jobs to leave. What has not started will not start; what is late is killed by `poll`."""

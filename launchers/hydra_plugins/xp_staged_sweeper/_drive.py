@@ -1,12 +1,12 @@
 """Drive an executor until every job has ended, showing how they stand."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra_plugins.xp_staged_sweeper._experiment import Planned
-from xp.runs.executor import Executor, JobState, Submission
+from xp.runs.executor import Executor, JobState
 from xp.runs.folder import RunFolder
 from xp.runs.progress import clock_text
 from xp.runs.signals import listening
@@ -17,24 +17,22 @@ _DRAW_S = 0.5
 _SHOWN_ROWS = 16
 
 
-def drive(executor: Executor, jobs: Sequence[Planned], *, grace_s: float, console: Any) -> dict[Path, JobState]:
-    """Submit jobs and wait for them all. Ctrl-C lets them write a checkpoint; a second one ends them at once."""
-    todo = {planned.job.folder for planned in jobs}
-    submissions = [
-        Submission(
-            folder=planned.job.folder,
-            needs=tuple(need.job.folder for need in planned.needs if need.job.folder in todo),
-            always=planned.job.always,
-        )
-        for planned in jobs
-    ]
-    folders = {handle: job.folder for handle, job in zip(executor.submit(submissions), submissions)}
+def drive(
+    executor: Executor, jobs: Sequence[Planned], folders: Mapping[str, Path], *, grace_s: float, console: Any
+) -> dict[Path, JobState]:
+    """Wait for submitted jobs, {handle: folder}. Ctrl-C lets them write a checkpoint; a second one ends them at once.
+
+    Where jobs outlive the controller, Ctrl-C leaves them at work.
+    """
     view = TableView(jobs, console) if console.is_terminal else LineView(jobs, console)
     states: dict[Path, JobState] = {}
     try:
         with listening() as stop, view:
             asked = False
             while not states or not all(state.ended for state in states.values()):
+                if stop and executor.detachable:
+                    view.say("leaving: the jobs go on without this process")
+                    return states
                 if stop and not asked:
                     asked = True
                     view.say(f"leaving: jobs may take {grace_s:.0f} s for a checkpoint; Ctrl-C again ends them at once")

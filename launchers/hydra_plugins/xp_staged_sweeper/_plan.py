@@ -9,10 +9,12 @@ from statistics import median
 from typing import Any
 
 from hydra_plugins.xp_staged_sweeper._experiment import Experiment, Planned, Rules
+from xp.runs.executor import JobState
 from xp.runs.folder import RECORD, find_runs
 from xp.runs.progress import clock_text
 from xp.runs.record import Record, State
 from xp.runs.single import compare
+from xp.runs.submitted import ask, is_open
 
 
 class Action(StrEnum):
@@ -24,6 +26,8 @@ class Action(StrEnum):
     RETRY = "to retry"
     RUNNING = "running"
     """Another process works on it: wait for it."""
+    QUEUED = "queued"
+    """An earlier call has submitted it: wait for it."""
     FAILED = "failed"
     """It failed before, and retry_failed was not given."""
     BLOCKED = "blocked"
@@ -31,7 +35,7 @@ class Action(StrEnum):
     @property
     def starts(self) -> bool:
         """Whether the executor gets the job."""
-        return self in (Action.RUN, Action.RESUME, Action.RETRY, Action.RUNNING)
+        return self in (Action.RUN, Action.RESUME, Action.RETRY, Action.RUNNING, Action.QUEUED)
 
     @property
     def freezes(self) -> bool:
@@ -58,22 +62,25 @@ class Plan:
 
 
 def make_plan(experiments: Sequence[Experiment], rules: Rules, *, retry_failed: bool) -> Plan:
-    """Look into every job's folder.
+    """Look into every job's folder, and ask the executors of jobs that an earlier call has submitted.
 
     Raises:
         UserError: a folder holds another run; names the keys that differ.
     """
     actions: dict[Path, Action] = {}
     seconds: dict[Path, float | None] = {}
+    seen = ask(planned.job.folder for experiment in experiments for planned in experiment.jobs)
     for experiment in experiments:
         known = _durations(experiment.folder)
         for planned in experiment.jobs:
-            actions[planned.job.folder] = _action(planned, actions, rules, retry_failed)
+            actions[planned.job.folder] = _action(planned, actions, rules, seen, retry_failed)
             seconds[planned.job.folder] = known.get(("stage", planned.stage.key), known.get(("task", planned.job.task)))
     return Plan(experiments, actions, seconds)
 
 
-def _action(planned: Planned, known: Mapping[Path, Action], rules: Rules, retry_failed: bool) -> Action:
+def _action(
+    planned: Planned, known: Mapping[Path, Action], rules: Rules, seen: Mapping[Path, JobState], retry_failed: bool
+) -> Action:
     if planned.skip:
         return Action.DONE
     record = Record(planned.job.folder / RECORD)
@@ -84,11 +91,12 @@ def _action(planned: Planned, known: Mapping[Path, Action], rules: Rules, retry_
         return Action.DONE
     if not planned.job.always and any(each in (Action.FAILED, Action.BLOCKED) for each in needs):
         return Action.BLOCKED
-    if record.alive:
-        return Action.RUNNING
+    if is_open(record, seen.get(planned.job.folder)):
+        return Action.RUNNING if record.state is State.RUNNING else Action.QUEUED
     if record.state is State.FAILED:
         return Action.RETRY if retry_failed else Action.FAILED
-    return Action.RESUME if record.interrupted or record.state is State.CANCELLED else Action.RUN
+    begun = record.interrupted or record.state in (State.RUNNING, State.CANCELLED)
+    return Action.RESUME if begun else Action.RUN
 
 
 def _outdated(planned: Planned, record: Record, needs: Sequence[Action]) -> bool:
@@ -169,3 +177,8 @@ def _cells(plan: Plan, jobs: Sequence[Planned], used: Sequence[Action]) -> list[
     numbers = [str(actions.count(action) or "") for action in used]
     names = ", ".join(todo[:3]) + (", ..." if len(todo) > 3 else "")
     return [str(len(jobs)), *numbers, clock_text(took) if took is not None else "?", names]
+
+
+def say(console: Any, text: str) -> None:
+    """Print one line as it is."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -3,7 +3,8 @@
 A stage has `needs` (stages), `name` (template of job names), `sweep` (mapping: product of its lists; list of mappings:
 one product after the other), `zip` (lists of equal length, taken together), `set` (overrides), `fix` (overrides that
 beat the command line), `when` (no jobs if false), `skip` (take finished jobs as they are, run none), `once` (sweeps
-that only the command line names do not multiply it), `always` (runs even if some of its needs failed).
+that only the command line names do not multiply it), `always` (runs even if some of its needs failed), `resources`
+(what a cluster shall give each of its jobs, such as {gpus: 1, time_min: 60}, where that is not the launcher's default).
 
 Priority of one key: fix, then command line, then sweep and zip, then set. A key on the command line that some stage
 sweeps narrows or widens that sweep in every stage that has it and concerns no other stage. A key that is swept on the
@@ -20,7 +21,7 @@ from xp.errors import UserError, closest, listing
 
 NO_VALUE = "\0"
 """Stands for the missing value of `~key`."""
-_KEYS = ("name", "needs", "when", "skip", "set", "fix", "sweep", "zip", "once", "always")
+_KEYS = ("name", "needs", "when", "skip", "set", "fix", "sweep", "zip", "once", "always", "resources")
 Assignment = dict[str, str]
 """{key as in the override, signs included: value as text}."""
 
@@ -41,6 +42,8 @@ class Stage:
     skip: Any = False
     once: bool = False
     always: bool = False
+    resources: Mapping[str, Any] = field(default_factory=dict)
+    """What a scheduler shall give each job, beside what the launcher's configuration says."""
 
     @property
     def swept(self) -> set[str]:
@@ -141,6 +144,7 @@ def _stage(key: str, spec: Any) -> Stage:
         skip=spec.get("skip", False),
         once=bool(spec.get("once", False)),
         always=bool(spec.get("always", False)),
+        resources=dict(spec.get("resources") or {}),
     )
 
 

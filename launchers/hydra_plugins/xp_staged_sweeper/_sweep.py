@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from hydra_plugins.xp_staged_sweeper._compose import Composer
 from hydra_plugins.xp_staged_sweeper._experiment import Experiment, Planned, Rules, plan_experiment, read_command_line
-from hydra_plugins.xp_staged_sweeper._plan import Action, Plan, make_plan, summary_line, table
+from hydra_plugins.xp_staged_sweeper._plan import Action, Plan, make_plan, say, summary_line, table
 from xp.runs import late, snapshot
 from xp.runs.atomic import write_json
 from xp.runs.executor import JobState
@@ -63,14 +63,19 @@ class Sweep:
         if self._options.dry_run:
             return OK
         self._freeze(plan, arguments, getattr(executor, "name", STOCK))
-        if executor is not None:
-            from hydra_plugins.xp_staged_sweeper._drive import drive
-
-            states = drive(executor, todo, grace_s=getattr(launcher, "grace_s", 30.0), console=console)
-        else:
+        if executor is None:
             from hydra_plugins.xp_staged_sweeper._stock import launch
 
             states = launch(launcher, todo)
+            return self._shown(plan, rules, self._sum_up(plan, states, console))
+        from hydra_plugins.xp_staged_sweeper._drive import drive
+        from hydra_plugins.xp_staged_sweeper._submit import submit, tell
+
+        folders = submit(executor, plan, getattr(launcher, "settings", {}), console)
+        if executor.detachable and getattr(launcher, "detach", False):
+            executor.close()
+            return tell(plan, executor.name, console)
+        states = drive(executor, todo, folders, grace_s=getattr(launcher, "grace_s", 30.0), console=console)
         return self._shown(plan, rules, self._sum_up(plan, states, console))
 
     def _shown(self, plan: Plan, rules: Rules, code: int) -> int:
@@ -134,7 +139,7 @@ class Sweep:
         text = ", ".join(f"{counts[state]} {state}" for state in _ORDER if counts[state] or state is JobState.DONE)
         if not failed and not counts[JobState.INTERRUPTED]:
             say(console, text)
-            return OK
+            return OK if not counts[JobState.RUNNING] + counts[JobState.WAITING] else INTERRUPTED
         say(console, f"{text}: {self._command(retry=bool(failed))}")
         return FAILED if failed and not counts[JobState.INTERRUPTED] else INTERRUPTED
 
@@ -155,6 +160,7 @@ _EARLIER = {
     Action.RESUME: JobState.WAITING,
     Action.RETRY: JobState.WAITING,
     Action.RUNNING: JobState.RUNNING,
+    Action.QUEUED: JobState.WAITING,
 }
 _ORDER = (JobState.DONE, JobState.FAILED, JobState.BLOCKED, JobState.INTERRUPTED, JobState.RUNNING, JobState.WAITING)
 
@@ -169,11 +175,6 @@ def _freeze_unless_taken(job: Job, executor: str) -> None:
             freeze(job, executor=executor)
     except Busy:
         return
-
-
-def say(console: Any, text: str) -> None:
-    """Print one line as it is."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _error(planned: Planned) -> str:

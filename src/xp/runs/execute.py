@@ -14,9 +14,11 @@ from xp.runs import late
 from xp.runs.atomic import write_json
 from xp.runs.folder import CONFIG, LOG, PROGRESS, RECORD, as_config
 from xp.runs.frozen import Job, open_job, secrets_of
+from xp.runs.heartbeat import beating
 from xp.runs.identity import flatten
 from xp.runs.lock import locked
 from xp.runs.output import to_log
+from xp.runs.reading import read_json
 from xp.runs.record import Record, State, now, whereabouts
 from xp.runs.run import Run
 from xp.runs.secret import REDACTED, restore
@@ -55,8 +57,8 @@ def execute(
         if record.state is State.DONE:
             return record.state
         attempts = record.get("attempts", 0)
-        with to_log(folder / LOG, echo=echo), listening() as stop:
-            _begin(record, attempts)
+        with to_log(folder / LOG, echo=echo), listening() as stop, beating(folder, lambda: _step(folder)) as handle:
+            _begin(record, attempts, handle)
             try:
                 job = open_job(folder)
                 run = _prepare(
@@ -80,7 +82,12 @@ def exit_code(folder: str | Path) -> int:
     return int(Record(Path(folder) / RECORD).get("exit") or 0)
 
 
-def _begin(record: Record, attempts: int) -> None:
+def _step(folder: Path) -> int | None:
+    """The step that the run's progress file shows."""
+    return read_json(folder / PROGRESS, default={}).get("step")
+
+
+def _begin(record: Record, attempts: int, handle: str | None) -> None:
     (record.path.parent / PROGRESS).unlink(missing_ok=True)
     record.update(
         state=State.RUNNING,
@@ -91,6 +98,7 @@ def _begin(record: Record, attempts: int) -> None:
         exit=None,
         error=None,
         traceback=None,
+        handle=handle,
         **whereabouts(),
     )
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from xp.errors import UserError, closest, listing
+from xp.runs.record import Record, State
 
 GROUP = "xp.executors"
 
@@ -33,6 +34,15 @@ class JobState(StrEnum):
         return self not in (JobState.WAITING, JobState.RUNNING)
 
 
+def by_record(record: Record) -> JobState:
+    """How a job stands as its own record (and sign of life) says."""
+    if record.state is State.RUNNING:
+        return JobState.RUNNING if record.alive else JobState.INTERRUPTED
+    if record.state is State.PENDING:
+        return JobState.INTERRUPTED if record.interrupted else JobState.WAITING
+    return {State.DONE: JobState.DONE, State.FAILED: JobState.FAILED}.get(record.state, JobState.INTERRUPTED)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Submission:
     """One frozen job for an executor: its folder holds all the rest."""
@@ -43,19 +53,27 @@ class Submission:
     always: bool = False
     """Start when the needed jobs have ended, done or not."""
     resources: Mapping[str, Any] = field(default_factory=dict)
+    handle: str = ""
+    """Handle of the job from an earlier submission: it is queued or at work, so it is waited for and not started."""
 
 
 class Executor(Protocol):
     """Runs frozen jobs. A handle is text that names a job to this executor from any process."""
 
     name: str
+    detachable: bool
+    """Whether jobs go on when the submitting process ends, so that another one can find them by their handles."""
 
     def submit(self, jobs: Sequence[Submission]) -> list[str]:
         """Take jobs over, in an order where needs come first; gives their handles at once."""
         ...
 
     def poll(self, timeout_s: float = 0.0) -> dict[str, JobState]:
-        """State of every job by handle; waits up to `timeout_s` for something to change."""
+        """State of every submitted job by handle; waits up to `timeout_s` for something to change."""
+        ...
+
+    def states(self, handles: Sequence[str]) -> dict[str, JobState]:
+        """State of jobs that any process submitted; a handle that nothing is known of is left out."""
         ...
 
     def cancel(self, handles: Sequence[str] | None = None, *, grace_s: float = 30.0) -> None:

@@ -182,6 +182,7 @@ def _pend(job: Job, executor: str) -> None:
         snapshot=job.snapshot,
         state=State.PENDING,
         interrupted=begun,
+        handle=None,
         attempts=record.get("attempts", 0),
         created=record.get("created") or now(),
     )

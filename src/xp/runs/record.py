@@ -14,6 +14,7 @@ from typing import Any
 
 from xp.errors import UserError
 from xp.runs.atomic import write_json
+from xp.runs.heartbeat import beats
 from xp.runs.reading import read_json
 
 SCHEMA = 1
@@ -82,11 +83,11 @@ class Record(Mapping[str, Any]):
 
     @property
     def alive(self) -> bool:
-        """True if the process that wrote `running` may still be at work. Processes of other hosts are believed."""
+        """True if the process that wrote `running` is at work: seen here, or by its heartbeat if on another host."""
         if self.state is not State.RUNNING:
             return False
         if self.get("host") != socket.gethostname():
-            return True
+            return beats(self.path.parent)
         return process_start(self.get("pid", 0)) == self.get("process_start")
 
     @property

@@ -1,0 +1,77 @@
+"""Hand the jobs of a plan to an executor: once, with everything stored that another process needs to find them."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra_plugins.xp_staged_sweeper._experiment import Planned
+from hydra_plugins.xp_staged_sweeper._plan import Action, Plan, say
+from xp.errors import UserError
+from xp.runs.executor import Executor, Submission
+from xp.runs.folder import RECORD
+from xp.runs.record import Record
+from xp.runs.submitted import note_launcher, submit_and_note
+
+
+def submit(executor: Executor, plan: Plan, settings: Mapping[str, Any], console: Any) -> dict[str, Path]:
+    """Submit what is to be run, adopt what an earlier call submitted; gives {handle: folder} of both.
+
+    Raises:
+        UserError: another executor has one of the jobs.
+    """
+    jobs = [planned for planned in plan.jobs if plan.actions[planned.job.folder].starts]
+    taken = _taken(executor, plan)
+    if executor.detachable:
+        for experiment in plan.experiments:
+            note_launcher(experiment.folder, executor.name, settings)
+    handles = submit_and_note(executor, submissions(jobs, taken))
+    if executor.detachable:
+        for planned, handle in zip(jobs, handles):
+            word = "goes on" if planned.job.folder in taken else "submitted"
+            say(console, f"{word}: {planned.stage.key}/{planned.job.name} -> {executor.name} {handle}")
+    return {handle: planned.job.folder for planned, handle in zip(jobs, handles)}
+
+
+def submissions(jobs: Sequence[Planned], handles: Mapping[Path, str]) -> list[Submission]:
+    """What an executor is told of these jobs. `handles` are those of jobs that it has already."""
+    todo = {planned.job.folder for planned in jobs}
+    return [
+        Submission(
+            folder=planned.job.folder,
+            needs=tuple(need.job.folder for need in planned.needs if need.job.folder in todo),
+            always=planned.job.always,
+            resources=planned.stage.resources,
+            handle=handles.get(planned.job.folder, ""),
+        )
+        for planned in jobs
+    ]
+
+
+def tell(plan: Plan, executor: str, console: Any) -> int:
+    """The last lines of a call that does not wait: how to look, follow and cancel. Gives the exit code 0."""
+    number = sum(action.starts for action in plan.actions.values())
+    say(console, f"{number} jobs are with {executor} and go on without this process. The same command adopts them.")
+    for experiment in plan.experiments:
+        say(console, f"  look:   xp task=status status.folder={experiment.folder}")
+        say(console, f"  cancel: xp task=cancel cancel.folder={experiment.folder}")
+    return 0
+
+
+def _taken(executor: Executor, plan: Plan) -> dict[Path, str]:
+    """Handles of the jobs that this executor has already. Workers of this machine wait for whatever runs anywhere.
+
+    Raises:
+        UserError: a job is with another executor, or at work without one.
+    """
+    actions = (Action.RUNNING, Action.QUEUED) if executor.detachable else (Action.QUEUED,)
+    found: dict[Path, str] = {}
+    for planned in plan.having(*actions):
+        record = Record(planned.job.folder / RECORD)
+        if record.get("executor") != executor.name or not record.get("handle"):
+            raise UserError(
+                f"{planned.job.name} is {record.standing} under hydra/launcher={record.get('executor') or 'local'}, "
+                f"process {record.get('pid')} on {record.get('host')}; {executor.name} cannot take it over. Wait for "
+                f"it, or end it first: xp task=cancel cancel.folder={planned.job.folder}"
+            )
+        found[planned.job.folder] = record["handle"]
+    return found
