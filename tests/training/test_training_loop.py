@@ -18,9 +18,9 @@ from training_fakes import (
 )
 
 from xp.errors import UserError
+from xp.models.tree import flatten
 from xp.runs import RunInterrupted
 from xp.training.loop import train
-from xp.training.partition import flatten
 from xp.training.prefetch import prefetched
 
 

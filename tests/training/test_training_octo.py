@@ -101,7 +101,7 @@ def test_freezing_octos_transformer_needs_the_whole_path(tmp_path, octo):
 
 
 def flat(octo):
-    from xp.training.partition import flatten
+    from xp.models.tree import flatten
 
     return flatten(octo.weights)
 

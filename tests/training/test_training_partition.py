@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xp.errors import UserError
-from xp.training.partition import flatten, split, unflatten
+from xp.models.tree import flatten, unflatten
+from xp.training.partition import split
 
 WEIGHTS = {
     "octo_transformer": {

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from xp.models.policy import PolicySpec
 from xp.training.layout import ActionLayout
 from xp.training.validation import METRICS, action_scores, future, make_validator
 
@@ -110,6 +111,8 @@ def test_what_an_action_does_not_have_is_nan():
 class Constant:
     """Predicts its value everywhere; its loss on a batch is the mean of the true actions."""
 
+    spec = PolicySpec(horizon=2, action_dim=1, state_dim=1, cameras={}, history=3)
+
     def __init__(self, value):
         self.value, self.seeds = value, []
 
@@ -118,7 +121,7 @@ class Constant:
         return np.full((len(observation["action"]), 2, 1), self.value, np.float32)
 
     def loss(self, batch, *, seed=0):
-        truth, valid = future(batch, 2)
+        truth, valid = future(batch, 2, 2)
         return {"loss": float(truth[valid].mean())}
 
 
@@ -152,5 +155,5 @@ def test_a_validation_without_windows_is_nan():
 
 
 def test_the_future_begins_at_the_last_observed_step():
-    truth, valid = future(windows([[5, 6]], [[0, 1]], history=4), 2)
+    truth, valid = future(windows([[5, 6]], [[0, 1]], history=4), 2, 3)
     assert truth.tolist() == [[[5.0], [6.0]]] and valid.tolist() == [[True, False]]

@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 from safetensors.numpy import load_file, save_file
 
 from xp.models.policy import JaxTrainable, PolicySpec
+from xp.models.tree import flatten
 from xp.runs import Record, Run
-from xp.training.partition import flatten
 
 STATE, ACTION, HORIZON = 5, 3, 2
 SPEC = PolicySpec(horizon=HORIZON, action_dim=ACTION, state_dim=STATE, cameras={})

@@ -123,9 +123,13 @@ class Trainer:
     clip_norm: float | None = _at_least(0.0, None)
     weight_decay: float = _at_least(0.0)
     freeze: list[str] = MISSING
-    decay: list[str] = MISSING
+    decay: list[str] | None = None
     best_metric: str = _one_of("val_loss", "l1_error", "position_l1", "rotation_l1")
     precision: str = _one_of("float32", "bfloat16")
+    device: str = _one_of("auto", "cpu", "gpu")
+    devices: int = _at_least(1)
+    strategy: str = _one_of("auto", "ddp", "fsdp")
+    compile: bool = False
     overfit_batches: int | None = _at_least(1, None)
     profile_steps: int | None = _at_least(1, None)
 
@@ -229,6 +233,10 @@ TRANSIENT: tuple[str, ...] = (
     "trainer.checkpoint_every",
     "trainer.keep_checkpoints",
     "trainer.profile_steps",
+    "trainer.device",
+    "trainer.devices",
+    "trainer.strategy",
+    "trainer.compile",
     "predict.batch_size",
     "collect.workers",
     "eval.videos",

@@ -1,4 +1,4 @@
-"""Windows around frames: T observations up to frame t and the actions t-T+1 .. t+H-1, as batches of numpy arrays."""
+"""Windows around frames: T observations up to frame t and the actions t-P .. t+H-1, as batches of numpy arrays."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,6 +22,7 @@ class Windows:
         episodes: Episode numbers to take windows from.
         history: T >= 1, observations per window.
         horizon: H >= 1, actions from the last observed step on.
+        before: P >= 0, actions before the last observed step; None for T - 1.
 
     Raises:
         UserError: a history or horizon below 1, or no episodes, or an episode the dataset does not have.
@@ -35,6 +36,7 @@ class Windows:
         *,
         history: int,
         horizon: int,
+        before: int | None = None,
     ) -> None:
         _check(dataset, episodes, history, horizon)
         self.dataset = dataset
@@ -48,7 +50,8 @@ class Windows:
         self._first = np.repeat(dataset.episodes.starts[chosen], lengths)
         self._last = np.repeat(dataset.episodes.starts[chosen] + lengths - 1, lengths)
         self._past = np.arange(1 - history, 1)
-        self._steps = np.arange(1 - history, horizon)
+        self.before = history - 1 if before is None else before
+        self._steps = np.arange(-self.before, horizon)
         # Plain views: indexing a memmap object costs several microseconds more than indexing an array.
         self._pixels = {name: np.asarray(array) for name, array in self.frames.items()}
         self._buffers = {name: Buffers() for name in self._pixels}

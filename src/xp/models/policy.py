@@ -1,4 +1,4 @@
-"""What every model family gives the rest of xp: a `Policy` to ask, and a `JaxTrainable` to train.
+"""What every model family gives the rest of xp: a `Policy` to ask, and a trainable to train, in JAX or in torch.
 
 Letters: B batch, T observation history, H horizon, A action, S state, C channels.
 """
@@ -15,8 +15,9 @@ Batch = Mapping[str, Any]
 
 `observation.images.<camera>` [B, T, h, w, C] uint8, `observation.state` [B, T, S] float32,
 `observation_is_pad` [B, T] bool, `task` list of B strings, `episode_index` [B] and `frame_index` [B] int64; for
-training also `action` [B, T-1+H, A] float32 (steps t-T+1 .. t+H-1 around the last observed step t) and `action_is_pad`
-[B, T-1+H] bool, and, where observation dropout is on, `observation_is_dropped` [B] bool.
+training also `action` [B, P+F, A] float32 (steps t-P .. t+F-1 around the last observed step t; P = T-1 and F = H unless
+the policy's `window` says otherwise) and `action_is_pad` [B, P+F] bool, and, where observation dropout is on,
+`observation_is_dropped` [B] bool.
 """
 
 
@@ -34,6 +35,16 @@ class PolicySpec:
     """How many executed actions before the present step `predict(past=)` takes."""
     prefix_future: int = 0
     """How many committed actions from the present step on `predict(prefix=)` takes; 0: takes none."""
+    actions_before: int | None = None
+    """How many actions before the present step a training window holds; None: history - 1."""
+    actions_ahead: int | None = None
+    """How many actions from the present step on a training window holds; None: horizon."""
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """(P, F): actions before the present step, and from it on, in a window that `loss` takes."""
+        before = self.history - 1 if self.actions_before is None else self.actions_before
+        return before, self.horizon if self.actions_ahead is None else self.actions_ahead
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,3 +130,34 @@ class JaxTrainable:
     policy: Callable[[Any], Policy]
     frozen: Sequence[str] = ()
     loaded: LoadReport = field(default_factory=LoadReport)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TorchTrainable:
+    """A model as the torch loop sees it: a module and functions on it.
+
+    `module` is a `torch.nn.Module` with every weight, on the CPU until the loop moves it. `prepare(batch)` turns a
+    numpy batch into host tensors (and strings); it may share the batch's memory. `loss(inputs)` takes them on the
+    module's device and returns the scalar objective and a dict of scalar parts; it draws from torch's global generators
+    alone. `place(device)` tells what stands beside the module (processors) where it runs. `policy(weights)` wraps the
+    module as it is (None), or a copy of it with other weights (a mapping by name), as a deployable Policy.
+    """
+
+    spec: PolicySpec
+    module: Any
+    loss: Callable[[dict[str, Any]], tuple[Any, Mapping[str, Any]]]
+    prepare: Callable[[Batch], dict[str, Any]]
+    policy: Callable[[Mapping[str, Any] | None], Policy]
+    place: Callable[[str], None] = lambda device: None
+    frozen: Sequence[str] = ()
+    """Patterns of weights that the model itself never trains; those without `requires_grad` come on top."""
+    decay: Sequence[str] = ("*",)
+    """Patterns of the weights that decay where `trainer.decay` does not say it."""
+    rates: Mapping[str, float] = field(default_factory=dict)
+    """Factor on the learning rate by weight; 1 for those not named."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    loaded: LoadReport = field(default_factory=LoadReport)
+
+
+Trainable = JaxTrainable | TorchTrainable

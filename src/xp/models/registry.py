@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from xp.errors import UserError, closest, listing
-from xp.models.policy import DataSpec, JaxTrainable, Policy
+from xp.models.lerobot.papers import is_lerobot
+from xp.models.policy import DataSpec, Policy, Trainable
 
-FAMILIES = ("octo",)
+FAMILIES = ("octo", "lerobot")
 
 
 def build(
@@ -20,7 +21,7 @@ def build(
     horizon: int,
     seed: int,
     pretrained_path: str | None = None,
-) -> JaxTrainable:
+) -> Trainable:
     """A trainable model of the family that `model_cfg` names, for a dataset and a horizon.
 
     Raises:
@@ -32,38 +33,60 @@ def build(
     return package.build(model_cfg, data=data, statistics=statistics, horizon=horizon, seed=seed, pretrained=pretrained)
 
 
-def camera_sizes(model_cfg: Mapping[str, Any], cameras: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+def camera_sizes(
+    model_cfg: Mapping[str, Any], cameras: Mapping[str, Any], pretrained_path: str | None = None
+) -> dict[str, tuple[int, int]]:
     """Size (height, width) in pixels at which a model wants each dataset camera that it uses; imports nothing heavy."""
-    package = importlib.import_module(f"xp.models.{_family(model_cfg)}.cameras")
-    return package.camera_sizes(model_cfg, cameras)
+    family = _family(model_cfg)
+    package = importlib.import_module(f"xp.models.{family}.cameras")
+    if family == "octo" or not pretrained_path:
+        return package.camera_sizes(model_cfg, cameras)
+    return package.camera_sizes(model_cfg, cameras, locate(pretrained_path)[0])
 
 
-def load_policy(path: str | Path, device: str | None = None) -> Policy:
-    """The policy saved at `path`: an Octo folder, or an xp run folder (its final, else best, else newest checkpoint).
+def load_policy(path: str | Path, device: str | None = None, cameras: Mapping[str, str] | None = None) -> Policy:
+    """The policy saved at `path`: an Octo folder, a LeRobot `pretrained_model` folder, or an xp run folder.
 
-    `FOLDER@STEP` chooses a step. `device` is a jax platform such as "cpu" or "gpu"; None takes jax's default.
+    Of a run its final policy is taken, else its best, else its newest checkpoint; `FOLDER@STEP` chooses a step.
+
+    Args:
+        path: the folder.
+        device: for an Octo a jax platform such as "cpu" or "gpu", for a LeRobot policy a torch device; None takes the
+            framework's default.
+        cameras: for a LeRobot policy {its camera: the camera that feeds it}, where the names differ.
 
     Raises:
         UserError: nothing loadable there, or a damaged or inconsistent folder.
     """
     folder, step = locate(path)
+    if is_lerobot(folder):
+        from xp.models.lerobot.build import load as load_lerobot
+
+        return load_lerobot(folder, device, cameras)
     from xp.models.octo.build import load
 
     return load(folder, step, device)
 
 
+def family_of(path: str | Path) -> str:
+    """The family of the policy saved at `path`, without loading it."""
+    return "lerobot" if is_lerobot(locate(path)[0]) else "octo"
+
+
 def locate(path: str | Path) -> tuple[Path, int | None]:
-    """The Octo folder and step that `path` means, without loading it."""
+    """The policy folder and step that `path` means, without loading it."""
     text = str(path)
     named = re.fullmatch(r"(.+)@(\d+)", text)
     folder = Path(named[1] if named else text).expanduser()
     step = int(named[2]) if named else None
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder}. Give the folder of a saved policy or of a finished run.")
-    if _saved(folder):
+    if is_lerobot(folder):
+        return folder, None
+    if _is_octo(folder):
         return folder, step
     for candidate in _in_run(folder, step):
-        if candidate.is_dir() and _saved(candidate):
+        if candidate.is_dir() and (_is_octo(candidate) or is_lerobot(candidate)):
             return candidate, None
     raise UserError(_nothing(folder, step))
 
@@ -73,12 +96,12 @@ def _family(model_cfg: Mapping[str, Any]) -> str:
     if family not in FAMILIES:
         raise UserError(
             f"model.family={family}: allowed are {listing(FAMILIES)}{closest(family, FAMILIES)}. Choose a model that "
-            "exists: model=octo_tiny, octo_small or octo_base."
+            "exists: model=octo_tiny, octo_small, octo_base, act, diffusion, or model=lerobot model.type=TYPE."
         )
     return family
 
 
-def _saved(folder: Path) -> bool:
+def _is_octo(folder: Path) -> bool:
     steps = (entry for entry in folder.iterdir() if entry.name.isdigit())
     return any((entry / "default" / "checkpoint").is_file() for entry in steps)
 
@@ -101,7 +124,8 @@ def _nothing(folder: Path, step: int | None) -> str:
     wanted = "STEP/default/checkpoint (an Octo folder)"
     run = f"checkpoints/checkpoint-{step}" if step is not None else "final/, best/ or checkpoints/checkpoint-N/"
     return (
-        f"No policy can be loaded from {folder}: looked for {wanted} and for {run} (an xp run folder); the folder has "
-        f"{inside}. Give the folder of an Octo, or of a run that has trained"
+        f"No policy can be loaded from {folder}: looked for {wanted}, for config.json with a policy type beside "
+        f"model.safetensors (a LeRobot pretrained_model) and for {run} (an xp run folder); the folder has {inside}. "
+        "Give the folder of a saved policy, or of a run that has trained"
         + (", or leave out the @STEP." if step is not None else ".")
     )

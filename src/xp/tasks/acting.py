@@ -103,11 +103,9 @@ class _PolicyActor:
 
 def load_acting_policy(config: "DictConfig", path: str) -> "Policy":
     """Load a policy and check that the chunk fits its horizon."""
-    from xp.models import load_policy
-    from xp.tasks.shared import use_jax
+    from xp.tasks.shared import load
 
-    use_jax(config)
-    policy = load_policy(path)
+    policy = load(config, path)
     if config.chunk_size.steps > policy.spec.horizon:
         raise UserError(
             f"chunk_size.steps={config.chunk_size.steps} exceeds the horizon {policy.spec.horizon} that {path} was "

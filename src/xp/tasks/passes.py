@@ -11,7 +11,7 @@ from xp.data import Dataset, Windows
 from xp.data.locks import FileLock
 from xp.models.registry import locate
 from xp.runs import Run, atomic
-from xp.tasks.shared import shared_frames, use_jax
+from xp.tasks.shared import load, shared_frames
 
 VERSION = 1
 
@@ -63,11 +63,8 @@ def _key(run: Run, dataset: Dataset, episodes: tuple[int, ...]) -> str:
 
 
 def _ask(run: Run, dataset: Dataset, episodes: tuple[int, ...]) -> dict[str, Any]:
-    from xp.models import load_policy
-
     config = run.config
-    use_jax(config)
-    policy = load_policy(config.predict.checkpoint)
+    policy = load(config, config.predict.checkpoint)
     sizes = {camera: (height, width) for camera, (height, width, _) in policy.spec.cameras.items()}
     frames = shared_frames(run, dataset, sizes)
     windows = Windows(dataset, frames, episodes, history=policy.spec.history, horizon=1)

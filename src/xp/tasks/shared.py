@@ -12,6 +12,8 @@ from xp.runs import Run
 if TYPE_CHECKING:
     import numpy as np
 
+    from xp.models.policy import Policy
+
 
 def shared_frames(run: Run, dataset: Dataset, sizes: Mapping[str, tuple[int, int]]) -> "dict[str, np.memmap]":
     """The frames of the cameras in `sizes` (height, width), decoded once for all jobs; see `xp.data.open_frames`."""
@@ -26,8 +28,17 @@ def shared_frames(run: Run, dataset: Dataset, sizes: Mapping[str, tuple[int, int
     )
 
 
-def use_jax(config: DictConfig) -> None:
-    """Load JAX with the shared cache of compiled programs."""
-    from xp.training.runtime import prepare_jax
+def use_framework(config: DictConfig, family: str) -> None:
+    """Prepare the framework of a model family; JAX gets the shared cache of compiled programs."""
+    if family == "octo":
+        from xp.training.runtime import prepare_jax
 
-    prepare_jax(Path(config.paths.cache) / "jax")
+        prepare_jax(Path(config.paths.cache) / "jax")
+
+
+def load(config: DictConfig, path: str) -> "Policy":
+    """The policy saved at `path`, its framework prepared."""
+    from xp.models.registry import family_of, load_policy
+
+    use_framework(config, family_of(path))
+    return load_policy(path)

@@ -7,7 +7,7 @@ from xp.runs import Run
 from xp.tasks.episodes import SPLIT, open_source, plain
 
 if TYPE_CHECKING:
-    from xp.models.policy import JaxTrainable
+    from xp.models.policy import Trainable
     from xp.tasks.episodes import Source
 
 
@@ -21,18 +21,19 @@ def run(run: Run) -> None:
     source = open_source(config.data)
     source.split.save(run.folder / SPLIT)
     statistics = compute_statistics(source.dataset, source.split.train)
-    frames = shared_frames(run, source.dataset, camera_sizes(plain(config.model), source.dataset.cameras))
+    sizes = camera_sizes(plain(config.model), source.dataset.cameras, config.pretrained_path)
+    frames = shared_frames(run, source.dataset, sizes)
     trainable = _build(run, source, statistics)
     _loop(run, trainable, source, frames, statistics)
     run.write_summary({**_summary(run, source, trainable), **_last_validation(run)})
 
 
-def _build(run: Run, source: "Source", statistics: dict[str, Any]) -> "JaxTrainable":
+def _build(run: Run, source: "Source", statistics: dict[str, Any]) -> "Trainable":
     from xp.models import build
-    from xp.tasks.shared import use_jax
+    from xp.tasks.shared import use_framework
 
     config = run.config
-    use_jax(config)
+    use_framework(config, config.model.family)
     trainable = build(
         plain(config.model),
         data=source.spec,
@@ -46,7 +47,7 @@ def _build(run: Run, source: "Source", statistics: dict[str, Any]) -> "JaxTraina
     return trainable
 
 
-def _load_lines(trainable: "JaxTrainable") -> list[str]:
+def _load_lines(trainable: "Trainable") -> list[str]:
     report = trainable.loaded
     if not report.source:
         return []
@@ -57,12 +58,13 @@ def _load_lines(trainable: "JaxTrainable") -> list[str]:
     return lines
 
 
-def _loop(run: Run, trainable: "JaxTrainable", source: "Source", frames: Any, statistics: dict[str, Any]) -> Any:
+def _loop(run: Run, trainable: "Trainable", source: "Source", frames: Any, statistics: dict[str, Any]) -> Any:
     from xp.data import Batches, Windows, in_order
-    from xp.training import make_validator, train
+    from xp.training import make_validator, train_any
 
     config = run.config
-    shape = {"history": trainable.spec.history, "horizon": config.horizon.train}
+    before, ahead = trainable.spec.window
+    shape = {"history": trainable.spec.history, "horizon": ahead, "before": before}
     if not source.split.train:
         raise UserError(
             f"No training episodes are left in {source.dataset.root}: see data.tasks and data.val_fraction."
@@ -82,7 +84,7 @@ def _loop(run: Run, trainable: "JaxTrainable", source: "Source", frames: Any, st
             statistics=statistics,
             seed=config.seed,
         )
-    return train(
+    return train_any(
         run,
         trainable,
         batches,
@@ -100,7 +102,7 @@ def _layout(source: "Source") -> Any:
     return ActionLayout.from_names(dataset.action_names, dataset.action_dim, dataset.state_names)
 
 
-def _summary(run: Run, source: "Source", trainable: "JaxTrainable") -> dict[str, Any]:
+def _summary(run: Run, source: "Source", trainable: "Trainable") -> dict[str, Any]:
     config = run.config
     return {
         "task": "train",

@@ -1,15 +1,16 @@
-"""The JAX training loop, its schedules, checkpoints, validation and loggers. Heavy imports wait for first use."""
+"""The two training loops, their schedules, checkpoints, validation and loggers. Heavy imports wait for first use."""
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from xp.training.divergence import TrainingDiverged as TrainingDiverged
+    from xp.training.frameworks import train_any as train_any
     from xp.training.layout import ActionLayout as ActionLayout
     from xp.training.loop import train as train
     from xp.training.schedules import make_schedule as make_schedule
     from xp.training.validation import make_validator as make_validator
 
-__all__ = ["ActionLayout", "TrainingDiverged", "make_schedule", "make_validator", "train"]
+__all__ = ["ActionLayout", "TrainingDiverged", "make_schedule", "make_validator", "train", "train_any"]
 
 _LAZY = {
     "ActionLayout": "layout",
@@ -17,6 +18,7 @@ _LAZY = {
     "make_schedule": "schedules",
     "make_validator": "validation",
     "train": "loop",
+    "train_any": "frameworks",
 }
 
 

@@ -7,6 +7,10 @@ from typing import Any
 from xp.errors import UserError, closest, listing
 
 PRECISIONS = ("float32", "bfloat16")
+DEVICES = ("auto", "cpu", "gpu")
+STRATEGIES = ("auto", "ddp", "fsdp")
+TORCH_ONLY = {"device": "auto", "devices": 1, "strategy": "auto", "compile": False}
+"""Options that models in torch alone have, and the values that leave them unused."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,9 +26,13 @@ class TrainerOptions:
     accumulate: int = 1
     clip_norm: float | None = None
     weight_decay: float = 1e-4
-    decay: Sequence[str] = ("*kernel*",)
+    decay: Sequence[str] | None = None
     freeze: Sequence[str] = ()
     precision: str = "float32"
+    device: str = "auto"
+    devices: int = 1
+    strategy: str = "auto"
+    compile: bool = False
     overfit_batches: int | None = None
     profile_steps: int | None = None
     best_metric: str = "val_loss"
@@ -45,7 +53,7 @@ class TrainerOptions:
         return options
 
     def _check_counts(self) -> None:
-        for name in ("steps", "keep_checkpoints", "log_every", "accumulate"):
+        for name in ("steps", "keep_checkpoints", "log_every", "accumulate", "devices"):
             value = getattr(self, name)
             if value is None or int(value) != value or value < 1:
                 raise UserError(f"trainer.{name}={value} must be a whole number of at least 1, e.g. trainer.{name}=1.")
@@ -57,12 +65,26 @@ class TrainerOptions:
                     f"Type trainer.{name}=null to turn it off."
                 )
 
+    def refuse_torch_only(self) -> None:
+        """For a model in JAX: refuse the options that mean nothing to it.
+
+        Raises:
+            UserError: one of `TORCH_ONLY` is set.
+        """
+        for name, unused in TORCH_ONLY.items():
+            if getattr(self, name) != unused:
+                raise UserError(
+                    f"trainer.{name}={getattr(self, name)} is for models in torch; this model is in JAX, which "
+                    f"compiles every step and runs on JAX's default device. Type trainer.{name}={str(unused).lower()}"
+                )
+
     def _check_words(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise UserError(
-                f"trainer.precision={self.precision} is not known{closest(str(self.precision), PRECISIONS)}. "
-                f"Choose {listing(PRECISIONS)}."
-            )
+        for name, allowed in (("precision", PRECISIONS), ("device", DEVICES), ("strategy", STRATEGIES)):
+            value = getattr(self, name)
+            if value not in allowed:
+                raise UserError(
+                    f"trainer.{name}={value} is not known{closest(str(value), allowed)}. Choose {listing(allowed)}."
+                )
         if self.ema_decay is not None and not 0.0 <= self.ema_decay < 1.0:
             raise UserError(
                 f"trainer.ema_decay={self.ema_decay} must be in [0, 1), or null for no average; e.g. 0.999."

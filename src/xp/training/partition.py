@@ -1,18 +1,21 @@
-"""Which weights are trained: fnmatch patterns on '/'-joined paths, every one of which must match something."""
+"""Which weights are trained: fnmatch patterns on whole names, every one of which must match something."""
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from xp.errors import UserError, listing
+from xp.models.tree import flatten
 
 Flat = dict[str, Any]
-"""Weights by '/'-joined path, for instance 'octo_transformer/obs_primary_projection/kernel'."""
+"""Weights by name: a '/'-joined path ('octo_transformer/obs_primary_projection/kernel'), or torch's dotted name."""
+
+_SEPARATOR = re.compile(r"[/.]")
 
 
 @dataclass(frozen=True)
@@ -26,16 +29,6 @@ class Partition:
         """One line for the log: how many numbers are trained and how many are frozen."""
         trained = f"{count(self.trained):,} weights in {_arrays(self.trained)} are trained"
         return trained + (f", {count(self.frozen):,} in {_arrays(self.frozen)} are frozen" if self.frozen else "")
-
-
-def flatten(weights: Mapping[str, Any]) -> Flat:
-    """Nested weights -> {path: array}."""
-    return {str(path): value for path, value in flatten_dict(weights, sep="/").items()}
-
-
-def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """{path: array} -> nested weights."""
-    return unflatten_dict(dict(flat), sep="/")
 
 
 def count(flat: Mapping[str, Any]) -> int:
@@ -95,10 +88,11 @@ def _matches_nothing(pattern: str, paths: Sequence[str], key: str) -> str:
     if core and hits:
         advice = f"A pattern is compared with the whole path: '{inside}' matches {hits} of them."
     else:
-        parts = sorted({part for path in paths for part in path.split("/")})
-        close = difflib.get_close_matches(core.split("/")[-1] or core, parts, n=3, cutoff=0.4)
-        tops = sorted({path.split("/")[0] for path in paths})
-        near = [f"'*{part}*' ({sum(part in path.split('/') for path in paths)} weights)" for part in close]
+        names = [_SEPARATOR.split(path) for path in paths]
+        parts = sorted({part for name in names for part in name})
+        close = difflib.get_close_matches(_SEPARATOR.split(core)[-1] or core, parts, n=3, cutoff=0.4)
+        tops = sorted({name[0] for name in names})
+        near = [f"'*{part}*' ({sum(part in name for name in names)} weights)" for part in close]
         advice = f"Close to it: {listing(near)}. At the top there are: {listing(tops[:8])}."
     return (
         f"The pattern '{pattern}' of {key} matches none of the {len(paths)} weights, so it would do nothing. {advice} "

@@ -1,22 +1,22 @@
 """A trace of a few steps, for debug=profile."""
 
-from pathlib import Path
-
-import jax
+from collections.abc import Callable
+from typing import Any
 
 
 class Profile:
-    """Trace `steps` steps into `folder`, after the first two (they compile). Open it with TensorBoard or Perfetto."""
+    """Trace `steps` steps, after the first two (they compile). The framework's profiler starts and stops the trace."""
 
-    def __init__(self, folder: Path, steps: int, start: int):
-        """`start` is the number of finished updates when the loop begins."""
-        self.folder, self._first, self._last = folder, start + 2, start + 2 + steps
+    def __init__(self, start: Callable[[], Any], stop: Callable[[], Any], steps: int, done: int):
+        """`done` is the number of finished updates when the loop begins."""
+        self._start, self._stop = start, stop
+        self._first, self._last = done + 2, done + 2 + steps
         self._tracing = False
 
     def before(self, step: int) -> None:
         """Call before the update that follows `step` finished ones."""
         if step == self._first:
-            jax.profiler.start_trace(str(self.folder))
+            self._start()
             self._tracing = True
 
     def after(self, step: int) -> bool:
@@ -29,7 +29,7 @@ class Profile:
     def close(self) -> None:
         """Write the trace if one is being taken."""
         if self._tracing:
-            jax.profiler.stop_trace()
+            self._stop()
             self._tracing = False
 
 

@@ -13,8 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from xp.models.tree import unflatten
 from xp.training.options import TrainerOptions
-from xp.training.partition import Flat, Partition, matching, unflatten
+from xp.training.partition import Flat, Partition, matching
+from xp.training.session import Outcome
+
+KERNELS = ("*kernel*",)
+"""The weights that decay where `trainer.decay` does not say it: Octo's rule (biases and norms are left alone)."""
 
 
 class State(NamedTuple):
@@ -30,16 +35,8 @@ class State(NamedTuple):
     loss_count: jax.Array
 
 
-class Outcome(NamedTuple):
-    """What an update reports: scalars on the device, read later so that steps need not wait for each other."""
-
-    loss: jax.Array
-    grad_norm: jax.Array
-    parts: dict[str, jax.Array]
-
-
 def make_optimiser(options: TrainerOptions, partition: Partition) -> optax.GradientTransformation:
-    """Clip by global norm, Adam, decoupled decay on `trainer.decay` weights (by default kernels only: Octo's rule).
+    """Clip by global norm, Adam, decoupled decay on `trainer.decay` weights (by default kernels only).
 
     The learning rate is not part of it: the step multiplies by the rate it is given. Frozen weights have no state here.
 
@@ -51,7 +48,7 @@ def make_optimiser(options: TrainerOptions, partition: Partition) -> optax.Gradi
         chain.insert(0, optax.clip_by_global_norm(options.clip_norm))
     if options.weight_decay > 0:
         everything = sorted([*partition.trained, *partition.frozen])
-        decayed = matching(everything, options.decay, "trainer.decay")
+        decayed = matching(everything, KERNELS if options.decay is None else options.decay, "trainer.decay")
         mask = {path: path in decayed for path in partition.trained}
         chain.append(optax.add_decayed_weights(options.weight_decay, mask=mask))
     return optax.chain(*chain)

@@ -45,7 +45,7 @@ def make_validator(
         for number, batch in enumerate(batches()):
             losses.append(float(policy.loss(batch, seed=seed + number)["loss"]))
             predictions = policy.predict(batch, seed=seed + number)
-            truth, valid = future(batch, predictions.shape[1])
+            truth, valid = future(batch, predictions.shape[1], policy.spec.window[0])
             weights.append(int(valid.sum()))
             parts.append((predictions, truth, valid, present_positions(batch, layout)))
         if not parts:
@@ -90,11 +90,10 @@ def action_scores(
     }
 
 
-def future(batch: Batch, horizon: int) -> tuple[np.ndarray, np.ndarray]:
-    """The true next `horizon` actions [B, H, A] and which of them exist [B, H]: a batch holds T-1 earlier steps too."""
-    past = batch["observation_is_pad"].shape[1] - 1
-    action = batch["action"][:, past : past + horizon]
-    valid = ~batch["action_is_pad"][:, past : past + horizon]
+def future(batch: Batch, horizon: int, before: int) -> tuple[np.ndarray, np.ndarray]:
+    """The true next `horizon` actions [B, H, A] and which of them exist [B, H]: a batch holds `before` earlier ones."""
+    action = batch["action"][:, before : before + horizon]
+    valid = ~batch["action_is_pad"][:, before : before + horizon]
     assert action.shape[1] == horizon, f"the batch holds {action.shape[1]} future actions, the policy gives {horizon}"
     return action, valid
 

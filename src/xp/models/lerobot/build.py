@@ -1,0 +1,253 @@
+"""A LeRobot policy for training (`build`) and for use (`load`)."""
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from xp.errors import UserError
+from xp.models.lerobot.cameras import camera_sizes as sizes_of
+from xp.models.lerobot.cameras import image_key, mismatch, resolve_cameras
+from xp.models.lerobot.catalog import config_class, missing_package, policy_class
+from xp.models.lerobot.folder import load_by_name, load_exactly
+from xp.models.lerobot.papers import Papers, read_papers
+from xp.models.lerobot.policy import Assembly, LeRobotPolicy, objective
+from xp.models.lerobot.processors import new_processors, place, saved_processors, takes_language
+from xp.models.lerobot.settings import chunk_of, policy_config, window_of
+from xp.models.policy import DataSpec, LoadReport, PolicySpec, TorchTrainable
+
+
+def build(
+    model_cfg: Mapping[str, Any],
+    *,
+    data: DataSpec,
+    statistics: Mapping[str, Any],
+    horizon: int,
+    seed: int,
+    pretrained: tuple[Path, int | None] | None = None,
+) -> TorchTrainable:
+    """A policy for a dataset and a horizon, optionally from the weights of a saved one.
+
+    Args:
+        model_cfg: options of conf/model with `family: lerobot`.
+        data: what the dataset offers.
+        statistics: of the training episodes; the normalisation made of them travels with the policy.
+        horizon: actions in a chunk.
+        seed: of the initial weights.
+        pretrained: a `pretrained_model` folder to start from.
+
+    Raises:
+        UserError: options that do not fit each other, the dataset or the pretrained policy.
+    """
+    papers = read_papers(pretrained[0]) if pretrained else None
+    _check_fps(model_cfg, data, papers)
+    cameras = resolve_cameras(model_cfg, data.cameras, papers)
+    sizes = sizes_of(model_cfg, data.cameras, papers.folder if papers else None)
+    images = {key: (*sizes[camera], 3) for key, camera in cameras.items()}
+    config = policy_config(model_cfg, data=data, images=images, horizon=horizon, papers=papers)
+    module = new_module(config, seed)
+    report = _started(module, config, papers) if papers else LoadReport()
+    processors = new_processors(config, statistics, list(images), papers)
+    notes = {"cameras": cameras, "fps": data.fps, "name": model_cfg.get("name", config.type)}
+    assembly = _assembly(config, processors, {key: (cameras[key], *size[:2]) for key, size in images.items()}, notes)
+    return _trainable(assembly, module, config, report)
+
+
+def load(folder: Path, device: str | None = None, cameras: Mapping[str, str] | None = None) -> LeRobotPolicy:
+    """A saved policy, every weight accounted for.
+
+    Args:
+        folder: a LeRobot `pretrained_model` folder.
+        device: "cpu", "cuda" or another of torch's; None takes CUDA where there is any.
+        cameras: {the policy's camera: the camera that feeds it}; those not named keep what was noted in training, or
+            their own name.
+
+    Raises:
+        UserError: damaged files, weights that do not fit the configuration, an unknown device or camera.
+    """
+    papers = read_papers(folder)
+    config = _saved_config(papers, _device(device))
+    module = new_module(config, 0)
+    load_exactly(module, folder)
+    module.to(config.device)
+    fed = _fed(papers, cameras or {})
+    images = {key: (fed[key], height, width) for key, (height, width, _) in papers.images.items()}
+    notes = {"cameras": fed, "fps": papers.fps, "name": papers.config["type"]}
+    return LeRobotPolicy(_assembly(config, saved_processors(config, folder), images, notes), module)
+
+
+def new_module(config: Any, seed: int) -> Any:
+    """A policy of freshly drawn weights, a function of configuration and seed; torch's generator is left as it was.
+
+    Raises:
+        UserError: a package is missing, or weights that the configuration names cannot be fetched.
+    """
+    cls = policy_class(config.type)
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        try:
+            return cls(config)  # type: ignore[call-arg]
+        except ImportError as error:
+            raise missing_package(config.type, error) from error
+        except (OSError, ValueError, RuntimeError) as error:
+            text = " ".join(str(error).split())
+            raise UserError(
+                f"A policy of type '{config.type}' cannot be made with these options: {text} If it is weights that "
+                "cannot be downloaded, type model.pretrained_backbone_weights=null, or fetch them first."
+            ) from error
+
+
+def _trainable(assembly: Assembly, module: Any, config: Any, report: LoadReport) -> TorchTrainable:
+    copies: list[Any] = []
+
+    def policy(weights: Mapping[str, Any] | None) -> LeRobotPolicy:
+        if weights is None:
+            return LeRobotPolicy(assembly, module)
+        if not copies:
+            copies.append(copy.deepcopy(module))
+        copies[0].load_state_dict(weights)
+        return LeRobotPolicy(assembly, copies[0])
+
+    def placed(device: str) -> None:
+        config.device = device
+        place(assembly.processors, device)
+
+    preset = config.get_optimizer_preset()
+    return TorchTrainable(
+        spec=assembly.spec,
+        module=module,
+        loss=lambda inputs: objective(module, assembly.processed(inputs)),
+        prepare=assembly.prepare,
+        policy=policy,
+        place=placed,
+        rates=_rates(module, preset),
+        betas=_betas(preset),
+        eps=float(getattr(preset, "eps", None) or 1e-8),
+        loaded=report,
+    )
+
+
+def _betas(preset: Any) -> tuple[float, float]:
+    first, second = getattr(preset, "betas", None) or (0.9, 0.999)
+    return float(first), float(second)
+
+
+def _rates(module: Any, preset: Any) -> dict[str, float]:
+    """Factors on the learning rate of the groups to which the policy gives a rate of its own (ACT: the backbone)."""
+    groups = module.get_optim_params()
+    if not isinstance(groups, list | tuple) or not all(isinstance(group, dict) for group in groups):
+        return {}
+    names = {id(weight): name for name, weight in module.named_parameters()}
+    return {
+        names[id(weight)]: float(group["lr"]) / float(preset.lr)
+        for group in groups
+        if group.get("lr") is not None and preset.lr and float(group["lr"]) != float(preset.lr)
+        for weight in group["params"]
+    }
+
+
+def _started(module: Any, config: Any, papers: Papers) -> LoadReport:
+    """Start from a pretrained policy: weights that cannot fit for another reason than the data are an error."""
+    report = load_by_name(module, papers.folder)
+    if (report.initialised or report.dropped) and not _data_differs(config, papers):
+        before = papers.config
+        differing = [k for k, v in _encoded(config).items() if k in before and before[k] != v and k != "device"]
+        raise UserError(
+            f"The policy in {papers.folder} has another shape than this model: {len(report.initialised)} weights would "
+            f"be drawn anew and {len(report.dropped)} left behind. They differ in {', '.join(differing) or 'weights'}. "
+            "Type model=lerobot to take the whole configuration from the folder."
+        )
+    return report
+
+
+def _data_differs(config: Any, papers: Papers) -> bool:
+    """Whether chunk, action, state or cameras are others than the pretrained policy's: these change some shapes."""
+    encoded = _encoded(config)
+    keys = ("input_features", "output_features", "chunk_size", "horizon", "n_obs_steps")
+    return any(_plain(encoded.get(key)) != _plain(papers.config.get(key)) for key in keys)
+
+
+def _encoded(config: Any) -> dict[str, Any]:
+    import draccus
+
+    return draccus.encode(config)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def _assembly(
+    config: Any, processors: tuple[Any, Any], images: Mapping[str, tuple[str, int, int]], notes: Mapping[str, Any]
+) -> Assembly:
+    history, before, ahead = window_of(config)
+    state = config.robot_state_feature
+    spec = PolicySpec(
+        horizon=chunk_of(config),
+        action_dim=int(config.action_feature.shape[0]),
+        state_dim=int(state.shape[0]) if state is not None else 0,
+        cameras={camera: (height, width, 3) for camera, height, width in images.values()},
+        history=history,
+        language=takes_language(processors[0]),
+        prefix_past=int(getattr(config, "length_prefix_past", 0)),
+        prefix_future=int(getattr(config, "length_prefix_future", 0)),
+        actions_before=before,
+        actions_ahead=ahead,
+    )
+    time = None if config.observation_delta_indices is None else history
+    return Assembly(spec, processors, images, time, notes)
+
+
+def _saved_config(papers: Papers, device: str) -> Any:
+    import draccus
+
+    cls = config_class(papers.policy_type)
+    values = {key: value for key, value in papers.config.items() if key != "type"}
+    values |= {"device": device, "pretrained_path": None}
+    if "pretrained_backbone_weights" in values:
+        values["pretrained_backbone_weights"] = None  # the folder's own weights follow: nothing is to be fetched
+    try:
+        return draccus.decode(cls, values)
+    except ImportError as error:
+        raise missing_package(papers.policy_type, error) from error
+    except Exception as error:
+        raise UserError(
+            f"{papers.folder}/config.json does not fit the policy type '{papers.policy_type}' of this LeRobot: "
+            f"{' '.join(str(error).split())} Load it with the version that wrote it."
+        ) from error
+
+
+def _fed(papers: Papers, cameras: Mapping[str, str]) -> dict[str, str]:
+    asked = {image_key(name): camera for name, camera in cameras.items()}
+    wanted = list(papers.images)
+    if not asked.keys() <= set(wanted):
+        raise UserError(mismatch("cameras", wanted, list(cameras.values())))
+    own = {key: key.removeprefix("observation.images.").removeprefix("observation.") for key in wanted}
+    return {key: asked.get(key) or papers.cameras.get(key) or own[key] for key in wanted}
+
+
+def _device(name: str | None) -> str:
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"device={name!r}: torch has no such device here ({str(error).splitlines()[0]}). Allowed is for instance "
+            "'cpu'; type device='cpu', or leave it out."
+        ) from error
+    return name
+
+
+def _check_fps(model_cfg: Mapping[str, Any], data: DataSpec, papers: Papers | None) -> None:
+    if papers is None or papers.fps is None or papers.fps == data.fps or model_cfg.get("allow_fps_change"):
+        return
+    raise UserError(
+        f"The policy in {papers.folder} was trained at {papers.fps:g} steps per second, the dataset has {data.fps:g}: "
+        "the same chunk would last another time, and every movement have another size. Take a dataset of "
+        f"{papers.fps:g} steps per second, or say that it is meant: +model.allow_fps_change=true"
+    )

@@ -1,0 +1,92 @@
+"""LeRobot's `pretrained_model` folder: weights checked key by key on the way in, all that LeRobot wants on the way out.
+
+LeRobot's `from_pretrained` loads with `strict=False` and only logs what did not fit, so that a policy with half its
+weights drawn at random passes for a loaded one. Nothing here goes through it.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from xp.errors import UserError
+from xp.models.lerobot.papers import WEIGHTS, XP
+from xp.models.policy import LoadReport
+from xp.runs.atomic import write_json
+
+
+def read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The tensors of model.safetensors, on the CPU.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(folder / WEIGHTS)
+    except Exception as error:
+        raise UserError(f"{folder / WEIGHTS} cannot be read ({error}). Copy the file again.") from error
+
+
+def load_exactly(module: Any, folder: Path) -> None:
+    """Put the weights of a folder into a module, every one accounted for.
+
+    Raises:
+        UserError: a weight of the module that the file lacks, one too many, or one of another shape.
+    """
+    weights, wanted = read_weights(folder), module.state_dict()
+    shared = _shared(wanted)
+    missing = sorted(name for name in wanted if name not in weights and not shared.get(name, set()) & weights.keys())
+    unexpected = sorted(weights.keys() - wanted.keys())
+    shapes = sorted(
+        f"{name} {list(weights[name].shape)} for {list(wanted[name].shape)}"
+        for name in wanted.keys() & weights.keys()
+        if wanted[name].shape != weights[name].shape
+    )
+    if missing or unexpected or shapes:
+        parts = [("lacks", missing), ("has no place for", unexpected), ("has another shape of", shapes)]
+        said = "; ".join(f"{verb} {_some(names)}" for verb, names in parts if names)
+        raise UserError(
+            f"The weights in {folder} do not fit its own config.json: {WEIGHTS} {said}. The folder is damaged, or was "
+            "written by another version of the policy: take it again from where it was trained."
+        )
+    module.load_state_dict(weights, strict=not shared)
+
+
+def load_by_name(module: Any, folder: Path) -> LoadReport:
+    """Start a module from the weights of a folder that fit by name and shape; what became of each is reported."""
+    weights, wanted = read_weights(folder), module.state_dict()
+    fits = {name: w for name, w in weights.items() if name in wanted and wanted[name].shape == w.shape}
+    shared = _shared(wanted)
+    module.load_state_dict(fits, strict=False)
+    return LoadReport(
+        source=str(folder),
+        loaded=tuple(fits),
+        initialised=tuple(n for n in wanted if n not in fits and not shared.get(n, set()) & fits.keys()),
+        dropped=tuple(name for name in weights if name not in fits),
+    )
+
+
+def write_folder(folder: Path, module: Any, processors: tuple[Any, Any], notes: Mapping[str, Any]) -> None:
+    """Write what `lerobot-eval` and `lerobot-rollout` load: configuration, weights, both processors; and xp's notes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    module.save_pretrained(folder)
+    for processor in processors:
+        processor.save_pretrained(folder)
+    write_json(folder / XP, dict(notes))
+
+
+def _shared(tensors: Mapping[str, torch.Tensor]) -> dict[str, set[str]]:
+    """For weights that share memory with others (tied embeddings), the others: safetensors stores one of them."""
+    by_memory: dict[tuple[int, tuple[int, ...]], set[str]] = {}
+    for name, tensor in tensors.items():
+        if tensor.numel():
+            by_memory.setdefault((tensor.data_ptr(), tuple(tensor.shape)), set()).add(name)
+    return {name: names - {name} for names in by_memory.values() if len(names) > 1 for name in names}
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    return ", ".join(names[:4]) + more

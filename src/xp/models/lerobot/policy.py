@@ -1,0 +1,133 @@
+"""A LeRobot policy with its processors, ready to be asked: `xp.models.policy.Policy` for the lerobot family."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from xp.errors import UserError, closest, listing
+from xp.models.lerobot.folder import write_folder
+from xp.models.lerobot.inputs import as_float, host_tensors
+from xp.models.policy import Batch, PolicySpec
+
+OPTIONS = ("prefix", "past")
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """All that a policy is but its weights: how a batch goes in and how actions come out.
+
+    `images` gives for each image input of the policy the dataset camera that feeds it and (height, width) in pixels;
+    `time` is the number of observed steps that the policy takes an axis for, or None; `notes` go to xp.json.
+    """
+
+    spec: PolicySpec
+    processors: tuple[Any, Any]
+    images: Mapping[str, tuple[str, int, int]]
+    time: int | None
+    notes: Mapping[str, Any]
+
+    def prepare(self, batch: Batch) -> dict[str, Any]:
+        """A numpy batch as host tensors; see `xp.models.lerobot.inputs`."""
+        return host_tensors(batch, images=self.images, history=self.time, state_dim=self.spec.state_dim)
+
+    def processed(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """What the policy itself takes: normalised, tokenised, on its device."""
+        return self.processors[0](as_float(inputs))
+
+
+class LeRobotPolicy:
+    """Observations in, action chunks in dataset units out."""
+
+    def __init__(self, assembly: Assembly, module: Any) -> None:
+        """`module` is a `PreTrainedPolicy`; it is asked in evaluation mode and left in the mode it was in."""
+        self.assembly = assembly
+        self.spec = assembly.spec
+        self.module = module
+
+    def predict(self, observation: Batch, *, seed: int = 0, **options: Any) -> np.ndarray:
+        """Actions [B, H, A] float32 in dataset units; `seed` fixes every draw (a diffusion policy's noise)."""
+        _check_options(options, self.spec)
+        seen = {name: value for name, value in observation.items() if not name.startswith("action")}
+        with torch.no_grad(), self._asked(seed):
+            inputs = self.assembly.processed(self.assembly.prepare(seen))
+            actions = self.module.predict_action_chunk(inputs)[:, : self.spec.horizon]
+            found = self.assembly.processors[1](actions)
+        return found.to(torch.float32).cpu().numpy()
+
+    def predict_distribution(self, observation: Batch) -> None:
+        """LeRobot's policies have no density."""
+
+    def loss(self, batch: Batch, *, seed: int = 0) -> dict[str, float]:
+        """The training objective (`loss`) and its parts on one batch: no dropout, no random crop.
+
+        A policy with a variational encoder keeps it: its KL term is part of what is trained (LeRobot's own evaluation
+        loss leaves it out and cannot be compared with the training loss).
+        """
+        if "action" not in batch:
+            raise UserError(
+                f"A loss needs a batch with actions; this one has {listing(batch)}. Add 'action' [B, P+F, A]."
+            )
+        with torch.no_grad(), self._asked(seed):
+            if getattr(self.module.config, "use_vae", False):
+                self.module.model.training = True
+            value, parts = objective(self.module, self.assembly.processed(self.assembly.prepare(batch)))
+        return {"loss": float(value), **{name: float(part) for name, part in parts.items()}}
+
+    def weights(self) -> Mapping[str, np.ndarray]:
+        """Every weight and buffer by its name in model.safetensors; numbers of half precision as float32."""
+        return {name: as_numpy(tensor) for name, tensor in self.module.state_dict().items()}
+
+    def save(self, folder: Path) -> None:
+        """Write a LeRobot `pretrained_model` folder; `load_policy(folder)` gives this policy back exactly."""
+        write_folder(Path(folder), self.module, self.assembly.processors, self.assembly.notes)
+
+    @contextmanager
+    def _asked(self, seed: int) -> Iterator[None]:
+        """Evaluation mode and draws from `seed`, leaving generators and mode as they were."""
+        was = {module: module.training for module in self.module.modules()}
+        device = next(self.module.parameters()).device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            self.module.eval()
+            self.module.reset()
+            try:
+                yield
+            finally:
+                for module, training in was.items():
+                    module.training = training
+
+
+def objective(module: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, dict[str, Any]]:
+    """The policy's loss on processed inputs and its scalar parts."""
+    value, parts = module.forward(inputs)
+    return value, {name: part for name, part in (parts or {}).items() if _is_scalar(part) and name != "loss"}
+
+
+def as_numpy(tensor: torch.Tensor) -> np.ndarray:
+    """A tensor as numpy on the host; bfloat16 and float16 become float32."""
+    tensor = tensor.detach()
+    if tensor.dtype in (torch.bfloat16, torch.float16):
+        tensor = tensor.to(torch.float32)
+    return tensor.cpu().numpy()
+
+
+def _is_scalar(part: Any) -> bool:
+    return isinstance(part, int | float) or (isinstance(part, torch.Tensor) and part.numel() == 1)
+
+
+def _check_options(options: Mapping[str, Any], spec: PolicySpec) -> None:
+    for name, value in options.items():
+        if name not in OPTIONS:
+            raise UserError(
+                f"predict has no option '{name}'; allowed are {listing(OPTIONS)}{closest(name, OPTIONS)}. Leave it out."
+            )
+        if value is not None and not spec.prefix_future:
+            raise UserError(
+                f"predict({name}=...): this policy takes no committed actions. Leave {name} out, or take a policy that "
+                "does, such as model=act_smooth."
+            )

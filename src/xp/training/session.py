@@ -1,0 +1,260 @@
+"""What a training run does around its updates, whatever framework makes them.
+
+The order, at every step: update -> log -> validate -> checkpoint -> next. Evaluating and checkpointing read the
+weights and nothing else, every random draw is a function of (seed, step), and the batch of a step is a function of the
+step. So when these happen, or whether, cannot change what is learned, and a resumed run repeats the uninterrupted one
+bit for bit. `xp.training.loop` (JAX) and `xp.training.torch_loop` (Lightning) are two thin loops around it.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from xp.errors import UserError
+from xp.models.policy import Policy
+from xp.runs import Run
+from xp.training.checkpoints import Checkpoints, Restored, save_policy
+from xp.training.divergence import TrainingDiverged, diverged
+from xp.training.loggers import Logger
+from xp.training.options import TrainerOptions
+from xp.training.overfit import StepBatches
+from xp.training.profiling import NoProfile, Profile
+from xp.training.schedules import Schedule
+
+Validate = Callable[[Policy, int], dict[str, float]]
+
+IN_FLIGHT = 2
+"""Updates that may wait on the device: enough to hide the host's work, few enough not to pile up inputs there."""
+
+
+class Outcome(NamedTuple):
+    """What an update reports: scalars, possibly still on their way on the device, so that steps need not wait."""
+
+    loss: Any
+    grad_norm: Any
+    parts: Mapping[str, Any]
+
+
+class Session(ABC):
+    """One attempt at a training run: how far it is, and what is due after each update.
+
+    A framework's subclass keeps weights, optimiser and moving average, moves them on by one update (noting its outcome
+    with `noted`), and gives them as named arrays.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        batches: StepBatches,
+        validate: Validate | None,
+        options: TrainerOptions,
+        schedule: Schedule,
+        must_agree: Mapping[str, Any],
+        policy_bytes: int,
+    ):
+        """`must_agree` is what a checkpoint must share with this run; `policy_bytes` about what a policy takes."""
+        self.run, self.batches, self.validate = run, batches, validate
+        self.options, self.schedule = options, schedule
+        self.must_agree, self.policy_bytes = dict(must_agree), policy_bytes
+        self.checkpoints = Checkpoints(run.folder, options.keep_checkpoints)
+        self.done = 0
+        self.best: dict[str, Any] | None = None
+        self.waiting: deque[tuple[int, Outcome]] = deque()
+        self.fresh = True
+        """Whether the running loss of the log starts anew with the next update."""
+        self.mean_loss = math.nan
+
+    @abstractmethod
+    def policy(self) -> Policy:
+        """The policy that would be deployed now: the moving average where one is kept."""
+
+    @abstractmethod
+    def arrays(self) -> dict[str, Any]:
+        """Everything that an update changes, by name; the trained weights are named `weights/...`."""
+
+    @abstractmethod
+    def take_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Go on from arrays that `arrays` gave, of the same names, shapes and types."""
+
+    @abstractmethod
+    def loss_since_log(self) -> float:
+        """The mean loss of the updates since the last row of the log; asked when every update is finished."""
+
+    def resume(self) -> None:
+        """Take up the newest whole checkpoint, if any, and cut the logs back to it."""
+        restored = self.checkpoints.restore(self.run.log)
+        if restored is not None:
+            self._take(restored)
+            self.run.log(f"going on from checkpoint-{self.done} of {self.options.steps} steps")
+        self.run.training_log.truncate_after(self.done)
+        self.run.validation_log.truncate_after(self.done)
+
+    def noted(self, outcome: Outcome) -> None:
+        """Count an update that was made or dispatched, and look at an earlier one: the host stays ahead."""
+        self.fresh = False
+        self.done += 1
+        self.waiting.append((self.done, outcome))
+        if len(self.waiting) > IN_FLIGHT:
+            self.check_oldest()
+
+    def after_update(self, logger: Logger) -> None:
+        """What is due after the update just noted, in the order stated at the top of this file.
+
+        Raises:
+            RunInterrupted: somebody asked the run to stop; a checkpoint was written first.
+        """
+        if self.due(self.options.log_every) or self.done == self.options.steps:
+            self.log(logger)
+        if self.validate and (self.due(self.options.eval_every) or self._last_validation()):
+            self.evaluate(logger)
+        stop = self.run.should_stop()
+        if self.due(self.options.checkpoint_every) or self.done == self.options.steps or stop:
+            self.checkpoint()
+        if stop and self.done < self.options.steps:
+            raise self.run.interrupted(f"asked to stop: checkpoint-{self.done} is written")
+
+    def check_oldest(self) -> None:
+        """Wait for the oldest update not yet looked at, and stop if it was not finite."""
+        step, outcome = self.waiting.popleft()
+        for name, value in (("loss", float(outcome.loss)), ("gradient's norm", float(outcome.grad_norm))):
+            if not math.isfinite(value):
+                raise self._diverged(step, f"{name} is {value}")
+
+    def settle(self) -> Outcome | None:
+        """Wait for every dispatched update; the last one's outcome."""
+        last = self.waiting[-1][1] if self.waiting else None
+        while self.waiting:
+            self.check_oldest()
+        return last
+
+    def log(self, logger: Logger) -> None:
+        """Write one row: the mean loss since the row before, and the rate of the last update."""
+        outcome = self.settle()
+        assert outcome is not None
+        self.mean_loss = self.loss_since_log()
+        self.fresh = True
+        rate, epoch = self.schedule(self.done - 1), self._epoch()
+        self.run.training_log.append({"step": self.done, "epoch": epoch, "loss": self.mean_loss, "lr": rate})
+        parts = {f"train/{name}": float(value) for name, value in outcome.parts.items()}
+        gradient = float(outcome.grad_norm)
+        logger.log(self.done, {**parts, "train/loss": self.mean_loss, "train/grad_norm": gradient, "train/lr": rate})
+
+    def evaluate(self, logger: Logger) -> None:
+        """Validate the deployed policy; keep it in `best/` if it is the best so far."""
+        assert self.validate is not None
+        self.settle()
+        policy = self.policy()
+        scores = self.validate(policy, self.done)
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in scores.items() if math.isfinite(value))
+        self.run.log(f"step {self.done}: {shown}")
+        self.run.validation_log.append({"step": self.done, "epoch": self._epoch(), **scores})
+        logger.log(self.done, {f"validation/{name}": value for name, value in scores.items()})
+        value = scores.get(self.options.best_metric, math.nan)
+        if self._is_better(value):
+            self.best = {"step": self.done, "metric": self.options.best_metric, "value": value}
+            save_policy(policy, self.run.folder / "best", self.policy_bytes, self._kept())
+
+    def checkpoint(self) -> None:
+        """Write a checkpoint of finite weights."""
+        self.settle()
+        arrays = self.arrays()
+        for name, array in arrays.items():
+            if name.startswith("weights/") and not np.isfinite(np.asarray(array)).all():
+                weight = name.removeprefix("weights/")
+                raise self._diverged(self.done, f"update made the weight '{weight}' infinite or NaN")
+        meta = {
+            **self.must_agree,
+            "epoch": self._epoch(),
+            "fresh": self.fresh,
+            "mean_loss": self.mean_loss,
+            "best": self.best,
+        }
+        best_step = self.best["step"] if self.best else None
+        self.checkpoints.save(
+            self.done, self.policy(), arrays, meta, policy_bytes=self.policy_bytes, best_step=best_step
+        )
+
+    def finish(self) -> Policy:
+        """Write `final/`; returns the deployed policy."""
+        policy = self.policy()
+        save_policy(policy, self.run.folder / "final", self.policy_bytes, self._kept())
+        return policy
+
+    def due(self, every: int | None) -> bool:
+        """Whether something done every `every` steps is due now."""
+        return every is not None and self.done % every == 0
+
+    def shown(self) -> dict[str, float]:
+        """What stands beside the progress bar."""
+        return {"loss": self.mean_loss} if math.isfinite(self.mean_loss) else {}
+
+    def profile(self, start: Callable[[], Any], stop: Callable[[], Any]) -> Profile | NoProfile:
+        """A trace of `trainer.profile_steps` steps between `start` and `stop`, or none."""
+        steps = self.options.profile_steps
+        return Profile(start, stop, steps, self.done) if steps else NoProfile()
+
+    def say_profile(self) -> None:
+        """Say that the trace is written."""
+        self.run.log(f"a trace of {self.options.profile_steps} steps is in {self.run.folder / 'profile'}")
+
+    def _take(self, restored: Restored) -> None:
+        expected = {name: (tuple(a.shape), _type(a)) for name, a in self.arrays().items()}
+        found = {name: (a.shape, _type(a)) for name, a in restored.arrays.items()}
+        differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        agreed = {key: restored.meta.get(key) for key in self.must_agree}
+        if agreed != self.must_agree or differing:
+            changed = [key for key in agreed if agreed[key] != self.must_agree[key]] + differing[:3]
+            more = f" and {len(differing) - 3} more arrays" if len(differing) > 3 else ""
+            raise UserError(
+                f"{self.run.folder} holds a checkpoint of another training run: they differ in {', '.join(changed)}"
+                f"{more}. Give the options that run was started with, or start in a new folder."
+            )
+        self.take_arrays(restored.arrays)
+        self.done, meta = restored.step, restored.meta
+        self.best, self.fresh, self.mean_loss = meta["best"], meta["fresh"], meta["mean_loss"]
+
+    def _diverged(self, step: int, what: str) -> TrainingDiverged:
+        return diverged(
+            step=step,
+            what=what,
+            episodes=self.batches.at(step - 1)["episode_index"],
+            kept=self.checkpoints.latest_name(),
+            rate=self.schedule(step - 1),
+            clip_norm=self.options.clip_norm,
+        )
+
+    def _is_better(self, value: float) -> bool:
+        if not math.isfinite(value):
+            return False
+        if self.best is None:
+            return True
+        higher = self.options.best_metric.endswith("accuracy")
+        return value > self.best["value"] if higher else value < self.best["value"]
+
+    def _last_validation(self) -> bool:
+        return self.done == self.options.steps and self.options.eval_every is not None
+
+    def _epoch(self) -> Any:
+        return self.batches.epoch(self.done)
+
+    def _kept(self) -> str:
+        last = self.checkpoints.latest_name()
+        return f"{last} is complete" if last else "no checkpoint existed yet"
+
+
+def _type(array: Any) -> str:
+    return str(array.dtype)
+
+
+def check_accumulate(size: int, parts: int) -> None:
+    """Refuse a batch of `size` windows that `trainer.accumulate` does not divide."""
+    if size % parts:
+        divisor = math.gcd(size, parts)
+        raise UserError(
+            f"trainer.accumulate={parts} does not divide the batch of {size} windows into equal "
+            f"parts. Give a divisor of {size}, for instance trainer.accumulate={divisor}."
+        )
