@@ -1,0 +1,378 @@
+"""The node's side: one script of the standard library (Python 3.8+), sent over ssh's input with each connection.
+
+It answers lines of JSON with lines of JSON until its input ends. Jobs it starts are sessions of their own that hold a
+lock per GPU, so they outlive the connection, the controller and the agent. All that it knows about a job lies in files
+below WORKDIR/jobs/KEY: `spec.json` (what was started), `pid.json` (the runner and the job), `exit.json` (how it ended).
+"""
+
+import base64
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+from hydra_plugins.xp_ssh_launcher._agent_files import (
+    NO_ROOM,
+    Refused,
+    content_hash,
+    entry,
+    listing,
+    make_folder,
+    put,
+    quick_hash,
+    read_json,
+    read_small,
+    receive,
+    remove,
+    send,
+    size_of,
+    write_json,
+)  # fmt: skip
+from hydra_plugins.xp_ssh_launcher._agent_jobs import Runner, Slots, at_work, fence_of, gpus
+
+BUDGET = 4 * 1024 * 1024
+"""Bytes of files inside one answer, at most."""
+LOOK_S = 0.05
+OWNER = ".xp_owner"
+"""In an experiment's folder on a node: which controller it belongs to."""
+
+
+class Agent:
+    """Answers requests. `workdir` holds what the node knows about jobs and about what was put where."""
+
+    def __init__(self):
+        self.workdir = ""
+
+    def hello(self, workdir, folders, marks, gpus_wanted, slots):
+        """Who and where this is; makes the folders that jobs will live in."""
+        self.workdir = os.path.expanduser(workdir)
+        make_folder(self.workdir)
+        shared = [path for path, mark in marks.items() if read_json(path) == mark]
+        for folder in folders:
+            make_folder(folder)
+        there = gpus()
+        missing = [each for each in gpus_wanted or [] if each not in there]
+        if missing:
+            raise Refused(
+                f"GPU {missing[0]} was asked for, and nvidia-smi shows {', '.join(there) or 'none'}. Correct `gpus` of "
+                "this host in hydra.launcher.hosts (gpus: [] uses its processor alone)"
+            )
+        mine = there if gpus_wanted is None else gpus_wanted
+        names = [f"gpu-{each}" for each in mine] or [f"cpu-{number}" for number in range(slots)]
+        return {
+            "hostname": socket.gethostname(), "python": platform.python_version(), "workdir": self.workdir,
+            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "slots": names, "shared": bool(shared), "rsync": shutil.which("rsync") is not None,
+            "free": shutil.disk_usage(self.workdir).free,
+        }  # fmt: skip
+
+    def claim(self, experiment, owner):
+        """Take the folder of an experiment for a controller; a stale copy of another one that is not at work goes."""
+        mark = os.path.join(experiment, OWNER)
+        if not os.path.isdir(experiment) or not os.listdir(experiment):
+            make_folder(experiment)
+        elif read_json(mark) is None:
+            raise Refused(
+                f"{experiment} is there and was not put there by xp. Move it away, or choose another place for this "
+                "experiment: hydra.sweep.dir=FOLDER"
+            )  # fmt: skip
+        elif read_json(mark) != owner:
+            self.clear(experiment)
+            make_folder(experiment)
+        write_json(mark, owner)
+        return {}
+
+    def set_up(self, commands, cwd, key, env):
+        """Run the set-up commands, each of them once per node and text; two controllers take turns."""
+        marker = os.path.join(self.workdir, "setup", key)
+        os.makedirs(os.path.dirname(marker), exist_ok=True)
+        with open(marker + ".lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if os.path.exists(marker):
+                return {"ran": False}
+            for command in commands:
+                done = subprocess.run(
+                    ["sh", "-c", command], cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT, env={**os.environ, **env},
+                )  # fmt: skip
+                if done.returncode:
+                    words = done.stdout.decode(errors="replace").strip().splitlines()[-3:]
+                    raise Refused(f"the set-up command {command!r} ended with {done.returncode}: {' / '.join(words)}")
+            write_json(marker, {"time": time.time()})
+        return {"ran": True}
+
+    def check_python(self, python, code):
+        """Whether the jobs' interpreter can load what runs them."""
+        try:
+            done = subprocess.run([python, "-c", code], stdin=subprocess.DEVNULL, capture_output=True, timeout=120)
+        except (OSError, subprocess.SubprocessError) as error:
+            raise Refused(f"{python} cannot be run ({getattr(error, 'strerror', error)})") from None
+        if done.returncode:
+            words = done.stderr.decode(errors="replace").strip().splitlines() or ["no words"]
+            raise Refused(
+                f"{python} cannot run jobs: {words[-1]}. Give hydra.launcher.setup=[COMMAND] that installs what xp "
+                "needs, and hydra.launcher.python=PATH"
+            )
+        return {}
+
+    # -- files
+
+    def list(self, path, skip=()):
+        return {"files": listing(path, skip), "exists": os.path.exists(path)}
+
+    def make(self, path):
+        os.makedirs(path, exist_ok=True)
+        return {}
+
+    def read(self, path, names):
+        """Contents of small files, as many as fit into one answer: {name: [entry, base64]}."""
+        found, used = {}, 0
+        for name in names:
+            try:
+                known = entry(os.stat(os.path.join(path, name)))
+            except OSError:
+                continue
+            data = read_small(os.path.join(path, name), known)
+            if data is not None:
+                found[name] = [known, data]
+                used += len(data)
+            if used > BUDGET:
+                break
+        return {"files": found}
+
+    def write(self, path, files, gone):
+        """Write small files below a folder and remove others: `files` = {name: [mtime_ns, mode, base64]}."""
+        for name, (mtime_ns, mode, data) in files.items():
+            put(os.path.join(path, name) if name else path, base64.b64decode(data), mtime_ns, mode)
+        for name in gone:
+            remove(os.path.join(path, name))
+        return {}
+
+    def settle(self, path, times):
+        """Give files the exact times that they have at the controller (tar rounds them)."""
+        for name, mtime_ns in times.items():
+            os.utime(os.path.join(path, name) if name else path, ns=(mtime_ns, mtime_ns))
+        return {}
+
+    def holds(self, path, sha256, skip=()):
+        """Whether a path has the wanted content; `placed` tells whether it was put there by xp."""
+        note = read_json(self._note(path), {})
+        if not os.path.exists(path):
+            return {"exists": False, "same": False, "placed": bool(note)}
+        quick = quick_hash(path, skip)
+        if note.get("sha256") == sha256 and note.get("quick") == quick:
+            return {"exists": True, "same": True, "placed": True}
+        same = content_hash(path, skip) == sha256
+        if same:
+            write_json(self._note(path), {"path": path, "sha256": sha256, "quick": quick, "placed": note.get("placed")})
+        return {"exists": True, "same": same, "placed": bool(note.get("placed"))}
+
+    def install(self, source, path, sha256, skip=()):
+        """Put what was received beside `path` into its place, after comparing its hash."""
+        found = content_hash(source)
+        if found != sha256:
+            raise Refused(f"{path} arrived with another content than it was sent with")
+        if os.path.lexists(path):
+            aside = source + ".old"
+            os.rename(path, aside)
+            os.rename(source, path)
+            remove(aside)
+        else:
+            os.rename(source, path)
+        note = {"path": path, "sha256": sha256, "quick": quick_hash(path, skip), "placed": True, "time": time.time()}
+        write_json(self._note(path), note)
+        return {}
+
+    def _note(self, path):
+        return os.path.join(self.workdir, "placed", hashlib.sha256(path.encode()).hexdigest()[:24] + ".json")
+
+    # -- jobs
+
+    def start(self, key, order, slots, number, min_free):
+        """Start a job unless it was started before, all slots are taken, or a later attempt holds the folder."""
+        place = os.path.join(self.workdir, "jobs", key)
+        if os.path.exists(os.path.join(place, "spec.json")):
+            return {"started": True}
+        free = shutil.disk_usage(self.workdir).free
+        if free < min_free:
+            return {"started": False, "why": "full", "free": free}
+        fence = fence_of(order["folder"])
+        if (read_json(fence) or 0) > order["attempt"]:
+            return {"started": False, "why": "fenced"}
+        held = Slots(slots).take(number)
+        if held is None:
+            return {"started": False, "why": "busy"}
+        try:
+            os.makedirs(place, exist_ok=True)
+            write_json(fence, order["attempt"])
+            spec = {name: order[name] for name in ("folder", "attempt", "argv", "cwd", "experiment")}
+            write_json(os.path.join(place, "spec.json"), spec)
+            Runner(place, order, held).detach()
+        except OSError as error:
+            remove(place)
+            if error.errno in NO_ROOM:
+                return {"started": False, "why": "full", "free": free}
+            raise
+        finally:
+            for descriptor in held.values():
+                os.close(descriptor)
+        return {"started": True}
+
+    def poll(self, keys, known, wait_s):
+        """{key: state}; answers as soon as one is not as `known`, or after `wait_s`."""
+        until = time.monotonic() + wait_s
+        while True:
+            states = {key: self.state(key) for key in keys}
+            if wait_s <= 0 or states != known or time.monotonic() >= until:
+                return {"jobs": states, "free": shutil.disk_usage(self.workdir).free}
+            time.sleep(LOOK_S)
+
+    def state(self, key):
+        """`running`, `ended CODE`, `gone` (its processes vanished: a kill, a reboot), or `unknown` (never started)."""
+        place = os.path.join(self.workdir, "jobs", key)
+        end = read_json(os.path.join(place, "exit.json"))
+        if end:
+            return f"ended {end['code']}"
+        pids = read_json(os.path.join(place, "pid.json"))
+        if pids is None:
+            return "gone" if os.path.exists(os.path.join(place, "spec.json")) else "unknown"
+        if at_work(pids["runner"], pids["runner_start"]) or at_work(pids["pid"], pids["start"]):
+            return "running"
+        end = read_json(os.path.join(place, "exit.json"))  # it may have ended between the two looks
+        return f"ended {end['code']}" if end else "gone"
+
+    def words(self, key, limit=4000):
+        """The end of what a job's process wrote outside of its own log."""
+        try:
+            with open(os.path.join(self.workdir, "jobs", key, "out.txt"), "rb") as handle:
+                size = handle.seek(0, os.SEEK_END)
+                handle.seek(max(0, size - limit))
+                return {"text": handle.read().decode(errors="replace").strip()}
+        except OSError:
+            return {"text": ""}
+
+    def stop(self, key, grace_s):
+        """Ask a job to leave; its runner ends it when the grace time is over, whoever is connected then."""
+        place = os.path.join(self.workdir, "jobs", key)
+        if self.state(key) == "running":
+            write_json(os.path.join(place, "stop.json"), {"deadline": time.time() + grace_s})
+            self._signal(place, signal.SIGTERM if grace_s > 0 else signal.SIGKILL)
+        return {}
+
+    def fence(self, key, folder, attempt, discard):
+        """End an attempt that was given up; nothing below `attempt` may write here again. Discards its copy."""
+        place = os.path.join(self.workdir, "jobs", key)
+        if os.path.isdir(os.path.dirname(folder)):
+            write_json(fence_of(folder), max(attempt, read_json(fence_of(folder)) or 0))
+        until = time.monotonic() + 10.0
+        while self.state(key) == "running" and time.monotonic() < until:
+            self._signal(place, signal.SIGKILL)
+            time.sleep(LOOK_S)
+        if self.state(key) == "running":
+            raise Refused(f"the processes of {key} do not end")
+        if discard:
+            remove(folder)
+        return {}
+
+    def forget(self, key):
+        """Remove what is kept about an ended job (not its folder)."""
+        if self.state(key) != "running":
+            remove(os.path.join(self.workdir, "jobs", key))
+        return {}
+
+    def _signal(self, place, number):
+        pids = read_json(os.path.join(place, "pid.json"), {})
+        if at_work(pids.get("pid"), pids.get("start")):
+            with contextlib.suppress(OSError):
+                os.killpg(pids["pid"], number)
+
+    # -- what lies here
+
+    def survey(self, experiments):
+        """Sizes of the given experiment folders, of what was put here by content, and of the jobs' notes."""
+        placed = []
+        folder = os.path.join(self.workdir, "placed")
+        for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
+            note = read_json(os.path.join(folder, name), {})
+            if note.get("placed") and os.path.exists(note["path"]):
+                placed.append({"path": note["path"], "bytes": size_of(note["path"])})
+        jobs, running = {}, set()
+        folder = os.path.join(self.workdir, "jobs")
+        for key in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
+            spec = read_json(os.path.join(folder, key, "spec.json"))
+            if spec:
+                jobs.setdefault(spec["experiment"], []).append(key)
+                if self.state(key) == "running":
+                    running.add(spec["experiment"])
+        names = sorted(set(jobs) | set(experiments))
+        found = [{"path": path, "bytes": size_of(path), "jobs": len(jobs.get(path, [])), "running": path in running}
+                 for path in names if os.path.isdir(path)]  # fmt: skip
+        return {"experiments": found, "placed": placed, "free": shutil.disk_usage(self.workdir).free}
+
+    def clear(self, experiment):
+        """Remove an experiment's folder and notes; refused while one of its jobs is at work."""
+        folder = os.path.join(self.workdir, "jobs")
+        known = os.listdir(folder) if os.path.isdir(folder) else []
+        specs = {key: read_json(os.path.join(folder, key, "spec.json"), {}) for key in known}
+        keys = [key for key, spec in specs.items() if spec.get("experiment") == experiment]  # fmt: skip
+        if any(self.state(key) == "running" for key in keys):
+            raise Refused(f"a job of {experiment} is at work")
+        freed = size_of(experiment)
+        remove(experiment)
+        for key in keys:
+            remove(os.path.join(folder, key))
+        return {"bytes": freed}
+
+    def clear_placed(self, path):
+        """Remove something that xp put here by content."""
+        note = read_json(self._note(path), {})
+        if not note.get("placed"):
+            raise Refused(f"{path} was not put there by xp")
+        freed = size_of(path)
+        remove(path)
+        remove(self._note(path))
+        return {"bytes": freed}
+
+
+def serve(channel, out):
+    """Answer requests until the input ends."""
+    agent = Agent()
+    operations = {name for name in dir(Agent) if not name.startswith("_")}
+    for line in channel:
+        request = json.loads(line)
+        name = request.pop("do")
+        try:
+            if name not in operations:
+                raise Refused(f"unknown request {name}")
+            answer = {"ok": getattr(agent, name)(**request)}
+        except Refused as error:
+            answer = {"refused": str(error)}
+        except OSError as error:
+            answer = {"refused": f"{error.strerror} ({error.filename})", "errno": error.errno}
+        out.write(json.dumps(answer).encode() + b"\n")
+        out.flush()
+
+
+def main(mode, channel):
+    """Entry: `channel` is the binary standard input, just behind this script's own text."""
+    out = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        {"serve": serve, "send": send, "receive": receive}[mode](channel, out)
+    except BrokenPipeError:
+        os._exit(1)
+    except Refused as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(3)
+    except OSError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(4 if error.errno in NO_ROOM else 1)

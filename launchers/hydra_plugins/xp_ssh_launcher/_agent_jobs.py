@@ -1,0 +1,177 @@
+"""The node's side, processes: detached jobs that hold a lock per GPU. Standard library of Python 3.8+."""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import time
+import traceback
+
+from hydra_plugins.xp_ssh_launcher._agent_files import LIMIT_S, read_json, write_json
+
+
+def process_start(pid):
+    """When a process started (boot id and ticks), None if it is gone; where there is no /proc, whether it is there."""
+    if os.path.exists("/proc/self/stat"):
+        try:
+            with open(f"/proc/{pid}/stat") as handle:
+                fields = handle.read().rpartition(")")[2].split()
+            with open("/proc/sys/kernel/random/boot_id") as handle:
+                boot = handle.read().strip()
+        except OSError:
+            return None
+        return None if fields[0] in "ZX" else f"{boot}/{fields[19]}"
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return None
+    return "alive"
+
+
+def at_work(pid, start):
+    return pid is not None and process_start(pid) == start
+
+
+def gpus():
+    """Indices of the GPUs here, as nvidia-smi lists them."""
+    command = shutil.which("nvidia-smi") or ("/usr/bin/nvidia-smi" if os.path.exists("/usr/bin/nvidia-smi") else None)
+    if command is None:
+        return []
+    try:
+        done = subprocess.run([command, "--list-gpus"], capture_output=True, timeout=LIMIT_S, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    lines = done.stdout.decode(errors="replace").splitlines()
+    return [str(number) for number, _ in enumerate(line for line in lines if line.startswith("GPU "))]
+
+
+class Slots:
+    """Locks on GPUs (or shares of the processor), held by the job's own processes until the last of them ends."""
+
+    def __init__(self, names):
+        self.folder = os.path.expanduser("~/.xp/locks")
+        self.names = names
+
+    def take(self, number):
+        """{name: descriptor} of `number` free slots, or None."""
+        os.makedirs(self.folder, exist_ok=True)
+        held = {}
+        for name in self.names:
+            if len(held) == number:
+                break
+            descriptor = os.open(os.path.join(self.folder, name), os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                os.close(descriptor)
+                continue
+            held[name] = descriptor
+        if len(held) == number:
+            return held
+        for descriptor in held.values():
+            os.close(descriptor)
+        return None
+
+
+class Runner:
+    """The process that starts a job, waits for it and writes down how it ended. It belongs to no connection."""
+
+    def __init__(self, place, order, held):
+        self.place, self.order, self.held = place, order, held
+
+    def detach(self):
+        """Fork twice into a session of its own; returns in the caller once the job's process is known."""
+        ready, told = os.pipe()
+        first = os.fork()
+        if first:
+            os.close(told)
+            os.waitpid(first, 0)
+            with os.fdopen(ready, "rb") as handle:
+                return handle.read().decode()
+        os.setsid()
+        if os.fork():
+            os._exit(0)
+        os.close(ready)
+        status = 1
+        try:
+            status = self.run(told)
+        except BaseException:
+            with open(os.path.join(self.place, "out.txt"), "a") as handle:
+                handle.write(traceback.format_exc())
+        os._exit(status)
+
+    def run(self, told):
+        for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+        kept = {told, *self.held.values()}
+        for number in range(3, 256):
+            if number not in kept:  # the connection's pipes above all: ssh waits for them
+                with contextlib.suppress(OSError):
+                    os.close(number)
+        out = os.open(os.path.join(self.place, "out.txt"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        null = os.open(os.devnull, os.O_RDWR)
+        for target, source in ((0, null), (1, out), (2, out)):
+            os.dup2(source, target)
+        job = self.start(out, told)
+        if job is None:
+            return 1
+        code = self.attend(job)
+        with contextlib.suppress(OSError):
+            os.killpg(job.pid, signal.SIGKILL)  # what the job left behind must not hold the GPU
+        self.note(code)
+        return 0
+
+    def start(self, out, told):
+        order = self.order
+        environment = dict(os.environ)
+        environment.update(order["env"])
+        environment.update(order["secret_env"])
+        names = sorted(name[4:] for name in self.held if name.startswith("gpu-"))
+        if names:
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(names)
+        try:
+            job = subprocess.Popen(
+                order["argv"], cwd=order["cwd"], env=environment, stdin=subprocess.PIPE, stdout=out, stderr=out,
+                start_new_session=True, pass_fds=tuple(self.held.values()),
+            )  # fmt: skip
+        except OSError as error:
+            os.write(out, f"{order['argv'][0]}: {error.strerror}\n".encode())
+            self.note(127)
+            os.close(told)
+            return None
+        write_json(os.path.join(self.place, "pid.json"), {
+            "runner": os.getpid(), "runner_start": process_start(os.getpid()),
+            "pid": job.pid, "start": process_start(job.pid), "slots": sorted(self.held), "since": time.time(),
+        })  # fmt: skip
+        os.close(told)
+        assert job.stdin is not None
+        with contextlib.suppress(OSError), job.stdin as channel:
+            channel.write(order["stdin"].encode())
+        return job
+
+    def attend(self, job):
+        """Wait for the job; end it when its grace time is over or when a later attempt has been fenced in."""
+        fence, mine = fence_of(self.order["folder"]), self.order["attempt"]
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return job.wait(timeout=0.5)
+            stop = read_json(os.path.join(self.place, "stop.json"), {})
+            overdue = stop and time.time() > stop["deadline"]
+            if overdue or (read_json(fence) or 0) > mine:
+                os.killpg(job.pid, signal.SIGKILL)
+
+    def note(self, code):
+        """Write the exit code; on a full disk, keep trying: nobody else knows it."""
+        for _ in range(600):
+            try:
+                write_json(os.path.join(self.place, "exit.json"), {"code": code, "time": time.time()})
+                return
+            except OSError:
+                time.sleep(1.0)
+
+
+def fence_of(folder):
+    """The file that holds the number of the attempt which alone may write into a job's folder."""
+    return os.path.join(os.path.dirname(folder), ".xp_fence", os.path.basename(folder))

@@ -1,0 +1,157 @@
+"""The keeper's papers, in `EXPERIMENT/.keeper`: what was submitted, how it stands, who is asked to leave.
+
+Written by the controller: `queue.json` (settings and jobs), `requests/*.json` while a keeper is at work.
+Written by the keeper: `state.json`. Whether a keeper is at work is told by a lock that the system drops with it.
+No secret is ever written here.
+"""
+
+import fcntl
+import os
+import secrets
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra_plugins.xp_ssh_launcher._settings import Settings, settings_of
+from xp.runs.atomic import write_json
+from xp.runs.executor import Submission
+from xp.runs.folder import JOB
+from xp.runs.reading import read_json
+
+FOLDER = ".keeper"
+
+
+class Desk:
+    """The papers of one experiment's keeper."""
+
+    def __init__(self, experiment: Path):
+        self.experiment = experiment
+        self.folder = experiment / FOLDER
+        self.log = self.folder / "keeper.log"
+        self._keys: int | None = None
+
+    @property
+    def mark(self) -> Path:
+        """A file with a random text: a node that can read it shares this file system."""
+        return self.folder / "id.json"
+
+    def identity(self) -> str:
+        """The random text that tells this experiment from others at the same path elsewhere; made when first asked."""
+        if not self.mark.exists():
+            write_json(self.mark, secrets.token_hex(16))
+        return read_json(self.mark)
+
+    @contextmanager
+    def handing_over(self) -> Iterator[None]:
+        """One controller at a time, and no keeper that is just about to end."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "submit.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def take_keys(self) -> int | None:
+        """Become the keeper until `leave` or the end of the process: a descriptor; None if there is one already."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.folder / "keeper.lock", os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            return None
+        self._keys = descriptor
+        return descriptor
+
+    def leave(self) -> None:
+        """Be the keeper no longer."""
+        if self._keys is not None:
+            os.close(self._keys)
+            self._keys = None
+
+    @property
+    def attended(self) -> bool:
+        """Whether a keeper is at work."""
+        if not (self.folder / "keeper.lock").exists():
+            return False
+        taken = self.take_keys() is not None
+        self.leave()
+        return not taken
+
+    def write_queue(self, settings: Settings, jobs: Sequence[Submission]) -> None:
+        """Put down what a new keeper finds; jobs of an earlier queue that have not ended stay in it."""
+        earlier = read_json(self.folder / "queue.json", default={"jobs": []})["jobs"]
+        states = self.state().get("jobs", {})
+        new = {str(job.folder): _plain(job) for job in jobs}
+        kept = {entry["folder"]: {**entry, "handle": entry["folder"]} for entry in earlier
+                if states.get(entry["folder"], {}).get("state") in ("waiting", "running")}  # fmt: skip
+        write_json(
+            self.folder / "queue.json",
+            {"settings": settings.to_json(), "cwd": str(Path.cwd()), "jobs": list({**kept, **new}.values())},
+        )
+
+    def queue(self) -> tuple[Settings, list[Submission]]:
+        """What was submitted; jobs whose folders are gone are left out."""
+        content = read_json(self.folder / "queue.json")
+        settings = settings_of(**content["settings"])
+        jobs = [_submission(each) for each in content["jobs"] if (Path(each["folder"]) / JOB).exists()]
+        return settings, _in_order(jobs)
+
+    def request(self, **what: Any) -> None:
+        """Ask the keeper at work for something."""
+        name = f"{time.time_ns():020d}-{secrets.token_hex(4)}.json"
+        write_json(self.folder / "requests" / name, what)
+
+    def request_submission(self, jobs: Sequence[Submission]) -> None:
+        """Hand more jobs to the keeper at work."""
+        self.request(do="submit", jobs=[_plain(job) for job in jobs])
+
+    def requests(self) -> list[dict[str, Any]]:
+        """Take what was asked for since the last call, in order; a submission's jobs as `Submission`s."""
+        found = []
+        folder = self.folder / "requests"
+        for path in sorted(folder.glob("*.json")) if folder.is_dir() else []:
+            what = read_json(path)
+            path.unlink()
+            if what["do"] == "submit":
+                what["jobs"] = [_submission(each) for each in what["jobs"]]
+            found.append(what)
+        return found
+
+    def state(self) -> dict[str, Any]:
+        """{jobs: {folder: {state, host, attempt ...}}, hosts: {name: {standing, line}}, ready, time}."""
+        return read_json(self.folder / "state.json", default={})
+
+    def write_state(self, jobs: Mapping[str, Any], hosts: Mapping[str, Any], *, ready: bool) -> None:
+        """Say how everything stands."""
+        content = {"time": time.time(), "pid": os.getpid(), "ready": ready, "hosts": hosts, "jobs": jobs}
+        write_json(self.folder / "state.json", content, durable=False)
+
+    def staging(self, folder: Path) -> Path:
+        """Where files of a job wait until they are complete."""
+        return self.folder / "incoming" / folder.name
+
+
+def _in_order(jobs: Sequence[Submission]) -> list[Submission]:
+    """Needs before those that need them; otherwise as given."""
+    left = {job.folder: job for job in jobs}
+    done: list[Submission] = []
+    while left:
+        free = next((job for job in left.values() if not any(need in left for need in job.needs)), None)
+        assert free is not None, "jobs need each other in a circle"
+        done.append(left.pop(free.folder))
+    return done
+
+
+def _plain(job: Submission) -> dict[str, Any]:
+    needs = [str(need) for need in job.needs]
+    return {"folder": str(job.folder), "needs": needs, "always": job.always, "resources": dict(job.resources),
+            "handle": job.handle}  # fmt: skip
+
+
+def _submission(entry: Mapping[str, Any]) -> Submission:
+    folder = Path(entry["folder"])
+    task = read_json(folder / JOB, default={}).get("task", "")
+    needs = tuple(Path(need) for need in entry["needs"])
+    resources = {**entry["resources"], "task": task}
+    return Submission(folder=folder, needs=needs, always=entry["always"], resources=resources, handle=entry["handle"])

@@ -1,0 +1,169 @@
+"""Jobs on machines reached by ssh, as xp's sweeper sees them: hand over to the keeper, look into its papers."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra_plugins.xp_ssh_launcher._desk import Desk
+from hydra_plugins.xp_ssh_launcher._settings import Settings, settings_of
+from xp.errors import UserError, listing
+from xp.runs.executor import JobState, Submission, by_record
+from xp.runs.folder import LOG, RECORD
+from xp.runs.frozen import secrets_of
+from xp.runs.record import Record
+
+MEETING_S = 45.0
+"""Longest wait for the first word of every host."""
+_LOOK_S = 0.05
+_RESTARTS = 3
+
+
+class SshExecutor:
+    """Gives jobs to a keeper process per experiment. The handle of a job is its folder."""
+
+    name = "ssh"
+    detachable = True
+
+    def __init__(self, **settings: Any):
+        self._given = settings
+        self._folders: list[Path] = []
+        self._restarts = 0
+
+    @property
+    def settings(self) -> Settings:
+        """The checked settings."""
+        return settings_of(**self._given)
+
+    @property
+    def n_jobs(self) -> int:
+        """Jobs at a time, as far as that is known before anything is asked of the hosts."""
+        return sum(len(host.gpus) if host.gpus else host.slots for host in self.settings.hosts)
+
+    def submit(self, jobs: Sequence[Submission]) -> list[str]:
+        """Hand jobs to the keeper of their experiment, starting it if there is none; waits until it met every host.
+
+        Raises:
+            UserError: no host can be used; the lines say why. Or a job asks for tags that no host has.
+        """
+        self._refuse_unknown_tags(jobs)
+        for experiment in dict.fromkeys(job.folder.parent for job in jobs):
+            mine = [job for job in jobs if job.folder.parent == experiment]
+            self._hand_over(Desk(experiment), mine)
+        self._folders += [job.folder for job in jobs]
+        return [str(job.folder) for job in jobs]
+
+    def poll(self, timeout_s: float = 0.0) -> dict[str, JobState]:
+        """What the keeper says of the submitted jobs; a keeper that was killed is replaced."""
+        until = time.monotonic() + timeout_s
+        before = self.states([str(folder) for folder in self._folders])
+        while time.monotonic() < until:
+            time.sleep(min(_LOOK_S, timeout_s))
+            if self.states(list(before)) != before:
+                break
+        states = self.states([str(folder) for folder in self._folders])
+        left = [folder for folder in self._folders if not states.get(str(folder), JobState.WAITING).ended]
+        for experiment in dict.fromkeys(folder.parent for folder in left):
+            desk = Desk(experiment)
+            if not desk.attended and self._restarts < _RESTARTS and timeout_s > 0:
+                self._restarts += 1
+                jobs = [Submission(folder=f, handle=str(f)) for f in left if f.parent == experiment]
+                self._hand_over(desk, jobs)
+        return {str(folder): states.get(str(folder), JobState.WAITING) for folder in self._folders}
+
+    def states(self, handles: Sequence[str]) -> dict[str, JobState]:
+        """How jobs stand by the keeper's papers, whether it is there or not; what has ended is told by the record."""
+        papers = {folder: Desk(folder).state().get("jobs", {}) for folder in {Path(each).parent for each in handles}}
+        found: dict[str, JobState] = {}
+        for handle in handles:
+            entry = papers[Path(handle).parent].get(handle)
+            if entry is not None:
+                found[handle] = JobState(entry["state"])
+            elif (Path(handle) / RECORD).exists():
+                state = by_record(Record(Path(handle) / RECORD))
+                if state.ended:
+                    found[handle] = state
+        return found
+
+    def cancel(self, handles: Sequence[str] | None = None, *, grace_s: float = 30.0) -> None:
+        """Ask jobs to write a checkpoint and leave; the nodes end what is late."""
+        folders = [Path(handle) for handle in handles] if handles is not None else self._folders
+        for experiment in dict.fromkeys(folder.parent for folder in folders):
+            desk = Desk(experiment)
+            mine = [folder for folder in folders if folder.parent == experiment]
+            desk.request(do="cancel", folders=[str(folder) for folder in mine], grace_s=grace_s)
+            if not desk.attended:
+                open_jobs = [Submission(folder=f, handle=str(f)) for f in mine if not _ended(desk, f)]
+                if open_jobs:
+                    self._hand_over(desk, open_jobs)
+
+    def log(self, handle: str) -> Path:
+        """The job's log.txt, which follows the node's by a few seconds."""
+        return Path(handle) / LOG
+
+    def close(self) -> None:
+        """Nothing is held: the keeper is a process of its own."""
+
+    def _refuse_unknown_tags(self, jobs: Sequence[Submission]) -> None:
+        known = {tag for host in self.settings.hosts for tag in (*host.tags, host.name)}
+        for job in jobs:
+            missing = [tag for tag in job.resources.get("tags") or () if tag not in known]
+            if missing:
+                raise UserError(
+                    f"{job.folder.name} asks for a host with the tag '{missing[0]}', and none has it. The tags and "
+                    f"names in hydra.launcher.hosts: {listing(sorted(known))}."
+                )
+
+    def _hand_over(self, desk: Desk, jobs: Sequence[Submission]) -> None:
+        with desk.handing_over():
+            desk.identity()
+            if desk.attended:
+                desk.request_submission(jobs)
+                return
+            desk.write_queue(self.settings, jobs)
+            keeper = self._start_keeper(desk, jobs)
+        self._wait_for_hosts(desk, keeper)
+
+    def _start_keeper(self, desk: Desk, jobs: Sequence[Submission]) -> "subprocess.Popen[bytes]":
+        """A process in a session of its own; secrets go through its standard input."""
+        secrets = {
+            "env": {name: os.environ[name] for name in self.settings.secret_names if name in os.environ},
+            "jobs": {str(job.folder): found for job in jobs if (found := secrets_of(job.folder))},
+        }
+        with desk.log.open("ab") as log:
+            keeper = subprocess.Popen(
+                [sys.executable, "-u", "-m", "hydra_plugins.xp_ssh_launcher._keeper", str(desk.experiment)],
+                stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+        assert keeper.stdin is not None
+        keeper.stdin.write(json.dumps(secrets).encode())
+        keeper.stdin.close()
+        return keeper
+
+    def _wait_for_hosts(self, desk: Desk, keeper: "subprocess.Popen[bytes]") -> None:
+        """Until every host was met, so that what is wrong with one is said while somebody is there to read it."""
+        until = time.monotonic() + MEETING_S
+        state: dict[str, Any] = {}
+        while time.monotonic() < until and keeper.poll() is None:
+            state = desk.state()
+            if state.get("pid") == keeper.pid and state.get("ready"):
+                break
+            time.sleep(_LOOK_S)
+        if keeper.poll() not in (None, 0):
+            raise UserError(f"The keeper of {desk.experiment} did not start; see {desk.log}")
+        state = desk.state()
+        far = {name: host for name, host in state.get("hosts", {}).items() if not host["local"]}
+        lines = [host["line"] for host in far.values() if host["line"]]
+        if far and all(host["standing"] == "refused" for host in far.values()):
+            raise UserError("No host can be used.\n  " + "\n  ".join(lines))
+        for line in lines:
+            print(f"xp: {line}", file=sys.stderr, flush=True)
+
+
+def _ended(desk: Desk, folder: Path) -> bool:
+    entry = desk.state().get("jobs", {}).get(str(folder))
+    return entry is None or JobState(entry["state"]).ended

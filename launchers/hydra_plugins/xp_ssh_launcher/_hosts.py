@@ -1,0 +1,159 @@
+"""Hosts as users write them: a name of ~/.ssh/config, a command line `ssh user@ip -p PORT`, or a mapping."""
+
+import hashlib
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from xp.errors import UserError, closest, listing
+
+_TAKES_VALUE = {"-p": "port", "-l": "user", "-i": "identity", "-J": "jump"}
+_KEYS = ("host", "user", "port", "identity", "jump", "name", "gpus", "tags", "slots", "python", "workdir")
+_EXAMPLES = 'gpu1, "ssh root@1.2.3.4 -p 41234", or {host: 1.2.3.4, user: root, port: 41234, gpus: [0, 1], tags: [big]}'
+
+
+@dataclass(frozen=True, kw_only=True)
+class Host:
+    """One machine that takes jobs, and what it offers."""
+
+    host: str
+    name: str = ""
+    """What people see; the address as given by default."""
+    user: str = ""
+    port: int | None = None
+    identity: str = ""
+    jump: str = ""
+    gpus: tuple[str, ...] | None = None
+    """Indices to use; None: what nvidia-smi lists there. Empty: none, `slots` jobs share the processor."""
+    tags: tuple[str, ...] = ()
+    slots: int = 1
+    """Jobs at a time where no GPU is used."""
+    python: str = ""
+    workdir: str = ""
+    local: bool = False
+    """This machine itself, without ssh."""
+
+    @property
+    def address(self) -> tuple[str, ...]:
+        """Arguments of ssh that lead there."""
+        options: list[str] = []
+        for flag, value in (("-p", self.port), ("-l", self.user), ("-i", self.identity), ("-J", self.jump)):
+            if value:
+                options += [flag, str(value)]
+        return (*options, "--", self.host)
+
+    @property
+    def command(self) -> str:
+        """What to type to get there by hand."""
+        return shlex.join(["ssh", *(each for each in self.address if each != "--")])
+
+    @property
+    def digest(self) -> str:
+        """Eight hex digits that tell this address from others."""
+        return hashlib.sha256("\0".join(self.address).encode()).hexdigest()[:8]
+
+
+def parse_hosts(given: Any) -> tuple[Host, ...]:
+    """All hosts of `hydra.launcher.hosts`.
+
+    Raises:
+        UserError: none is given, one cannot be read, or two have one name.
+    """
+    if isinstance(given, str | Mapping):
+        given = [given]
+    if not given:
+        raise UserError(f"hydra.launcher.hosts is empty: which machines? Give a list of {_EXAMPLES}.")
+    hosts = tuple(parse_host(each) for each in given)
+    names = [host.name for host in hosts]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"hydra.launcher.hosts names {name!r} twice. Give one of them another `name`.")
+    return hosts
+
+
+def parse_host(given: Any) -> Host:
+    """One host, see `Host`."""
+    if isinstance(given, Host):
+        return given
+    if isinstance(given, Mapping):
+        return _from_mapping(given)
+    if not isinstance(given, str) or not given.strip():
+        raise UserError(f"hydra.launcher.hosts has {given!r}, which is no host. Give {_EXAMPLES}.")
+    return _from_command(given)
+
+
+def _from_command(given: str) -> Host:
+    words = shlex.split(given)
+    if words[0] == "ssh":
+        words = words[1:]
+    found: dict[str, Any] = {}
+    rest: list[str] = []
+    while words:
+        word = words.pop(0)
+        flag, value = word[:2], word[2:]
+        if flag in _TAKES_VALUE:
+            found[_TAKES_VALUE[flag]] = value or (words.pop(0) if words else "")
+        elif word.startswith("-"):
+            raise UserError(
+                f"hydra.launcher.hosts: {word!r} in {given!r} is not understood; {listing(_TAKES_VALUE)} are. Put "
+                "other options into ~/.ssh/config under a Host name, and give that name."
+            )
+        else:
+            rest.append(word)
+    if len(rest) != 1:
+        raise UserError(f"hydra.launcher.hosts: {given!r} names {len(rest)} machines instead of one. Give {_EXAMPLES}.")
+    return _from_mapping({"host": rest[0], **found})
+
+
+def _from_mapping(given: Mapping[str, Any]) -> Host:
+    fields = dict(given)
+    for key in fields:
+        if key not in _KEYS:
+            raise UserError(
+                f"hydra.launcher.hosts: a host has no '{key}'{closest(str(key), _KEYS)}. Its keys: {listing(_KEYS)}."
+            )
+    address = str(fields.pop("host", "") or "").strip()
+    if " " in address:
+        return _from_mapping({**vars_of(_from_command(address)), **fields})
+    user, _, host = address.rpartition("@")
+    if not host or host.startswith("-"):
+        raise UserError(f"hydra.launcher.hosts: {dict(given)!r} has no `host`. Give {_EXAMPLES}.")
+    port = _port(fields.pop("port", None), given)
+    gpus = _gpus(fields.pop("gpus", None), given)
+    name = str(fields.pop("name", "") or (f"{host}:{port}" if port else host))
+    tags, slots = _words(fields.pop("tags", ())), fields.pop("slots", 1)
+    if not isinstance(slots, int) or slots < 1:
+        raise UserError(f"hydra.launcher.hosts: slots={slots!r} of {name}: a whole number from 1 on is wanted.")
+    texts = {key: str(value) for key, value in fields.items() if value not in (None, "")}
+    user = str(texts.pop("user", user))
+    return Host(host=host, name=name, port=port, gpus=gpus, tags=tags, slots=slots, user=user, **texts)  # type: ignore[arg-type]
+
+
+def vars_of(host: Host) -> dict[str, Any]:
+    """The address of a host as a mapping that `parse_host` takes."""
+    pairs = {key: getattr(host, key) for key in ("host", "user", "port", "identity", "jump")}
+    return {key: value for key, value in pairs.items() if value}
+
+
+def _port(value: Any, given: Any) -> int | None:
+    if value is None:
+        return None
+    if not str(value).isdigit() or not 0 < int(value) < 65536:
+        raise UserError(f"hydra.launcher.hosts: port {value!r} of {given!r} is none of 1..65535.")
+    return int(value)
+
+
+def _gpus(value: Any, given: Any) -> tuple[str, ...] | None:
+    """`[0, 2]`: these; `2`: the first two; None: all there are; `[]` or 0: none."""
+    if value is None:
+        return None
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return tuple(map(str, range(value)))
+    if isinstance(value, Sequence) and not isinstance(value, str) and all(str(each).isdigit() for each in value):
+        return tuple(str(each) for each in value)
+    raise UserError(f"hydra.launcher.hosts: gpus={value!r} of {given!r}: give a number or a list of indices, [0, 1].")
+
+
+def _words(value: Any) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(str(each) for each in value or ())

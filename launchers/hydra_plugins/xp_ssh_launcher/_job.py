@@ -1,0 +1,30 @@
+"""Runs one frozen job: `python -m hydra_plugins.xp_ssh_launcher._job MODULE:FUNCTION FOLDER`, secrets by its input."""
+
+import json
+import sys
+
+
+def main(target: str, folder: str) -> int:
+    """Run the job; gives the exit code."""
+    import importlib
+    from typing import Any
+
+    from xp.errors import UserError
+    from xp.runs.execute import execute, exit_code
+
+    module, _, function = target.partition(":")
+    secrets = json.loads(sys.stdin.read() or "{}")
+
+    def task(run: Any) -> None:
+        getattr(importlib.import_module(module), function)(run)
+
+    try:
+        execute(folder, task, echo=False, secrets=secrets)
+    except UserError as error:
+        print(f"xp: {error}", file=sys.stderr)
+        return error.exit_code
+    return exit_code(folder)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,279 @@
+"""The keeper: a process of its own that drives an experiment's nodes until every job has ended.
+
+It is started by the controller and outlives it. Killed, it leaves jobs at work and papers (`_desk`) from which the next
+one goes on: a lease is written down before its job is started, so no job is ever started twice.
+"""
+
+import hashlib
+import json
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra_plugins.xp_ssh_launcher import _work
+from hydra_plugins.xp_ssh_launcher._desk import Desk
+from hydra_plugins.xp_ssh_launcher._hosts import Host
+from hydra_plugins.xp_ssh_launcher._ledger import End, Ledger, lost_hosts
+from hydra_plugins.xp_ssh_launcher._node import Node, Standing
+from xp.runs.execute import mark_failed, mark_interrupted
+from xp.runs.executor import JobState, Submission
+from xp.runs.reading import read_json
+from xp.runs.record import now
+
+ROUND_S = 0.2
+HERE = "here"
+"""Name of this machine among the hosts."""
+
+
+class Keeper:
+    """All that the nodes' threads share. `lock` guards the ledger; a folder's lock guards what is written into it."""
+
+    def __init__(self, desk: Desk, secrets: Mapping[str, Any]):
+        self.desk, self.secrets = desk, secrets
+        self.settings, jobs = desk.queue()
+        self.cwd = Path.cwd()
+        self.lock = threading.RLock()
+        self.wake = threading.Event()
+        self._dirty = True
+        self._grace: dict[Path, float] = {}
+        self._folder_locks: dict[Path, threading.Lock] = {}
+        self.ledger = Ledger(retries=self.settings.retries, claimed=frozenset(self.settings.here))
+        self.ledger.add(jobs)
+        self.ledger.restore(desk.state().get("jobs", {}))
+        hosts = (*self.settings.hosts, Host(host="localhost", name=HERE, local=True, slots=1))
+        self.nodes = [Node(host, self) for host in hosts]
+
+    # -- what nodes ask
+
+    def take(self, node: Node) -> tuple[Path, int] | None:
+        """Lease a job to a node."""
+        with self.lock:
+            taken = self.ledger.take(node.offer)
+            if taken is None:
+                return None
+            self._save()
+        return taken[0].folder, taken[1]
+
+    def ledger_end(self, folder: Path, attempt: int, end: End) -> JobState | None:
+        """Note how an attempt ended; None if it is not on lease any more."""
+        with self.lock:
+            state = self.ledger.end(folder, attempt, end)
+            self._save()
+        return state
+
+    def hand_back(self, folder: Path, attempt: int) -> None:
+        """An attempt could not be started now."""
+        with self.lock:
+            self.ledger.hand_back(folder, attempt)
+            self._save()
+
+    def leases(self, host: str) -> dict[Path, int]:
+        """{folder: attempt} at a host."""
+        with self.lock:
+            return self.ledger.of(host)
+
+    def slots_of(self, folder: Path, node: Node) -> int:
+        """Slots that a job takes at a node."""
+        gpus = any(name.startswith("gpu-") for name in node.facts.get("slots", []))
+        asked = int(self.ledger.jobs[folder].resources.get("gpus") or 1)
+        return max(1, asked) if gpus else 1
+
+    def fences(self, host: str) -> dict[Path, int]:
+        """{folder: attempt} to be ended at a host."""
+        with self.lock:
+            return dict(self.ledger.fences.get(host, {}))
+
+    def fenced(self, host: str, folder: Path) -> None:
+        """It was ended."""
+        with self.lock:
+            self.ledger.fenced(host, folder)
+            self._save()
+
+    def leaving(self, host: str) -> list[tuple[Path, int, float]]:
+        """(folder, attempt, grace time) of jobs to be asked to leave, each once."""
+        with self.lock:
+            mine = {folder: attempt for folder, attempt in self.ledger.of(host).items() if folder in self._grace}
+            return [(folder, attempt, self._grace.pop(folder)) for folder, attempt in mine.items()]
+
+    def forgive(self, host: str) -> None:
+        """A node has room again."""
+        with self.lock:
+            self.ledger.forgive(host)
+
+    def key(self, folder: Path, attempt: int) -> str:
+        """The name of an attempt on its node."""
+        return f"{self.digest(f'{self.desk.identity()} {folder}')}-{attempt}"
+
+    @staticmethod
+    def digest(text: str) -> str:
+        """Sixteen hex digits."""
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def codes(self) -> list[Path]:
+        """Snapshots that jobs which have not ended run from."""
+        with self.lock:
+            open_jobs = [folder for folder, state in self.ledger.queue.states.items() if not state.ended]
+        return sorted({_work.code_of(folder) for folder in open_jobs})
+
+    @contextmanager
+    def writing(self, folder: Path, attempt: int) -> Iterator[bool]:
+        """Hold a run's folder here; gives whether the attempt is still on lease, so that it may write there."""
+        with self.lock:
+            guard = self._folder_locks.setdefault(folder, threading.Lock())
+        with guard:
+            with self.lock:
+                lease = self.ledger.leases.get(folder)
+            yield lease is not None and lease.attempt == attempt
+
+    launch, sync, collect = _work.launch, _work.sync, _work.collect
+
+    # -- words
+
+    def note(self, line: str) -> None:
+        """A line in keeper.log, and a new state for those who look."""
+        print(f"{now()} {line}", flush=True)
+        with self.lock:
+            self._dirty = True
+
+    @staticmethod
+    def trace() -> None:
+        """The traceback of what is being handled, in keeper.log."""
+        traceback.print_exc(file=sys.stdout)
+        sys.stdout.flush()
+
+    def _save(self) -> None:
+        """Write the state down at once."""
+        hosts = {node.name: {"standing": str(node.standing), "line": node.line, "local": node.host.local}
+                 for node in self.nodes}  # fmt: skip
+        self.desk.write_state(self.ledger.to_json(), hosts, ready=self._met_all())
+        self._dirty = False
+
+    def _met_all(self) -> bool:
+        return all(node.standing is not Standing.CONNECTING for node in self.nodes)
+
+    # -- the loop
+
+    def run(self) -> None:
+        """Until every job has ended and nobody has asked for more."""
+        for node in self.nodes:
+            node.start()
+        try:
+            while not self._over():
+                self._requests()
+                self._lose()
+                self._give_up()
+                with self.lock:
+                    if self._dirty:
+                        self._save()
+                self.wake.wait(ROUND_S)
+                self.wake.clear()
+        finally:
+            for node in self.nodes:
+                node.close()
+            with self.lock:
+                self._save()
+
+    def _over(self) -> bool:
+        """Whether to end; decided while no controller can hand anything over, and then final."""
+        with self.lock:
+            if not self.ledger.queue.finished:
+                return False
+        with self.desk.handing_over():
+            self._requests()
+            with self.lock:
+                over = self.ledger.queue.finished
+                if over:
+                    self._save()
+                    self.desk.leave()
+        return over
+
+    def _requests(self) -> None:
+        for what in self.desk.requests():
+            with self.lock:
+                if what["do"] == "submit":
+                    self.ledger.add(what["jobs"])
+                else:
+                    self._cancel([Path(folder) for folder in what["folders"]], what["grace_s"])
+                self._save()
+
+    def _cancel(self, folders: list[Path], grace_s: float) -> None:
+        for folder, _ in self.ledger.stop(folders):
+            self._grace[folder] = grace_s
+        self.note(f"asked to end {len(folders)} jobs")
+
+    def _lose(self) -> None:
+        """Give up nodes that have been silent for too long, and let their jobs go elsewhere."""
+        far = [node for node in self.nodes if not node.host.local and node.standing is not Standing.REFUSED]
+        silent = {node.name: time.monotonic() - node.heard for node in far}
+        for name in lost_hosts(silent, self.settings.lost_after_min * 60):
+            for folder in self.leases(name):
+                self._lose_one(name, folder)
+
+    def _lose_one(self, name: str, folder: Path) -> None:
+        with self.lock:
+            attempt = self.ledger.of(name).get(folder, 0)
+        with self.writing(folder, attempt) as mine:
+            if not mine:
+                return
+            with self.lock:
+                self.ledger.lose(folder)
+                mark_interrupted(folder, f"{name} has been silent for {self.settings.lost_after_min:g} minutes")
+                self._save()
+            self.note(f"{folder.name}: {name} is lost; it goes on elsewhere from what has come back")
+
+    def _give_up(self) -> None:
+        """End what can never run: no node is left, or none that is left has what a job asks for."""
+        usable = [node for node in self.nodes if node.standing is not Standing.REFUSED]
+        if not self._met_all():
+            return
+        with self.lock:
+            if not any(not node.host.local for node in usable):
+                far = [folder for folder, job in self.ledger.jobs.items()
+                       if job.resources.get("task") not in self.settings.here]  # fmt: skip
+                for folder in [folder for folder in far if folder in self.ledger.leases]:
+                    self.ledger.lose(folder)
+                self.ledger.queue.stop()
+                return
+            known = [node.offer for node in usable if node.facts]
+            if len(known) == len(usable):
+                for folder in self.ledger.hopeless(known):
+                    self._refuse(self.ledger.jobs[folder])
+
+    def _refuse(self, job: Submission) -> None:
+        wanted = {key: value for key, value in job.resources.items() if key in ("gpus", "tags") and value}
+        offers = "; ".join(f"{node.name}: {node.offer.slots} {'GPUs' if node.offer.gpus else 'CPU slots'}, tags "
+                           f"{list(node.host.tags)}" for node in self.nodes if not node.host.local)  # fmt: skip
+        mark_failed(job.folder, f"No host has what this job asks for ({wanted}). There are: {offers}")
+        self.ledger.queue.set(job.folder, JobState.FAILED)
+        self._save()
+
+    def secret_env(self) -> dict[str, str]:
+        """Variables of jobs that are."""
+        return dict(self.secrets.get("env", {}))
+
+    def secrets_for(self, folder: Path) -> dict[str, str]:
+        """{dotted key: value} left out of a job's files."""
+        return dict(self.secrets.get("jobs", {}).get(str(folder), {}))
+
+
+def main(experiment: str) -> None:
+    """Become the keeper of an experiment; secrets come by standard input."""
+    secrets = json.loads(sys.stdin.read() or "{}")
+    desk = Desk(Path(experiment))
+    keys = desk.take_keys()
+    if keys is None:
+        return
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    print(f"{now()} keeper {os.getpid()} of {read_json(desk.folder / 'queue.json')['cwd']}", flush=True)
+    Keeper(desk, secrets).run()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

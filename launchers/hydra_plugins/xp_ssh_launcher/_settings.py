@@ -1,0 +1,80 @@
+"""What `hydra/launcher=ssh` can be told, checked in one place."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from hydra_plugins.xp_ssh_launcher._hosts import Host, parse_hosts
+from xp.errors import UserError, closest, listing
+
+SECRETS = ("WANDB_API_KEY",)
+"""Environment variables that always go to jobs, if they are set."""
+_LOWEST = {
+    "lost_after_min": 0.0,
+    "retries": 0,
+    "sync_every_s": 0.1,
+    "min_free_gb": 0.0,
+    "sync_max_gb": 0.0,
+    "grace_s": 0.0,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """See conf/hydra/launcher/ssh.yaml for the meaning of each."""
+
+    hosts: tuple[Host, ...]
+    workdir: str = "~/.xp"
+    python: str = "python3"
+    setup: tuple[str, ...] = ()
+    ssh_config: str | None = None
+    pass_env: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    here: tuple[str, ...] = ("report",)
+    threads: int | None = None
+    lost_after_min: float = 10.0
+    retries: int = 2
+    sync_every_s: float = 5.0
+    min_free_gb: float = 1.0
+    sync_max_gb: float = 50.0
+    grace_s: float = 30.0
+    target: str = "xp.__main__:run_task"
+
+    @property
+    def secret_names(self) -> tuple[str, ...]:
+        """Environment variables handed to jobs by standard input."""
+        return tuple(dict.fromkeys((*SECRETS, *self.pass_env)))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; `settings_of` reads them back."""
+        plain = asdict(self)
+        plain["hosts"] = [{key: value for key, value in asdict(host).items() if key != "local"} for host in self.hosts]
+        return plain
+
+
+def settings_of(**given: Any) -> Settings:
+    """Settings from what a configuration or a file holds.
+
+    Raises:
+        UserError: an unknown name, a value out of bounds, no host.
+    """
+    known = [each.name for each in fields(Settings)]
+    for name in given:
+        if name not in known:
+            raise UserError(
+                f"hydra.launcher.{name}: the ssh launcher has no such setting{closest(name, known)}. It has: "
+                f"{listing(known)}."
+            )
+    values = {name: value for name, value in given.items() if value is not None}
+    values["hosts"] = parse_hosts(given.get("hosts"))
+    for name in ("setup", "pass_env", "here"):
+        value = values.get(name, ())
+        values[name] = (value,) if isinstance(value, str) else tuple(str(each) for each in value)
+    values["env"] = {str(key): str(value) for key, value in dict(values.get("env", {})).items()}
+    for name, low in _LOWEST.items():
+        value = values.get(name, low)
+        if isinstance(value, bool) or not isinstance(value, int | float) or value < low:
+            raise UserError(f"hydra.launcher.{name}={value!r}: a number, at least {low:g}, is wanted.")
+    if "here" not in given or given["here"] is None:
+        del values["here"]
+    return Settings(**values)

@@ -1,0 +1,284 @@
+"""The way to a node: one ssh connection with several channels, an agent at its end, rsync or tar for files.
+
+The connection is a ControlMaster that is started first and alone. Every channel is told to use it and nothing else: its
+`ProxyCommand` is `false`, which ssh runs only where it would have to open a connection of its own. So a node never sees
+more than one connection of a controller, however many channels there are. (The control path is named by us instead of
+ssh's %C, because %C covers the proxy and would differ between the master and its channels.)
+"""
+
+import contextlib
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Any
+
+from hydra_plugins.xp_ssh_launcher._faults import NoRoom, Refused, Unreachable, fault_of, python_fault
+from hydra_plugins.xp_ssh_launcher._hosts import Host
+
+CHANNELS = 8
+"""Channels at a time; sshd's MaxSessions allows ten of them on one connection."""
+NO_PYTHON = 97
+"""Exit code of the remote shell line that found no interpreter."""
+ALIVE_S, ALIVE_TIMES = 5, 4
+"""ssh asks every 5 s whether the other side is there, and gives up after the fourth question without an answer."""
+ANSWER_S = 60.0
+"""Longest wait for an answer of the agent beyond what the request itself may take."""
+NO_ROOM = (28, 122)  # ENOSPC, EDQUOT
+
+_PARTS = ("_agent_files", "_agent_jobs", "_agent")
+_START = "import sys;f=sys.stdin.buffer;exec(compile(f.read({size}),'xp_agent','exec'));main({mode!r},f)"
+_FIND = 'for p in {names}; do if command -v "$p" >/dev/null 2>&1; then exec "$p" -c {code}; fi; done; exit 97'
+
+
+@lru_cache(maxsize=1)
+def agent_script() -> bytes:
+    """The agent's text as one script: its parts are made modules under their own names, then `main` is there."""
+    package = __package__ or "hydra_plugins.xp_ssh_launcher"
+    texts = {f"{package}.{part}": (Path(__file__).parent / f"{part}.py").read_text() for part in _PARTS}
+    parents = [package.rpartition(".")[0], package]
+    lines = [
+        "import sys, types",
+        f"for name in {parents!r}: sys.modules[name] = types.ModuleType(name)",
+        f"for name, text in {texts!r}.items():",
+        "    sys.modules[name] = types.ModuleType(name)",
+        "    exec(compile(text, name, 'exec'), sys.modules[name].__dict__)",
+        f"main = sys.modules[{f'{package}._agent'!r}].main",
+    ]
+    return "\n".join(lines).encode()
+
+
+def agent_code(mode: str) -> str:
+    """What `python -c` gets: it reads the agent from standard input and enters it."""
+    return _START.format(size=len(agent_script()), mode=mode)
+
+
+class Link:
+    """A machine and the way there. Thread-safe; channels beyond the limit wait for one another."""
+
+    def __init__(self, host: Host, *, python: str, ssh_config: str | None = None):
+        self.host, self.python = host, python
+        self._config = ["-F", ssh_config] if ssh_config else []
+        self._folder = tempfile.TemporaryDirectory(prefix="xp-")  # short: a socket's path has 108 characters at most
+        self._socket = os.path.join(self._folder.name, host.digest)  # noqa: PTH118
+        self._channels = threading.BoundedSemaphore(CHANNELS)
+        self.local = host.local
+
+    def connect(self, timeout_s: float = 10.0) -> None:
+        """Open the connection unless it is open.
+
+        Raises:
+            Unreachable: it failed; may work later.
+            Refused: it failed and will not work until somebody changes something.
+        """
+        if self.local or self.connected:
+            return
+        options = {
+            "ControlMaster": "yes", "ControlPath": self._socket, "ControlPersist": "60", "BatchMode": "yes",
+            "StrictHostKeyChecking": "yes", "ConnectTimeout": str(int(timeout_s)), "ServerAliveInterval": str(ALIVE_S),
+            "ServerAliveCountMax": str(ALIVE_TIMES), "ForwardAgent": "no", "ForwardX11": "no",
+            "ClearAllForwardings": "yes", "RemoteCommand": "none", "RequestTTY": "no", "LogLevel": "ERROR",
+        }  # fmt: skip
+        Path(self._socket).unlink(missing_ok=True)
+        words = Path(self._folder.name, "words")
+        with words.open("wb") as stderr:  # a file: the master that stays behind would keep a pipe open
+            command = ["ssh", *self._config, *_options(options), "-N", "-f", *self.host.address]
+            try:
+                done = subprocess.run(
+                    command, stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr, timeout=3 * timeout_s,
+                    start_new_session=True,
+                )  # fmt: skip
+            except subprocess.TimeoutExpired:
+                raise Unreachable(f"{self.host.name}: no answer within {3 * timeout_s:.0f} s") from None
+        if done.returncode:
+            fault = fault_of(self.host, words.read_text(errors="replace"))
+            raise (Unreachable if fault.passing else Refused)(fault.line)
+
+    @property
+    def connected(self) -> bool:
+        """Whether the connection's process is there (the network may still be gone)."""
+        return self.local or (os.path.exists(self._socket) and self._master("check"))  # noqa: PTH110
+
+    def close(self) -> None:
+        """Close the connection and all channels."""
+        if not self.local and os.path.exists(self._socket):  # noqa: PTH110
+            self._master("exit")
+
+    def _master(self, order: str) -> bool:
+        command = ["ssh", *self._config, "-O", order, "-o", f"ControlPath={self._socket}", "--", self.host.host]
+        try:
+            return subprocess.run(command, capture_output=True, timeout=10, stdin=subprocess.DEVNULL).returncode == 0
+        except subprocess.TimeoutExpired:
+            return False
+
+    def shell(self) -> list[str]:
+        """Ssh and its options for one more channel on the connection, up to but without the address."""
+        options = {"ControlMaster": "no", "ControlPath": self._socket, "ProxyCommand": "false", "BatchMode": "yes",
+                   "LogLevel": "ERROR"}  # fmt: skip
+        return ["ssh", *self._config, *_options(options)]
+
+    @contextlib.contextmanager
+    def channel(self, mode: str) -> Iterator["subprocess.Popen[bytes]"]:
+        """An agent at the other end, its script already sent; standard input and output are the caller's."""
+        with self._channels, tempfile.TemporaryFile() as words:
+            process = subprocess.Popen(
+                self._agent_command(mode), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=words
+            )
+            assert process.stdin is not None and process.stdout is not None
+            try:
+                with contextlib.suppress(BrokenPipeError):
+                    process.stdin.write(agent_script())
+                    process.stdin.flush()
+                yield process
+                with contextlib.suppress(BrokenPipeError):
+                    process.stdin.close()
+                process.wait(timeout=ANSWER_S)
+            except subprocess.TimeoutExpired:
+                raise Unreachable(f"{self.host.name}: the other end of a channel does not end") from None
+            finally:
+                _end(process)
+            words.seek(0)
+            self._judge(process.returncode, words.read().decode(errors="replace"))
+
+    def _agent_command(self, mode: str) -> list[str]:
+        code = agent_code(mode)
+        if self.local:
+            return [sys.executable, "-c", code]
+        names = " ".join(shlex.quote(name) for name in dict.fromkeys((self.python, "python3")))
+        line = _FIND.format(names=names, code=shlex.quote(code))
+        return [*self.shell(), *self.host.address, f"exec sh -c {shlex.quote(line)}"]
+
+    def _judge(self, code: int, words: str) -> None:
+        """Raise what an ended channel's exit code means."""
+        if code == NO_PYTHON:
+            raise Refused(python_fault(self.host, self.python))
+        if code == 3:
+            raise Refused(f"{self.host.name}: {words.strip()}")
+        if code == 4:
+            raise NoRoom(f"{self.host.name}: the disk is full")
+        if code:
+            raise Unreachable(f"{self.host.name}: the channel ended with {code} ({words.strip()[-300:] or 'no words'})")
+
+    def rsync(self, arguments: Sequence[str], names: Sequence[str], source: str, target: str) -> None:
+        """Copy the named files from a folder to a folder, one of which is `:PATH` on the node."""
+        host = self.host.host if ":" not in self.host.host else f"[{self.host.host}]"
+        ends = [f"{host}{end}" if end.startswith(":") else end for end in (source, target)]
+        user = ["-l", self.host.user] if self.host.user else []
+        port = ["-p", str(self.host.port)] if self.host.port else []
+        shell = shlex.join([*self.shell(), *user, *port])
+        command = ["rsync", "-s", "--from0", "--files-from=-", *arguments, "-e", shell, "--", *ends]
+        with self._channels:
+            done = subprocess.run(command, input="\0".join(names).encode(), capture_output=True)
+        words = done.stderr.decode(errors="replace").strip()
+        if "No space left" in words or "Disk quota" in words:
+            raise NoRoom(f"{self.host.name}: the disk is full")
+        if done.returncode not in (0, 23, 24):  # 23, 24: some files were not there any more; the caller compares
+            raise Unreachable(f"{self.host.name}: rsync ended with {done.returncode} ({words[-300:]})")
+
+
+class Agent:
+    """A conversation with the agent of a node over one channel; opened when first used, again after it broke."""
+
+    def __init__(self, link: Link):
+        self._link = link
+        self._lock = threading.Lock()
+        self._stack: contextlib.ExitStack | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._greeting: dict[str, Any] = {}
+
+    def greet(self, **hello: Any) -> dict[str, Any]:
+        """Remember what to say first on every new channel, and say it."""
+        self._greeting = hello
+        return self.ask("hello", **hello)
+
+    def ask(self, request: str, *, patience_s: float = 0.0, **fields: Any) -> Any:
+        """Ask and wait for the answer; `patience_s` is the time that the request itself may take.
+
+        Raises:
+            Unreachable: the channel broke or nothing came back in time; whether it was done is not known.
+            Refused: the node cannot.
+        """
+        with self._lock:
+            if self._process is None:
+                self._open()
+                if request != "hello" and self._greeting:
+                    self._exchange("hello", self._greeting, 0.0)
+            return self._exchange(request, fields, patience_s)
+
+    def close(self) -> None:
+        """End the conversation."""
+        with self._lock:
+            self._drop()
+
+    def _open(self) -> None:
+        self._stack = contextlib.ExitStack()
+        self._process = self._stack.enter_context(self._link.channel("serve"))
+
+    def _exchange(self, request: str, fields: Mapping[str, Any], patience_s: float) -> Any:
+        assert self._process is not None and self._process.stdin is not None and self._process.stdout is not None
+        try:
+            self._process.stdin.write(json.dumps({"do": request, **fields}).encode() + b"\n")
+            self._process.stdin.flush()
+            line = _line_within(self._process.stdout, patience_s + ANSWER_S)
+        except OSError as error:
+            line, words = b"", str(error)
+        else:
+            words = "no answer" if line is None else "the channel ended"
+        if not line:
+            self._broken(words)
+        answer = json.loads(line or b"{}")
+        if "refused" in answer:
+            kind = NoRoom if answer.get("errno") in NO_ROOM else Refused
+            raise kind(f"{self._link.host.name}: {answer['refused']}")
+        return answer["ok"]
+
+    def _broken(self, words: str) -> None:
+        """Close the channel; its exit code may know more than that it ended."""
+        self._drop(force=words == "no answer")
+        raise Unreachable(f"{self._link.host.name}: {words}")
+
+    def _drop(self, *, force: bool = False) -> None:
+        stack, process, self._stack, self._process = self._stack, self._process, None, None
+        if stack is not None and process is not None:
+            if force:
+                process.kill()
+            with contextlib.suppress(Unreachable):
+                stack.close()
+
+
+def _options(options: Mapping[str, str]) -> list[str]:
+    return [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
+
+
+def _line_within(stream: IO[bytes], seconds: float) -> bytes | None:
+    """The next line; empty at the end of the stream, None if nothing whole came in time."""
+    import select
+
+    until = time.monotonic() + seconds
+    descriptor, parts = stream.fileno(), bytearray()
+    while not parts.endswith(b"\n"):
+        ready, _, _ = select.select([descriptor], [], [], max(0.0, until - time.monotonic()))
+        if not ready:
+            return None
+        data = os.read(descriptor, 1 << 16)
+        if not data:
+            return b""
+        parts += data
+    return bytes(parts)
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with contextlib.suppress(OSError):
+                pipe.close()
+    if process.poll() is None:
+        process.kill()
+    process.wait()

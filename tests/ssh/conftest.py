@@ -1,0 +1,40 @@
+import contextlib
+import os
+import signal
+
+import pytest
+from ssh_nodes import Nodes, missing
+from ssh_site import Site
+
+
+@pytest.fixture(scope="session")
+def ground(tmp_path_factory):
+    """The folder that every node has one of its own of; tests work below it."""
+    return tmp_path_factory.mktemp("ssh") / "ground"
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory, ground):
+    """Two nodes for the whole session."""
+    reason = missing()
+    if reason:
+        pytest.skip(reason)
+    nodes = Nodes(tmp_path_factory.mktemp("nodes"), ground)
+    yield nodes
+    nodes.close()
+
+
+@pytest.fixture
+def site(pair, ground, request):
+    """An empty working folder of this test's own, on two nodes in good order."""
+    made = Site(ground / request.node.name.split("[")[0][:60], pair)
+    yield made
+    made.close()
+    for box in pair.boxes:
+        box.mend()
+        for pid in box.jobs():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for each in box.home.iterdir():
+            if each.is_file():
+                each.unlink()

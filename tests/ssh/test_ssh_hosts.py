@@ -1,0 +1,91 @@
+"""Hosts as users write them, and what ssh says when something is wrong with one."""
+
+import pytest
+
+from hydra_plugins.xp_ssh_launcher._faults import fault_of
+from hydra_plugins.xp_ssh_launcher._hosts import parse_host, parse_hosts
+from hydra_plugins.xp_ssh_launcher._settings import settings_of
+from xp.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("given", "address", "name"),
+    [
+        ("gpu1", ("--", "gpu1"), "gpu1"),
+        ("ssh root@1.2.3.4 -p 41234", ("-p", "41234", "-l", "root", "--", "1.2.3.4"), "1.2.3.4:41234"),
+        ("ssh -p41234 1.2.3.4", ("-p", "41234", "--", "1.2.3.4"), "1.2.3.4:41234"),
+        ("root@1.2.3.4", ("-l", "root", "--", "1.2.3.4"), "1.2.3.4"),
+        ("ssh -i '/a key' -J jump me@box", ("-l", "me", "-i", "/a key", "-J", "jump", "--", "box"), "box"),
+        (
+            {"host": "1.2.3.4", "user": "me", "port": 22, "name": "big"},
+            ("-p", "22", "-l", "me", "--", "1.2.3.4"),
+            "big",
+        ),
+        ({"host": "ssh root@1.2.3.4 -p 5", "gpus": [0]}, ("-p", "5", "-l", "root", "--", "1.2.3.4"), "1.2.3.4:5"),
+        ({"host": "fe80::1", "user": "me"}, ("-l", "me", "--", "fe80::1"), "fe80::1"),
+    ],
+)
+def test_a_host_is_read_as_it_is_shown_by_providers(given, address, name):
+    host = parse_host(given)
+    assert host.address == address and host.name == name
+    assert parse_host({key: value for key, value in vars(host).items() if key != "local"}) == host
+
+
+@pytest.mark.parametrize(
+    ("given", "gpus"), [(None, None), (2, ("0", "1")), ([1, 3], ("1", "3")), ([], ()), (0, ()), (["0"], ("0",))]
+)
+def test_gpus_are_a_number_or_indices(given, gpus):
+    assert parse_host({"host": "x", "gpus": given}).gpus == gpus
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ([], "hosts is empty"),
+        (["a", "a"], "names 'a' twice"),
+        (["ssh -o Foo=1 a"], "'-o' in"),
+        (["ssh a b"], "names 2 machines"),
+        ([{"host": "a", "gpu": 1}], "no 'gpu' (did you mean 'gpus'?)"),
+        ([{"user": "me"}], "no `host`"),
+        ([{"host": "a", "port": 99999}], "none of 1..65535"),
+        ([{"host": "a", "gpus": "all"}], "gpus='all'"),
+        ([{"host": "-oProxyCommand=evil"}], "no `host`"),
+        ([{"host": "a", "slots": 0}], "slots=0"),
+        ([7], "7, which is no host"),
+    ],
+)
+def test_a_host_that_cannot_be_read_is_refused_by_name(given, words):
+    with pytest.raises(UserError, match="hydra.launcher.hosts") as error:
+        parse_hosts(given)
+    assert words in str(error.value)
+
+
+def test_settings_have_bounds_and_unknown_ones_are_refused():
+    assert settings_of(hosts=["a"], setup="make", here=None).setup == ("make",)
+    assert settings_of(**settings_of(hosts=[{"host": "a", "gpus": [0]}]).to_json()) == settings_of(
+        hosts=[{"host": "a", "gpus": [0]}]
+    )
+    for name, value, words in (("retry", 1, "did you mean 'retries'"), ("sync_every_s", 0, "at least 0.1"),
+                               ("retries", "x", "a number")):  # fmt: skip
+        with pytest.raises(UserError, match=words):
+            settings_of(hosts=["a"], **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("stderr", "words", "passing"),
+    [
+        ("ssh: Could not resolve hostname gpu7: Name or service not known", "there is no machine 'gpu7'", False),
+        ("@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\nHost key verification failed.",
+         "ssh-keygen -R '[gpu7]:41'", False),
+        ("No ED25519 host key is known for [gpu7]:41 and you have requested strict checking.\n"
+         "Host key verification failed.", "accept it once: ssh -p 41 gpu7", False),
+        ("root@gpu7: Permission denied (publickey).", "the login was refused", False),
+        ("ssh: connect to host gpu7 port 41: Connection refused", "nothing listens at gpu7 port 41", True),
+        ("ssh: connect to host gpu7 port 41: Connection timed out", "no connection to gpu7 port 41", True),
+        ("kex_exchange_identification: Connection closed by remote host", "no connection to gpu7", True),
+    ],
+)  # fmt: skip
+def test_what_ssh_says_becomes_one_line_with_host_and_remedy(stderr, words, passing):
+    fault = fault_of(parse_host({"host": "gpu7", "port": 41, "name": "mine"}), stderr)
+    assert fault.line.startswith("mine: ") and words in fault.line and fault.passing is passing
+    assert "\n" not in fault.line
