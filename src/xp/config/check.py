@@ -118,7 +118,8 @@ def _check_data(config: DictConfig) -> None:
             f"data.root={data.root}: there is no dataset. Record the embedded suite there with: "
             f"xp task=collect data.root={data.root} ; or give the folder of a LeRobotDataset v3: data.root=FOLDER"
         )
-    if data.split is not None and not Path(data.split).is_file():
+    made = _made_by_another_job(config, "data.split")
+    if data.split is not None and not made and not Path(data.split).is_file():
         raise UserError(f"data.split={data.split}: no such file. Give a split manifest, or data.val_fraction=0.2")
     _check_task_selection(config)
 
@@ -165,7 +166,7 @@ def _made_by_another_job(config: DictConfig, key: str) -> bool:
     node: Any = OmegaConf.to_container(config, resolve=False)
     for part in key.split("."):
         node = node[part] if isinstance(node, dict) else None
-    return "${needs:" in str(node)
+    return "${needs" in str(node)
 
 
 def _check_predict(config: DictConfig) -> None:
@@ -188,6 +189,33 @@ def _check_collect(config: DictConfig) -> None:
     _check_env(config)
 
 
+def _check_split(config: DictConfig) -> None:
+    _check_data(config)
+    if config.split.test_fraction and config.data.split is not None:
+        raise UserError(
+            f"split.test_fraction={config.split.test_fraction} takes episodes from those that data.val_fraction holds "
+            f"out, but data.split={config.data.split} names them. Leave one of the two out."
+        )
+    if config.split.test_fraction >= config.data.val_fraction and config.split.test_fraction:
+        raise UserError(
+            f"split.test_fraction={config.split.test_fraction} must be below data.val_fraction="
+            f"{config.data.val_fraction}: it is the share of all episodes, out of the held-out ones, that is kept for "
+            "the end."
+        )
+
+
+def _check_dump(config: DictConfig) -> None:
+    _check_folder(config, "dump.checkpoint")
+    if config.dump.part == "train" and not config.dump.allow_training:
+        raise UserError(
+            "dump.part=train would write training episodes as a validation set: weights chosen on them favour the "
+            "model that learned them by heart. Give dump.part=val, or say that you mean it: dump.allow_training=true"
+        )
+    if config.dump.checkpoint is None:
+        _check_data(config)
+        _check_model(config)
+
+
 def _check_env(config: DictConfig) -> None:
     for camera, size in config.env.cameras.items():
         if len(size) != 2 or min(size) < 16:
@@ -207,6 +235,8 @@ _BY_TASK = {
     "predict": _check_predict,
     "eval": _check_eval,
     "collect": _check_collect,
+    "split": _check_split,
+    "dump": _check_dump,
     "report": _check_report,
     "status": _check_nothing,
 }

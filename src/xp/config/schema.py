@@ -22,7 +22,7 @@ def _between(low: float, high: float, default: Any = MISSING) -> Any:
     return field(default=default, metadata={"min": low, "max": high})
 
 
-TASKS = ("train", "predict", "eval", "collect", "report", "status")
+TASKS = ("train", "predict", "eval", "collect", "split", "dump", "report", "status")
 
 
 @dataclass
@@ -170,6 +170,28 @@ class Collect:
 
 
 @dataclass
+class SplitSection:
+    """Disjoint subsets of a dataset by episode."""
+
+    split_num: int = _at_least(2)
+    seed: int = _at_least(0)
+    test_fraction: float = _between(0.0, 0.9)
+    export: str | None = None
+
+
+@dataclass
+class Dump:
+    """A fixed validation set with fixed random draws."""
+
+    checkpoint: str | None = None
+    part: str = _one_of("val", "train")
+    allow_training: bool = False
+    samples: int | None = _at_least(1, None)
+    draws: int = _at_least(1)
+    output: str | None = None
+
+
+@dataclass
 class Folder:
     """Where to look."""
 
@@ -200,6 +222,8 @@ SECTIONS: dict[str, type] = {
     "predict": Predict,
     "eval": Eval,
     "collect": Collect,
+    "split": SplitSection,
+    "dump": Dump,
     "report": Folder,
     "status": Folder,
     "paths": Paths,
@@ -221,6 +245,8 @@ READ_BY: dict[str, tuple[str, ...]] = {
     "predict": ("seed", "predict", "horizon", "data"),
     "eval": ("seed", "eval", "env", "chunk_size"),
     "collect": ("seed", "collect", "env", "data.root", "chunk_size"),
+    "split": ("split", "data"),
+    "dump": ("seed", "dump", "data", "model", "horizon.train"),
     "report": ("report",),
     "status": ("status",),
 }

@@ -3,7 +3,7 @@
 import fnmatch
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -97,12 +97,7 @@ def split_episodes(
         held = [_held_out(count, val_fraction) for count in counts]
     else:
         held = _share_out(counts, num_val)
-    train: list[int] = []
-    val: list[int] = []
-    for (task, episodes), count in zip(chosen.items(), held, strict=True):
-        shuffled = [episodes[i] for i in _order(task, len(episodes), seed)]
-        val += shuffled[:count]
-        train += shuffled[count:]
+    train, val = _divide(chosen, held, seed)
     about = {
         "dataset": dataset.fingerprint,
         "seed": seed,
@@ -110,7 +105,27 @@ def split_episodes(
         "num_val": num_val,
         "tasks": list(chosen),
     }
-    return Split(tuple(sorted(train)), tuple(sorted(val)), about)
+    return Split(train, val, about)
+
+
+def hold_out(
+    episodes_of: Mapping[str, Sequence[int]], fraction: float, seed: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """(training, held-out) episodes of {task text: episode numbers}, by the rule of `split_episodes`."""
+    return _divide(episodes_of, [_held_out(len(episodes), fraction) for episodes in episodes_of.values()], seed)
+
+
+def _divide(
+    episodes_of: Mapping[str, Sequence[int]], held: Sequence[int], seed: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Hold out the first `held` episodes of each task in its shuffled order."""
+    train: list[int] = []
+    val: list[int] = []
+    for (task, episodes), count in zip(episodes_of.items(), held, strict=True):
+        shuffled = [episodes[i] for i in shuffled_order(task, len(episodes), seed)]
+        val += shuffled[:count]
+        train += shuffled[count:]
+    return tuple(sorted(train)), tuple(sorted(val))
 
 
 def _choose(
@@ -182,7 +197,7 @@ def _share_out(counts: list[int], total: int) -> list[int]:
     return shares
 
 
-def _order(task: str, count: int, seed: int) -> np.ndarray:
+def shuffled_order(task: str, count: int, seed: int) -> np.ndarray:
     """A shuffled order of `count` episodes, a pure function of (task, count, seed); see `batches._random_words`."""
     if seed < 0:
         raise UserError(f"seed={seed} is not possible: seeds are 0 or more. Type for instance seed=0.")

@@ -106,12 +106,17 @@ def load_acting_policy(config: "DictConfig", path: str) -> "Policy":
     from xp.tasks.shared import load
 
     policy = load(config, path)
+    refuse_long_chunk(config, policy, path)
+    return policy
+
+
+def refuse_long_chunk(config: "DictConfig", policy: "Policy", path: str) -> None:
+    """Refuse chunks that are longer than the policy's horizon."""
     if config.chunk_size.steps > policy.spec.horizon:
         raise UserError(
             f"chunk_size.steps={config.chunk_size.steps} exceeds the horizon {policy.spec.horizon} that {path} was "
             f"trained on. Give chunk_size.steps=1..{policy.spec.horizon}"
         )
-    return policy
 
 
 def fit_cameras(policy: "Policy", cameras: list[str], key: str) -> None:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 
 from xp.data import Dataset, Split, open_dataset, split_episodes
-from xp.errors import UserError
+from xp.errors import UserError, listing
+from xp.runs import RunFolder
 
 if TYPE_CHECKING:
     from xp.models.policy import DataSpec
@@ -62,6 +63,61 @@ def open_source(data: Any) -> Source:
         exclude_tasks=_list(data.exclude_tasks),
     )
     return Source(dataset, split)
+
+
+def source_of(checkpoint: str | Path, data: Any, root: str | None = None) -> tuple[Source, str] | None:
+    """The dataset to measure a policy on, its held-out episodes, and how they were held out, in words.
+
+    A manifest that is given (`data.split`) counts first, but never with an episode that the policy was trained on; then
+    what the policy's own training run held out; then what the `data` section holds out.
+
+    Args:
+        checkpoint: a run folder or a policy folder.
+        data: the `data` section.
+        root: the dataset's folder; None for the one that the policy's training run used.
+
+    Returns:
+        None where neither `root` nor a training run says which dataset it is.
+
+    Raises:
+        UserError: the manifest holds out episodes that the policy was trained on.
+    """
+    folder = own_folder(checkpoint)
+    trained = training_data(folder)
+    root = root or (trained["root"] if trained else None)
+    if root is None:
+        return None
+    own = Split.load(folder / SPLIT) if trained else None
+    source = open_source(OmegaConf.merge(plain(data), {"root": root}))
+    same = trained is not None and trained["fingerprint"] == source.dataset.fingerprint
+    if data.split is not None:
+        if own is not None and same:
+            refuse_trained_on(source.split.val, own, folder, f"data.split={data.split}")
+        return source, "held out by the manifest data.split"
+    if own is not None and same:
+        return Source(source.dataset, own), "held out by the training run"
+    return source, "held out by data.val_fraction; the policy was trained on other data, or its data is unknown"
+
+
+def refuse_trained_on(episodes: tuple[int, ...], own: Split, folder: Path, given: str) -> None:
+    """Refuse held-out episodes that are among the training episodes of a run's own split.
+
+    Raises:
+        UserError: naming how many and the first ones.
+    """
+    both = sorted(set(episodes) & set(own.train))
+    if both:
+        raise UserError(
+            f"{given} holds out {len(both)} episodes that {folder} was trained on ({listing(map(str, both[:5]))}"
+            f"{', ...' if len(both) > 5 else ''}): measuring on them would flatter it. Leave it out to take the episodes "
+            "that the run itself held out, or give a manifest that holds out others."
+        )
+
+
+def training_data(folder: Path) -> dict[str, Any] | None:
+    """What a training run's summary says about its data; None where `folder` is none."""
+    summary = RunFolder(folder).summary() if (folder / SPLIT).is_file() else None
+    return (summary or {}).get("data")
 
 
 def held_out(source: Source, limit: int | None) -> tuple[int, ...]:

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from omegaconf import OmegaConf
 
 from xp.data import Dataset, Windows, compute_statistics
 from xp.errors import UserError
 from xp.metrics import actions, baselines, horizon, summary
-from xp.runs import Run, RunFolder, atomic
-from xp.tasks.episodes import SPLIT, Source, held_out, open_source, own_folder, plain
+from xp.runs import Run, atomic
+from xp.tasks.episodes import Source, held_out, source_of
 from xp.tasks.passes import Pass, whole_pass
 
 if TYPE_CHECKING:
@@ -66,24 +65,13 @@ def run(run: Run) -> None:
 
 def _source(config: "DictConfig") -> tuple[Source, str]:
     """The dataset to predict on and its held-out episodes: those the training run itself held out, where it is one."""
-    folder = own_folder(config.predict.checkpoint)
-    trained = _training_data(folder)
-    root = config.predict.data_root or (trained["root"] if trained else None)
-    if root is None:
+    found = source_of(config.predict.checkpoint, config.data, config.predict.data_root)
+    if found is None:
         raise UserError(
-            f"predict.checkpoint={folder} is not an xp training run, so its dataset is unknown. Give the dataset: "
-            "predict.data_root=FOLDER"
+            f"predict.checkpoint={config.predict.checkpoint} is not an xp training run, so its dataset is unknown. "
+            "Give the dataset: predict.data_root=FOLDER"
         )
-    split = None if trained else config.data.split
-    source = open_source(OmegaConf.merge(plain(config.data), {"root": root, "split": split}))
-    if trained and trained["fingerprint"] == source.dataset.fingerprint:
-        return Source(source.dataset, type(source.split).load(folder / SPLIT)), "held out by the training run"
-    return source, "held out by data.val_fraction; the policy was trained on other data, or its data is unknown"
-
-
-def _training_data(folder: Path) -> dict[str, Any] | None:
-    summary_of_run = RunFolder(folder).summary() if (folder / SPLIT).is_file() else None
-    return (summary_of_run or {}).get("data")
+    return found
 
 
 def _truth(dataset: Dataset, episodes: tuple[int, ...], steps: int) -> Truth:

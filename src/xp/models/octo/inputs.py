@@ -116,7 +116,8 @@ class Prepare:
         padded = batch.get("action_is_pad")
         real = np.ones(action.shape[:2], dtype=bool) if padded is None else ~np.asarray(padded, dtype=bool)
         chunks = self.action.normalize(action)[:, steps]
-        return {"action": chunks, "action_pad_mask": np.broadcast_to(real[:, steps, None], chunks.shape)}
+        fixed = {name: np.asarray(batch[name]) for name in ("noise", "time") if name in batch}
+        return {**fixed, "action": chunks, "action_pad_mask": np.broadcast_to(real[:, steps, None], chunks.shape)}
 
 
 def _image(name: str, slot: Slot, image: Any, lead: tuple[int, int], batch: Batch) -> dict[str, np.ndarray]:

@@ -27,10 +27,15 @@ class OctoModule(nn.Module):
         return self.octo_transformer(observations, tasks, real, train=train)
 
     def loss(self, inputs: Inputs, train: bool = False) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """The objective and its parts for `{"observation", "task", "action", "action_pad_mask"}`."""
+        """The objective and its parts for `{"observation", "task", "action", "action_pad_mask"}`.
+
+        `noise` and `time` among the inputs are the draws of a head that takes some.
+        """
         real = inputs["observation"]["timestep_pad_mask"]
         groups = self.embed(inputs["observation"], inputs["task"], real, train)
-        return self.heads["action"].loss(groups, inputs["action"], real, inputs["action_pad_mask"], train=train)
+        head = self.heads["action"]
+        fixed = {name: inputs[name] for name in ("noise", "time") if name in inputs} if head.takes_draws else {}
+        return head.loss(groups, inputs["action"], real, inputs["action_pad_mask"], train=train, **fixed)
 
     def predict(self, inputs: Inputs, rng: jax.Array, **options: Any) -> jax.Array:
         """Normalised chunks [*sample_shape, B, H, A] for the last observed step."""

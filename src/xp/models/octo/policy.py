@@ -139,20 +139,20 @@ def _pieces(inputs: dict[str, np.ndarray]) -> Iterator[tuple[dict[str, np.ndarra
     for start in range(0, total, ROWS[-1]):
         size = min(ROWS[-1], total - start)
         padding = next(rows for rows in ROWS if rows >= size) - size
-        yield _grown({path: leaf[start : start + size] for path, leaf in inputs.items()}, padding), size
+        yield grown({path: leaf[start : start + size] for path, leaf in inputs.items()}, padding), size
 
 
 def _padded_for_loss(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Rows up to the next compiled size (above the largest: its multiple) that count in no mean."""
     total = len(inputs["observation/timestep_pad_mask"])
     sizes = (*ROWS, -(-total // ROWS[-1]) * ROWS[-1])
-    grown = _grown(inputs, next(rows for rows in sizes if rows >= total) - total)
+    grown = grown(inputs, next(rows for rows in sizes if rows >= total) - total)
     grown["observation/timestep_pad_mask"] = grown["observation/timestep_pad_mask"].copy()
     grown["observation/timestep_pad_mask"][total:] = False
     return grown
 
 
-def _grown(inputs: dict[str, np.ndarray], rows: int) -> dict[str, np.ndarray]:
+def grown(inputs: dict[str, np.ndarray], rows: int) -> dict[str, np.ndarray]:
     """Append `rows` copies of the last row."""
     if not rows:
         return dict(inputs)

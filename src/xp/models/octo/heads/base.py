@@ -38,6 +38,9 @@ class ActionHead(nn.Module):
     action_dim: int = 7
     pool_dropout: float = 0.1
 
+    takes_draws = False
+    """Whether `loss` takes `noise` [B, D, T, H, A] and `time` [B, D, T] in [0, 1) instead of drawing them itself."""
+
     def pool(self, groups: Groups, map_head: MAPHead, train: bool) -> jax.Array:
         """One float32 or half-precision embedding a step: [B, T, D]."""
         group = groups[self.readout_key]

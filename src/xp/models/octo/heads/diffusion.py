@@ -119,6 +119,8 @@ class DiffusionActionHead(ActionHead):
     diffusion_steps: int = 20
     n_diffusion_samples: int = 1
 
+    takes_draws = True
+
     def setup(self) -> None:
         """Make the score network, the schedule and the pooling (materialised only where it is used)."""
         self.map_head = MAPHead(dropout_rate=self.pool_dropout)
@@ -153,13 +155,26 @@ class DiffusionActionHead(ActionHead):
         return self.diffusion_model(embedding, noisy.astype(cast), time.astype(cast), train).astype(jnp.float32)
 
     def loss(
-        self, groups: Groups, actions: jax.Array, real: jax.Array, action_mask: jax.Array, train: bool = True
+        self,
+        groups: Groups,
+        actions: jax.Array,
+        real: jax.Array,
+        action_mask: jax.Array,
+        train: bool = True,
+        noise: jax.Array | None = None,
+        time: jax.Array | None = None,
     ) -> tuple[jax.Array, Parts]:
-        """`action_dim` times the masked error of the predicted noise, at one random time for each step."""
+        """`action_dim` times the masked error of the predicted noise, at one random time for each step.
+
+        Fixed draws `noise` [B, D, T, H, A] and `time` [B, D, T] in [0, 1) take the place of random ones; `time` becomes
+        the step floor(time * diffusion_steps), which is uniform over the steps as in training.
+        """
         flat = jnp.clip(actions.reshape(*actions.shape[:2], -1), -self.max_action, self.max_action)
-        time_key, noise_key = jax.random.split(self.make_rng("dropout"))
-        time = jax.random.randint(time_key, (self.n_diffusion_samples, *flat.shape[:2], 1), 0, self.diffusion_steps)
-        noise = jax.random.normal(noise_key, (self.n_diffusion_samples, *flat.shape))
+        if noise is None or time is None:
+            time, noise = self._drawn(flat)
+        else:
+            noise = jnp.moveaxis(noise, 1, 0).reshape(noise.shape[1], *flat.shape)
+            time = jnp.floor(jnp.moveaxis(time, 1, 0) * self.diffusion_steps).astype(jnp.int32)[..., None]
         kept = self.alpha_hats[time]
         noisy = jnp.sqrt(kept) * flat[None] + jnp.sqrt(1 - kept) * noise
         error = self(groups, train, time, noisy) - noise
@@ -167,6 +182,12 @@ class DiffusionActionHead(ActionHead):
         mse = masked_mean(error**2, mask) * self.action_dim
         loss = mse if self.loss_type == "mse" else masked_mean(jnp.abs(error), mask) * self.action_dim
         return loss, {"mse": mse}
+
+    def _drawn(self, flat: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Random steps [S, B, T, 1] and noise [S, B, T, H*A]."""
+        time_key, noise_key = jax.random.split(self.make_rng("dropout"))
+        time = jax.random.randint(time_key, (self.n_diffusion_samples, *flat.shape[:2], 1), 0, self.diffusion_steps)
+        return time, jax.random.normal(noise_key, (self.n_diffusion_samples, *flat.shape))
 
     def predict_action(
         self,

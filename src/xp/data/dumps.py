@@ -1,0 +1,212 @@
+"""A fixed validation set in one file: windows with uint8 images and fixed random draws, as safetensors or npz.
+
+Every set of weights is measured on the same windows with the same noise, so a difference between two of them is not the
+difference between two draws (common random numbers). Arrays, all with N windows as the first axis, named as in
+`xp.models.policy.Batch`:
+
+- `observation.images.<camera>` [N, T, h, w, 3] uint8, `observation.state` [N, T, S] and `action` [N, T-1+H, A] float32 in
+  dataset units, `observation_is_pad` [N, T] and `action_is_pad` [N, T-1+H] bool, `episode_index`, `frame_index` and
+  `task_index` [N] int64 (the texts are in the header);
+- `noise` [N, D, T, H, A] float32, standard normal, and `time` [N, D, T] float32, uniform in [0, 1): D draws for every
+  observed step. A model with a distribution of times of its own takes `time` as the quantile.
+
+No pickle is ever read: a pickle can execute code.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xp.errors import UserError, listing
+from xp.runs import atomic
+
+SUFFIXES = (".safetensors", ".npz")
+VERSION = 1
+_IMAGES = "observation.images."
+_HEADER = "xp_dump"
+_NEEDED = (
+    "observation.state", "observation_is_pad", "action", "action_is_pad",
+    "episode_index", "frame_index", "task_index", "noise", "time",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Dump:
+    """An opened dump. `about` says where it came from: dataset, fingerprint, part, episodes, seed."""
+
+    path: Path
+    arrays: Mapping[str, np.ndarray]
+    tasks: tuple[str, ...]
+    about: Mapping[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.arrays["action"])
+
+    @property
+    def history(self) -> int:
+        """T, observed steps in a window."""
+        return self.arrays["observation_is_pad"].shape[1]
+
+    @property
+    def horizon(self) -> int:
+        """H, actions from the last observed step on."""
+        return self.arrays["noise"].shape[3]
+
+    @property
+    def draws(self) -> int:
+        """D, draws of noise and time for each window."""
+        return self.arrays["noise"].shape[1]
+
+    @property
+    def cameras(self) -> dict[str, tuple[int, int, int]]:
+        """Camera name to (height, width, 3)."""
+        found = {name: array.shape[2:] for name, array in self.arrays.items() if name.startswith(_IMAGES)}
+        return {name.removeprefix(_IMAGES): shape for name, shape in found.items()}
+
+    def batch(self, indices: Any, *, history: int | None = None, horizon: int | None = None) -> dict[str, Any]:
+        """Windows `indices` [B] as one batch, with `noise` and `time`; the last T and first H of its steps."""
+        history, horizon = history or self.history, horizon or self.horizon
+        chosen = {name: array[indices] for name, array in self.arrays.items()}
+        task = [self.tasks[number] for number in chosen.pop("task_index")]
+        first = self.history - history
+        for name in chosen:
+            if name.startswith("observation"):
+                chosen[name] = chosen[name][:, first:]
+        for name in ("action", "action_is_pad"):
+            chosen[name] = chosen[name][:, first : first + history - 1 + horizon]
+        chosen["noise"] = chosen["noise"][:, :, first:, :horizon]
+        chosen["time"] = chosen["time"][:, :, first:]
+        return {**chosen, "task": task}
+
+    def batches(self, size: int, **shape: int) -> Iterator[dict[str, Any]]:
+        """All windows in order, `size` at a time; the last batch holds what is left."""
+        for start in range(0, len(self), size):
+            yield self.batch(np.arange(start, min(start + size, len(self))), **shape)
+
+    def refuse_unfit(self, spec: Any, policy: str) -> None:
+        """Refuse a policy (its `PolicySpec`) that needs other windows than these.
+
+        Raises:
+            UserError: naming every dimension that does not fit, and how to make a dump that does.
+        """
+        states, actions = self.arrays["observation.state"].shape[2], self.arrays["action"].shape[2]
+        wrong = []
+        if actions != spec.action_dim:
+            wrong.append(f"actions of {actions} dimensions (the policy has {spec.action_dim})")
+        if spec.state_dim and states != spec.state_dim:
+            wrong.append(f"states of {states} dimensions (the policy reads {spec.state_dim})")
+        if self.horizon < spec.horizon:
+            wrong.append(f"{self.horizon} future actions (the policy gives {spec.horizon})")
+        if self.history < spec.history:
+            wrong.append(f"{self.history} observed steps (the policy takes {spec.history})")
+        missing = [name for name in spec.cameras if name not in self.cameras]
+        if missing:
+            wrong.append(f"the cameras {listing(self.cameras)} (the policy also looks through {listing(missing)})")
+        if wrong:
+            raise UserError(
+                f"The validation set {self.path} does not fit the policy {policy}: it has {'; '.join(wrong)}. Make one "
+                f"for this policy: xp task=dump dump.checkpoint={policy}"
+            )
+
+
+def save_dump(
+    path: str | Path, arrays: Mapping[str, np.ndarray], tasks: tuple[str, ...], about: Mapping[str, Any]
+) -> None:
+    """Write a dump, whole or not at all; the suffix names the format.
+
+    Raises:
+        UserError: another suffix than .safetensors and .npz.
+    """
+    path = Path(path)
+    refuse_suffix(path)
+    missing = [name for name in _NEEDED if name not in arrays]
+    assert not missing, f"a dump needs {missing}"
+    header = json.dumps(atomic.plain({"version": VERSION, "tasks": list(tasks), **about}))
+    whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    with atomic.file(path) as temporary, temporary.open("wb") as stream:
+        if path.suffix == ".npz":
+            np.savez(stream, **{_HEADER: np.frombuffer(header.encode(), np.uint8)}, **whole)
+        else:
+            from safetensors.numpy import save
+
+            stream.write(save(whole, metadata={_HEADER: header}))
+
+
+def open_dump(path: str | Path) -> Dump:
+    """Open a dump that `save_dump` wrote.
+
+    Raises:
+        UserError: no such file, a pickle (which is not read), a damaged file, or one that is no dump.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"There is no validation set {path}. Make one: xp task=dump dump.checkpoint=RUN dump.output={path}")
+    _refuse_pickle(path)
+    refuse_suffix(path)
+    try:
+        arrays, header = _read_npz(path) if path.suffix == ".npz" else _read_safetensors(path)
+        about = json.loads(header)
+        tasks = tuple(about.pop("tasks"))
+    except UserError:
+        raise
+    except Exception as error:  # noqa: BLE001 - two readers with many error types: all of them mean a damaged file
+        raise UserError(
+            f"{path} cannot be read as a validation set ({type(error).__name__}: {error}). Make it again: xp task=dump "
+            f"dump.output={path}"
+        ) from error
+    missing = [name for name in _NEEDED if name not in arrays]
+    if missing:
+        raise UserError(
+            f"{path} is no validation set of xp: it lacks {listing(missing)}. Make one: xp task=dump dump.output={path}"
+        )
+    return Dump(path, arrays, tasks, about)
+
+
+def draws(seed: int, windows: int, count: int, history: int, horizon: int, action_dim: int) -> dict[str, np.ndarray]:
+    """The fixed `noise` [N, D, T, H, A] and `time` [N, D, T] of a dump."""
+    generator = np.random.default_rng([seed, VERSION])
+    noise = generator.standard_normal((windows, count, history, horizon, action_dim), np.float32)
+    return {"noise": noise, "time": generator.random((windows, count, history), np.float32)}
+
+
+def refuse_suffix(path: Path) -> None:
+    """Refuse a file name whose suffix names no format of dumps."""
+    if path.suffix not in SUFFIXES:
+        raise UserError(f"{path}: a validation set is a file ending in {listing(SUFFIXES)}. Give such a name.")
+
+
+def _refuse_pickle(path: Path) -> None:
+    with path.open("rb") as stream:
+        head = stream.read(2)
+    if path.suffix in (".pkl", ".pickle") or (head[:1] == b"\x80" and 2 <= head[1] <= 5):
+        raise UserError(
+            f"{path} is a pickle. Reading one can execute any code, so xp reads none; and the batches that "
+            "dump_data.py pickled are training batches, augmented and already normalised. Make a held-out set instead: "
+            f"xp task=dump data.root=DATASET dump.output={path.with_suffix('.safetensors')}"
+        )
+
+
+def _read_npz(path: Path) -> tuple[dict[str, np.ndarray], str]:
+    with np.load(path, allow_pickle=False) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    if _HEADER not in arrays:
+        raise _foreign(path)
+    return arrays, arrays.pop(_HEADER).tobytes().decode()
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], str]:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="np") as stored:
+        header = (stored.metadata() or {}).get(_HEADER)
+        if header is None:
+            raise _foreign(path)
+        return {name: stored.get_tensor(name) for name in stored.keys()}, header  # noqa: SIM118 - not a mapping
+
+
+def _foreign(path: Path) -> UserError:
+    return UserError(f"{path} is no validation set of xp. Make one: xp task=dump dump.output={path}")

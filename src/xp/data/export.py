@@ -1,0 +1,244 @@
+"""Chosen episodes of a dataset as a LeRobotDataset v3.0 of their own, without decoding or encoding a frame.
+
+Rows are copied with new numbers. An mp4 file whose episodes all go to the new dataset is hard-linked; of another one the
+packets are copied from key frame to key frame; where the container does not allow that, the whole file is hard-linked
+and the episodes keep their times in it, so it also holds frames that belong to nobody. Every way gives the same pixels.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from xp.data.episode_stats import describe, pooled, shifted
+from xp.data.remux import cut, link
+from xp.data.stored import V3_DATA, V3_VIDEO, Clip, Stored, StoredEpisode
+from xp.data.tables import open_parquet
+from xp.errors import UserError
+from xp.runs import atomic
+
+_MEGABYTE = 1 << 20
+_OLDER = ("total_chunks", "total_videos")
+"""Keys of meta/info.json that format v3.0 does not have."""
+
+
+@dataclass
+class Exported:
+    """What an export did with the videos: files that were linked whole, cut, and linked because no cut was possible."""
+
+    linked: int = 0
+    cut: int = 0
+    kept_whole: list[str] = field(default_factory=list)
+
+
+def export_episodes(stored: Stored, episodes: Sequence[int], target: Path) -> Exported:
+    """Write the chosen episodes (ascending numbers) as the dataset folder `target`, whole or not at all.
+
+    The tasks keep their numbers, so subsets of one dataset fit each other; episodes and rows are counted anew.
+
+    Raises:
+        UserError: `target` exists, or a file of the source is damaged.
+    """
+    if target.exists():
+        raise UserError(
+            f"{target} exists already and is left as it is. Give another folder: split.export=<folder>, or remove it."
+        )
+    chosen = [stored.episodes[number] for number in episodes]
+    done = Exported()
+    with atomic.folder(target) as folder:
+        rows, columns = _write_rows(stored, chosen, folder)
+        for key in stored.video_keys:
+            _add(rows, key, _write_videos(stored, chosen, key, folder, done))
+        _write_meta(stored, chosen, folder, rows, columns)
+    return done
+
+
+def _add(rows: list[dict[str, Any]], key: str, places: list[dict[str, Any]]) -> None:
+    for row, place in zip(rows, places, strict=True):
+        row.update({f"videos/{key}/{name}": value for name, value in place.items()})
+
+
+def _place(stored: Stored, number: int) -> dict[str, int]:
+    """Chunk and file number of the file that is written as number `number`."""
+    chunks = int(stored.info.get("chunks_size") or 1000)
+    return {"chunk_index": number // chunks, "file_index": number % chunks}
+
+
+def _write_rows(
+    stored: Stored, chosen: Sequence[StoredEpisode], folder: Path
+) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+    """Write the data files; one row of meta/episodes per episode, and the numeric columns of all rows together."""
+    limit = int(stored.info.get("data_files_size_in_mb") or 100) * _MEGABYTE
+    numeric = [k for k, f in stored.info["features"].items() if f.get("dtype") not in ("video", "image", "string")]
+    kept: dict[str, list[np.ndarray]] = {name: [] for name in numeric}
+    rows: list[dict[str, Any]] = []
+    start = 0
+    with _DataFiles(stored, folder, limit) as files:
+        for number, (episode, table) in enumerate(_tables(chosen)):
+            table = _renumbered(table, number, start)
+            file = files.write(table)
+            for name in numeric:
+                if name in table.column_names:
+                    kept[name].append(_numbers(table, name))
+            rows.append(_row(stored, episode, number, start, file))
+            start += episode.length
+    return rows, {name: np.concatenate(parts) for name, parts in kept.items() if parts}
+
+
+class _DataFiles:
+    """Parquet files one after the other, a row group an episode; a new file where the last one exceeds `limit` bytes."""
+
+    def __init__(self, stored: Stored, folder: Path, limit: int):
+        self._stored, self._folder, self._limit = stored, folder, limit
+        self._number, self._path = -1, folder
+        self._writer: pq.ParquetWriter | None = None
+
+    def write(self, table: pa.Table) -> int:
+        """Append one episode; returns the number of the file it went to."""
+        if self._writer is None or self._path.stat().st_size > self._limit:
+            self.__exit__()
+            self._number += 1
+            self._path = self._folder / V3_DATA.format(**_place(self._stored, self._number))
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._writer = pq.ParquetWriter(self._path, table.schema, compression="snappy")
+        self._writer.write_table(table.cast(self._writer.schema))
+        return self._number
+
+    def __enter__(self) -> "_DataFiles":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._writer is not None:
+            self._writer.close()
+        self._writer = None
+
+
+def _tables(chosen: Sequence[StoredEpisode]) -> Iterator[tuple[StoredEpisode, pa.Table]]:
+    """Each episode with its rows; a data file is read once for the episodes that stand in it one after another."""
+    path, table = None, None
+    for episode in chosen:
+        if episode.data != path:
+            path, table = episode.data, open_parquet(episode.data).read()
+        assert table is not None
+        numbers = table.column("episode_index").to_numpy()
+        mine = np.flatnonzero(numbers == episode.number)
+        if len(mine) != episode.length:
+            raise UserError(
+                f"{episode.data} holds {len(mine)} rows of episode {episode.number}; meta/ announces {episode.length}. "
+                "The copy is incomplete: copy the dataset again."
+            )
+        yield episode, table.slice(int(mine[0]), len(mine))
+
+
+def _renumbered(table: pa.Table, number: int, start: int) -> pa.Table:
+    for name, values in (
+        ("episode_index", np.full(len(table), number)),
+        ("index", np.arange(start, start + len(table))),
+    ):
+        place = table.schema.get_field_index(name)
+        column = table.schema.field(place)
+        table = table.set_column(place, column, pa.array(values, type=column.type))
+    return table
+
+
+def _numbers(table: pa.Table, name: str) -> np.ndarray:
+    """A numeric column as [n, D]; features of several axes are flattened."""
+    column = table.column(name).combine_chunks()
+    while not (pa.types.is_primitive(column.type)):
+        column = column.flatten()
+    return np.asarray(column.to_numpy(zero_copy_only=False), np.float64).reshape(len(table), -1)
+
+
+def _row(stored: Stored, episode: StoredEpisode, number: int, start: int, file: int) -> dict[str, Any]:
+    moved = shifted(episode.stats, {"episode_index": number - episode.number, "index": start - episode.start})
+    return {
+        "episode_index": number,
+        "tasks": list(episode.tasks),
+        "length": episode.length,
+        **{f"data/{name}": value for name, value in _place(stored, file).items()},
+        "dataset_from_index": start,
+        "dataset_to_index": start + episode.length,
+        **{f"stats/{feature}/{name}": value for feature, entry in moved.items() for name, value in entry.items()},
+        "meta/episodes/chunk_index": 0,
+        "meta/episodes/file_index": 0,
+    }
+
+
+def _write_videos(
+    stored: Stored, chosen: Sequence[StoredEpisode], key: str, folder: Path, done: Exported
+) -> list[dict[str, Any]]:
+    """Give every chosen episode its part of a video file of camera `key`; returns the places in meta/episodes."""
+    inside: dict[Path, list[int]] = {}
+    for episode in stored.episodes:
+        inside.setdefault(episode.clips[key].path, []).append(episode.number)
+    mine: dict[Path, list[StoredEpisode]] = {}
+    for episode in chosen:
+        mine.setdefault(episode.clips[key].path, []).append(episode)
+    places: dict[int, dict[str, Any]] = {}
+    for file, (source, members) in enumerate(mine.items()):
+        place = _place(stored, file)
+        target = folder / V3_VIDEO.format(video_key=key, **place)
+        members = sorted(members, key=lambda episode: episode.clips[key].start)
+        clips = [episode.clips[key] for episode in members]
+        starts = _place_video(source, clips, target, stored.fps, whole=len(members) == len(inside[source]), done=done)
+        for episode, start in zip(members, starts, strict=True):
+            end = start + episode.length / stored.fps
+            places[episode.number] = {**place, "from_timestamp": start, "to_timestamp": end}
+    return [places[episode.number] for episode in chosen]
+
+
+def _place_video(
+    source: Path, clips: Sequence[Clip], target: Path, fps: float, *, whole: bool, done: Exported
+) -> list[float]:
+    """Put what the clips need of a file at `target`; returns where each clip starts there."""
+    if not whole:
+        starts = cut(source, [(clip.start, clip.end) for clip in clips], target, fps)
+        if starts is not None:
+            done.cut += 1
+            return starts
+        done.kept_whole.append(str(source))
+    else:
+        done.linked += 1
+    link(source, target)
+    return [clip.start for clip in clips]
+
+
+def _write_meta(
+    stored: Stored,
+    chosen: Sequence[StoredEpisode],
+    folder: Path,
+    rows: list[dict[str, Any]],
+    columns: dict[str, np.ndarray],
+) -> None:
+    meta = folder / "meta"
+    (meta / "episodes" / "chunk-000").mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist(rows), meta / "episodes" / "chunk-000" / "file-000.parquet")
+    _write_tasks(stored, meta / "tasks.parquet")
+    total = {"total_episodes": len(chosen), "total_frames": sum(episode.length for episode in chosen)}
+    info = {key: value for key, value in stored.info.items() if key not in _OLDER}
+    info |= {"codebase_version": "v3.0", **total, "total_tasks": len(stored.tasks)}
+    info |= {"splits": {"train": f"0:{len(chosen)}"}, "data_path": V3_DATA, "fps": int(stored.fps)}
+    info["video_path"] = V3_VIDEO if stored.video_keys else None
+    info = {"data_files_size_in_mb": 100, "video_files_size_in_mb": 200, **info}
+    (meta / "info.json").write_text(json.dumps(info, indent=4), encoding="utf-8")
+    stats = {**_pooled(chosen), **{name: describe(values) for name, values in columns.items()}}
+    (meta / "stats.json").write_text(json.dumps(atomic.plain(stats), indent=4), encoding="utf-8")
+
+
+def _pooled(chosen: Sequence[StoredEpisode]) -> dict[str, Any]:
+    """Statistics of every feature that each episode has statistics of."""
+    shared = set.intersection(*(set(episode.stats) for episode in chosen))
+    return {name: pooled([episode.stats[name] for episode in chosen]) for name in sorted(shared)}
+
+
+def _write_tasks(stored: Stored, path: Path) -> None:
+    """`tasks.parquet` as LeRobot writes it: the text is the index of a pandas table."""
+    import pandas
+
+    table = pandas.DataFrame({"task_index": range(len(stored.tasks))}, index=pandas.Index(stored.tasks, name="task"))
+    table.to_parquet(path)

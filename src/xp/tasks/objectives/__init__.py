@@ -1,0 +1,79 @@
+"""What a merge is judged by: a policy's loss on a dumped validation set, or its success in the simulated suite."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import OmegaConf
+
+from xp.errors import UserError, closest, listing
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from xp.data.dumps import Dump
+    from xp.merging.objective import Objective
+    from xp.models.policy import Policy
+
+KINDS = ("loss", "success")
+
+
+def make_objective(config: "DictConfig", first_checkpoint: str | Path) -> "Objective":
+    """The objective that `merge.objective` names, for checkpoints of the same model as `first_checkpoint`.
+
+    `loss` is the policy's training objective on the validation set `merge.validation`, with that file's fixed draws; it
+    has a gradient. `success` is the share of failed closed-loop episodes in `env.tasks`; it has none.
+
+    Raises:
+        UserError: no validation set, one that does not fit the policy, or one whose episodes a checkpoint was trained on.
+    """
+    from xp.models import load_policy
+    from xp.tasks.shared import use_jax
+
+    kind = str(OmegaConf.select(config, "merge.objective") or "loss")
+    if kind not in KINDS:
+        raise UserError(f"merge.objective={kind}: allowed are {listing(KINDS)}{closest(kind, KINDS)}")
+    path = OmegaConf.select(config, "merge.validation")
+    if kind == "loss" and path is None:
+        raise UserError(
+            "merge.validation is not given: on which held-out windows shall the weights be chosen? Make a set with "
+            f"xp task=dump dump.checkpoint={first_checkpoint} dump.output=val.safetensors ; then give "
+            "merge.validation=val.safetensors. Or choose by success in simulation: merge.objective=success"
+        )
+    use_jax(config)
+    policy = load_policy(first_checkpoint)
+    if kind == "success":
+        from xp.tasks.objectives.success import Success
+
+        return Success.of(config, policy, str(first_checkpoint), _family(policy).with_weights)
+    from xp.data.dumps import open_dump
+
+    dump = open_dump(path)
+    dump.refuse_unfit(policy.spec, str(first_checkpoint))
+    for checkpoint in OmegaConf.select(config, "merge.checkpoints") or [first_checkpoint]:
+        refuse_seen(dump, checkpoint)
+    return _family(policy).PolicyLoss(policy, dump)
+
+
+def refuse_seen(dump: "Dump", checkpoint: str | Path) -> None:
+    """Refuse a validation set with episodes that a checkpoint was trained on, unless it was dumped to have them.
+
+    Raises:
+        UserError: naming the episodes and how to make another set.
+    """
+    from xp.data import Split
+    from xp.tasks.episodes import SPLIT, own_folder, refuse_trained_on, training_data
+
+    folder = own_folder(checkpoint)
+    trained = training_data(folder)
+    if dump.about.get("part") == "train" or not trained or trained["fingerprint"] != dump.about.get("fingerprint"):
+        return
+    episodes = tuple(int(episode) for episode in dump.about["episodes"])
+    refuse_trained_on(episodes, Split.load(folder / SPLIT), folder, f"merge.validation={dump.path}")
+
+
+def _family(policy: "Policy") -> Any:
+    """The module that measures a policy of this kind: `PolicyLoss(policy, dump)` and `with_weights(policy, weights)`."""
+    import importlib
+
+    framework = "jax" if type(policy).__module__.startswith("xp.models.octo") else "torch"
+    return importlib.import_module(f"xp.tasks.objectives.{framework}_loss")

@@ -1,0 +1,56 @@
+"""The loss of a JAX policy on a dump, with its gradient with respect to the named weights; compiled once."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from xp.data.dumps import Dump
+from xp.models.octo.evaluation import loss_function, loss_inputs, with_weights
+from xp.models.octo.policy import OctoPolicy
+from xp.tasks.objectives.names import refuse_other_names
+
+__all__ = ["PolicyLoss", "with_weights"]
+
+ROWS = 32
+"""Windows in one pass."""
+
+
+class PolicyLoss:
+    """An `xp.merging.objective.Objective`: the mean over all action values of the dump that are no padding."""
+
+    def __init__(self, policy: OctoPolicy, dump: Dump) -> None:
+        self.name = f"loss on {len(dump)} windows"
+        self._shapes = {name: np.shape(array) for name, array in policy.weights().items()}
+        shape = {"history": policy.spec.history, "horizon": policy.spec.horizon}
+        made = [loss_inputs(policy, batch, ROWS) for batch in dump.batches(ROWS, **shape)]
+        total = sum(count for _, count in made)
+        self._batches = [(jax.device_put(inputs), np.float32(count / total)) for inputs, count in made]
+        loss = loss_function(policy)
+        self._value = jax.jit(lambda weights, inputs, share: share * loss(weights, inputs))
+
+        def of_floats(floats: Any, others: Any, inputs: Any, share: Any) -> jax.Array:
+            return share * loss({**others, **floats}, inputs)
+
+        self._gradient = jax.jit(jax.value_and_grad(of_floats))
+
+    def loss(self, weights: Mapping[str, np.ndarray]) -> float:
+        """The loss of these weights over the whole dump."""
+        refuse_other_names(weights, self._shapes)
+        placed = jax.device_put(dict(weights))
+        # float() waits for the value: the arrays may be the caller's own memory, which is reused after this returns.
+        return float(sum(float(self._value(placed, inputs, share)) for inputs, share in self._batches))
+
+    def loss_and_gradient(self, weights: Mapping[str, np.ndarray]) -> tuple[float, dict[str, np.ndarray]]:
+        """The same loss and its gradient with respect to every float weight."""
+        refuse_other_names(weights, self._shapes)
+        placed = jax.device_put(dict(weights))
+        floats = {name: array for name, array in placed.items() if np.issubdtype(array.dtype, np.floating)}
+        others = {name: array for name, array in placed.items() if name not in floats}
+        value, total = 0.0, None
+        for inputs, share in self._batches:
+            part, gradient = self._gradient(floats, others, inputs, share)
+            value += float(part)
+            total = gradient if total is None else jax.tree.map(lambda a, b: a + b, total, gradient)
+        return value, {name: np.asarray(array) for name, array in (total or {}).items()}
