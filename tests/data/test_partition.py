@@ -9,9 +9,7 @@ from xp.data.splits import hold_out
 from xp.errors import UserError
 
 TASKS = st.lists(st.integers(1, 9), min_size=1, max_size=4).map(
-    lambda counts: by_task(
-        [f"task {t}" for t, n in enumerate(counts) for _ in range(n)], range(sum(counts))
-    )
+    lambda counts: by_task([f"task {t}" for t, n in enumerate(counts) for _ in range(n)], range(sum(counts)))
 )
 
 

@@ -121,6 +121,7 @@ def _check_data(config: DictConfig) -> None:
     made = _made_by_another_job(config, "data.split")
     if data.split is not None and not made and not Path(data.split).is_file():
         raise UserError(f"data.split={data.split}: no such file. Give a split manifest, or data.val_fraction=0.2")
+    _check_folder(config, "data.statistics")
     _check_task_selection(config)
 
 
@@ -174,6 +175,7 @@ def _check_predict(config: DictConfig) -> None:
         raise UserError("predict.checkpoint is not given: which policy? Give a run folder: predict.checkpoint=FOLDER")
     _check_folder(config, "predict.checkpoint")
     _check_folder(config, "predict.data_root")
+    _check_folder(config, "predict.validation")
 
 
 def _check_eval(config: DictConfig) -> None:

@@ -91,6 +91,7 @@ class Data:
     val_fraction: float = _between(0.0, 0.9)
     split_seed: int = 0
     split: str | None = None
+    statistics: str | None = None
     decoder: str = _one_of("auto", "torchcodec", "pyav")
     cache_gb: float = _at_least(0.0)
 
@@ -143,6 +144,7 @@ class Predict:
     num_trajectories: int | None = _at_least(1, None)
     batch_size: int = _at_least(1)
     bootstrap: int = _at_least(1)
+    validation: str | None = None
 
 
 @dataclass

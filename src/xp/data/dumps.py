@@ -4,8 +4,8 @@ Every set of weights is measured on the same windows with the same noise, so a d
 difference between two draws (common random numbers). Arrays, all with N windows as the first axis, named as in
 `xp.models.policy.Batch`:
 
-- `observation.images.<camera>` [N, T, h, w, 3] uint8, `observation.state` [N, T, S] and `action` [N, T-1+H, A] float32 in
-  dataset units, `observation_is_pad` [N, T] and `action_is_pad` [N, T-1+H] bool, `episode_index`, `frame_index` and
+- `observation.images.<camera>` [N, T, h, w, 3] uint8, `observation.state` [N, T, S] and `action` [N, T-1+H, A] float32
+  in dataset units, `observation_is_pad` [N, T] and `action_is_pad` [N, T-1+H] bool, `episode_index`, `frame_index` and
   `task_index` [N] int64 (the texts are in the header);
 - `noise` [N, D, T, H, A] float32, standard normal, and `time` [N, D, T] float32, uniform in [0, 1): D draws for every
   observed step. A model with a distribution of times of its own takes `time` as the quantile.
@@ -129,7 +129,8 @@ def save_dump(
     whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     with atomic.file(path) as temporary, temporary.open("wb") as stream:
         if path.suffix == ".npz":
-            np.savez(stream, **{_HEADER: np.frombuffer(header.encode(), np.uint8)}, **whole)
+            whole[_HEADER] = np.frombuffer(header.encode(), np.uint8)
+            np.savez(stream, allow_pickle=False, **whole)
         else:
             from safetensors.numpy import save
 
@@ -144,7 +145,9 @@ def open_dump(path: str | Path) -> Dump:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"There is no validation set {path}. Make one: xp task=dump dump.checkpoint=RUN dump.output={path}")
+        raise UserError(
+            f"There is no validation set {path}. Make one: xp task=dump dump.checkpoint=RUN dump.output={path}"
+        )
     _refuse_pickle(path)
     refuse_suffix(path)
     try:

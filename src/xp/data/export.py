@@ -1,8 +1,9 @@
 """Chosen episodes of a dataset as a LeRobotDataset v3.0 of their own, without decoding or encoding a frame.
 
-Rows are copied with new numbers. An mp4 file whose episodes all go to the new dataset is hard-linked; of another one the
-packets are copied from key frame to key frame; where the container does not allow that, the whole file is hard-linked
-and the episodes keep their times in it, so it also holds frames that belong to nobody. Every way gives the same pixels.
+Rows are copied with new numbers. An mp4 file whose episodes all go to the new dataset is hard-linked; of another one
+the packets are copied from key frame to key frame; where the container does not allow that, the whole file is
+hard-linked and the episodes keep their times in it, so it also holds frames that belong to nobody. Every way gives the
+same pixels.
 """
 
 import json
@@ -91,7 +92,7 @@ def _write_rows(
 
 
 class _DataFiles:
-    """Parquet files one after the other, a row group an episode; a new file where the last one exceeds `limit` bytes."""
+    """Parquet files one after the other, a row group an episode; a new one where the last exceeds `limit` bytes."""
 
     def __init__(self, stored: Stored, folder: Path, limit: int):
         self._stored, self._folder, self._limit = stored, folder, limit

@@ -94,7 +94,7 @@ def _plan(packets: _Packets, spans: Sequence[Span], fps: float) -> tuple[list[_P
             earliest = int(packets.pts[key])
             pieces.append(_Piece(key, last, earliest, end - earliest))
         piece = pieces[-1]
-        starts.append(span[0] + piece.shift * packets.base)
+        starts.append(max(0.0, span[0] + piece.shift * packets.base))
         end = int(packets.pts[piece.first : piece.last + 1].max()) + piece.shift + frame
     return pieces, starts
 
@@ -125,14 +125,14 @@ def _copy(source: Path, target: Path, pieces: Sequence[_Piece], base: float) -> 
         written.time_base = stream.time_base
         wanted = iter(pieces)
         piece = next(wanted)
-        packets = (packet for packet in incoming.demux(stream) if packet.size and packet.pts is not None)
-        for place, packet in enumerate(packets):
+        packets = ((packet.pts, packet) for packet in incoming.demux(stream) if packet.size)
+        for place, (time, packet) in enumerate((time, packet) for time, packet in packets if time is not None):
             if place > piece.last:
                 following = next(wanted, None)
                 if following is None:
                     break
                 piece = following
-            if place >= piece.first and packet.pts >= piece.earliest:
+            if place >= piece.first and time >= piece.earliest:
                 _mux(outgoing, written, packet, piece.shift)
 
 

@@ -186,8 +186,8 @@ def _json_lines(path: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{path} cannot be read ({type(error).__name__}: {error}); a LeRobotDataset v2.1 has it. Copy the dataset's "
-            "meta/ folder again."
+            f"{path} cannot be read ({type(error).__name__}: {error}); a LeRobotDataset v2.1 has it. Copy the "
+            "dataset's meta/ folder again."
         ) from error
 
 

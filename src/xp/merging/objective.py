@@ -48,7 +48,7 @@ class Objective(Protocol):
 def without_gradient(name: str) -> UserError:
     """What an objective without gradients raises from `loss_and_gradient`."""
     return UserError(
-        f"The objective '{name}' has no gradient, so merge_method={' and '.join(GRADIENT_METHODS)} cannot use it. Choose "
-        f"a method that asks for losses alone: merge_method={listing(LOSS_METHODS)}; or a method that needs none: "
-        "merge_method=average"
+        f"The objective '{name}' has no gradient, so merge_method={' and '.join(GRADIENT_METHODS)} cannot use it. "
+        f"Choose a method that asks for losses alone: merge_method={listing(LOSS_METHODS)}; or a method that needs "
+        "none: merge_method=average"
     )

@@ -1,10 +1,10 @@
 """Values of an experiment file that name other runs: `${needs:stage}`, `${run:path}` and `${best:stage,metric}`.
 
-`${needs:stage}` is the folder of the job that this job needs from `stage`; `${run:path}` is a path in the job's own
-folder. Both are known when the job is composed, since folders are named beforehand. `${best:stage,metric}` is the value
-that *this very key* has in the run of `stage` with the lowest `metric`; `${best:stage,metric,key}` takes another key's
-value, and `${best:stage,metric,key,max}` the highest metric. It is the one thing resolved late, by the job itself, when
-the stage is done: until then the text stands for itself.
+`${needs:stage}` is the folder of the job that this job needs from `stage`, `${needs_all:stage}` the list of the folders
+of all of them; `${run:path}` is a path in the job's own folder. They are known when the job is composed, since folders
+are named beforehand. `${best:stage,metric}` is the value that *this very key* has in the run of `stage` with the lowest
+`metric`; `${best:stage,metric,key}` takes another key's value, and `${best:stage,metric,key,max}` the highest metric. It
+is the one thing resolved late, by the job itself, when the stage is done: until then the text stands for itself.
 """
 
 import math
@@ -39,8 +39,8 @@ _place: ContextVar[Place | None] = ContextVar("place", default=None)
 
 
 def register() -> None:
-    """Make the three resolvers known to OmegaConf; repeated calls change nothing."""
-    for name, function in {"needs": _needs, "run": _run, "best": _best}.items():
+    """Make the four resolvers known to OmegaConf; repeated calls change nothing."""
+    for name, function in {"needs": _needs, "needs_all": _needs_all, "run": _run, "best": _best}.items():
         OmegaConf.register_new_resolver(name, function, replace=True)
 
 
@@ -58,19 +58,29 @@ def _needs(stage: str) -> str | None:
     place = _place.get()
     if place is None:
         return f"${{needs:{stage}}}"
+    folders = _folders(place, stage)
+    if len(folders) > 1:
+        raise UserError(
+            f"The job {place.folder} takes ${{needs:{stage}}}, but {len(folders)} jobs of '{stage}' fit it: "
+            f"{listing(Path(folder).name for folder in folders[:4])}. Sweep the keys that tell them apart in both "
+            f"stages, or take them all: ${{needs_all:{stage}}}"
+        )
+    return folders[0] if folders else None
+
+
+def _needs_all(stage: str) -> list[str]:
+    place = _place.get()
+    return [f"${{needs_all:{stage}}}"] if place is None else list(_folders(place, stage))
+
+
+def _folders(place: Place, stage: str) -> tuple[str, ...]:
     folders = place.needs.get(stage)
     if folders is None:
         raise UserError(
             f"The job {place.folder} takes ${{needs:{stage}}}, but its stage does not need '{stage}'; it needs "
             f"{listing(place.needs)}. Add '{stage}' to the stage's needs in the experiment file."
         )
-    if len(folders) > 1:
-        raise UserError(
-            f"The job {place.folder} takes ${{needs:{stage}}}, but {len(folders)} jobs of '{stage}' fit it: "
-            f"{listing(Path(folder).name for folder in folders[:4])}. Sweep the keys that tell them apart in both "
-            "stages."
-        )
-    return folders[0] if folders else None
+    return folders
 
 
 def _run(rest: str = "") -> str:

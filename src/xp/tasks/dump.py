@@ -43,9 +43,7 @@ def run(run: Run) -> None:
     ordered = in_order(windows, 256, limit=config.dump.samples)
     arrays = _joined(run, ordered)
     action_dim = source.dataset.action_dim
-    arrays |= draws(
-        config.seed, len(ordered.indices), config.dump.draws, shape.history, shape.horizon, action_dim
-    )
+    arrays |= draws(config.seed, len(ordered.indices), config.dump.draws, shape.history, shape.horizon, action_dim)
     tasks = tuple(source.dataset.tasks)
     arrays["task_index"] = np.array([tasks.index(text) for text in arrays.pop("task")], np.int64)
     about = _about(config, source, episodes, how)

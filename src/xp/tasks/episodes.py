@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from xp.data import Dataset, Split, open_dataset, split_episodes
+from xp.data import Dataset, Split, compute_statistics, load_statistics, open_dataset, split_episodes
 from xp.errors import UserError, listing
 from xp.runs import RunFolder
 
@@ -99,6 +99,25 @@ def source_of(checkpoint: str | Path, data: Any, root: str | None = None) -> tup
     return source, "held out by data.val_fraction; the policy was trained on other data, or its data is unknown"
 
 
+def statistics_of(source: Source, given: str | None) -> dict[str, Any]:
+    """Statistics of the training episodes, or those in a file: models that are to be merged share one scale.
+
+    Raises:
+        UserError: the file is of a dataset with other dimensions.
+    """
+    if given is None:
+        return compute_statistics(source.dataset, source.split.train)
+    statistics = load_statistics(given)
+    dims = {name: len(statistics.get(name, {}).get("mean", ())) for name in ("action", "proprio")}
+    if dims != {"action": source.dataset.action_dim, "proprio": source.dataset.state_dim}:
+        raise UserError(
+            f"data.statistics={given} is about {dims['action']} action and {dims['proprio']} state dimensions; "
+            f"{source.dataset.root} has {source.dataset.action_dim} and {source.dataset.state_dim}. Give the "
+            "statistics that task=split wrote for this dataset, or leave it out."
+        )
+    return statistics
+
+
 def refuse_trained_on(episodes: tuple[int, ...], own: Split, folder: Path, given: str) -> None:
     """Refuse held-out episodes that are among the training episodes of a run's own split.
 
@@ -109,8 +128,8 @@ def refuse_trained_on(episodes: tuple[int, ...], own: Split, folder: Path, given
     if both:
         raise UserError(
             f"{given} holds out {len(both)} episodes that {folder} was trained on ({listing(map(str, both[:5]))}"
-            f"{', ...' if len(both) > 5 else ''}): measuring on them would flatter it. Leave it out to take the episodes "
-            "that the run itself held out, or give a manifest that holds out others."
+            f"{', ...' if len(both) > 5 else ''}): measuring on them would flatter it. Leave it out to take the "
+            "episodes that the run itself held out, or give a manifest that holds out others."
         )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from xp.data import Dataset, Windows, compute_statistics
 from xp.errors import UserError
-from xp.metrics import actions, baselines, horizon, summary
+from xp.metrics import actions, baselines, horizon, intervals, summary
 from xp.runs import Run, atomic
 from xp.tasks.episodes import Source, held_out, source_of
 from xp.tasks.passes import Pass, whole_pass
@@ -55,7 +55,7 @@ def run(run: Run) -> None:
         distribution=distribution,
         seed=config.seed,
         resamples=config.predict.bootstrap,
-        extra=_context(config, source, episodes, how),
+        extra={**_context(config, source, episodes, how), **_validation(config)},
     )
     _write_arrays(run.folder / PREDICTIONS, source.dataset, statistics, predictions, truth)
     atomic.write_json(run.folder / METRICS, metrics)
@@ -130,6 +130,24 @@ def _context(config: "DictConfig", source: Source, episodes: tuple[int, ...], ho
         "held_out": how,
         "tasks": sorted({source.dataset.episodes.tasks[episode] for episode in episodes}),
     }
+
+
+def _validation(config: "DictConfig") -> dict[str, Any]:
+    """The training objective on the validation set `predict.validation`, where one is given, by episode."""
+    if config.predict.validation is None:
+        return {}
+    from xp.models import load_policy
+    from xp.tasks.objectives import policy_loss
+    from xp.tasks.shared import use_jax
+
+    use_jax(config)
+    checkpoint = str(config.predict.checkpoint)
+    policy = load_policy(checkpoint)
+    loss = policy_loss(policy, config.predict.validation, [checkpoint], "predict.validation")
+    sums = loss.by_episode(policy.weights())
+    ends = intervals.bootstrap(sums, seed=config.seed, resamples=config.predict.bootstrap)
+    episodes = {"index": sums.episodes, "num_steps": sums.counts.astype(int), "loss": sums.sums / sums.counts}
+    return {"validation": {"loss": sums.mean(), "loss_interval": ends, "episodes": summary.plain(episodes)}}
 
 
 def _write_arrays(

@@ -1,4 +1,4 @@
-"""`xp task=split`: disjoint subsets of a dataset by episode, as manifests and, if asked for, as datasets of their own."""
+"""`xp task=split`: disjoint subsets of a dataset by episode, as manifests and, if asked for, as datasets."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -108,8 +108,8 @@ def _divide(
 
 def _from_v21(run: Run) -> dict[str, Any]:
     """An older dataset is read as it is; its subsets are written in today's format."""
-    from xp.data.stored import open_stored
     from xp.data.splits import hold_out
+    from xp.data.stored import open_stored
 
     config = run.config
     if not config.split.export:

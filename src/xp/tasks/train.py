@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from xp.errors import UserError
 from xp.runs import Run
-from xp.tasks.episodes import SPLIT, open_source, plain
+from xp.tasks.episodes import SPLIT, open_source, plain, statistics_of
 
 if TYPE_CHECKING:
     from xp.models.policy import Trainable
@@ -13,14 +13,13 @@ if TYPE_CHECKING:
 
 def run(run: Run) -> None:
     """Build, restore, loop, close. Leaves checkpoints/, best/, final/, the logs, split.json and summary.json."""
-    from xp.data import compute_statistics
     from xp.models import camera_sizes
     from xp.tasks.shared import shared_frames
 
     config = run.config
     source = open_source(config.data)
     source.split.save(run.folder / SPLIT)
-    statistics = compute_statistics(source.dataset, source.split.train)
+    statistics = statistics_of(source, config.data.statistics)
     sizes = camera_sizes(plain(config.model), source.dataset.cameras, config.pretrained_path)
     frames = shared_frames(run, source.dataset, sizes)
     trainable = _build(run, source, statistics)

@@ -146,10 +146,10 @@ def _padded_for_loss(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Rows up to the next compiled size (above the largest: its multiple) that count in no mean."""
     total = len(inputs["observation/timestep_pad_mask"])
     sizes = (*ROWS, -(-total // ROWS[-1]) * ROWS[-1])
-    grown = grown(inputs, next(rows for rows in sizes if rows >= total) - total)
-    grown["observation/timestep_pad_mask"] = grown["observation/timestep_pad_mask"].copy()
-    grown["observation/timestep_pad_mask"][total:] = False
-    return grown
+    filled = grown(inputs, next(rows for rows in sizes if rows >= total) - total)
+    filled["observation/timestep_pad_mask"] = filled["observation/timestep_pad_mask"].copy()
+    filled["observation/timestep_pad_mask"][total:] = False
+    return filled
 
 
 def grown(inputs: dict[str, np.ndarray], rows: int) -> dict[str, np.ndarray]:

@@ -24,7 +24,7 @@ def make_objective(config: "DictConfig", first_checkpoint: str | Path) -> "Objec
     has a gradient. `success` is the share of failed closed-loop episodes in `env.tasks`; it has none.
 
     Raises:
-        UserError: no validation set, one that does not fit the policy, or one whose episodes a checkpoint was trained on.
+        UserError: no validation set, or one that does not fit the policy or has episodes that it was trained on.
     """
     from xp.models import load_policy
     from xp.tasks.shared import use_jax
@@ -45,16 +45,26 @@ def make_objective(config: "DictConfig", first_checkpoint: str | Path) -> "Objec
         from xp.tasks.objectives.success import Success
 
         return Success.of(config, policy, str(first_checkpoint), _family(policy).with_weights)
+    checkpoints = OmegaConf.select(config, "merge.checkpoints") or [first_checkpoint]
+    return policy_loss(policy, path, [str(first_checkpoint), *map(str, checkpoints)], "merge.validation")
+
+
+def policy_loss(policy: "Policy", path: str | Path, checkpoints: list[str], given: str) -> Any:
+    """The loss of `policy` (loaded from the first of `checkpoints`) on the validation set at `path`.
+
+    Raises:
+        UserError: the set does not fit the policy, or one of the checkpoints was trained on its episodes.
+    """
     from xp.data.dumps import open_dump
 
     dump = open_dump(path)
-    dump.refuse_unfit(policy.spec, str(first_checkpoint))
-    for checkpoint in OmegaConf.select(config, "merge.checkpoints") or [first_checkpoint]:
-        refuse_seen(dump, checkpoint)
+    dump.refuse_unfit(policy.spec, checkpoints[0])
+    for checkpoint in dict.fromkeys(checkpoints):
+        refuse_seen(dump, checkpoint, given)
     return _family(policy).PolicyLoss(policy, dump)
 
 
-def refuse_seen(dump: "Dump", checkpoint: str | Path) -> None:
+def refuse_seen(dump: "Dump", checkpoint: str, given: str) -> None:
     """Refuse a validation set with episodes that a checkpoint was trained on, unless it was dumped to have them.
 
     Raises:
@@ -68,11 +78,11 @@ def refuse_seen(dump: "Dump", checkpoint: str | Path) -> None:
     if dump.about.get("part") == "train" or not trained or trained["fingerprint"] != dump.about.get("fingerprint"):
         return
     episodes = tuple(int(episode) for episode in dump.about["episodes"])
-    refuse_trained_on(episodes, Split.load(folder / SPLIT), folder, f"merge.validation={dump.path}")
+    refuse_trained_on(episodes, Split.load(folder / SPLIT), folder, f"{given}={dump.path}")
 
 
 def _family(policy: "Policy") -> Any:
-    """The module that measures a policy of this kind: `PolicyLoss(policy, dump)` and `with_weights(policy, weights)`."""
+    """The module that measures policies of this kind: `PolicyLoss(policy, dump)`, `with_weights(policy, weights)`."""
     import importlib
 
     framework = "jax" if type(policy).__module__.startswith("xp.models.octo") else "torch"

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from xp.data.dumps import Dump
+from xp.metrics.intervals import Sums
 from xp.models.octo.evaluation import loss_function, loss_inputs, with_weights
 from xp.models.octo.policy import OctoPolicy
 from xp.tasks.objectives.names import refuse_other_names
@@ -22,9 +23,10 @@ class PolicyLoss:
 
     def __init__(self, policy: OctoPolicy, dump: Dump) -> None:
         self.name = f"loss on {len(dump)} windows"
+        self._policy, self._dump = policy, dump
         self._shapes = {name: np.shape(array) for name, array in policy.weights().items()}
-        shape = {"history": policy.spec.history, "horizon": policy.spec.horizon}
-        made = [loss_inputs(policy, batch, ROWS) for batch in dump.batches(ROWS, **shape)]
+        self._shape = {"history": policy.spec.history, "horizon": policy.spec.horizon}
+        made = [loss_inputs(policy, batch, ROWS) for batch in dump.batches(ROWS, **self._shape)]
         total = sum(count for _, count in made)
         self._batches = [(jax.device_put(inputs), np.float32(count / total)) for inputs, count in made]
         loss = loss_function(policy)
@@ -54,3 +56,19 @@ class PolicyLoss:
             value += float(part)
             total = gradient if total is None else jax.tree.map(lambda a, b: a + b, total, gradient)
         return value, {name: np.asarray(array) for name, array in (total or {}).items()}
+
+    def by_episode(self, weights: Mapping[str, np.ndarray]) -> Sums:
+        """Sums of the loss over the action values of each episode, and their counts: what an interval needs."""
+        refuse_other_names(weights, self._shapes)
+        placed = jax.device_put(dict(weights))
+        episodes = self._dump.arrays["episode_index"]
+        numbers = np.unique(episodes)
+        sums, counts = np.zeros(len(numbers)), np.zeros(len(numbers))
+        for place, number in enumerate(numbers):
+            members = np.flatnonzero(episodes == number)
+            for start in range(0, len(members), ROWS):
+                batch = self._dump.batch(members[start : start + ROWS], **self._shape)
+                inputs, count = loss_inputs(self._policy, batch, ROWS)
+                sums[place] += float(self._value(placed, inputs, np.float32(count)))
+                counts[place] += count
+        return Sums(episodes=numbers, sums=sums, counts=counts, windows=len(self._dump))

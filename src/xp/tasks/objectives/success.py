@@ -20,9 +20,9 @@ FIRST_SEED = 2_000_000
 """Initial states of their own: those of task=collect and task=eval begin at 0 and 1,000,000."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Success:
-    """An `xp.merging.objective.Objective`: the share of failed episodes, every candidate from the same initial states."""
+    """An `xp.merging.objective.Objective`: the share of failed episodes, always from the same initial states."""
 
     policy: "Policy"
     with_weights: Callable[[Any, Mapping[str, np.ndarray]], "Policy"]
@@ -32,6 +32,7 @@ class Success:
     chunk_steps: int
     execution: str
     seed: int
+    name: str
 
     @classmethod
     def of(cls, config: "DictConfig", policy: "Policy", where: str, with_weights: Callable[..., "Policy"]) -> "Success":
@@ -39,21 +40,18 @@ class Success:
         fit_cameras(policy, list(CAMERAS), "the suite")
         refuse_long_chunk(config, policy, where)
         cameras = {name: (height, width) for name, (height, width, _) in policy.spec.cameras.items()}
+        episodes, tasks = config.eval.episodes, tuple(config.env.tasks)
         return cls(
             policy=policy,
             with_weights=with_weights,
-            tasks=tuple(config.env.tasks),
+            tasks=tasks,
             options=env_options(config.env, cameras),
-            episodes=config.eval.episodes,
+            episodes=episodes,
             chunk_steps=config.chunk_size.steps,
             execution=config.chunk_size.execution,
             seed=config.seed,
+            name=f"share of failed episodes ({episodes} from each of {len(tasks)} tasks)",
         )
-
-    @property
-    def name(self) -> str:
-        """What it is, for messages and merge.json."""
-        return f"share of failed episodes ({self.episodes} from each of {len(self.tasks)} tasks)"
 
     def loss(self, weights: Mapping[str, np.ndarray]) -> float:
         """1 - success rate."""
