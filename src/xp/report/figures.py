@@ -1,12 +1,14 @@
 """PNG figures for papers and slides: the heat maps and charts of the report, drawn by matplotlib without a display."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from xp.report.charts import Chart, Series
 from xp.report.matrix import BASELINES, Cell, Estimate, Matrix
 from xp.report.numbers import interval, number
+from xp.report.policy_plot import Panel
 from xp.report.svg import COLOURS, y_range
 from xp.runs.atomic import write_bytes
 
@@ -25,6 +27,30 @@ def draw_figures(folder: Path, matrices: list[Matrix], charts: list[Chart]) -> l
     for chart in charts:
         paths.append(_save(_chart(chart), folder / f"{chart.key.replace('/', '_')}.png"))
     return paths
+
+
+def draw_panels(folder: Path, panels: Sequence[Panel]) -> list[Path]:
+    """Write <key>.png for each panel of policies; returns their paths."""
+    return [_save(_panel(panel), folder / f"{panel.key}.png") for panel in panels]
+
+
+def _panel(panel: Panel) -> Any:
+    figure, axes = _figure(6.4, 1.2 + 0.32 * len(panel.dots))
+    colours = {"single": PALETTE[0], "merge": PALETTE[1], "reference": PALETTE[2], "baseline": GREYS["mean"]}
+    for row, dot in enumerate(panel.dots):
+        colour = colours[dot.kind]
+        if dot.low is not None and dot.high is not None:
+            axes.plot([dot.low, dot.high], [row, row], color=colour, linewidth=1.6)
+        if dot.value > panel.high:
+            axes.plot([panel.high], [row], marker=">", color=colour, markersize=7, clip_on=False)
+            axes.text(panel.high, row - 0.2, panel.text(dot.value) + " ", ha="right", va="bottom", fontsize=7)
+        else:
+            axes.plot([dot.value], [row], marker="o", color=colour, markersize=5)
+    axes.set_yticks(range(len(panel.dots)), [dot.name for dot in panel.dots], fontsize=8)
+    axes.set(xlim=(panel.low, panel.high), ylim=(len(panel.dots) - 0.5, -0.7), xlabel=panel.label, title=panel.title)
+    axes.grid(axis="x", alpha=0.3, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
 
 
 def _figure(width: float, height: float) -> tuple[Any, Any]:

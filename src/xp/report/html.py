@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from xp.report.charts import Chart, all_charts
-from xp.report.figures import draw_figures
+from xp.report.figures import draw_figures, draw_panels
 from xp.report.findings import findings
 from xp.report.matrix import BASELINES, Estimate, Matrix, build_matrices
 from xp.report.numbers import interval, number
+from xp.report.policies import policies_of
+from xp.report.policy_plot import dot_plot, panels
+from xp.report.policy_plot import legend as dot_legend
+from xp.report.policy_table import policy_findings, policy_table
 from xp.report.read import Experiment, read_experiment
 from xp.report.results import differences
 from xp.report.summary_files import write_summaries
@@ -39,7 +43,9 @@ def write_report(experiment_folder: str | Path, *, now: datetime | None = None) 
     experiment = read_experiment(experiment_folder)
     matrices, charts = build_matrices(experiment), all_charts(experiment)
     write_summaries(experiment)
+    policies = policies_of(experiment)
     figures = draw_figures(experiment.folder / FIGURES, matrices, charts)
+    figures += draw_panels(experiment.folder / FIGURES, panels(policies)) if policies else []
     page = render(experiment, matrices, charts, figures, now or datetime.now(UTC))
     path = experiment.folder / REPORT
     write_text(path, page)
@@ -51,10 +57,14 @@ def render(
 ) -> str:
     """The page as text."""
     done = sum(run.standing == "done" for run in experiment.runs)
+    policies = policies_of(experiment)
+    dots = [{"panel": p, "svg": dot_plot(p), "legend": dot_legend(p)} for p in panels(policies)] if policies else []
     return _template().render(
         experiment=experiment,
         subtitle=f"{done} of {len(experiment.runs)} runs done",
-        findings=findings(experiment),
+        findings=[*(policy_findings(policies) if policies else ()), *findings(experiment)],
+        policies=policy_table(policies) if policies else None,
+        dots=dots,
         heatmaps=[_heatmap(matrix) for matrix in matrices],
         verdicts=verdict_table(experiment),
         success=success_table(experiment),

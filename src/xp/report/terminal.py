@@ -5,20 +5,62 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
-from xp.report.matrix import BASELINES, MAE, MSE, Matrix, build_matrix, has_matrix
-from xp.report.numbers import interval, number
+from xp.report.matrix import BASELINES, MAE, MSE, Estimate, Matrix, build_matrix, has_matrix
+from xp.report.numbers import interval, number, percent
+from xp.report.policies import ERROR, Policies, policies_of
+from xp.report.policy_table import weights_text
 from xp.report.read import Experiment, read_experiment
+from xp.report.results import Success
 from xp.report.tables import runs_table
 
 
 def terminal_table(folder: str | Path) -> Table:
-    """The horizon matrix with baselines, intervals and n where there is one, else a row per run."""
+    """The policies of an experiment that merges, or the horizon matrix, with baselines, or else a row per run."""
     experiment = read_experiment(folder)
     metric = next(
         (metric for metric in (MAE, MSE) if has_matrix(experiment) and build_matrix(experiment, metric)), None
     )
     matrix = build_matrix(experiment, metric) if metric else None
+    policies = policies_of(experiment)
+    if policies:
+        return _policies_table(policies, experiment)
     return _matrix_table(matrix, experiment) if matrix else _runs(experiment)
+
+
+def _policies_table(policies: Policies, experiment: Experiment) -> Table:
+    """A row per policy: value over interval, and on the third line a merge's weights; fits 80 columns."""
+    best = policies.best_single
+    known = next((member for member in policies.members if member.error), None)
+    counted = f"n = {known.error.episodes} test episodes" if known and known.error else ""
+    states = next((m.success.episodes for m in policies.members if m.success), None)
+    counted += f", {states} initial states" if states else ""
+    caption = f"{counted}. 95% intervals. " if counted else "95% intervals. "
+    caption += f"Against {best.name}, the best single by validation loss, in pairs." if best else ""
+    table = Table(title=f"{experiment.name}: merged policies", caption=caption)
+    for head in ("policy", "loss", "MAE", "success", "MAE vs best"):
+        table.add_column(head, justify="left" if head == "policy" else "right", overflow="fold")
+    for member in policies.members:
+        weights = weights_text(member)
+        name = escape(member.name) + (f"\n[dim]{weights}[/dim]" if weights != "–" else "")
+        verdict = policies.verdict(member, ERROR)
+        cells = (_estimate(member.loss), _estimate(member.error), _rate(member.success))
+        table.add_row(name, *cells, verdict, end_section=member is policies.members[-1])
+    for key, estimate in policies.baselines.items():
+        table.add_row(BASELINES[key], "–", _estimate(estimate), "–", "–", style="dim")
+    if policies.idle:
+        table.add_row("doing nothing", "–", "–", _rate(policies.idle), "–", style="dim")
+    return table
+
+
+def _estimate(estimate: Estimate | None) -> str:
+    return _cell(estimate.value, estimate.low, estimate.high) if estimate else "–"
+
+
+def _rate(score: Success | None) -> str:
+    if score is None:
+        return "–"
+    ends = f"[{percent(score.low)}, {percent(score.high)}]"
+    return f"{score.successes}/{score.episodes}\n[dim]{escape(ends)}[/dim]"
 
 
 def _matrix_table(matrix: Matrix, experiment: Experiment) -> Table:

@@ -3,8 +3,8 @@
 `${needs:stage}` is the folder of the job that this job needs from `stage`, `${needs_all:stage}` the list of the folders
 of all of them; `${run:path}` is a path in the job's own folder. They are known when the job is composed, since folders
 are named beforehand. `${best:stage,metric}` is the value that *this very key* has in the run of `stage` with the lowest
-`metric`; `${best:stage,metric,key}` takes another key's value, and `${best:stage,metric,key,max}` the highest metric. It
-is the one thing resolved late, by the job itself, when the stage is done: until then the text stands for itself.
+`metric`; `${best:stage,metric,key}` takes another key's value, and `${best:stage,metric,key,max}` the highest metric.
+It is the one thing resolved late, by the job itself, when the stage is done: until then the text stands for itself.
 """
 
 import math
