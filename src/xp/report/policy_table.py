@@ -45,9 +45,9 @@ def note(policies: Policies) -> str:
     chosen = f" The best single, {best.name}, is the one with the lowest validation loss." if best else ""
     return (
         "Loss (the training objective) and MAE (normalised units) on test episodes that neither training nor the "
-        "choice of weights has seen; 95% intervals over episodes, Wilson intervals for success. Differences are paired: "
-        f"same episodes, same initial states.{chosen} Each interval stands for itself: of twenty true nulls one would seem "
-        "distinguishable."
+        "choice of weights has seen; 95% intervals over episodes, Wilson intervals for success. Differences are "
+        f"paired: same episodes, same initial states.{chosen} Each interval stands for itself: where nothing differs, "
+        "one comparison in twenty would still seem to."
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from xp.errors import UserError
 from xp.runs import Run
 from xp.tasks.episodes import Source, held_out, open_source, plain, source_of
-from xp.tasks.shared import shared_frames
+from xp.tasks.shared import load, shared_frames
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -70,15 +70,12 @@ def _source(config: "DictConfig") -> tuple[Source, str]:
 
 def _shape(config: "DictConfig", source: Source) -> Shape:
     """The windows that a policy takes, or that the chosen model would take."""
-    from xp.models import camera_sizes, load_policy
+    from xp.models import camera_sizes
 
     if config.dump.checkpoint is None:
         sizes = camera_sizes(plain(config.model), source.dataset.cameras)
         return Shape(int(config.model.get("history") or 1), config.horizon.train, sizes)
-    from xp.tasks.shared import use_jax
-
-    use_jax(config)
-    spec = load_policy(config.dump.checkpoint).spec
+    spec = load(config, config.dump.checkpoint).spec
     sizes = {camera: (height, width) for camera, (height, width, _) in spec.cameras.items()}
     return Shape(spec.history, spec.horizon, sizes)
 

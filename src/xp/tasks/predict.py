@@ -136,13 +136,11 @@ def _validation(config: "DictConfig") -> dict[str, Any]:
     """The training objective on the validation set `predict.validation`, where one is given, by episode."""
     if config.predict.validation is None:
         return {}
-    from xp.models import load_policy
     from xp.tasks.objectives import policy_loss
-    from xp.tasks.shared import use_jax
+    from xp.tasks.shared import load
 
-    use_jax(config)
     checkpoint = str(config.predict.checkpoint)
-    policy = load_policy(checkpoint)
+    policy = load(config, checkpoint)
     loss = policy_loss(policy, config.predict.validation, [checkpoint], "predict.validation")
     sums = loss.by_episode(policy.weights())
     ends = intervals.bootstrap(sums, seed=config.seed, resamples=config.predict.bootstrap)

@@ -72,11 +72,16 @@ class LeRobotPolicy:
             raise UserError(
                 f"A loss needs a batch with actions; this one has {listing(batch)}. Add 'action' [B, P+F, A]."
             )
-        with torch.no_grad(), self._asked(seed):
+        with torch.no_grad():
+            value, parts = self.measured(self.assembly.prepare(batch), seed)
+        return {"loss": float(value), **{name: float(part) for name, part in parts.items()}}
+
+    def measured(self, inputs: Mapping[str, Any], seed: int) -> tuple[torch.Tensor, dict[str, Any]]:
+        """The objective of `loss` and its parts on prepared inputs, with a graph where gradients are on."""
+        with self._asked(seed):
             if getattr(self.module.config, "use_vae", False):
                 self.module.model.training = True
-            value, parts = objective(self.module, self.assembly.processed(self.assembly.prepare(batch)))
-        return {"loss": float(value), **{name: float(part) for name, part in parts.items()}}
+            return objective(self.module, self.assembly.processed(inputs))
 
     def weights(self) -> Mapping[str, np.ndarray]:
         """Every weight and buffer by its name in model.safetensors; numbers of half precision as float32."""

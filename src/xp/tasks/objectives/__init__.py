@@ -26,8 +26,7 @@ def make_objective(config: "DictConfig", first_checkpoint: str | Path) -> "Objec
     Raises:
         UserError: no validation set, or one that does not fit the policy or has episodes that it was trained on.
     """
-    from xp.models import load_policy
-    from xp.tasks.shared import use_jax
+    from xp.tasks.shared import load
 
     kind = str(OmegaConf.select(config, "merge.objective") or "loss")
     if kind not in KINDS:
@@ -39,8 +38,7 @@ def make_objective(config: "DictConfig", first_checkpoint: str | Path) -> "Objec
             f"xp task=dump dump.checkpoint={first_checkpoint} dump.output=val.safetensors ; then give "
             "merge.validation=val.safetensors. Or choose by success in simulation: merge.objective=success"
         )
-    use_jax(config)
-    policy = load_policy(first_checkpoint)
+    policy = load(config, str(first_checkpoint))
     if kind == "success":
         from xp.tasks.objectives.success import Success
 

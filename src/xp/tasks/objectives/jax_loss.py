@@ -10,7 +10,7 @@ from xp.data.dumps import Dump
 from xp.metrics.intervals import Sums
 from xp.models.octo.evaluation import loss_function, loss_inputs, with_weights
 from xp.models.octo.policy import OctoPolicy
-from xp.tasks.objectives.names import refuse_other_names
+from xp.tasks.objectives.shared import refuse_other_names, summed_by_episode
 
 __all__ = ["PolicyLoss", "with_weights"]
 
@@ -61,14 +61,9 @@ class PolicyLoss:
         """Sums of the loss over the action values of each episode, and their counts: what an interval needs."""
         refuse_other_names(weights, self._shapes)
         placed = jax.device_put(dict(weights))
-        episodes = self._dump.arrays["episode_index"]
-        numbers = np.unique(episodes)
-        sums, counts = np.zeros(len(numbers)), np.zeros(len(numbers))
-        for place, number in enumerate(numbers):
-            members = np.flatnonzero(episodes == number)
-            for start in range(0, len(members), ROWS):
-                batch = self._dump.batch(members[start : start + ROWS], **self._shape)
-                inputs, count = loss_inputs(self._policy, batch, ROWS)
-                sums[place] += float(self._value(placed, inputs, np.float32(count)))
-                counts[place] += count
-        return Sums(episodes=numbers, sums=sums, counts=counts, windows=len(self._dump))
+
+        def measure(batch: dict[str, Any]) -> tuple[float, int]:
+            inputs, count = loss_inputs(self._policy, batch, ROWS)
+            return float(self._value(placed, inputs, np.float32(count))), count
+
+        return summed_by_episode(self._dump, ROWS, self._shape, measure)
