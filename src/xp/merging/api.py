@@ -1,0 +1,314 @@
+"""`merge`: several checkpoints of one model into one, whole or not at all."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xp.errors import UserError
+from xp.merging import methods, statistics
+from xp.merging.checkpoints import Checkpoint, create_like, open_checkpoint, place_in, step_paths
+from xp.merging.diagnostics import Angles, midpoints, warnings
+from xp.merging.engine import Stream, verify
+from xp.merging.formats.base import BFLOAT16, Damaged, Leaf, Reader
+from xp.merging.groups import Units, check_groups, make_units, with_builtin
+from xp.merging.mixer import Mixer
+from xp.merging.mixtures import Mixture
+from xp.merging.objective import Objective
+from xp.merging.papers import copy_papers, sweep_stale, write_statistics
+from xp.merging.preflight import agree, check_places
+from xp.merging.search import Search, mix_of
+from xp.runs import atomic
+
+RECORD = "merge.json"
+DTYPES = {"float32": np.dtype(np.float32), "bfloat16": BFLOAT16, "float16": np.dtype(np.float16)}
+MIDPOINTS_UP_TO = 4
+"""With more checkpoints the pairs are too many to measure each one's midpoint."""
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """How a merge reports on itself and is stopped; the defaults do nothing."""
+
+    progress: Callable[[int, str, str], AbstractContextManager[Any]] | None = None
+    """(total, description, unit) -> a context whose value has `advance(n)`."""
+    log: Callable[[str], None] = lambda line: None
+    stop: Callable[[], None] = lambda: None
+    """Called often; raises to end the merge."""
+
+    def bar(self, total: int, description: str, unit: str) -> AbstractContextManager[Any]:
+        """The progress context, or one that counts nothing."""
+        return nullcontext(_NoBar()) if self.progress is None else self.progress(total, description, unit)
+
+
+class _NoBar:
+    def advance(self, n: int = 1) -> None:
+        """Nothing to show."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to merge; see `merge`."""
+
+    method: str = "average"
+    weights: Any = None
+    base: str | Path | None = None
+    overwrite: bool = False
+    mismatch: str = "error"
+    statistics: str = "pool"
+    memory: str = "ram"
+    per: str = "checkpoint"
+    groups: Mapping[str, Sequence[str]] | None = None
+    dtype: str | None = None
+    lora_scale: float = 1.0
+    midpoints: bool = True
+    seed: int = 0
+    method_options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What came out: the folder, and merge.json's content."""
+
+    path: Path
+    record: dict[str, Any]
+
+
+def merge(
+    checkpoints: Sequence[str | Path],
+    method: str = "average",
+    *,
+    output: str | Path,
+    objective: Objective | Callable[[], Objective] | None = None,
+    hooks: Hooks | None = None,
+    weights: Any = None,
+    base: str | Path | None = None,
+    overwrite: bool = False,
+    mismatch: str = "error",
+    statistics: str = "pool",
+    memory: str = "ram",
+    per: str = "checkpoint",
+    groups: Mapping[str, Sequence[str]] | None = None,
+    dtype: str | None = None,
+    lora_scale: float = 1.0,
+    midpoints: bool = True,
+    seed: int = 0,
+    **options: Any,
+) -> Merged:
+    """Merge checkpoints of one model into `output`, in their own format, with merge.json beside the weights.
+
+    Args:
+        checkpoints: N folders (or one run, for ema and swa): Orbax, Octo, safetensors, LeRobot, LoRA adapters, xp runs.
+        method: a name of `xp.merging.methods.METHODS`; `options` are the method's own.
+        output: a folder that appears when everything in it is written and read back.
+        objective: for methods that choose weights; or a function that makes it.
+        hooks: progress, log lines, stopping.
+        weights: one number a checkpoint, or {pattern of a group: numbers}.
+        base: the model the checkpoints were fine-tuned from, for methods relative to it.
+        overwrite: replace an existing output.
+        mismatch: error, intersect or base: see `xp.merging.preflight.agree`.
+        statistics: pool or refuse different normalisation statistics.
+        memory: ram or stream: where a search keeps the checkpoints.
+        per: checkpoint, group or layer: what has mixing weights of its own.
+        groups: {name: patterns} that decide before the built-in groups.
+        dtype: of the float weights written; None keeps the first checkpoint's.
+        lora_scale: alpha / rank of LoRA weights inside openpi checkpoints.
+        midpoints: a search also measures the loss half-way between each pair.
+        seed: of random methods.
+        options: of the method.
+
+    Raises:
+        UserError: anything that does not fit; nothing is written then.
+    """
+    asked = Options(
+        method=method, weights=weights, base=base, overwrite=overwrite, mismatch=mismatch, statistics=statistics,
+        memory=memory, per=per, groups=groups, dtype=dtype, lora_scale=lora_scale, midpoints=midpoints, seed=seed,
+        method_options=options,
+    )  # fmt: skip
+    job = _Job.open([str(path) for path in checkpoints], Path(output), asked, hooks or Hooks())
+    try:
+        return job.run(objective)
+    except Damaged as error:
+        raise UserError(f"A checkpoint is damaged: {error}. Nothing was written. Copy it again.") from error
+
+
+@dataclass
+class _Job:
+    """A merge whose inputs are open and fit each other."""
+
+    asked: methods.Asked
+    options: Options
+    output: Path
+    hooks: Hooks
+    tuned: list[Checkpoint]
+    base: Checkpoint | None
+    readers: list[Reader]
+    leaves: dict[str, Leaf]
+    differences: list[str]
+    pooled: statistics.Pooled
+
+    @classmethod
+    def open(cls, paths: list[str], output: Path, options: Options, hooks: Hooks) -> "_Job":
+        """Everything that can be refused before data is read."""
+        known = methods.METHODS.get(options.method)
+        if known is not None and known.run and len(paths) == 1:
+            paths = step_paths(paths[0])
+        asked = methods.ask(
+            options.method,
+            len(paths),
+            has_base=options.base is not None,
+            weights=options.weights,
+            options=options.method_options,
+        )
+        if options.dtype not in (None, *DTYPES):
+            raise UserError(f"merge.dtype={options.dtype}: allowed are {', '.join(DTYPES)}, or null to keep it.")
+        opened = [open_checkpoint(path, base=options.base, lora_scale=options.lora_scale) for path in paths]
+        base = open_checkpoint(options.base) if options.base is not None else None
+        relative = base is not None and asked.method.base
+        inputs = [base, *opened] if relative and base is not None else opened
+        check_places([*inputs, *([base] if base else [])], output, overwrite=options.overwrite)
+        readers, leaves, found = agree(
+            inputs, options.mismatch, base=base, dtype=DTYPES[options.dtype] if options.dtype else None
+        )
+        check_groups(leaves, options.groups)
+        folders = [c.papers for c in opened if c.papers is not None]
+        pooled = statistics.merge_files(folders, options.statistics)
+        return cls(asked, options, output, hooks, opened, base if relative else None, readers, leaves, found, pooled)
+
+    def run(self, objective: Objective | Callable[[], Objective] | None) -> Merged:
+        """Choose weights, write, read back, rename."""
+        started = time.time()
+        groups = with_builtin(self.options.groups)
+        units = make_units(self.leaves, self._granularity(), groups)
+        for line in (*self.differences, *self.pooled.warnings):
+            self.hooks.log(f"note: {line}")
+        mixture, found, barriers = self._mixture(units, objective)
+        angles = Angles(groups, has_base=self.base is not None)
+        sweep_stale(self.output)
+        with atomic.folder(self.output) as folder:
+            stream = self._stream(mixture, folder, angles)
+            record = self._record(units, mixture, found, stream)
+            record |= self._diagnosed(angles, barriers, found)
+            record["seconds"] = round(time.time() - started, 3)
+            self._papers(folder)
+            atomic.write_json(folder / RECORD, record)
+            self._read_back(folder, stream)
+        return Merged(self.output, record)
+
+    def _granularity(self) -> str:
+        """Weights given by group need units by group."""
+        by_name = isinstance(self.options.weights, Mapping) or isinstance(self.asked.options.get("alpha"), Mapping)
+        return "group" if by_name and self.options.per == "checkpoint" else self.options.per
+
+    def _mixture(
+        self, units: Units, objective: Objective | Callable[[], Objective] | None
+    ) -> tuple[Mixture, Search | None, list[dict[str, Any]]]:
+        if self.asked.name not in methods.NEEDS_OBJECTIVE:
+            mixture, found = methods.build(
+                self.asked, units, len(self.tuned), mixer=_no_mixer, tick=lambda: None, seed=self.options.seed
+            )
+            return mixture, found, []
+        mixer = self._mixer(units, objective)
+        pairs = list(combinations(range(len(self.tuned)), 2)) if self.options.midpoints else []
+        pairs = pairs if len(self.tuned) <= MIDPOINTS_UP_TO else []
+        total = methods.evaluations(self.asked, len(self.tuned)) + len(pairs)
+        with self.hooks.bar(total, f"searching ({self.asked.name})", "loss") as bar:
+
+            def tick() -> None:
+                bar.advance(1)
+                self.hooks.stop()
+
+            mixture, found = methods.build(
+                self.asked, units, len(self.tuned), mixer=lambda: mixer, tick=tick, seed=self.options.seed
+            )
+            losses = {}
+            for pair in pairs:
+                losses[pair] = mixer.loss(mix_of(mixer, list(pair)))
+                tick()
+            ends = [mixer.loss(mix_of(mixer, [k])) for k in range(len(self.tuned))]
+        self.hooks.log(f"chosen: {found.chosen if found else '-'}, loss {found.loss if found else float('nan'):.6g}")
+        return mixture, found, midpoints(losses, ends)
+
+    def _mixer(self, units: Units, objective: Objective | Callable[[], Objective] | None) -> Mixer:
+        if objective is None:
+            raise UserError(
+                f"merge_method={self.asked.name} chooses weights by a loss and needs something to measure: "
+                "merge.validation=FILE (made with: xp task=dump)"
+            )
+        made = objective if isinstance(objective, Objective) else objective()
+        return Mixer(self.readers, self.leaves, units, made, self.options.memory)
+
+    def _stream(self, mixture: Mixture, folder: Path, angles: Angles) -> Stream:
+        writer = create_like(self.tuned[0], folder, self.leaves)
+        total = sum(leaf.nbytes for leaf in self.leaves.values())
+        with self.hooks.bar(max(round(total / 1e6), 1), f"merging ({self.asked.name})", "MB") as bar:
+            done, shown = 0, 0
+
+            def advance(leaf: Leaf, elements: int) -> None:
+                nonlocal done, shown
+                done += elements * leaf.dtype.itemsize
+                bar.advance(round(done / 1e6) - shown)
+                shown = round(done / 1e6)
+
+            stream = Stream(self.readers, self.leaves, advance, self.hooks.stop, angles.sample)
+            try:
+                stream.run(mixture, writer)
+            finally:
+                writer.close()
+        return stream
+
+    def _read_back(self, folder: Path, stream: Stream) -> None:
+        """Open the output as anyone would, strictly, and compare every byte."""
+        written = open_checkpoint(place_in(self.tuned[0].kind, folder))
+        verify(written.reader, self.leaves, stream.written)
+
+    def _papers(self, folder: Path) -> None:
+        first = self.tuned[0]
+        if first.papers is not None:
+            copy_papers(first.kind, first.papers, folder)
+            write_statistics(first.kind, [c.papers for c in self.tuned if c.papers is not None], folder, self.pooled)
+
+    def _record(self, units: Units, mixture: Mixture, found: Search | None, stream: Stream) -> dict[str, Any]:
+        from xp import __version__
+
+        inputs = ([self.base] if self.base else []) + self.tuned
+        read = [
+            {"path": str(c.path), "place": str(c.place.absolute()), "content": content.hexdigest(reader.leaves)}
+            for c, content, reader in zip(inputs, stream.contents, self.readers)
+        ]
+        for name in sorted(stream.unequal):
+            self.hooks.log(
+                f"note: {name} is {self.leaves[name].dtype.name} and differs: the first checkpoint's was kept"
+            )
+        return {
+            "method": self.asked.name,
+            "options": dict(self.asked.options),
+            "per": self._granularity(),
+            "base": read[0] if self.base else None,
+            "checkpoints": read[1:] if self.base else read,
+            "weights": {unit: row.tolist() for unit, row in zip(units.names, mixture.weights)},
+            "chosen": asdict(found) | {"weights": None} if found else None,
+            "output": {"content": stream.written.hexdigest(self.leaves), "format": self.tuned[0].kind},
+            "mismatch": {"policy": self.options.mismatch, "differences": self.differences},
+            "statistics": {"how": self.pooled.how, "policy": self.options.statistics},
+            "kept_from_first": sorted(stream.unequal),
+            "seed": self.options.seed,
+            "xp": __version__,
+        }
+
+    def _diagnosed(self, angles: Angles, barriers: list[dict[str, Any]], found: Search | None) -> dict[str, Any]:
+        report = angles.report()
+        ends = [entry["loss"] for entry in (found.candidates if found else ())][: len(self.tuned)]
+        said = [*self.pooled.warnings, *warnings(report, barriers, ends)]
+        for line in said[len(self.pooled.warnings) :]:
+            self.hooks.log(f"warning: {line}")
+        return {"angles": report, "barriers": barriers, "warnings": said}
+
+
+def _no_mixer() -> Mixer:
+    raise AssertionError("this method measures nothing")

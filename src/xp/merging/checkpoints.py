@@ -1,0 +1,200 @@
+"""Checkpoints by the shape of their folders: what format they are, where weights and papers lie, how to write alike.
+
+`papers` is what stands beside the weights: configuration, statistics, processors. Pickle files are never opened.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from xp.errors import UserError, listing
+from xp.merging.formats import orbax
+from xp.merging.formats.base import Damaged, Leaf, Reader, Writer
+from xp.merging.formats.lora import adapter_base, folded_tree, is_adapter, open_adapter
+from xp.merging.formats.octo import create_octo, open_octo, orbax_metadata
+from xp.merging.formats.safetensors import INDEX, MODEL, create_safetensors, open_safetensors, shards
+from xp.runs import atomic
+
+STEP = "0"
+"""The step under which formats with steps store a merged checkpoint."""
+PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One input. `path` is what the user gave."""
+
+    path: Path
+    kind: str
+    """orbax, octo or safetensors."""
+    place: Path
+    """What holds the weights: a params folder, a msgpack file, or a folder or file of safetensors."""
+    papers: Path | None
+    """The folder whose small files describe the model; None for a lone file."""
+    reader: Reader = field(compare=False)
+
+
+def open_checkpoint(path: str | Path, *, base: str | Path | None = None, lora_scale: float = 1.0) -> Checkpoint:
+    """Open the headers of a checkpoint: a policy folder, a step of one, a params folder, a file, or an xp run.
+
+    Args:
+        path: the place; `FOLDER@STEP` chooses a step.
+        base: for a LoRA adapter whose configuration names no local folder: the checkpoint it was trained on.
+        lora_scale: alpha / rank of LoRA weights inside an openpi checkpoint.
+
+    Raises:
+        UserError: nothing there that can be merged, or a damaged file.
+    """
+    text = str(path)
+    named = re.fullmatch(r"(.+)@(\d+)", text)
+    root = Path(named[1] if named else text).expanduser()
+    step = int(named[2]) if named else None
+    if not root.exists():
+        raise UserError(f"There is no checkpoint {root}. Give a run's or a policy's folder: merge.checkpoints=[A,B,C]")
+    try:
+        for candidate in _candidates(root, step):
+            for find in (_orbax, _octo, _safetensors):
+                found = find(candidate, step if candidate == root else None)
+                if found is not None:
+                    return _opened(root, *found, base=base, lora_scale=lora_scale)
+    except Damaged as error:
+        raise UserError(
+            f"The checkpoint {path} is damaged: {error}. Nothing was written. Copy it again from where it came "
+            "from, or take another step of its run."
+        ) from error
+    raise UserError(_nothing(root, step))
+
+
+def _candidates(root: Path, step: int | None) -> list[Path]:
+    """The folder itself, then the places where a run keeps policies, best choice first."""
+    checkpoints = root / "checkpoints"
+    numbered = {number: folder for number, folder in run_steps(root).items() if step in (None, number)}
+    newest = [numbered[number] for number in sorted(numbered, reverse=True)]
+    inside = newest if step is not None else [root / "final", root / "best", *newest]
+    places = [place for folder in inside for place in (folder, folder / "policy")]
+    return [root, *places] if not checkpoints.is_dir() or step is None else [*places, root]
+
+
+def run_steps(root: Path) -> dict[int, Path]:
+    """Step to folder, for the `checkpoints/checkpoint-N` of a run."""
+    folder = root / "checkpoints"
+    entries = folder.iterdir() if folder.is_dir() else ()
+    return {int(e.name.rpartition("-")[2]): e for e in entries if re.fullmatch(r"checkpoint-\d+", e.name)}
+
+
+def step_paths(path: str | Path) -> list[str]:
+    """Every step of one run, oldest first, as paths for `open_checkpoint`: what ema and swa average over.
+
+    Raises:
+        UserError: fewer than two steps.
+    """
+    root = Path(path)
+    numbers = sorted(run_steps(root)) or sorted(int(e.name) for e in root.iterdir() if e.name.isdigit())
+    if len(numbers) < 2:
+        raise UserError(
+            f"{root} keeps {len(numbers)} steps, and averaging over a run needs two or more. Train with a larger "
+            "trainer.keep_checkpoints, or name the checkpoints yourself: merge.checkpoints=[RUN@200,RUN@400]"
+        )
+    return [f"{root}@{number}" for number in numbers]
+
+
+def _orbax(folder: Path, step: int | None) -> tuple[str, Path, Path] | None:
+    if (folder / orbax.METADATA).is_file():
+        return "orbax", folder, folder.parent if folder.name == "params" else folder
+    if (folder / "params" / orbax.METADATA).is_file():
+        return "orbax", folder / "params", folder
+    steps = [n for n in _numbered(folder) if (folder / str(n) / "params" / orbax.METADATA).is_file()]
+    chosen = step if step in steps else max(steps, default=None) if step is None else None
+    if chosen is None:
+        return None
+    return "orbax", folder / str(chosen) / "params", folder / str(chosen)
+
+
+def _octo(folder: Path, step: int | None) -> tuple[str, Path, Path] | None:
+    if (folder / "default" / "checkpoint").is_file():
+        return "octo", folder / "default" / "checkpoint", folder.parent
+    steps = [n for n in _numbered(folder) if (folder / str(n) / "default" / "checkpoint").is_file()]
+    chosen = step if step in steps else max(steps, default=None) if step is None else None
+    return None if chosen is None else ("octo", folder / str(chosen) / "default" / "checkpoint", folder)
+
+
+def _safetensors(folder: Path, step: int | None) -> tuple[str, Path, Path | None] | None:
+    if folder.is_file() and folder.suffix == ".safetensors":
+        return "safetensors", folder, None
+    if any((folder / name).is_file() for name in (MODEL, INDEX)) or is_adapter(folder):
+        return "safetensors", folder, folder
+    if (folder / "pretrained_model").is_dir():  # a step of LeRobot's own training
+        return _safetensors(folder / "pretrained_model", None)
+    return None
+
+
+def _numbered(folder: Path) -> list[int]:
+    return [int(entry.name) for entry in folder.iterdir() if entry.name.isdigit()] if folder.is_dir() else []
+
+
+def _opened(
+    path: Path, kind: str, place: Path, papers: Path | None, *, base: str | Path | None, lora_scale: float
+) -> Checkpoint:
+    if kind == "orbax":
+        reader: Reader = folded_tree(orbax.OrbaxReader(place), lora_scale)
+    elif kind == "octo":
+        reader = open_octo(place)
+    elif is_adapter(place):
+        under = base or adapter_base(place)
+        if under is None:
+            raise UserError(
+                f"{place} is a LoRA adapter, and its adapter_config.json names no local folder. Give the checkpoint it "
+                "was trained on: merge.base=FOLDER"
+            )
+        below = open_checkpoint(under)
+        return Checkpoint(path, kind, place, below.papers, open_adapter(place, below.reader))
+    else:
+        reader = open_safetensors((place,) if place.is_file() else shards(place))
+    return Checkpoint(path, kind, place, papers, reader)
+
+
+def _nothing(root: Path, step: int | None) -> str:
+    inside = sorted(entry.name for entry in root.iterdir())[:12] if root.is_dir() else [root.name]
+    pickles = [name for name in inside if name.endswith(PICKLES)]
+    reason = (
+        f" {listing(pickles)} are pickle files, which can run code when they are read: they are not opened. Save the "
+        "weights as safetensors instead."
+        if pickles
+        else ""
+    )
+    at = f" at step {step}" if step is not None else ""
+    return (
+        f"Nothing in {root}{at} can be merged: looked for params/_METADATA (Orbax), STEP/default/checkpoint (Octo), "
+        "model.safetensors, its index or adapter_model.safetensors, and for final/, best/ or checkpoints/ of a run; "
+        f"there is {listing(inside)}.{reason} Give merge.checkpoints=[FOLDER,FOLDER,...]"
+    )
+
+
+def create_like(first: Checkpoint, output: Path, leaves: Mapping[str, Leaf]) -> Writer:
+    """Begin a checkpoint in the format of `first` in the empty folder `output`."""
+    if first.kind == "orbax":
+        step = output / STEP
+        writer = orbax.OrbaxWriter(step / "params", leaves, orbax.read_tree_metadata(first.place))
+        orbax.write_step_metadata(step, ["params"])
+        return writer
+    if first.kind == "octo":
+        folder = output / STEP / "default"
+        writer = create_octo(folder, leaves)
+        atomic.write_json(folder / "_METADATA", orbax_metadata(list(leaves)), durable=False)
+        return writer
+    return create_safetensors(output, leaves, ties=first.reader.ties, division=_division(first))
+
+
+def _division(first: Checkpoint) -> dict[str, str]:
+    """Which shard each leaf lies in, where the input has shards."""
+    files: tuple[Path, ...] = getattr(first.reader, "files", ())
+    file_of: Callable[[str], Path] | None = getattr(first.reader, "file_of", None)
+    if len(files) < 2 or file_of is None:
+        return {}
+    return {name: file_of(name).name for name in first.reader.leaves}
+
+
+def place_in(kind: str, output: Path) -> Path:
+    """Where `open_checkpoint` finds what `create_like` wrote."""
+    return output / STEP if kind == "orbax" else output

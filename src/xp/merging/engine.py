@@ -1,0 +1,261 @@
+"""Streaming: every leaf of every input once (or as often as the method looks), in ranges, into a writer.
+
+Nothing is held but the ranges at work. Formats that can be read anywhere are cut into jobs of `SEGMENT` elements;
+those whose chunks are decoded as a whole (Orbax) get one job a leaf, the largest first, as many at once as fit into
+`MEMORY` bytes. Content digests are over segments, so they do not depend on how a format stores its arrays.
+"""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from xp.errors import UserError
+from xp.merging.content import SEGMENT, Content, LeafDigest
+from xp.merging.formats.base import Leaf, Reader, Writer
+from xp.merging.mixtures import Mixture
+
+BLOCK = 1 << 17
+"""Elements read at once from formats that can be read anywhere: buffers of half a megabyte stay in the cache."""
+MEMORY = 700_000_000
+"""Bytes of ranges in work at once, as far as one job alone does not need more."""
+WORKERS = 2
+"""Threads; numpy and tensorstore work outside the interpreter lock."""
+
+Look = Callable[[Leaf, int, Sequence[np.ndarray]], None]
+
+
+class NotFinite(Exception):  # noqa: N818 - a finding, turned into a message where the inputs are known
+    """A merged value is NaN or infinite."""
+
+    def __init__(self, leaf: str, index: int) -> None:
+        super().__init__(leaf)
+        self.leaf, self.index = leaf, index
+
+
+@dataclass(frozen=True)
+class Job:
+    """Elements [start, stop) of a leaf, worked on `step` at a time."""
+
+    leaf: Leaf
+    start: int
+    stop: int
+    step: int
+    cost: int
+
+    def ranges(self) -> Iterator[tuple[int, int]]:
+        """Consecutive ranges."""
+        for start in range(self.start, self.stop, self.step):
+            yield start, min(start + self.step, self.stop)
+
+
+@dataclass
+class Stream:
+    """One pass over the inputs. `sample` sees a part of each range (`diagnostics`); `stop` is asked between jobs."""
+
+    readers: Sequence[Reader]
+    leaves: Mapping[str, Leaf]
+    """What is written: names and shapes that all readers have; the dtype is the written one."""
+    advance: Callable[[Leaf, int], None] = lambda leaf, elements: None
+    stop: Callable[[], None] = lambda: None
+    sample: Look | None = None
+    contents: list[Content] = field(default_factory=list)
+    written: Content = field(default_factory=Content)
+    unequal: list[str] = field(default_factory=list)
+    """Integer leaves in which the inputs differ: the first input's values were taken."""
+
+    def __post_init__(self) -> None:
+        self.contents = [Content() for _ in self.readers]
+        self._gate = _Gate(MEMORY)
+
+    def run(self, mixture: Mixture, writer: Writer) -> None:
+        """Merge everything.
+
+        Raises:
+            UserError: an input holds NaN or infinity; names the input, the weight and the element.
+            Damaged: an input's data is not there.
+        """
+        jobs = self._jobs(mixture, writer)
+        with ThreadPoolExecutor(WORKERS, "merge") as pool:
+            running = {pool.submit(self._work, job, mixture, writer): job for job in jobs}
+            try:
+                for done in as_completed(running):
+                    done.result()
+                    job = running[done]
+                    self.advance(job.leaf, job.stop - job.start)
+                    self.stop()
+            except NotFinite as error:
+                raise self._culprit(error) from None
+            finally:
+                for future in running:
+                    future.cancel()
+
+    def _jobs(self, mixture: Mixture, writer: Writer) -> list[Job]:
+        jobs = []
+        for leaf in self.leaves.values():
+            grains = [reader.grain(leaf.name) for reader in self.readers] + [
+                getattr(writer, "grain", _anywhere)(leaf.name)
+            ]
+            grain, itemsize = max(grains), leaf.dtype.itemsize
+            step = -(-BLOCK // grain) * grain
+            whole = grain > 1 or mixture.looks or leaf.size <= SEGMENT
+            length = max(leaf.size, 1) if whole else SEGMENT
+            cost = min(step, leaf.size) * (
+                4 + 2 * itemsize if mixture.looks == 0 else (4 + itemsize) * len(self.readers)
+            )
+            jobs += [
+                Job(leaf, start, min(start + length, leaf.size), step, cost)
+                for start in range(0, max(leaf.size, 1), length)
+            ]
+        return sorted(jobs, key=lambda job: job.start - job.stop)
+
+    def _work(self, job: Job, mixture: Mixture, writer: Writer) -> None:
+        with self._gate.holding(job.cost):
+            if not job.leaf.is_float:
+                self._copy(job, writer)
+                return
+            for turn in range(mixture.looks):
+                for start, stop in job.ranges():
+                    mixture.look(turn, job.leaf, start, [r.read(job.leaf.name, start, stop) for r in self.readers])
+            self._merge(job, mixture, writer)
+
+    def _merge(self, job: Job, mixture: Mixture, writer: Writer) -> None:
+        leaf = job.leaf
+        wide = np.dtype(np.float64 if leaf.dtype == np.float64 else np.float32)
+        size = min(job.step, job.stop - job.start)
+        out, finite = np.empty(size, wide), np.empty(size, bool)
+        narrow = out if leaf.dtype == wide else np.empty(size, leaf.dtype)
+        digests = [LeafDigest() for _ in range(len(self.readers) + 1)]
+        for start, stop in job.ranges():
+            part, sampled = out[: stop - start], []
+            arrays = self._arrays(leaf, start, stop, digests, sampled)
+            mixture.apply(leaf, start, arrays, part)
+            for _ in arrays:  # what the method left unread counts in the digests
+                pass
+            if not np.isfinite(part, out=finite[: stop - start]).all():
+                raise NotFinite(leaf.name, start + int(np.argmin(finite[: stop - start])))
+            data = narrow[: stop - start]
+            if narrow is not out:
+                np.copyto(data, part, casting="unsafe")
+            writer.write(leaf.name, start, data)
+            digests[-1].update(data)
+            if self.sample is not None:
+                self.sample(leaf, start, sampled)
+        for content, digest in zip((*self.contents, self.written), digests):
+            content.add(leaf.name, job.start, digest)
+
+    def _arrays(
+        self, leaf: Leaf, start: int, stop: int, digests: list[LeafDigest], sampled: list[np.ndarray]
+    ) -> Iterator[np.ndarray]:
+        """The inputs' ranges, each read when it is asked for."""
+        for reader, digest in zip(self.readers, digests):
+            array = reader.read(leaf.name, start, stop)
+            digest.update(array)
+            if self.sample is not None:
+                sampled.append(_thinned(array))
+            yield array
+
+    def _copy(self, job: Job, writer: Writer) -> None:
+        """Integers and truth values: the first input's, which the others should share."""
+        leaf = job.leaf
+        digests = [LeafDigest() for _ in range(len(self.readers) + 1)]
+        differs = False
+        for start, stop in job.ranges():
+            first = self.readers[0].read(leaf.name, start, stop).copy()
+            writer.write(leaf.name, start, first)
+            digests[-1].update(first)
+            for reader, digest in zip(self.readers, digests):
+                array = reader.read(leaf.name, start, stop)
+                digest.update(array)
+                differs |= not np.array_equal(first, array)
+        for content, digest in zip((*self.contents, self.written), digests):
+            content.add(leaf.name, job.start, digest)
+        if differs:
+            self.unequal.append(leaf.name)
+
+    def _culprit(self, error: NotFinite) -> UserError:
+        """Which input holds the value that is not finite."""
+        leaf = self.leaves[error.leaf]
+        place = tuple(int(i) for i in np.unravel_index(error.index, leaf.shape)) if leaf.shape else ()
+        for reader in self.readers:
+            values = reader.read(leaf.name, error.index, error.index + 1).astype(np.float32)
+            if not np.isfinite(values).all():
+                return UserError(
+                    f"{reader.files[0]} holds {values[0]} in {leaf.name} at {place}. A checkpoint with NaN or infinite "
+                    "weights cannot be merged: leave it out of merge.checkpoints, or take an earlier step of its run."
+                )
+        return UserError(
+            f"{leaf.name} overflows at {place} when merged, although every input is finite. Give smaller weights "
+            "(merge.weights, merge_method.scale)."
+        )
+
+
+def _anywhere(name: str) -> int:
+    return 1
+
+
+def _thinned(array: np.ndarray) -> np.ndarray:
+    """The first 2048 of each 65536 elements, as float32."""
+    if len(array) <= 1 << 16:
+        return array[:2048].astype(np.float32)
+    whole = len(array) >> 16
+    return array[: whole << 16].reshape(whole, 1 << 16)[:, :2048].astype(np.float32).reshape(-1)
+
+
+class _Gate:
+    """Lets jobs in while their costs fit; one alone always gets in."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self._used = limit, 0
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def holding(self, cost: int) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._used or self._used + cost <= self._limit)
+            self._used += cost
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._used -= cost
+                self._changed.notify_all()
+
+
+def verify(reader: Reader, leaves: Mapping[str, Leaf], written: Content) -> None:
+    """Read back what was written: the same names, shapes, dtypes and bytes.
+
+    Raises:
+        UserError: the disk gave back something else.
+    """
+    assert dict(reader.leaves) == dict(leaves), "headers differ from what was to be written"
+
+    def read(leaf: Leaf, start: int, stop: int) -> Any:
+        step = -(-BLOCK // reader.grain(leaf.name)) * reader.grain(leaf.name)
+        digest = LeafDigest()
+        for first in range(start, stop, step):
+            digest.update(reader.read(leaf.name, first, min(first + step, stop)))
+        return leaf, start, digest
+
+    found = Content()
+    with ThreadPoolExecutor(WORKERS, "verify") as pool:
+        futures = []
+        for leaf in leaves.values():
+            length = SEGMENT if reader.grain(leaf.name) == 1 else max(leaf.size, 1)
+            futures += [
+                pool.submit(read, leaf, start, min(start + length, leaf.size))
+                for start in range(0, max(leaf.size, 1), length)
+            ]
+        for future in futures:
+            leaf, start, digest = future.result()
+            found.add(leaf.name, start, digest)
+    wrong = found.differing(written)
+    if wrong:
+        raise UserError(
+            f"What was written is not what is read back, in {len(wrong)} weights ({', '.join(wrong[:3])}): the disk or "
+            "its cache is faulty. Nothing was kept. Try again on another disk: merge.output=FOLDER"
+        )

@@ -1,0 +1,145 @@
+"""Candidate mixes in memory: weights in, loss and gradient with respect to the mixing weights out.
+
+Memory: the N checkpoints as they are stored, one mix and one gradient; with `memory="stream"` the checkpoints stay on
+disk and only the mix and the gradient are held. A mix is made by the same rule, in the same order and rounding, as the
+file that is written in the end: what is validated is what is kept.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from xp.errors import UserError, closest, listing
+from xp.merging.engine import BLOCK, WORKERS
+from xp.merging.formats.base import Leaf, Reader
+from xp.merging.groups import Units
+from xp.merging.mixtures import Linear, pieces
+from xp.merging.objective import Objective
+
+MEMORY_MODES = ("ram", "stream")
+
+
+class Mixer:
+    """Losses of weighted sums of checkpoints."""
+
+    def __init__(
+        self,
+        readers: Sequence[Reader],
+        leaves: Mapping[str, Leaf],
+        units: Units,
+        objective: Objective,
+        memory: str = "ram",
+    ) -> None:
+        """`leaves` as they will be written; `units` have mixing weights of their own.
+
+        Raises:
+            UserError: an unknown memory mode.
+        """
+        if memory not in MEMORY_MODES:
+            raise UserError(
+                f"merge.memory={memory}: allowed are {listing(MEMORY_MODES)}{closest(memory, MEMORY_MODES)}"
+            )
+        self.count, self.units, self.objective = len(readers), units, objective
+        self._leaves = dict(leaves)
+        self._readers = readers if memory == "stream" else [_Held(reader, leaves) for reader in readers]
+        self._mix = {name: _room(leaf) for name, leaf in leaves.items()}
+        for name, leaf in leaves.items():
+            if not leaf.is_float:
+                self._mix[name][:] = readers[0].read(name, 0, leaf.size)
+        self._losses: dict[bytes, float] = {}
+
+    def loss(self, weights: np.ndarray) -> float:
+        """The objective of the mix with weights [U, N]; every mix is measured once."""
+        key = np.ascontiguousarray(weights, np.float64).tobytes()
+        if key not in self._losses:
+            self._fill(weights)
+            self._losses[key] = float(self.objective.loss(self._shaped()))
+        return self._losses[key]
+
+    def loss_and_slopes(self, weights: np.ndarray) -> tuple[float, np.ndarray]:
+        """Loss, and [U, N]: the gradient's inner product with checkpoint minus mix, within each unit.
+
+        For w = softmax(l) the derivative is dL/dl_k = w_k <grad L, theta_k - sum_j w_j theta_j>: the common part of the
+        checkpoints, far larger than their differences, never enters the product.
+        """
+        self._fill(weights)
+        value, gradient = self.objective.loss_and_gradient(self._shaped())
+        self._losses[np.ascontiguousarray(weights, np.float64).tobytes()] = float(value)
+        slopes = np.zeros((self.units.count, self.count))
+        names = [name for name in gradient if name in self._leaves and self._leaves[name].is_float]
+        for found in self._each(lambda leaf: self._project(leaf, np.asarray(gradient[leaf.name]).reshape(-1)), names):
+            for unit, products in found:
+                slopes[unit] += products
+        return float(value), slopes
+
+    def _fill(self, weights: np.ndarray) -> None:
+        mixture = Linear(self.units, weights)
+        self._each(lambda leaf: self._mix_leaf(leaf, mixture), [n for n, leaf in self._leaves.items() if leaf.is_float])
+
+    def _shaped(self) -> dict[str, np.ndarray]:
+        return {name: self._mix[name].reshape(leaf.shape) for name, leaf in self._leaves.items()}
+
+    def _each(self, work: Callable[[Leaf], list], names: Sequence[str]) -> list[list]:
+        leaves = sorted((self._leaves[name] for name in names), key=lambda leaf: -leaf.size)
+        with ThreadPoolExecutor(WORKERS, "mix") as pool:
+            return list(pool.map(work, leaves))
+
+    def _mix_leaf(self, leaf: Leaf, mixture: Linear) -> list:
+        for start, stop in self._ranges(leaf):
+            part = self._mix[leaf.name][start:stop]
+            mixture.apply(leaf, start, (reader.read(leaf.name, start, stop) for reader in self._readers), part)
+            if leaf.dtype != part.dtype:
+                part[:] = part.astype(leaf.dtype)
+        return []
+
+    def _project(self, leaf: Leaf, gradient: np.ndarray) -> list[tuple[int, np.ndarray]]:
+        unit, mix = self.units.of_leaf[leaf.name], self._mix[leaf.name]
+        found = []
+        for start, stop in self._ranges(leaf):
+            for k, reader in enumerate(self._readers):
+                values = reader.read(leaf.name, start, stop)
+                for row, part in pieces(leaf, start, stop - start):
+                    away = values[part].astype(np.float32) - mix[start:stop][part]
+                    product = np.zeros(self.count)
+                    product[k] = np.dot(away, gradient[start:stop][part])
+                    found.append((int(unit[min(row, len(unit) - 1)]), product))
+        return found
+
+    def _ranges(self, leaf: Leaf) -> list[tuple[int, int]]:
+        grain = max(reader.grain(leaf.name) for reader in self._readers)
+        step = -(-BLOCK // grain) * grain
+        return [(start, min(start + step, leaf.size)) for start in range(0, leaf.size, step)]
+
+
+def _room(leaf: Leaf) -> np.ndarray:
+    wide = np.float64 if leaf.dtype == np.float64 else np.float32
+    return np.empty(leaf.size, wide if leaf.is_float else leaf.dtype)
+
+
+class _Held:
+    """A checkpoint in memory, as it is stored."""
+
+    def __init__(self, reader: Reader, leaves: Mapping[str, Leaf]) -> None:
+        self.leaves, self.ties, self.files = reader.leaves, reader.ties, reader.files
+        self._arrays = {name: np.array(reader.read(name, 0, leaf.size)) for name, leaf in leaves.items()}
+
+    def grain(self, name: str) -> int:
+        return 1
+
+    def read(self, name: str, start: int, stop: int) -> np.ndarray:
+        return self._arrays[name][start:stop]
+
+
+def finite(loss: float, what: str) -> float:
+    """The loss, refused where it is no number to compare.
+
+    Raises:
+        UserError: NaN or infinite.
+    """
+    if not np.isfinite(loss):
+        raise UserError(
+            f"The loss of {what} is {loss}: nothing can be compared with it. Look at that checkpoint alone first "
+            "(xp task=predict), or leave it out of merge.checkpoints."
+        )
+    return loss

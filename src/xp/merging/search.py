@@ -1,0 +1,178 @@
+"""Methods that choose mixing weights by an objective: inverse_loss, greedy, and the gradient methods.
+
+All losses are over the whole validation set with its fixed draws, so any two of them compare. What is returned is a mix
+whose own loss was measured, never one picked by losses of different batches.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from xp.merging.mixer import Mixer, finite
+from xp.merging.rules import inverse_loss_weights
+
+SEED_TARGET = 0.05
+"""The loss at which the seed's adaptive method leaves the gradient as it is."""
+STEP_BOUNDS = (0.1, 10.0)
+"""How far `adaptive=step` may shrink or stretch an update."""
+BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
+END_FACTOR = 0.01
+"""The cosine ends at this share of the first learning rate."""
+
+
+@dataclass
+class Search:
+    """What was tried, in order, and what was chosen."""
+
+    weights: np.ndarray
+    """[U, N]"""
+    loss: float
+    chosen: str
+    candidates: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Candidates:
+    """Losses by name, kept for the record."""
+
+    def __init__(self, mixer: Mixer, tick: Callable[[], None] = lambda: None) -> None:
+        """`tick` is called after each measurement."""
+        self._mixer, self._tick = mixer, tick
+        self.tried: list[dict[str, Any]] = []
+        self._weights: list[np.ndarray] = []
+
+    def measure(self, name: str, weights: np.ndarray) -> float:
+        """The loss of a mix [U, N]."""
+        loss = finite(self._mixer.loss(weights), name)
+        self.note(name, weights, loss)
+        return loss
+
+    def note(self, name: str, weights: np.ndarray, loss: float) -> None:
+        """Keep a loss that was measured elsewhere."""
+        self.tried.append({"name": name, "weights": weights.tolist(), "loss": loss})
+        self._weights.append(weights)
+        self._tick()
+
+    def best(self) -> Search:
+        """The lowest loss; of equal ones the first tried."""
+        index = int(np.argmin([entry["loss"] for entry in self.tried]))
+        entry = self.tried[index]
+        return Search(self._weights[index], entry["loss"], entry["name"], self.tried)
+
+
+def shares(mixer: Mixer, weights: np.ndarray) -> np.ndarray:
+    """The same weights [N] in every unit: [U, N]."""
+    return np.tile(np.asarray(weights, np.float64), (mixer.units.count, 1))
+
+
+def mix_of(mixer: Mixer, members: list[int]) -> np.ndarray:
+    """Equal weights of the members, 0 of the others: [U, N]."""
+    weights = np.zeros(mixer.count)
+    weights[members] = 1.0 / len(members)
+    return shares(mixer, weights)
+
+
+def singles(mixer: Mixer, tried: Candidates) -> list[float]:
+    """The loss of each checkpoint alone."""
+    return [tried.measure(f"checkpoint {k}", mix_of(mixer, [k])) for k in range(mixer.count)]
+
+
+def inverse_loss(mixer: Mixer, tried: Candidates) -> Search:
+    """Weights by the inverse squared losses; the uniform mix is measured beside it."""
+    weights = shares(mixer, inverse_loss_weights(singles(mixer, tried)))
+    tried.measure("uniform", mix_of(mixer, list(range(mixer.count))))
+    loss = tried.measure("inverse_loss", weights)
+    return Search(weights, loss, "inverse_loss", tried.tried)
+
+
+def greedy(mixer: Mixer, tried: Candidates) -> Search:
+    """Start from the best checkpoint; add the one whose equal-weight mix is best, while that is strictly better.
+
+    Wortsman et al., arXiv 2203.05482 (greedy soup), in the seed's form: every remaining checkpoint is tried each time,
+    and none enters twice. At most N (N + 1) / 2 evaluations, and the uniform mix beside them.
+    """
+    losses = singles(mixer, tried)
+    members, loss = [int(np.argmin(losses))], min(losses)
+    while len(members) < mixer.count:
+        rest = [k for k in range(mixer.count) if k not in members]
+        found = [tried.measure(f"mix {sorted([*members, k])}", mix_of(mixer, sorted([*members, k]))) for k in rest]
+        if min(found) >= loss:
+            break
+        loss = min(found)
+        members.append(rest[int(np.argmin(found))])
+    tried.measure("uniform", mix_of(mixer, list(range(mixer.count))))
+    return Search(mix_of(mixer, sorted(members)), loss, f"mix {sorted(members)}", tried.tried)
+
+
+def gradient_descent(
+    mixer: Mixer,
+    tried: Candidates,
+    *,
+    iterations: int,
+    learning_rate: float,
+    adaptive: str | None = None,
+    target: float | None = None,
+) -> Search:
+    """Descend the loss over softmax weights from the uniform mix: Adam, cosine from `learning_rate` to a hundredth.
+
+    Candidates are every checkpoint, the uniform mix (iteration 0) and every iterate after it; all their losses are over
+    the same set, so the lowest is chosen, and the result is no worse than any of them on that set.
+
+    Args:
+        mixer: losses and slopes.
+        tried: the record.
+        iterations: updates; the mix after the last one is measured too.
+        learning_rate: of the first update; an update moves a log-weight by about so much.
+        adaptive: None; `gradient` multiplies the gradient by (loss / target)^2 before Adam, as the seed does, which
+            Adam, being scale-invariant, undoes but for how its averages weigh the iterations; `step` multiplies what
+            Adam gives, which stays: larger steps while the loss is high, smaller ones as it falls.
+        target: the loss at which nothing is scaled; None: 0.05 (the seed's) for `gradient`, that of the uniform mix
+            for `step`.
+    """
+    singles(mixer, tried)
+    logits = np.zeros((mixer.units.count, mixer.count))
+    adam = Adam(logits.shape)
+    for step in range(iterations):
+        weights = softmax(logits)
+        loss, slopes = mixer.loss_and_slopes(weights)
+        tried.note("uniform" if step == 0 else f"iteration {step}", weights, finite(loss, f"iteration {step}"))
+        if target is None:
+            target = SEED_TARGET if adaptive == "gradient" else loss
+        gradient = weights * (slopes - (weights * slopes).sum(axis=1, keepdims=True))
+        factor = (loss / target) ** 2 if adaptive else 1.0
+        rate = cosine(learning_rate, step, iterations)
+        if adaptive == "gradient":
+            logits -= rate * adam.update(gradient * factor)
+        else:
+            logits -= rate * (min(max(factor, STEP_BOUNDS[0]), STEP_BOUNDS[1])) * adam.update(gradient)
+    tried.measure(f"iteration {iterations}", softmax(logits))
+    return tried.best()
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Over the last axis."""
+    raised = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return raised / raised.sum(axis=-1, keepdims=True)
+
+
+def cosine(first: float, step: int, steps: int) -> float:
+    """The learning rate of update `step` (from 0): from `first` towards `END_FACTOR * first`."""
+    return first * (END_FACTOR + (1 - END_FACTOR) * 0.5 * (1 + math.cos(math.pi * step / steps)))
+
+
+class Adam:
+    """Kingma & Ba, arXiv 1412.6980, with optax's and torch's defaults."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self._mean, self._square, self._count = np.zeros(shape), np.zeros(shape), 0
+
+    def update(self, gradient: np.ndarray) -> np.ndarray:
+        """The direction for a learning rate of 1."""
+        self._count += 1
+        self._mean = BETA1 * self._mean + (1 - BETA1) * gradient
+        self._square = BETA2 * self._square + (1 - BETA2) * gradient**2
+        mean = self._mean / (1 - BETA1**self._count)
+        square = self._square / (1 - BETA2**self._count)
+        return mean / (np.sqrt(square) + EPSILON)

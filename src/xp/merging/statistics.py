@@ -1,0 +1,235 @@
+"""Normalisation statistics that travel with weights: merged if equal, pooled with a warning otherwise, or refused.
+
+A standard deviation is never averaged: two halves N(-1, 0.2) and N(+1, 0.2) have a deviation of 1.02 together, not
+0.2. Statistics of different data pool as those of the joined data: means and variances by the counts, bounds as bounds,
+quantiles as the outermost of the given ones (a bound; the data itself would be needed for more).
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xp.errors import UserError, closest, listing
+from xp.runs import atomic
+
+POLICIES = ("pool", "refuse")
+TOLERANCE = 1e-6
+"""Relative difference up to which two statistics are one, computed in different orders."""
+LOW = ("min", "q01", "p01", "q10", "p10", "q05", "p05")
+HIGH = ("max", "q99", "p99", "q90", "p90", "q95", "p95")
+MIDDLE = ("q50", "p50", "median")
+Entry = Mapping[str, Any]
+"""Statistics of one feature: {mean, std, min, max, q01, ...: array}."""
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """Statistics for the merged checkpoint: file contents by relative path, and what there is to say about them."""
+
+    how: str
+    """equal, pooled, or none (the inputs have none)."""
+    warnings: tuple[str, ...] = ()
+    changed: tuple[tuple[str, Mapping[str, Entry]], ...] = ()
+    """(file, {feature: entry}) for files whose content is not that of the first input."""
+
+
+def same(entries: Sequence[Entry]) -> bool:
+    """Whether the entries of one feature agree within `TOLERANCE`."""
+    first = entries[0]
+    return all(
+        entry.keys() == first.keys() and all(_close(key, first[key], entry[key]) for key in first)
+        for entry in entries[1:]
+    )
+
+
+def _close(key: str, one: Any, other: Any) -> bool:
+    if one is None or other is None:
+        return one is other
+    a, b = np.asarray(one, np.float64), np.asarray(other, np.float64)
+    return a.shape == b.shape and (key == "count" or np.allclose(a, b, rtol=TOLERANCE, atol=1e-9))
+
+
+def pool(entries: Sequence[Entry], counts: Sequence[float]) -> dict[str, Any]:
+    """Statistics of the joined data from those of its parts.
+
+    Mean: sum n_k m_k / n. Variance: sum n_k (s_k^2 + (m_k - mean)^2) / n, the law of total variance, exact for
+    population deviations. Lower quantiles and minima: the lowest; upper ones and maxima: the highest; a median: the
+    count-weighted mean of the medians, which lies between them. Counts add up; a mask holds where all hold.
+
+    Raises:
+        UserError: the parts have different statistics or shapes.
+    """
+    keys = list(entries[0])
+    for entry in entries[1:]:
+        if list(entry) != keys or any(_shape(entry[key]) != _shape(entries[0][key]) for key in keys if key != "count"):
+            raise UserError(
+                "The checkpoints' statistics have different entries or sizes "
+                f"({listing(keys)} and {listing(entry)}), so they cannot be pooled. Merge policies of one robot."
+            )
+    share = np.asarray(counts, np.float64) / np.sum(counts)
+    return {key: _pooled(key, entries, share) for key in keys}
+
+
+def _pooled(key: str, entries: Sequence[Entry], share: np.ndarray) -> Any:
+    if any(entry[key] is None for entry in entries):
+        return None
+    values = np.stack([np.asarray(entry[key], np.float64) for entry in entries])
+    if key == "count":
+        return values.sum(axis=0).astype(np.asarray(entries[0][key]).dtype)
+    if key in LOW:
+        found = values.min(axis=0)
+    elif key in HIGH:
+        found = values.max(axis=0)
+    elif key == "std":
+        means = np.stack([np.asarray(entry["mean"], np.float64) for entry in entries])
+        spread = means - np.tensordot(share, means, axes=1)
+        found = np.sqrt(np.tensordot(share, values**2 + spread**2, axes=1))
+    elif key == "mask":
+        return values.all(axis=0)
+    elif key == "mean" or key in MIDDLE:
+        found = np.tensordot(share, values, axes=1)
+    else:
+        raise UserError(
+            f"The statistic '{key}' cannot be pooled from that of the parts. Merge checkpoints that share their "
+            "statistics (merge.statistics=refuse says which do not), or recompute them from the joined data."
+        )
+    kind = np.asarray(entries[0][key]).dtype
+    return found.astype(kind) if kind.kind == "f" else found
+
+
+def _shape(value: Any) -> tuple[int, ...] | None:
+    return None if value is None else np.shape(value)
+
+
+def merge_files(folders: Sequence[Path], policy: str) -> Pooled:
+    """The statistics of checkpoints whose papers lie in `folders`.
+
+    Raises:
+        UserError: they differ and the policy is `refuse`, or they cannot be pooled.
+    """
+    if policy not in POLICIES:
+        raise UserError(f"merge.statistics={policy}: allowed are {listing(POLICIES)}{closest(policy, POLICIES)}")
+    files = [statistics_files(folder) for folder in folders]
+    if not files or not any(files):
+        return Pooled("none")
+    if any(set(found) != set(files[0]) for found in files[1:]):
+        text = "; ".join(f"{folder}: {listing(sorted(found))}" for folder, found in zip(folders, files))
+        raise UserError(
+            f"The checkpoints do not carry the same statistics files ({text}). Copy the missing ones from where the "
+            "checkpoints came from: a policy without its statistics acts wrongly."
+        )
+    changed, unequal, counted = [], [], True
+    for name in files[0]:
+        parts = [read(found[name]) for found in files]
+        features = {feature: [part.get(feature, {}) for part, _ in parts] for feature in parts[0][0]}
+        if all(part.keys() == features.keys() for part, _ in parts) and all(same(e) for e in features.values()):
+            continue
+        unequal.append(name)
+        known = [count for _, count in parts]
+        counted &= all(known)
+        counts = [float(count or 1) for count in known] if all(known) else [1.0] * len(parts)
+        changed.append((name, {feature: pool(entries, counts) for feature, entries in features.items()}))
+    if not unequal:
+        return Pooled("equal")
+    return _unequal(folders, unequal, policy, changed, counted)
+
+
+def _unequal(folders: Sequence[Path], unequal: list[str], policy: str, changed: list, counted: bool) -> Pooled:
+    where = f"{listing(unequal)} of {listing(map(str, folders))}"
+    if policy == "refuse":
+        raise UserError(
+            f"The checkpoints were trained with different statistics ({where}). Train them with the same ones, or let "
+            "them be pooled as those of the joined data: merge.statistics=pool"
+        )
+    weights = "their counts" if counted else "equal weights, since the files do not say their counts"
+    text = (
+        f"The checkpoints were trained with different statistics ({where}): pooled by {weights}, quantiles as bounds. "
+        "Each checkpoint's weights expect its own statistics, so measure the merged policy before using it."
+    )
+    return Pooled("pooled", (text,), tuple(changed))
+
+
+def statistics_files(folder: Path) -> dict[str, Path]:
+    """{path as it will be in the output: file} for openpi's, Octo's and LeRobot's statistics of a checkpoint."""
+    found: dict[str, Path] = {}
+    for file in sorted((folder / "assets").rglob("norm_stats.json")) if (folder / "assets").is_dir() else ():
+        found[file.relative_to(folder).as_posix()] = file
+    for place in (folder, folder.parent):
+        if "norm_stats.json" not in found and (place / "norm_stats.json").is_file():
+            found["norm_stats.json"] = place / "norm_stats.json"
+    if (folder / "dataset_statistics.json").is_file():
+        found["dataset_statistics.json"] = folder / "dataset_statistics.json"
+    for file in sorted(folder.glob("policy_*normalizer_processor.safetensors")):
+        found[file.name] = file
+    return found
+
+
+def read(file: Path) -> tuple[dict[str, Entry], float | None]:
+    """Entries by feature, and how many samples they are over where the file says so.
+
+    Raises:
+        UserError: the file cannot be read as statistics.
+    """
+    try:
+        if file.suffix == ".safetensors":
+            return _read_lerobot(file)
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if "norm_stats" in content:
+            return dict(content["norm_stats"]), None
+        return _flat_octo(content)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{file} cannot be read as statistics ({type(error).__name__}: {error}). Copy it again from where the "
+            "checkpoint came from."
+        ) from error
+
+
+def _read_lerobot(file: Path) -> tuple[dict[str, Entry], float | None]:
+    from safetensors.numpy import load_file
+
+    entries: dict[str, dict[str, Any]] = {}
+    for key, value in load_file(file).items():
+        feature, _, word = key.rpartition(".")
+        entries.setdefault(feature, {})[word] = value
+    counts = [float(np.ravel(entry["count"])[0]) for entry in entries.values() if "count" in entry]
+    return dict(entries), counts[0] if counts else None
+
+
+def _flat_octo(content: Mapping[str, Any], prefix: str = "") -> tuple[dict[str, Entry], float | None]:
+    """`dataset_statistics.json` of one dataset, or of several by name (features then are `dataset/feature`)."""
+    entries: dict[str, Entry] = {}
+    for name, value in content.items():
+        if isinstance(value, Mapping) and "mean" in value:
+            entries[prefix + name] = {word: np.asarray(v) for word, v in value.items()}
+        elif isinstance(value, Mapping) and not prefix:
+            entries |= _flat_octo(value, f"{name}/")[0]
+    if not entries:
+        raise ValueError("no entry with a mean")
+    return entries, content.get("num_transitions")
+
+
+def write_like(sources: Sequence[Path], target: Path, entries: Mapping[str, Entry]) -> None:
+    """Write pooled entries in the form of the files they came from; counts of a whole file add up."""
+    source = sources[0]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.suffix == ".safetensors":
+        from safetensors.numpy import save_file
+
+        flat = {f"{feature}.{word}": np.ascontiguousarray(v) for feature, e in entries.items() for word, v in e.items()}
+        save_file(flat, target)
+        return
+    content, *others = (json.loads(file.read_text(encoding="utf-8")) for file in sources)
+    for count in ("num_transitions", "num_trajectories"):
+        if count in content:
+            content[count] += sum(other.get(count, 0) for other in others)
+    for feature, entry in entries.items():
+        node = content["norm_stats"] if "norm_stats" in content else content
+        *parents, last = feature.split("/")
+        for parent in parents:
+            node = node[parent]
+        node[last] = {**node[last], **entry}
+    atomic.write_json(target, content, durable=False)
