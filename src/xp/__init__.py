@@ -4,16 +4,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from xp.data import open_dataset
+    from xp.merging import merge
     from xp.models import load_policy
     from xp.runs import load_run
 
 __version__ = "0.1.0"
-__all__ = ["load_policy", "load_run", "open_dataset"]
+__all__ = ["load_policy", "load_run", "merge", "open_dataset"]
 
 _LAZY = {
     "load_policy": ("xp.models", "load_policy"),
     "open_dataset": ("xp.data", "open_dataset"),
     "load_run": ("xp.runs", "load_run"),
+    "merge": ("xp.merging", "merge"),
 }
 
 

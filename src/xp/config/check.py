@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from xp.config.dataset_facts import dataset_facts
 from xp.config.explain import unknown_key
-from xp.config.schema import SECTIONS, TASKS
+from xp.config.schema import MERGE_METHODS, SECTIONS, TASKS
 from xp.errors import UserError, closest, listing
 
 
@@ -64,7 +64,7 @@ def _check_value(path: str, value: Any, typed: DictConfig, key: str, spec: datac
     except OmegaConfBaseException as error:
         raise UserError(f"{path}={value!r}: {_wanted(spec)} is wanted here.") from error
     allowed = spec.metadata.get("allowed")
-    if allowed and value not in allowed:
+    if allowed and value is not None and value not in allowed:
         raise UserError(f"{path}={value}: allowed are {listing(allowed)}{closest(str(value), allowed)}")
     low, high = spec.metadata.get("min"), spec.metadata.get("max")
     if isinstance(value, int | float) and not _within(value, low, high):
@@ -224,6 +224,20 @@ def _check_env(config: DictConfig) -> None:
             raise UserError(f"env.cameras.{camera}={list(size)}: give [height, width] in pixels, each at least 16.")
 
 
+def _check_merge(config: DictConfig) -> None:
+    if config.merge_method.name == "none":
+        options = [name for name in MERGE_METHODS if name != "none"]
+        raise UserError(f"task=merge needs a method: merge_method=average, or one of {listing(options)}")
+    if not _made_by_another_job(config, "merge.checkpoints"):
+        if not config.merge.checkpoints:
+            raise UserError("merge.checkpoints is empty: which checkpoints? merge.checkpoints=[FOLDER,FOLDER,FOLDER]")
+        for folder in config.merge.checkpoints:
+            if not Path(str(folder).split("@")[0]).exists():
+                raise UserError(f"merge.checkpoints: there is no {folder}. Give run folders or policy folders.")
+    for key in ("merge.base", "merge.validation"):
+        _check_folder(config, key)
+
+
 def _check_report(config: DictConfig) -> None:
     _check_folder(config, "report.folder")
 
@@ -239,6 +253,7 @@ _BY_TASK = {
     "collect": _check_collect,
     "split": _check_split,
     "dump": _check_dump,
+    "merge": _check_merge,
     "report": _check_report,
     "status": _check_nothing,
 }

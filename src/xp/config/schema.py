@@ -22,7 +22,11 @@ def _between(low: float, high: float, default: Any = MISSING) -> Any:
     return field(default=default, metadata={"min": low, "max": high})
 
 
-TASKS = ("train", "predict", "eval", "collect", "split", "dump", "report", "status")
+MERGE_METHODS = (
+    "none", "average", "manual", "linear", "inverse_loss", "greedy", "gradient_descent", "adaptive_gradient_descent",
+    "task_arithmetic", "ties", "dare", "model_stock", "interpolate", "slerp", "karcher", "ema", "swa",
+)  # fmt: skip
+TASKS = ("train", "predict", "eval", "collect", "split", "dump", "merge", "report", "status")
 
 
 @dataclass
@@ -75,9 +79,39 @@ class Loop:
 
 @dataclass
 class MergeMethod:
-    """How several sets of weights become one."""
+    """How several sets of weights become one. Each option file has the keys of its method."""
 
-    name: str = _one_of("none")
+    name: str = _one_of(*MERGE_METHODS)
+    scale: float | None = None
+    density: float | None = _between(0.0, 1.0, None)
+    t: float | None = None
+    alpha: Any = None
+    decay: float | None = _between(0.0, 1.0, None)
+    normalize: bool | None = None
+    iterations: int | None = _at_least(1, None)
+    learning_rate: float | None = _at_least(0.0, None)
+    adaptive: str | None = _one_of("gradient", "step", default=None)
+    target: float | None = _at_least(0.0, None)
+
+
+@dataclass
+class Merge:
+    """Which checkpoints are merged, by which weights, into what."""
+
+    checkpoints: list[str] = MISSING
+    weights: Any = None
+    base: str | None = None
+    output: str | None = None
+    overwrite: bool = False
+    validation: str | None = None
+    per: str = _one_of("checkpoint", "group", "layer")
+    groups: dict[str, list[str]] = MISSING
+    mismatch: str = _one_of("error", "intersect", "base")
+    statistics: str = _one_of("pool", "refuse")
+    memory: str = _one_of("ram", "stream")
+    dtype: str | None = _one_of("float32", "bfloat16", "float16", default=None)
+    lora_scale: float = 1.0
+    midpoints: bool = True
 
 
 @dataclass
@@ -226,6 +260,7 @@ SECTIONS: dict[str, type] = {
     "collect": Collect,
     "split": SplitSection,
     "dump": Dump,
+    "merge": Merge,
     "report": Folder,
     "status": Folder,
     "paths": Paths,
@@ -249,6 +284,7 @@ READ_BY: dict[str, tuple[str, ...]] = {
     "collect": ("seed", "collect", "env", "data.root", "chunk_size"),
     "split": ("split", "data"),
     "dump": ("seed", "dump", "data", "model", "horizon.train"),
+    "merge": ("seed", "merge", "merge_method"),
     "report": ("report",),
     "status": ("status",),
 }
@@ -267,6 +303,8 @@ TRANSIENT: tuple[str, ...] = (
     "trainer.compile",
     "predict.batch_size",
     "collect.workers",
+    "merge.overwrite",
+    "merge.memory",
     "eval.videos",
 )
 """Machine and logging keys inside the sections above: they may change between a run and its resumption."""

@@ -227,7 +227,7 @@ def write_like(sources: Sequence[Path], target: Path, entries: Mapping[str, Entr
         if count in content:
             content[count] += sum(other.get(count, 0) for other in others)
     for feature, entry in entries.items():
-        node = content["norm_stats"] if "norm_stats" in content else content
+        node = content.get("norm_stats", content)
         *parents, last = feature.split("/")
         for parent in parents:
             node = node[parent]

@@ -1,0 +1,71 @@
+"""`xp task=merge`: several checkpoints of one model become one, in their own format."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xp.merging import Hooks, merge
+from xp.runs import Run, atomic
+from xp.tasks.episodes import plain
+
+if TYPE_CHECKING:
+    from xp.merging.objective import Objective
+
+FINAL = "final"
+"""Where a merged policy lies in its run's folder: the run then counts as a policy, like a training run."""
+
+
+def run(run: Run) -> None:
+    """Leaves the merged checkpoint (`merge.output`, or final/ of the run), merge.json beside it and summary.json."""
+    config = run.config
+    asked, method = plain(config.merge), plain(config.merge_method)
+    checkpoints, output = asked.pop("checkpoints"), asked.pop("output")
+    asked.pop("validation")
+    own = output is None
+    merged = merge(
+        checkpoints,
+        method.pop("name"),
+        output=run.folder / FINAL if own else Path(output),
+        objective=lambda: _objective(run, checkpoints[0]),
+        hooks=Hooks(progress=run.progress, log=run.log, stop=lambda: _stop(run)),
+        seed=config.seed,
+        **{**asked, "overwrite": asked["overwrite"] or own},
+        **method,
+    )
+    if not own:
+        atomic.write_json(run.folder / "merge.json", merged.record)
+    run.write_summary(_summary(merged.path, merged.record))
+    run.log(f"merged: {merged.path}")
+
+
+def _objective(run: Run, first: str) -> "Objective":
+    """The loss to choose weights by, made only for the methods that ask for one."""
+    from xp.errors import UserError
+
+    if run.config.merge.validation is None:
+        raise UserError(
+            f"merge_method={run.config.merge_method.name} chooses weights by a loss on held-out data, and "
+            "merge.validation is not given. Make the data with xp task=dump, then give merge.validation=FILE"
+        )
+    from xp.tasks.objectives import make_objective  # pyright: ignore[reportMissingImports]
+
+    return make_objective(run.config, first)
+
+
+def _stop(run: Run) -> None:
+    if run.should_stop():
+        raise run.interrupted
+
+
+def _summary(path: Path, record: dict[str, Any]) -> dict[str, Any]:
+    chosen = record["chosen"] or {}
+    return {
+        "task": "merge",
+        "method": record["method"],
+        "checkpoints": [entry["path"] for entry in record["checkpoints"]],
+        "weights": record["weights"],
+        "loss": chosen.get("loss"),
+        "candidates": len(chosen.get("candidates", ())),
+        "output": str(path),
+        "content": record["output"]["content"],
+        "warnings": record["warnings"],
+    }

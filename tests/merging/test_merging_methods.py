@@ -1,0 +1,245 @@
+"""Every method in every format gives what its formula gives on whole arrays."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from merging_made_up import STATS, WRITERS, Blind, Bowl, made_arrays, read_arrays, write_torch
+
+from xp.errors import UserError
+from xp.merging import merge, rules
+from xp.merging.methods import METHODS, NEEDS_OBJECTIVE
+
+OPTIONS = {
+    "manual": {"weights": [0.5, 0.3, 0.2]},
+    "linear": {"weights": [1.0, -0.5, 0.25]},
+    "gradient_descent": {"iterations": 3},
+    "adaptive_gradient_descent": {"iterations": 3},
+    "interpolate": {"alpha": 0.25},
+    "slerp": {"t": 0.3},
+}
+
+
+def checkpoints(kind, folder, count):
+    return [WRITERS[kind](folder / f"c{k}", made_arrays(k)) for k in range(count)]
+
+
+@pytest.mark.parametrize("kind", list(WRITERS))
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in ("ema", "swa")])
+def test_every_method_writes_the_format_it_read(kind, method, tmp_path):
+    count = METHODS[method].count or 3
+    found = merge(
+        checkpoints(kind, tmp_path, count),
+        method,
+        output=tmp_path / "out",
+        base=WRITERS[kind](tmp_path / "base", made_arrays(9)) if METHODS[method].base else None,
+        objective=Bowl(made_arrays(0)) if method in NEEDS_OBJECTIVE else None,
+        **OPTIONS.get(method, {}),
+    )
+    merged = read_arrays(tmp_path / "out")
+    assert {name: array.shape for name, array in merged.items()} == {n: a.shape for n, a in made_arrays().items()}
+    assert all(np.isfinite(array).all() for array in merged.values())
+    assert json.loads((tmp_path / "out/merge.json").read_text())["method"] == method
+    assert len(found.record["checkpoints"]) == count
+    for name, expected in _by_formula(method, count, found.record).items():
+        np.testing.assert_allclose(merged[name], expected, rtol=2e-5, atol=2e-6, err_msg=name)
+
+
+def _by_formula(method, count, record):
+    """The merged arrays computed on whole arrays, layer by layer, in double precision."""
+    base, *tuned = [made_arrays(9), *(made_arrays(k) for k in range(count))]
+    result = {}
+    for name in base:
+        layers = range(4) if "layers" in name else [...]
+        out = np.empty(base[name].shape)
+        for layer in layers:
+            b = np.asarray(base[name][layer], np.float64)
+            xs = [np.asarray(t[name][layer], np.float64) for t in tuned]
+            out[layer] = _one_tensor(method, b, xs, record, base[name][layer], [t[name][layer] for t in tuned])
+        if method == "dare":
+            return {}  # random: tested by its draws
+        result[name] = out
+    return result
+
+
+def _one_tensor(method, b, xs, record, raw_base, raw):
+    n = len(xs)
+    products = np.array([[float((x * y).sum()) for x in xs] for y in xs])
+    vectors = [x - b for x in xs]
+    if method == "slerp":
+        a = np.arccos(products[0, 1] / np.sqrt(products[0, 0] * products[1, 1])) if b.ndim else 0.0
+        if not b.ndim:
+            return 0.7 * xs[0] + 0.3 * xs[1]
+        return (np.sin(0.7 * a) * xs[0] + np.sin(0.3 * a) * xs[1]) / np.sin(a)
+    if method == "interpolate":
+        return 0.75 * b + 0.25 * xs[0]
+    if method == "task_arithmetic":
+        return b + sum(vectors) / n
+    if method == "ties":
+        flat = [np.abs(np.asarray(x, np.float32) - np.asarray(raw_base, np.float32)).reshape(-1) for x in raw]
+        keep = [np.sort(f)[-int(np.ceil(0.2 * f.size - 1e-9))] for f in flat]
+        kept = [np.where(f.reshape(b.shape) >= k, v, 0) for f, k, v in zip(flat, keep, vectors)]
+        sign = np.sign(sum(kept))
+        agree = [(np.sign(v) == sign) & (v != 0) for v in kept]
+        total, number = sum(np.where(a, v, 0) for a, v in zip(agree, kept)), sum(agree)
+        return b + np.divide(total, number, out=np.zeros_like(b), where=np.asarray(number) > 0)
+    if method == "model_stock":
+        unit = [v / np.sqrt((v**2).sum()) for v in vectors]
+        cos = np.mean([float((unit[i] * unit[j]).sum()) for i in range(n) for j in range(n) if i != j])
+        ratio = 0.0 if cos <= 0 else n * cos / (1 + (n - 1) * cos)
+        return ratio * sum(xs) / n + (1 - ratio) * b
+    if method == "karcher":
+        return _karcher(xs)
+    (weights,) = record["weights"].values()
+    return sum(w * x for w, x in zip(weights, xs))
+
+
+def _karcher(xs):
+    """Fixed-point iteration on the sphere itself."""
+    shape, points = xs[0].shape, np.stack([x.reshape(-1) for x in xs])
+    lengths = np.linalg.norm(points, axis=1)
+    points = points / lengths[:, None]
+    mean = points.mean(axis=0)
+    mean /= np.linalg.norm(mean)
+    for _ in range(200):
+        tangent = 0
+        for point in points:
+            angle = np.arccos(np.clip(point @ mean, -1, 1))
+            away = point - (point @ mean) * mean
+            size = np.linalg.norm(away)
+            tangent = tangent + (angle * away / size if size > 1e-12 else 0) / len(points)
+        step = np.linalg.norm(tangent)
+        if step < 1e-12:
+            break
+        mean = np.cos(step) * mean + np.sin(step) * tangent / step
+    return (mean * lengths.mean()).reshape(shape)
+
+
+def test_merging_imports_neither_torch_nor_jax(tmp_path):
+    import subprocess
+
+    paths = [str(p) for p in checkpoints("jax", tmp_path, 2)]
+    code = (
+        f"import xp, sys; xp.merge({paths!r}, 'average', output={str(tmp_path / 'out')!r}); "
+        "print([m for m in ('torch', 'jax', 'orbax', 'lerobot') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_a_weight_of_one_gives_that_checkpoint_bit_for_bit(tmp_path):
+    import ml_dtypes
+
+    made = [made_arrays(k, ml_dtypes.bfloat16) for k in range(3)]
+    made[1]["action_out_proj/kernel"][0, 0] = -0.0
+    paths = [write_torch(tmp_path / f"c{k}", arrays) for k, arrays in enumerate(made)]
+    merge(paths, "manual", weights=[0, 3, 0], output=tmp_path / "out")
+    merged = read_arrays(tmp_path / "out")
+    assert all(merged[name].tobytes() == array.tobytes() for name, array in made[1].items())
+
+
+def test_the_order_of_checkpoints_changes_nothing_but_rounding(tmp_path):
+    paths = checkpoints("torch", tmp_path, 3)
+    one = merge(paths, "average", output=tmp_path / "one")
+    other = merge(paths[::-1], "average", output=tmp_path / "other")
+    for name, array in read_arrays(one.path).items():
+        np.testing.assert_allclose(array, read_arrays(other.path)[name], atol=2e-7)
+
+
+def test_weights_by_group_and_by_layer(tmp_path):
+    paths = checkpoints("jax", tmp_path, 2)
+    weights = {"vision": [1, 0], "language.0": [1, 0], "language.*": [0, 1], "*": [1, 1]}
+    merge(paths, "manual", weights=weights, per="layer", output=tmp_path / "out")
+    merged, (a, b) = read_arrays(tmp_path / "out"), [made_arrays(k) for k in range(2)]
+    np.testing.assert_array_equal(merged["PaliGemma/img/embedding/kernel"], a["PaliGemma/img/embedding/kernel"])
+    layers = "PaliGemma/llm/layers/mlp/linear"
+    np.testing.assert_array_equal(merged[layers][0], a[layers][0])
+    np.testing.assert_array_equal(merged[layers][1:], b[layers][1:])
+    mean = (a["action_out_proj/kernel"] + b["action_out_proj/kernel"]) / 2
+    np.testing.assert_allclose(merged["action_out_proj/kernel"], mean, rtol=1e-6)
+
+
+def test_interpolation_by_group_keeps_vision_and_action_as_fine_tuned(tmp_path):
+    base, (tuned,) = WRITERS["jax"](tmp_path / "base", made_arrays(9)), checkpoints("jax", tmp_path, 1)
+    alpha = {"language": 0.5, "*": 1.0}
+    merge([tuned], "interpolate", base=base, alpha=alpha, output=tmp_path / "out")
+    merged, before, after = read_arrays(tmp_path / "out"), made_arrays(9), made_arrays(0)
+    for name, array in merged.items():
+        expected = (before[name] + after[name]) / 2 if "llm" in name else after[name]
+        np.testing.assert_allclose(array, expected, rtol=1e-6, err_msg=name)
+
+
+def test_the_gradient_methods_learn_weights_by_layer(tmp_path):
+    paths = checkpoints("jax", tmp_path, 2)
+    best = {name: array.copy() for name, array in made_arrays(0).items()}
+    layers = "PaliGemma/llm/layers/mlp/linear"
+    best[layers][1:] = made_arrays(1)[layers][1:]
+    found = merge(
+        paths,
+        "gradient_descent",
+        per="layer",
+        objective=Bowl(best),
+        iterations=60,
+        learning_rate=0.3,
+        output=tmp_path / "out",
+    )
+    weights = found.record["weights"]
+    assert weights["language.0"][0] > 0.95
+    assert all(weights[f"language.{layer}"][1] > 0.95 for layer in (1, 2, 3))
+
+
+@pytest.mark.parametrize("memory", ["ram", "stream"])
+def test_memory_modes_give_the_same_bytes(tmp_path, memory):
+    paths = checkpoints("torch", tmp_path, 3)
+    found = merge(
+        paths, "gradient_descent", objective=Bowl(made_arrays(1)), iterations=4, memory=memory, output=tmp_path / "out"
+    )
+    again = merge(paths, "gradient_descent", objective=Bowl(made_arrays(1)), iterations=4, output=tmp_path / "again")
+    assert found.record["output"] == again.record["output"]
+    assert found.record["chosen"] == again.record["chosen"]
+
+
+def test_a_loss_without_gradient_says_which_methods_work(tmp_path):
+    with pytest.raises(UserError, match="inverse_loss, greedy"):
+        merge(checkpoints("torch", tmp_path, 2), "gradient_descent", objective=Blind(), output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_ema_and_swa_average_the_steps_of_one_run(tmp_path):
+    for k in range(3):
+        WRITERS["octo"](tmp_path / f"run/checkpoints/checkpoint-{10 * k + 10}", made_arrays(k))
+    merge([tmp_path / "run"], "ema", decay=0.5, output=tmp_path / "ema")
+    merge([tmp_path / "run"], "swa", output=tmp_path / "swa")
+    steps = [made_arrays(k) for k in range(3)]
+    for name in steps[0]:
+        moving = steps[0][name]
+        for step in steps[1:]:
+            moving = 0.5 * moving + 0.5 * step[name]
+        np.testing.assert_allclose(read_arrays(tmp_path / "ema")[name], moving, rtol=1e-5, atol=1e-7)
+        mean = sum(step[name] for step in steps) / 3
+        np.testing.assert_allclose(read_arrays(tmp_path / "swa")[name], mean, rtol=1e-5, atol=1e-7)
+
+
+def test_the_merged_checkpoint_can_be_merged_again(tmp_path):
+    for kind in WRITERS:
+        paths = checkpoints(kind, tmp_path / kind, 2)
+        first = merge(paths, output=tmp_path / kind / "first")
+        merge([first.path, *paths], output=tmp_path / kind / "second")
+        assert (tmp_path / kind / "second/merge.json").is_file()
+
+
+def test_ties_of_one_checkpoint_at_full_density_is_that_checkpoint(tmp_path):
+    base = made_arrays(9)["action_out_proj/kernel"].reshape(-1)
+    tuned = made_arrays(0)["action_out_proj/kernel"].reshape(-1)
+    np.testing.assert_allclose(rules.ties(base, [tuned], [1.0], 1.0, [0.0]), tuned, rtol=1e-6)
+
+
+def test_statistics_travel_to_where_the_consumers_look(tmp_path):
+    jax = [WRITERS["jax"](tmp_path / f"j{k}", made_arrays(k), stats=STATS) for k in range(2)]
+    torch = [write_torch(tmp_path / f"t{k}", made_arrays(k), stats=STATS) for k in range(2)]
+    merge(jax, output=tmp_path / "jax")
+    merge(torch, output=tmp_path / "torch")
+    for place in ("jax/0/assets/lab/arm", "jax", "torch/assets/lab/arm", "torch"):
+        assert json.loads((tmp_path / place / "norm_stats.json").read_text())["norm_stats"]["state"] == STATS
+    assert (tmp_path / "torch/config.json").is_file()
