@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -274,8 +275,6 @@ class _Job:
             write_statistics(first.kind, [c.papers for c in self.tuned if c.papers is not None], folder, self.pooled)
 
     def _record(self, units: Units, mixture: Mixture, found: Search | None, stream: Stream) -> dict[str, Any]:
-        from xp import __version__
-
         inputs = ([self.base] if self.base else []) + self.tuned
         read = [
             {"path": str(c.path), "place": str(c.place.absolute()), "content": content.hexdigest(reader.leaves)}
@@ -298,7 +297,7 @@ class _Job:
             "statistics": {"how": self.pooled.how, "policy": self.options.statistics},
             "kept_from_first": sorted(stream.unequal),
             "seed": self.options.seed,
-            "xp": __version__,
+            "xp": version("xp"),
         }
 
     def _diagnosed(self, angles: Angles, barriers: list[dict[str, Any]], found: Search | None) -> dict[str, Any]:
