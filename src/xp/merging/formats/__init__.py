@@ -1,0 +1,1 @@
+"""Weight formats: readers and writers of named arrays."""
