@@ -107,7 +107,8 @@ class ACTSmoothPolicy(PreTrainedPolicy):
         ]
         indices = found.get("_indices_target")
         if not problems and indices is not None and not torch.equal(indices.cpu(), wanted["_indices_target"].cpu()):
-            problems = [f"the file's windows begin at {int(indices[0, 0]) - 1}, config.json's at K"]
+            own, given = (int(x[0, 0]) - 1 for x in (wanted["_indices_target"], indices))
+            problems = [f"the file's windows have K = {given} past actions, config.json says {own}"]
         if problems:
             listed = "\n  ".join(problems[:12] + ([f"... {len(problems) - 12} more"] if len(problems) > 12 else []))
             raise ValueError(f"act_smooth: the weights in {model_file} do not fit its config.json:\n  {listed}")
