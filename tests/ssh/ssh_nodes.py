@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PORT = 2222
+"""Where the boxes' sshd listens; on the next port it shows a machine on which nothing is installed."""
 CHECKOUT = Path(__file__).resolve().parents[2]
 TOOLS = ("sshd", "ssh", "ssh-keygen", "ip", "unshare", "mount", "rsync")
 
@@ -189,13 +190,17 @@ class Nodes:
         sh("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", box.folder / "hostkey")
         Path("/run/sshd").mkdir(exist_ok=True)
         (box.folder / "sshd_config").write_text(
-            f"Port {PORT}\nListenAddress {box.address}\nHostKey {box.folder}/hostkey\nPidFile {box.folder}/sshd.pid\n"
-            f"AuthorizedKeysFile {self.key}.pub\nStrictModes no\nPasswordAuthentication no\nUsePAM no\n"
-            "PermitRootLogin prohibit-password\nLogLevel INFO\nSubsystem sftp internal-sftp\n"
+            f"Port {PORT}\nPort {PORT + 1}\nListenAddress {box.address}\n"
+            f"HostKey {box.folder}/hostkey\nPidFile {box.folder}/sshd.pid\nAuthorizedKeysFile {self.key}.pub\n"
+            "StrictModes no\nPasswordAuthentication no\nUsePAM no\nPermitRootLogin prohibit-password\nLogLevel INFO\n"
+            f"Match LocalPort {PORT + 1}\n SetEnv PATH={box.folder}/bare\n"
         )
+        (box.folder / "bare").mkdir()
+        (box.folder / "bare" / "sh").symlink_to("/bin/sh")
         public = (box.folder / "hostkey.pub").read_text().split()[:2]
         with self.known.open("a") as known:
-            known.write(f"[{box.address}]:{PORT} {' '.join(public)}\n")
+            for port in (PORT, PORT + 1, 2299):
+                known.write(f"[{box.address}]:{port} {' '.join(public)}\n")
         with self.config.open("a") as config:
             config.write(
                 f"Host {box.name}\n HostName {box.address}\n Port {PORT}\n User root\n IdentityFile {self.key}\n"

@@ -46,10 +46,10 @@ class Site:
         return [*given, f"+hydra.launcher.env.PYTHONPATH={APP}"]
 
     def start(
-        self, *overrides: str, hosts: tuple[str, ...] = (), env: dict[str, str] | None = None
+        self, *overrides: str, hosts: tuple[str, ...] = (), env: dict[str, str] | None = None, app: Path = APP
     ) -> subprocess.Popen:
         """The program in a process of its own; it leaves once the jobs are handed over."""
-        command = [sys.executable, str(APP / "ssh_app.py"), *self.settings(*hosts), *overrides]
+        command = [sys.executable, str(app / "ssh_app.py"), *self.settings(*hosts), *overrides]
         return subprocess.Popen(
             command, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             text=True, start_new_session=True, env={**os.environ, **(env or {})},

@@ -50,6 +50,7 @@ class Agent:
 
     def __init__(self):
         self.workdir = ""
+        self.places = []
 
     def hello(self, workdir, folders, marks, gpus_wanted, slots):
         """Who and where this is; makes the folders that jobs will live in."""
@@ -58,6 +59,7 @@ class Agent:
         shared = [path for path, mark in marks.items() if read_json(path) == mark]
         for folder in folders:
             make_folder(folder)
+        self.places = [self.workdir, *folders]
         there = gpus()
         missing = [each for each in gpus_wanted or [] if each not in there]
         if missing:
@@ -71,8 +73,12 @@ class Agent:
             "hostname": socket.gethostname(), "python": platform.python_version(), "workdir": self.workdir,
             "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
             "slots": names, "shared": bool(shared), "rsync": shutil.which("rsync") is not None,
-            "free": shutil.disk_usage(self.workdir).free,
+            "free": self.free(),
         }  # fmt: skip
+
+    def free(self):
+        """Bytes free on the fullest of the disks that jobs write to."""
+        return min(shutil.disk_usage(path).free for path in self.places if os.path.isdir(path))
 
     def claim(self, experiment, owner):
         """Take the folder of an experiment for a controller; a stale copy of another one that is not at work goes."""
@@ -201,7 +207,7 @@ class Agent:
         place = os.path.join(self.workdir, "jobs", key)
         if os.path.exists(os.path.join(place, "spec.json")):
             return {"started": True}
-        free = shutil.disk_usage(self.workdir).free
+        free = self.free()
         if free < min_free:
             return {"started": False, "why": "full", "free": free}
         fence = fence_of(order["folder"])
@@ -232,7 +238,7 @@ class Agent:
         while True:
             states = {key: self.state(key) for key in keys}
             if wait_s <= 0 or states != known or time.monotonic() >= until:
-                return {"jobs": states, "free": shutil.disk_usage(self.workdir).free}
+                return {"jobs": states, "free": self.free()}
             time.sleep(LOOK_S)
 
     def state(self, key):
@@ -315,7 +321,7 @@ class Agent:
         names = sorted(set(jobs) | set(experiments))
         found = [{"path": path, "bytes": size_of(path), "jobs": len(jobs.get(path, [])), "running": path in running}
                  for path in names if os.path.isdir(path)]  # fmt: skip
-        return {"experiments": found, "placed": placed, "free": shutil.disk_usage(self.workdir).free}
+        return {"experiments": found, "placed": placed, "free": self.free()}
 
     def clear(self, experiment):
         """Remove an experiment's folder and notes; refused while one of its jobs is at work."""

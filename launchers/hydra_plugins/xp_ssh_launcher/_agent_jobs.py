@@ -75,6 +75,12 @@ class Slots:
         return None
 
 
+def hear_signals():
+    """In a job's process before it starts: its runner ignores signals, the job must not."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+
+
 class Runner:
     """The process that starts a job, waits for it and writes down how it ended. It belongs to no connection."""
 
@@ -134,7 +140,7 @@ class Runner:
         try:
             job = subprocess.Popen(
                 order["argv"], cwd=order["cwd"], env=environment, stdin=subprocess.PIPE, stdout=out, stderr=out,
-                start_new_session=True, pass_fds=tuple(self.held.values()),
+                start_new_session=True, pass_fds=tuple(self.held.values()), preexec_fn=hear_signals,
             )  # fmt: skip
         except OSError as error:
             os.write(out, f"{order['argv'][0]}: {error.strerror}\n".encode())

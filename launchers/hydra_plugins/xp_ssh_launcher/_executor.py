@@ -33,6 +33,7 @@ class SshExecutor:
         self._given = settings
         self._folders: list[Path] = []
         self._restarts = 0
+        self._told: set[str] = set()
 
     @property
     def settings(self) -> Settings:
@@ -69,6 +70,7 @@ class SshExecutor:
         left = [folder for folder in self._folders if not states.get(str(folder), JobState.WAITING).ended]
         for experiment in dict.fromkeys(folder.parent for folder in left):
             desk = Desk(experiment)
+            self._tell(desk)
             if not desk.attended and self._restarts < _RESTARTS and timeout_s > 0:
                 self._restarts += 1
                 jobs = [Submission(folder=f, handle=str(f)) for f in left if f.parent == experiment]
@@ -155,13 +157,17 @@ class SshExecutor:
             time.sleep(_LOOK_S)
         if keeper.poll() not in (None, 0):
             raise UserError(f"The keeper of {desk.experiment} did not start; see {desk.log}")
-        state = desk.state()
-        far = {name: host for name, host in state.get("hosts", {}).items() if not host["local"]}
-        lines = [host["line"] for host in far.values() if host["line"]]
-        if far and all(host["standing"] == "refused" for host in far.values()):
-            raise UserError("No host can be used.\n  " + "\n  ".join(lines))
-        for line in lines:
-            print(f"xp: {line}", file=sys.stderr, flush=True)
+        far = [host for host in desk.state().get("hosts", {}).values() if not host["local"]]
+        if far and all(host["standing"] == "refused" for host in far):
+            raise UserError("No host can be used.\n  " + "\n  ".join(host["line"] for host in far))
+        self._tell(desk)
+
+    def _tell(self, desk: Desk) -> None:
+        """Print what is wrong with hosts, each line once."""
+        for host in desk.state().get("hosts", {}).values():
+            if host["line"] and host["line"] not in self._told:
+                self._told.add(host["line"])
+                print(f"xp: {host['line']}", file=sys.stderr, flush=True)
 
 
 def _ended(desk: Desk, folder: Path) -> bool:

@@ -41,6 +41,7 @@ class Keeper:
         self.lock = threading.RLock()
         self.wake = threading.Event()
         self._dirty = True
+        self._linger_until = 0.0
         self._grace: dict[Path, float] = {}
         self._folder_locks: dict[Path, threading.Lock] = {}
         self.ledger = Ledger(retries=self.settings.retries, claimed=frozenset(self.settings.here))
@@ -60,10 +61,10 @@ class Keeper:
             self._save()
         return taken[0].folder, taken[1]
 
-    def ledger_end(self, folder: Path, attempt: int, end: End) -> JobState | None:
+    def ledger_end(self, folder: Path, attempt: int, end: End, why: str = "") -> JobState | None:
         """Note how an attempt ended; None if it is not on lease any more."""
         with self.lock:
-            state = self.ledger.end(folder, attempt, end)
+            state = self.ledger.end(folder, attempt, end, why)
             self._save()
         return state
 
@@ -155,7 +156,8 @@ class Keeper:
         self._dirty = False
 
     def _met_all(self) -> bool:
-        return all(node.standing is not Standing.CONNECTING for node in self.nodes)
+        early = [Standing.CONNECTING] if self.settings.setup else [Standing.CONNECTING, Standing.SETTING_UP]
+        return all(node.standing not in early for node in self.nodes)
 
     # -- the loop
 
@@ -183,7 +185,10 @@ class Keeper:
         """Whether to end; decided while no controller can hand anything over, and then final."""
         with self.lock:
             if not self.ledger.queue.finished:
+                self._linger_until = time.monotonic() + self.settings.lost_after_min * 60
                 return False
+            if self.ledger.fences and time.monotonic() < self._linger_until:
+                return False  # a node that was given up may come back: what runs there is to be ended
         with self.desk.handing_over():
             self._requests()
             with self.lock:
@@ -246,10 +251,12 @@ class Keeper:
                     self._refuse(self.ledger.jobs[folder])
 
     def _refuse(self, job: Submission) -> None:
-        wanted = {key: value for key, value in job.resources.items() if key in ("gpus", "tags") and value}
-        offers = "; ".join(f"{node.name}: {node.offer.slots} {'GPUs' if node.offer.gpus else 'CPU slots'}, tags "
-                           f"{list(node.host.tags)}" for node in self.nodes if not node.host.local)  # fmt: skip
-        mark_failed(job.folder, f"No host has what this job asks for ({wanted}). There are: {offers}")
+        why = "; ".join(self.ledger.unfit.get(job.folder, {}).values())
+        if not why:
+            wanted = {key: value for key, value in job.resources.items() if key in ("gpus", "tags") and value}
+            offers = "; ".join(node.offered for node in self.nodes if not node.host.local)
+            why = f"No host has what this job asks for ({wanted}). There are: {offers}"
+        mark_failed(job.folder, why)
         self.ledger.queue.set(job.folder, JobState.FAILED)
         self._save()
 

@@ -28,6 +28,8 @@ class End(StrEnum):
     """Its process was killed, or left without a word: tried again, a limited number of times."""
     DISPLACED = "displaced"
     """The node could not go on with it (disk full): tried elsewhere."""
+    UNFIT = "unfit"
+    """The node cannot be given what it needs (other data lies there): tried elsewhere, never there again."""
     LEFT = "left"
     """It was asked to leave and did."""
 
@@ -70,6 +72,8 @@ class Ledger:
     """How often a job was displaced."""
     avoid: dict[Path, set[str]] = field(default_factory=dict)
     """Hosts that a job was displaced from."""
+    unfit: dict[Path, dict[str, str]] = field(default_factory=dict)
+    """{folder: {host: why it cannot run there}}."""
     fences: dict[str, dict[Path, int]] = field(default_factory=dict)
     """{host: {folder: attempt}} that must be ended there before anything else is asked of it."""
     leaving: set[Path] = field(default_factory=set)
@@ -89,6 +93,7 @@ class Ledger:
                 self.deaths.pop(job.folder, None)
                 self.moves.pop(job.folder, None)
                 self.avoid.pop(job.folder, None)
+                self.unfit.pop(job.folder, None)
                 self.leaving.discard(job.folder)
             self.jobs[job.folder] = job
 
@@ -108,11 +113,13 @@ class Ledger:
             del self.leases[folder]
             self.queue.set(folder, JobState.WAITING)
 
-    def end(self, folder: Path, attempt: int, end: End) -> JobState | None:
+    def end(self, folder: Path, attempt: int, end: End, why: str = "") -> JobState | None:
         """Note how an attempt ended; the job's new state, or None if that attempt is not on lease any more."""
         if not self._on_lease(folder, attempt):
             return None
         lease = self.leases.pop(folder)
+        if end is End.UNFIT:
+            self.unfit.setdefault(folder, {})[lease.host] = why
         state = self._state_after(folder, lease, end)
         self.queue.set(folder, state)
         return state
@@ -122,6 +129,8 @@ class Ledger:
             return JobState(end)
         if folder in self.leaving or end is End.LEFT:
             return JobState.INTERRUPTED
+        if end is End.UNFIT:
+            return JobState.WAITING
         if end is End.DISPLACED:
             self._fence(folder, lease)
             self.avoid.setdefault(folder, set()).add(lease.host)
@@ -166,7 +175,7 @@ class Ledger:
         return lease is not None and lease.attempt == attempt
 
     def _fits(self, job: Submission, offer: Offer) -> bool:
-        if job.folder in self.fences.get(offer.name, {}):
+        if job.folder in self.fences.get(offer.name, {}) or offer.name in self.unfit.get(job.folder, {}):
             return False
         task = str(job.resources.get("task", ""))
         if offer.tasks is not None:
@@ -185,7 +194,7 @@ class Ledger:
         """Waiting jobs that none of these hosts could ever take, all slots free and nothing displaced."""
         empty = [replace(offer, free=offer.slots) for offer in offers]
         waiting = [folder for folder, state in self.queue.states.items() if state is JobState.WAITING]
-        calm = Ledger(claimed=self.claimed)
+        calm = Ledger(claimed=self.claimed, unfit=self.unfit)
         return [folder for folder in waiting if not any(calm._fits(self.jobs[folder], offer) for offer in empty)]
 
     def to_json(self) -> dict[str, Any]:

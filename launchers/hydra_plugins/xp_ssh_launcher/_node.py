@@ -93,6 +93,13 @@ class Node:
         return Offer(name=self.name, tags=frozenset(self.host.tags), slots=number, free=number - taken, gpus=gpus,
                      tasks=tasks)  # fmt: skip
 
+    @property
+    def offered(self) -> str:
+        """The offer in words."""
+        offer = self.offer
+        kind = "GPUs" if offer.gpus else "CPU slots"
+        return f"{self.name}: {offer.slots} {kind}, tags {sorted(offer.tags)}"
+
     def say(self, standing: Standing, line: str = "") -> None:
         """Change the standing."""
         if (standing, line) != (self.standing, self.line):

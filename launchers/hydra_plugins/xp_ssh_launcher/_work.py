@@ -52,42 +52,42 @@ def environment(settings: "Settings", node: "Node", folder: Path, code: Path) ->
 
 
 def launch(keeper: "Keeper", node: "Node", folder: Path, attempt: int) -> None:
-    """Send a leased job and start it; hand it back if the node has no room for it now."""
-    job = open_job(folder)
-    code = code_of(folder)
+    """Send a leased job and start it; it goes elsewhere if this node has no room or cannot have what it needs."""
     try:
-        if not node.shared:
-            if code not in keeper.codes():
-                node.send_code(code)
-            send(keeper, node, job)
+        answer = _start(keeper, node, folder, attempt)
     except NoRoom as error:
-        keeper.ledger_end(folder, attempt, End.DISPLACED)
-        keeper.note(f"{job.name}: {error}; it goes elsewhere")
-        return
+        answer = {"started": False, "why": "full"}
+        keeper.note(f"{folder.name}: {error}")
     except Refused as error:
-        with keeper.writing(folder, attempt) as mine:
-            if mine:
-                mark_failed(folder, str(error))
-        keeper.ledger_end(folder, attempt, End.FAILED)
+        keeper.ledger_end(folder, attempt, End.UNFIT, str(error))
+        keeper.note(f"{folder.name}: {error}")
         return
+    if answer["started"]:
+        keeper.note(f"{folder.name}: attempt {attempt} at {node.name}")
+    elif answer["why"] == "full":
+        keeper.ledger_end(folder, attempt, End.DISPLACED)
+    else:
+        keeper.hand_back(folder, attempt)
+        node.rest(_REST_S)
+
+
+def _start(keeper: "Keeper", node: "Node", folder: Path, attempt: int) -> dict[str, Any]:
+    job, code = open_job(folder), code_of(folder)
+    if not node.shared:
+        if code not in keeper.codes():
+            node.send_code(code)
+        send(keeper, node, job)
     order = {
         "folder": str(folder), "attempt": attempt, "experiment": str(folder.parent), "cwd": str(keeper.cwd),
         "argv": [node.filled_python(code), "-u", "-m", _MODULE, keeper.settings.target, str(folder)],
         "env": environment(keeper.settings, node, folder, code), "secret_env": keeper.secret_env(),
         "stdin": _json(keeper.secrets_for(folder)),
     }  # fmt: skip
-    answer = node.work.ask(
+    return node.work.ask(
         "start", key=keeper.key(folder, attempt), order=order, slots=node.facts["slots"],
         number=keeper.slots_of(folder, node), min_free=0 if node.host.local else keeper.settings.min_free_gb * 1e9,
         patience_s=30,
     )  # fmt: skip
-    if answer["started"]:
-        keeper.note(f"{job.name}: attempt {attempt} at {node.name}")
-    elif answer["why"] == "full":
-        keeper.ledger_end(folder, attempt, End.DISPLACED)
-    else:
-        keeper.hand_back(folder, attempt)
-        node.rest(_REST_S)
 
 
 def send(keeper: "Keeper", node: "Node", job: Job) -> None:

@@ -1,16 +1,16 @@
 """What is to be done with each job, how long it may take, and the table that says so before anything starts."""
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from hydra_plugins.xp_staged_sweeper._experiment import Experiment, Planned, Rules
+from hydra_plugins.xp_staged_sweeper._pace import Paces
 from xp.runs.executor import JobState
-from xp.runs.folder import RECORD, find_runs
+from xp.runs.folder import RECORD
 from xp.runs.progress import clock_text
 from xp.runs.record import Record, State
 from xp.runs.single import compare
@@ -71,10 +71,10 @@ def make_plan(experiments: Sequence[Experiment], rules: Rules, *, retry_failed: 
     seconds: dict[Path, float | None] = {}
     seen = ask(planned.job.folder for experiment in experiments for planned in experiment.jobs)
     for experiment in experiments:
-        known = _durations(experiment.folder)
+        paces = Paces(experiment.folder)
         for planned in experiment.jobs:
             actions[planned.job.folder] = _action(planned, actions, rules, seen, retry_failed)
-            seconds[planned.job.folder] = known.get(("stage", planned.stage.key), known.get(("task", planned.job.task)))
+            seconds[planned.job.folder] = paces.expected(planned.job)
     return Plan(experiments, actions, seconds)
 
 
@@ -107,19 +107,8 @@ def _outdated(planned: Planned, record: Record, needs: Sequence[Action]) -> bool
     return any(end > (record.get("started") or "") for end in ends)
 
 
-def _durations(folder: Path) -> dict[tuple[str, str], float]:
-    """Median seconds of the done runs below a folder, by stage and by task."""
-    found: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for run in find_runs(folder):
-        record = run.record()
-        if record.state is State.DONE and record.seconds is not None:
-            found["stage", record.get("stage", "")].append(record.seconds)
-            found["task", record.get("task", "")].append(record.seconds)
-    return {key: median(values) for key, values in found.items()}
-
-
 def expected_seconds(plan: Plan, workers: int) -> tuple[float, bool]:
-    """When the last job ends if each takes what jobs like it took, and whether all of them could be estimated.
+    """Seconds until the last job ends if each takes what its kind took, and whether all of them could be estimated.
 
     List scheduling: a free worker takes the first job, in order, whose needs are done.
     """
@@ -138,17 +127,23 @@ def expected_seconds(plan: Plan, workers: int) -> tuple[float, bool]:
     return max(ends.values(), default=0.0), complete
 
 
-def summary_line(plan: Plan, workers: int) -> str:
-    """One line: `9 jobs: 2 done, 7 to run; about 3:20 with 2 workers`."""
+def summary_line(plan: Plan, workers: int, now: datetime | None = None) -> str:
+    """One line: `9 jobs: 2 done, 7 to run; about 3:20 with 2 at a time, until 16:42`."""
     counts = [(action, len(plan.having(action))) for action in Action]
     parts = ", ".join(f"{number} {action}" for action, number in counts if number)
     total, complete = expected_seconds(plan, workers)
     if total > 0:
-        about = f"; {'about' if complete else 'at least'} {clock_text(total)} with {workers} at a time"
+        end = clock_time((now or datetime.now()) + timedelta(seconds=total), now or datetime.now())
+        about = f"; {'about' if complete else 'at least'} {clock_text(total)} with {workers} at a time, until {end}"
     else:
         starts = any(action.starts for action in plan.actions.values())
         about = "; time unknown, nothing like it has run here yet" if starts else ""
     return f"{len(plan.jobs)} jobs: {parts}{about}"
+
+
+def clock_time(moment: datetime, now: datetime) -> str:
+    """A moment on the clock, with its day unless that is today's."""
+    return f"{moment:%H:%M}" if moment.date() == now.date() else f"{moment:%a %d %b %H:%M}"
 
 
 def table(plan: Plan) -> Any:

@@ -20,6 +20,7 @@ from xp.report.results import differences
 from xp.report.summary_files import write_summaries
 from xp.report.svg import legend, line_chart
 from xp.report.tables import counted, provenance_table, runs_table, success_table, verdict_table
+from xp.report.utilisation import utilisation
 from xp.runs.atomic import write_text
 
 FIGURES, REPORT = "figures", "report.html"
@@ -70,6 +71,7 @@ def render(
         success=success_table(experiment),
         charts=[{"chart": chart, "svg": line_chart(chart), "legend": legend(chart)} for chart in charts],
         runs=runs_table(experiment),
+        utilisation=utilisation(experiment),
         differences=differences(experiment),
         provenance=provenance_table(experiment),
         broken=experiment.broken,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from xp.runs import atomic
 
-_SUFFIXES = (".py", ".yaml", ".toml", ".lock", ".typed")
+_SUFFIXES = (".py", ".yaml", ".toml", ".lock", ".typed", ".j2", ".css", ".js")
 
 
 def code_files(package: Path | None = None) -> dict[str, Path]:

@@ -9,11 +9,12 @@ from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 
+from hydra_plugins import xp_ssh_launcher
 from xp.config import resolvers
 from xp.errors import UserError
 
 HERE = Path(__file__).resolve().parent
-PLUGINS = HERE.parents[2] / "conf"
+PLUGINS = Path(xp_ssh_launcher.__file__).resolve().parents[3] / "conf"
 
 
 def rules():
