@@ -64,6 +64,14 @@ class TestSelectAction:
         first = policy.select_action(observe(policy, 0))
         assert torch.equal(first, made[0][2][:, 0])
 
+    def test_a_training_may_go_on_after_it(self):
+        """D = 1: inference and training have one mask, which inference made first."""
+        policy = make_policy(length_prefix_future=1, chunk_size=7, length_prefix_past=0)
+        with torch.inference_mode():
+            policy.select_action(observe(policy, 0))
+        policy.train()
+        policy(make_batch(policy))[0].backward()
+
     def test_reset_forgets(self):
         policy = make_policy()
         first = [policy.select_action(observe(policy, step)) for step in range(9)]

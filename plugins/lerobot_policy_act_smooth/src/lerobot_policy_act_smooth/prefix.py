@@ -56,8 +56,9 @@ def encoder_mask(shared: int, branches: int, width: int, device: torch.device) -
     Shared tokens see shared tokens; each branch sees the shared tokens and itself (as the shared observation of VLASH,
     arXiv:2512.01031). What a branch computes is therefore the same whether it stands alone or beside others.
     """
-    group = torch.cat([torch.zeros(shared), torch.arange(1, branches + 1).repeat_interleave(width)]).to(device)
-    return (group[None, :] != 0) & (group[None, :] != group[:, None])
+    with torch.inference_mode(False):  # the kept mask may be made at inference and then serve in training
+        group = torch.cat([torch.zeros(shared), torch.arange(1, branches + 1).repeat_interleave(width)]).to(device)
+        return (group[None, :] != 0) & (group[None, :] != group[:, None])
 
 
 @lru_cache(maxsize=32)
@@ -67,6 +68,7 @@ def decoder_masks(
     """(self, cross) attention masks of N packed chunks: [NC, NC] and [NC, S] bool, True is blocked; None for N = 1."""
     if branches == 1:
         return None, None
-    query = torch.arange(1, branches + 1).repeat_interleave(chunk).to(device)
-    key = torch.cat([torch.zeros(shared), torch.arange(1, branches + 1).repeat_interleave(width)]).to(device)
-    return query[:, None] != query[None, :], (key[None, :] != 0) & (key[None, :] != query[:, None])
+    with torch.inference_mode(False):
+        query = torch.arange(1, branches + 1).repeat_interleave(chunk).to(device)
+        key = torch.cat([torch.zeros(shared), torch.arange(1, branches + 1).repeat_interleave(width)]).to(device)
+        return query[:, None] != query[None, :], (key[None, :] != 0) & (key[None, :] != query[:, None])
