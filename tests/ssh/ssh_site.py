@@ -20,8 +20,8 @@ PATIENCE_S = 120
 """Longest wait for a state: generous, since the machine may be busy with other things."""
 
 
-def wait_for(condition, what="it"):
-    limit = time.monotonic() + PATIENCE_S
+def wait_for(condition, what="it", patience_s: float | None = None):
+    limit = time.monotonic() + (patience_s or PATIENCE_S)
     while not condition():
         assert time.monotonic() < limit, f"{what} did not come about"
         time.sleep(0.02)
@@ -31,7 +31,7 @@ class Site:
     """A working folder that the nodes do not share, the program in it, and what it leaves behind."""
 
     def __init__(self, folder: Path, nodes: Nodes):
-        self.folder, self.nodes = folder, nodes
+        self.folder, self.nodes, self.env = folder, nodes, dict(os.environ)
         folder.mkdir(parents=True)
 
     def settings(self, *hosts: str) -> list[str]:
@@ -55,9 +55,10 @@ class Site:
             text=True, start_new_session=True, env={**os.environ, **(env or {})},
         )  # fmt: skip
 
-    def run(self, *overrides: str, hosts: tuple[str, ...] = (), env: dict[str, str] | None = None) -> tuple[int, str]:
-        process = self.start(*overrides, hosts=hosts, env=env)
-        output = process.communicate(timeout=PATIENCE_S)[0]
+    def run(self, *overrides: str, patience_s: float | None = None, **options) -> tuple[int, str]:
+        """The program to its end: exit code and output."""
+        process = self.start(*overrides, **options)
+        output = process.communicate(timeout=patience_s or PATIENCE_S)[0]
         return process.returncode, output
 
     def desk(self, experiment: str = "chain") -> Desk:
@@ -77,11 +78,11 @@ class Site:
             os.kill(self.keeper(experiment), signal.SIGKILL)
         wait_for(lambda: not self.desk(experiment).attended, "the keeper's end")
 
-    def wait_until_over(self, experiment: str = "sweep") -> None:
+    def wait_until_over(self, experiment: str = "sweep", patience_s: float | None = None) -> None:
         """Until the keeper has ended by itself."""
         desk = self.desk(experiment)
-        wait_for(lambda: desk.state().get("jobs"), "the keeper's first word")
-        wait_for(lambda: not desk.attended, "the keeper's end")
+        wait_for(lambda: desk.state().get("jobs"), "the keeper's first word", patience_s)
+        wait_for(lambda: not desk.attended, "the keeper's end", patience_s)
 
     def states(self, experiment: str = "sweep") -> dict[str, str]:
         return {Path(folder).name: entry["state"] for folder, entry in self.desk(experiment).state()["jobs"].items()}

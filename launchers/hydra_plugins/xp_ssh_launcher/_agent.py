@@ -329,6 +329,8 @@ class Agent:
         known = os.listdir(folder) if os.path.isdir(folder) else []
         specs = {key: read_json(os.path.join(folder, key, "spec.json"), {}) for key in known}
         keys = [key for key, spec in specs.items() if spec.get("experiment") == experiment]  # fmt: skip
+        if os.path.isdir(experiment) and read_json(os.path.join(experiment, OWNER)) is None:
+            raise Refused(f"{experiment} was not put there by xp")
         if any(self.state(key) == "running" for key in keys):
             raise Refused(f"a job of {experiment} is at work")
         freed = size_of(experiment)

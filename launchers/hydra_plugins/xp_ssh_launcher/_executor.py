@@ -107,6 +107,16 @@ class SshExecutor:
         """The job's log.txt, which follows the node's by a few seconds."""
         return Path(handle) / LOG
 
+    def attended(self, experiment: Path) -> bool:
+        """Whether the experiment's keeper is at work."""
+        return Desk(experiment).attended
+
+    def survey(self, experiment: Path) -> list[dict[str, Any]]:
+        """What lies on the hosts: one entry per experiment, per dataset that was sent, per host without an answer."""
+        from hydra_plugins.xp_ssh_launcher._survey import survey
+
+        return survey(self.settings, experiment)
+
     def close(self) -> None:
         """Nothing is held: the keeper is a process of its own."""
 

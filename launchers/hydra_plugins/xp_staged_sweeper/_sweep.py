@@ -119,7 +119,8 @@ class Sweep:
             for planned in experiment.jobs:
                 if plan.actions[planned.job.folder].freezes:
                     _freeze_unless_taken(replace(planned.job, snapshot=code), executor)
-            write_json(experiment.folder / "experiment.json", _description(experiment, arguments, code))
+            description = _description(experiment, arguments, code)
+            write_json(experiment.folder / "experiment.json", {**description, "command": self._command(retry=False)})
 
     def _nothing(self, plan: Plan, console: Any) -> int:
         done, failed = plan.having(Action.DONE), plan.having(Action.FAILED, Action.BLOCKED)

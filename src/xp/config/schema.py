@@ -26,7 +26,7 @@ MERGE_METHODS = (
     "none", "average", "manual", "linear", "inverse_loss", "greedy", "gradient_descent", "adaptive_gradient_descent",
     "task_arithmetic", "ties", "dare", "model_stock", "interpolate", "slerp", "karcher", "ema", "swa",
 )  # fmt: skip
-TASKS = ("train", "predict", "eval", "collect", "split", "dump", "merge", "report", "status")
+TASKS = ("train", "predict", "eval", "collect", "split", "dump", "merge", "report", "status", "gc")
 
 
 @dataclass
@@ -235,6 +235,15 @@ class Folder:
 
 
 @dataclass
+class Gc:
+    """What experiments have left on other machines."""
+
+    folder: str | None = None
+    remove: bool = False
+    data: bool = False
+
+
+@dataclass
 class Paths:
     """Where things are written on this machine."""
 
@@ -263,6 +272,7 @@ SECTIONS: dict[str, type] = {
     "merge": Merge,
     "report": Folder,
     "status": Folder,
+    "gc": Gc,
     "paths": Paths,
 }
 """Sections with a fixed shape. `model` and `logger` belong to the model families and the loggers."""
@@ -287,6 +297,7 @@ READ_BY: dict[str, tuple[str, ...]] = {
     "merge": ("seed", "merge", "merge_method"),
     "report": ("report",),
     "status": ("status",),
+    "gc": ("gc",),
 }
 """The keys that a task's result depends on: its science. What another task reads is no part of its identity."""
 

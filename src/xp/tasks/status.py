@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from xp.errors import UserError
+from xp.runs.attended import unattended
 from xp.runs.status import COLUMNS, Row, counts, rows
 
 STYLES = {"done": "green", "failed": "red", "running": "cyan", "interrupted": "yellow", "damaged": "red"}
@@ -25,6 +26,10 @@ def show(config: DictConfig) -> int:
         by_experiment.setdefault(row.experiment or "single runs", []).append(row)
     for name, members in by_experiment.items():
         console.print(status_table(name, members))
+        for folder in dict.fromkeys(row.folder.parent for row in members):
+            line = unattended(folder, [row.state for row in members if row.folder.parent == folder])
+            if line is not None:
+                console.print(line, markup=False, highlight=False, soft_wrap=True)
     return 0
 
 

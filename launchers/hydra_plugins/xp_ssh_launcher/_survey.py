@@ -1,0 +1,57 @@
+"""What lies on the hosts, and its removal: what `xp task=gc` asks of this executor."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra_plugins.xp_ssh_launcher._faults import Refused, Unreachable
+from hydra_plugins.xp_ssh_launcher._hosts import Host
+from hydra_plugins.xp_ssh_launcher._settings import Settings
+from hydra_plugins.xp_ssh_launcher._transport import Agent, Link
+
+_LONG_S = 600.0
+"""Patience while a node adds up the sizes of many files."""
+
+
+@contextmanager
+def agent_at(settings: Settings, host: Host) -> Iterator[Agent]:
+    """A conversation with a host, of its own connection."""
+    link = Link(host, python=host.python or settings.python, ssh_config=settings.ssh_config)
+    agent = Agent(link)
+    try:
+        link.connect()
+        agent.greet(workdir=host.workdir or settings.workdir, folders=[], marks={}, gpus_wanted=[], slots=1)
+        yield agent
+    finally:
+        agent.close()
+        link.close()
+
+
+def survey(settings: Settings, experiment: Path) -> list[dict[str, Any]]:
+    """{host, path, bytes, kind, running, remove} per thing; a host that cannot be asked gives its fault's line."""
+    found: list[dict[str, Any]] = []
+    for host in settings.hosts:
+        entry = {"host": host.name, "path": "", "bytes": 0, "running": False, "remove": lambda: 0}
+        try:
+            with agent_at(settings, host) as agent:
+                seen = agent.ask("survey", experiments=[str(experiment)], patience_s=_LONG_S)
+        except (Unreachable, Refused) as error:
+            found.append({**entry, "kind": "fault", "line": str(error)})
+            continue
+        for kind, request, name in (("experiments", "clear", "experiment"), ("placed", "clear_placed", "path")):
+            for item in seen[kind]:
+                remove = _remover(settings, host, request, {name: item["path"]})
+                shown = "data" if kind == "placed" else "experiment"
+                found.append({**entry, **item, "kind": shown, "remove": remove})
+    return found
+
+
+def _remover(settings: Settings, host: Host, request: str, what: dict[str, str]) -> Callable[[], int]:
+    """A function that removes one thing and gives the bytes that it took."""
+
+    def remove() -> int:
+        with agent_at(settings, host) as agent:
+            return int(agent.ask(request, **what, patience_s=_LONG_S)["bytes"])
+
+    return remove

@@ -1,0 +1,94 @@
+"""`xp task=gc`: what experiments have left on other machines; with gc.remove=true what is finished goes."""
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+from xp.errors import UserError
+from xp.runs import RunFolder
+from xp.runs.attended import launcher_of
+from xp.runs.folder import RECORD
+from xp.runs.record import State
+from xp.runs.submitted import LAUNCHER
+
+OPEN = (State.PENDING, State.RUNNING)
+
+
+def show(config: DictConfig) -> int:
+    """List what lies on the hosts of the experiments' launchers; removes only finished experiments, only if told to."""
+    experiments = _experiments(config)
+    console = Console()
+    if not experiments:
+        console.print("No experiment here has run on other machines.")
+        return 0
+    found = [item for experiment in experiments for item in survey(experiment, data=config.gc.data)]
+    console.print(gc_table(found))
+    removable = [item for item in found if item["removable"]]
+    if not config.gc.remove:
+        if removable:
+            console.print(
+                f"{_size(sum(item['bytes'] for item in removable))} can go: the same command with gc.remove=true"
+            )
+        return 0
+    freed = sum(item["remove"]() for item in removable)
+    console.print(f"{_size(freed)} removed from {len({item['host'] for item in removable})} hosts")
+    return 0
+
+
+def survey(experiment: Path, *, data: bool) -> list[dict[str, Any]]:
+    """One entry per thing that lies on a host: host, path, bytes, what it is, whether it may go, and how."""
+    executor: Any = launcher_of(experiment)
+    if executor is None or not hasattr(executor, "survey"):
+        return []
+    done = finished(experiment)
+    found = executor.survey(experiment)
+    for item in found:
+        mine = item["path"] == str(experiment)
+        item["what"] = "at work" if item["running"] else _what(item, mine, done)
+        item["removable"] = not item["running"] and done and (mine or (item["kind"] == "data" and data))
+    return found
+
+
+def finished(experiment: Path) -> bool:
+    """Whether all runs of an experiment have ended and their results are here."""
+    states = [RunFolder(path.parent).record().state for path in experiment.glob(f"*/{RECORD}")]
+    return bool(states) and not any(state in OPEN for state in states)
+
+
+def gc_table(found: list[dict[str, Any]]) -> Table:
+    """Host, path, size, what it is."""
+    table = Table(title="On other machines", title_justify="left", title_style="bold")
+    for column in ("host", "path", "size", "what"):
+        table.add_column(column, overflow="fold", justify="right" if column == "size" else "left")
+    for item in found:
+        table.add_row(item["host"], item["path"], _size(item["bytes"]) if item["path"] else "", item["what"])
+    return table
+
+
+def _what(item: dict[str, Any], mine: bool, done: bool) -> str:
+    if item["kind"] == "fault":
+        return item["line"]
+    if item["kind"] == "data":
+        return "data that was sent"
+    if not mine:
+        return "another experiment"
+    return "finished: its results are here" if done else "not finished"
+
+
+def _experiments(config: DictConfig) -> list[Path]:
+    if config.gc.folder is not None:
+        folder = Path(config.gc.folder).absolute()
+        if not (folder / LAUNCHER).is_file():
+            raise UserError(
+                f"gc.folder={config.gc.folder}: this is no experiment that was handed to other machines (it has no "
+                f"{LAUNCHER}). Give its folder, such as multirun/multi_horizon, or leave gc.folder out."
+            )
+        return [folder]
+    return sorted(path.parent.absolute() for path in Path(config.paths.multirun).glob(f"*/{LAUNCHER}"))
+
+
+def _size(amount: float) -> str:
+    return f"{amount / 1e9:.2f} GB" if amount >= 1e8 else f"{amount / 1e6:.2f} MB"
