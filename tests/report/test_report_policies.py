@@ -52,7 +52,7 @@ def folder(tmp_path_factory):
         files = {}
         if name.startswith("merge"):
             config["merge"] = {"checkpoints": inputs}
-            files["summary__json"] = {"task": "merge", "weights": [0.25, 0.75]}
+            files["summary__json"] = {"task": "merge", "weights": {"all": [0.25, 0.75]}}
         else:
             files["validation_log__csv"] = validation_log(number, end=-1.6 + number)
         write_run(root / name, config, stage=name.split("_")[0], **files)

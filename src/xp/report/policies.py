@@ -198,6 +198,8 @@ def _failures(run: Entry | None) -> Sums | None:
 
 def _weights(summary: Any) -> tuple[float, ...] | None:
     weights = summary.get("weights") if isinstance(summary, Mapping) else None
+    if isinstance(weights, Mapping) and len(weights) == 1:  # by unit: here the whole policy is one
+        weights = next(iter(weights.values()))
     if isinstance(weights, Sequence) and weights and all(isinstance(value, int | float) for value in weights):
         return tuple(float(value) for value in weights)
     return None
