@@ -167,7 +167,7 @@ def _made_by_another_job(config: DictConfig, key: str) -> bool:
     node: Any = OmegaConf.to_container(config, resolve=False)
     for part in key.split("."):
         node = node[part] if isinstance(node, dict) else None
-    return "${needs" in str(node)
+    return "${needs" in str(node) or "${needs" in str(OmegaConf.select(config, key))
 
 
 def _check_predict(config: DictConfig) -> None:
