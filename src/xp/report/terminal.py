@@ -42,7 +42,7 @@ def _policies_table(policies: Policies, experiment: Experiment) -> Table:
     for member in policies.members:
         weights = weights_text(member)
         name = escape(member.name) + (f"\n[dim]{weights}[/dim]" if weights != "–" else "")
-        verdict = policies.verdict(member, ERROR)
+        verdict = policies.verdict(member, ERROR).replace("not distinguishable", "no clear difference")
         cells = (_estimate(member.loss), _estimate(member.error), _rate(member.success))
         table.add_row(name, *cells, verdict, end_section=member is policies.members[-1])
     for key, estimate in policies.baselines.items():
