@@ -89,3 +89,38 @@ def test_an_existing_export_is_left_alone(split, xp, arm):
     shutil.copytree(split / "parts", xp.cwd / "parts")
     text = error(xp("task=split", f"data.root={arm}", "split.split_num=2", "split.export=parts", code=2))
     assert "holds split_0, split_1, held_out already" in text
+
+
+def test_an_older_dataset_is_split_into_todays_format(xp, arm):
+    older(arm, xp.cwd / "v21")
+    text = error(xp("task=split", "data.root=v21", "split.split_num=2", code=2))
+    assert "split.export=FOLDER" in text
+    xp("task=split", "data.root=v21", "split.split_num=2", "data.val_fraction=0.34", "split.export=parts")
+    source, part = open_dataset(arm), open_dataset(xp.cwd / "parts/split_0")
+    chosen = json.loads((xp.cwd / "parts/split.json").read_text())["split_0"]
+    assert np.array_equal(part.action, source.action[source.rows(chosen)])
+    assert part.info.codebase_version == "v3.0"
+
+
+def older(source, root):
+    """The dataset in LeRobot's format v2.1: a parquet file per episode, tables as JSON lines."""
+    import pyarrow.parquet as pq
+
+    from xp.data.stored import open_stored
+
+    stored = open_stored(source)
+    (root / "meta").mkdir(parents=True)
+    (root / "data/chunk-000").mkdir(parents=True)
+    path = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
+    info = {**stored.info, "codebase_version": "v2.1", "data_path": path}
+    (root / "meta/info.json").write_text(json.dumps(info))
+    tables = {
+        "tasks": [{"task_index": number, "task": task} for number, task in enumerate(stored.tasks)],
+        "episodes": [{"episode_index": e.number, "tasks": e.tasks, "length": e.length} for e in stored.episodes],
+        "episodes_stats": [{"episode_index": e.number, "stats": e.stats} for e in stored.episodes],
+    }
+    for name, lines in tables.items():
+        (root / f"meta/{name}.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    for episode in stored.episodes:
+        rows = pq.read_table(episode.data).slice(episode.start, episode.length)
+        pq.write_table(rows, root / path.format(episode_chunk=0, episode_index=episode.number))
