@@ -103,6 +103,7 @@ class Merge:
     base: str | None = None
     output: str | None = None
     overwrite: bool = False
+    objective: str = _one_of("loss", "success")
     validation: str | None = None
     per: str = _one_of("checkpoint", "group", "layer")
     groups: dict[str, list[str]] = MISSING
@@ -294,7 +295,7 @@ READ_BY: dict[str, tuple[str, ...]] = {
     "collect": ("seed", "collect", "env", "data.root", "chunk_size"),
     "split": ("split", "data"),
     "dump": ("seed", "dump", "data", "model", "horizon.train"),
-    "merge": ("seed", "merge", "merge_method"),
+    "merge": ("seed", "merge", "merge_method", "env", "chunk_size", "eval.episodes"),
     "report": ("report",),
     "status": ("status",),
     "gc": ("gc",),
