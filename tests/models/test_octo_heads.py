@@ -10,14 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import multivariate_normal
 
+from xp.models.octo.bins import Bins
 from xp.models.octo.heads import (
     DiffusionActionHead,
+    DiscreteActionHead,
     GaussianActionHead,
     L1ActionHead,
     MSEActionHead,
     TeleoperationActionHead,
+    UNetDDPMActionHead,
 )
 from xp.models.octo.heads.base import gaussian_log_density, lower_triangular
+from xp.models.octo.heads.diffusion import cosine_betas
 from xp.models.octo.tokenizers import TokenGroup
 
 B, T, H, A, D = 3, 2, 4, 3, 16
@@ -26,6 +30,18 @@ B, T, H, A, D = 3, 2, 4, 3, 16
 def readouts():
     tokens = np.random.default_rng(0).normal(size=(B, T, 2, D)).astype(np.float32)
     return {"readout_action": TokenGroup(tokens, np.ones((B, T, 2), dtype=bool))}
+
+
+class SmallUNet(UNetDDPMActionHead):
+    down_features: tuple[int, ...] = (8, 16)
+    time_features: int = 8
+    timesteps: int = 10
+
+
+class NormalBins(DiscreteActionHead):
+    use_map: bool = True
+    vocab_size: int = 32
+    normalization_type: str = "normal"
 
 
 def call(head, params, *arrays, **options):
@@ -98,7 +114,7 @@ def test_a_fresh_gaussian_head_says_one_deviation_in_normalised_units():
     np.testing.assert_allclose(call(head, zeros, readouts()).scale_tril[0, 0], np.eye(A), atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", [GaussianActionHead, L1ActionHead, MSEActionHead])
+@pytest.mark.parametrize("kind", [GaussianActionHead, L1ActionHead, MSEActionHead, NormalBins])
 def test_padded_steps_do_not_change_the_loss(kind):
     mask = all_true(B, T, H, A)
     mask[:, :, 2:] = False
@@ -107,7 +123,15 @@ def test_padded_steps_do_not_change_the_loss(kind):
     assert loss_of(kind, targets()) != pytest.approx(loss_of(kind, targets(), mask=mask), rel=1e-3)
 
 
-KINDS = [GaussianActionHead, L1ActionHead, MSEActionHead, TeleoperationActionHead, DiffusionActionHead]
+KINDS = [
+    GaussianActionHead,
+    L1ActionHead,
+    MSEActionHead,
+    TeleoperationActionHead,
+    DiffusionActionHead,
+    NormalBins,
+    SmallUNet,
+]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -159,3 +183,63 @@ def test_diffusion_actions_stay_within_the_clip_and_differ_by_key():
     draws = [draw(jax.random.key(seed)) for seed in (0, 0, 1)]
     assert np.array_equal(draws[0], draws[1]) and not np.allclose(draws[0], draws[2])
     assert float(jnp.abs(draws[0]).max()) <= head.max_action
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def binned(kind, array):
+    bins = Bins.of(16, kind, -2.0, 2.0)
+    return bins.thresholds(), bins.index(array), bins.centre(bins.index(array))
+
+
+@given(st.lists(st.floats(-6, 6, width=32), min_size=8, max_size=8), st.sampled_from(["uniform", "normal"]))
+@settings(max_examples=30, deadline=None)
+def test_a_value_lies_in_its_bin_or_beyond_the_outermost_one(values, kind):
+    array = np.array(values, np.float32)
+    borders, index, centre = (np.asarray(found) for found in binned(kind, array))
+    inside = np.clip(array, borders[0] + 1e-5, borders[-1] - 1e-5)
+    assert np.all(borders[index] <= inside + 2e-5) and np.all(inside - 2e-5 <= borders[index + 1])
+    np.testing.assert_allclose(centre, (borders[index] + borders[index + 1]) / 2, rtol=1e-5)
+
+
+def test_the_discrete_loss_is_the_cross_entropy_of_the_true_bins():
+    logits, actions = call(*made(NormalBins), readouts()), targets()
+    head = made(NormalBins)[0]
+    truth = np.asarray(Bins.of(head.vocab_size, "normal", None, None).index(actions))
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    nll = -np.take_along_axis(log_p, truth[..., None], -1)
+    assert logits.shape == (B, T, H, A, head.vocab_size)
+    assert loss_of(NormalBins, actions) == pytest.approx(nll.mean(), rel=1e-5)
+
+
+def test_discrete_draws_follow_the_logits_and_a_cold_draw_is_the_likeliest_bin():
+    options = {"method": "predict_action"}
+    likeliest = call(*made(NormalBins), readouts(), jax.random.key(0), argmax=True, **options)
+    cold = call(*made(NormalBins), readouts(), jax.random.key(0), temperature=1e-4, **options)
+    draws = call(*made(NormalBins), readouts(), jax.random.key(1), sample_shape=(3000,), **options)
+    logits = call(*made(NormalBins), readouts())[:, -1]
+    p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    centres = np.asarray(Bins.of(32, "normal", None, None).centre(np.arange(32)))
+    np.testing.assert_array_equal(cold, likeliest)
+    np.testing.assert_allclose(likeliest, centres[logits.argmax(-1)], rtol=1e-6)
+    np.testing.assert_allclose(draws.mean(0), p @ centres, atol=0.2)
+
+
+@pytest.mark.parametrize("kind", [DiffusionActionHead, SmallUNet])
+def test_a_sampler_that_is_told_the_noise_of_a_chunk_ends_at_that_chunk(kind):
+    class Told(kind):
+        def _noise(self, embedding, noisy, time, *train):
+            kept = self.alpha_hats[time.astype(int)]
+            kept = kept if noisy.shape[-1] != A else kept[..., None]
+            return (noisy - jnp.sqrt(kept) * 0.7) / jnp.sqrt(1 - kept)
+
+    head, params = Told(action_horizon=H, action_dim=A), made(kind)[1]
+    draws = call(head, params, readouts(), jax.random.key(3), sample_shape=(5,), method="predict_action")
+    np.testing.assert_allclose(draws, np.full((5, B, H, A), 0.7), atol=2e-3)
+
+
+def test_a_unet_takes_any_horizon_and_holds_unused_dimensions_at_their_noise():
+    head = SmallUNet(action_horizon=3, action_dim=A)
+    options = {"method": "predict_action", "embodiment_action_dim": 1}
+    draws = call(head, made(SmallUNet)[1], readouts(), jax.random.key(3), sample_shape=(200,), **options)
+    assert draws.shape == (200, B, 3, A)
+    np.testing.assert_allclose(draws[..., 1:].std(), np.sqrt(float(cosine_betas(10)[0])), rtol=0.1)

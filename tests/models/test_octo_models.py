@@ -7,7 +7,7 @@ from octo_made_up import DATA, STATISTICS, made_batch, model_cfg
 
 from xp.errors import UserError
 from xp.models import build, load_policy
-from xp.models.tree import flatten
+from xp.models.tree import flatten, unflatten
 
 ROWS = {
     "gaussian, convolutions, goal images": {"stem": {"type": "small16"}, "goal_images": True},
@@ -23,6 +23,8 @@ ROWS = {
     "teleop": {"head": {"type": "teleop"}},
     "diffusion, no language": {"head": {"type": "diffusion", "pooling": "mean"}, "language": {"encoder": None}},
     "l1, frozen words": {"head": {"type": "l1"}, "language": {"trainable": False}},
+    "discrete": {"head": {"type": "discrete", "vocab_size": 16}},
+    "unet": {"head": {"type": "unet", "down_features": [8, 16], "time_features": 8, "timesteps": 5}},
     "mse, no state, two readouts": {"head": {"type": "mse"}, "proprio": False, "readouts": 2},
 }
 
@@ -66,7 +68,7 @@ def test_an_option_trains_saves_loads_and_predicts(row, tmp_path):
     assert set(ours) == set(theirs) and all(np.array_equal(ours[path], theirs[path]) for path in ours)
     actions = loaded.predict(batch, seed=3)
     assert actions.shape == (4, 2, 3) and actions.dtype == np.float32
-    if row != "diffusion, no language":  # whose loss draws its noise for the padded batch
+    if row not in ("diffusion, no language", "unet"):  # whose losses draw their noise for the padded batch
         assert loaded.loss(batch)["loss"] == pytest.approx(after, rel=1e-4)
 
 
@@ -185,6 +187,44 @@ def test_a_new_horizon_keeps_the_trunk_and_reports_every_weight(trainable, tmp_p
     assert other_head.loaded.source == str(tmp_path / "trunk")
 
 
+def test_computing_layers_again_gives_the_same_gradients_and_takes_less_memory():
+    cfg = model_cfg(layers=4, stem={"type": "small16"})
+    plain, again = made(cfg), made({**cfg, "remat": True})
+    inputs, key = plain.prepare(made_batch(32)), jax.random.key(0)
+    steps = [jax.jit(jax.grad(lambda w, t=t: t.loss(w, inputs, key, True)[0])).lower(t.weights) for t in (plain, again)]
+    compiled = [step.compile() for step in steps]
+    for one, other in zip(*(jax.tree.leaves(step(plain.weights)) for step in compiled), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-6)
+    before, after = (step.memory_analysis().temp_size_in_bytes for step in compiled)
+    assert after < 0.7 * before
+
+
+@pytest.mark.parametrize(
+    ("preset", "trained"), [("head_only", "heads_action/"), ("transformer", "octo_transformer/obs")]
+)
+def test_a_freeze_preset_freezes_real_weights_and_leaves_the_head(trainable, preset, trained):
+    from xp.training.partition import split
+
+    partition = split(trainable.weights, freeze=[preset], presets=trainable.freeze_presets)
+    assert all("BlockTransformer_0" not in path for path in partition.trained)
+    assert any(path.startswith(trained) for path in partition.trained)
+    assert any(path.startswith("heads_action/") for path in partition.trained)
+
+
+def test_the_language_preset_needs_a_model_with_language(trainable):
+    from xp.training.partition import split
+
+    frozen = split(trainable.weights, freeze=["language"], presets=trainable.freeze_presets).frozen
+    assert {path.split("/")[1] for path in frozen} == {
+        "task_tokenizers_language",
+        "task_language_projection",
+        "task_language_pos_embedding",
+    }
+    mute = {key: value for key, value in flatten(trainable.weights).items() if key not in frozen}
+    with pytest.raises(UserError, match="matches none"):
+        split(unflatten(mute), freeze=["language"], presets=trainable.freeze_presets)
+
+
 def test_a_trunk_of_another_size_is_refused(trainable, tmp_path):
     trainable.policy(trainable.weights).save(tmp_path / "trunk")
     with pytest.raises(UserError, match="transformer in .* has other sizes"):
@@ -197,6 +237,8 @@ def test_a_trunk_of_another_size_is_refused(trainable, tmp_path):
         ({"head": {"type": "gausian"}}, 2, "did you mean 'gaussian'"),
         ({"head": {"pooling": "max"}}, 2, "allowed are map and mean"),
         ({"head": {"min_sd": 0.1}}, 2, "did you mean 'min_std'"),
+        ({"head": {"type": "discrete", "token_per": "step"}}, 2, "model.head.token_per='step'"),
+        ({"head": {"type": "discrete", "pooling": "mean"}}, 2, "model.readouts=6"),
         ({"stem": {"type": "resnet"}}, 2, "model.stem.type=resnet"),
         ({"stem": {"type": "small16", "features": [8, 8]}}, 2, "a small16 stem has 4 layers"),
         ({"proprio": "yes"}, 2, "model.proprio=yes"),

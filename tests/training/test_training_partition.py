@@ -64,6 +64,16 @@ def test_freezing_everything_is_refused():
         split(WEIGHTS, freeze=["*"])
 
 
+PRESETS = {"none": (), "head_only": ("octo_transformer/*",), "language": ("*task_tokenizers_language*", "*nothing*")}
+
+
+def test_a_preset_stands_for_its_patterns_all_of_which_must_match():
+    assert sorted(split(WEIGHTS, freeze=["head_only"], presets=PRESETS).trained) == ["heads_action/mean_proj/kernel"]
+    assert not split(WEIGHTS, freeze=["none"], presets=PRESETS).frozen
+    with pytest.raises(UserError, match=r"'\*nothing\*'"):
+        split(WEIGHTS, freeze=["language"], presets=PRESETS)
+
+
 NAMES = st.text("abc_", min_size=1, max_size=4)
 
 

@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from xp.config.dataset_facts import dataset_facts
 from xp.config.explain import unknown_key
 from xp.config.schema import MERGE_METHODS, SECTIONS, TASKS
+from xp.config.tokenizer import tokenizer_folder
 from xp.errors import UserError, closest, listing
 
 
@@ -104,6 +105,7 @@ def _check_train(config: DictConfig) -> None:
     _check_folder(config, "pretrained_path")
     _check_data(config)
     _check_model(config)
+    _check_language(config)
 
 
 def _check_data(config: DictConfig) -> None:
@@ -152,6 +154,14 @@ def _check_model(config: DictConfig) -> None:
                 f"model.cameras.{slot}.camera={wanted}: the dataset {config.data.root} has no such camera. "
                 f"Its cameras: {listing(facts.cameras)}{closest(wanted, facts.cameras)}"
             )
+
+
+def _check_language(config: DictConfig) -> None:
+    """A model that reads text through T5 needs its tokenizer: asked for before a run, not at its first batch."""
+    language = config.model.get("language")
+    encoder = str(language.get("encoder")) if isinstance(language, DictConfig) else ""
+    if encoder == "t5" or encoder.startswith("t5-"):
+        tokenizer_folder("t5-base" if encoder == "t5" else encoder, language.get("tokenizer"))
 
 
 def _check_folder(config: DictConfig, key: str) -> None:

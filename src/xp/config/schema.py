@@ -166,6 +166,7 @@ class Trainer:
     devices: int = _at_least(1)
     strategy: str = _one_of("auto", "ddp", "fsdp")
     compile: bool = False
+    sharding: str = _one_of("none", "data", "fsdp")
     overfit_batches: int | None = _at_least(1, None)
     profile_steps: int | None = _at_least(1, None)
 
@@ -191,6 +192,7 @@ class Eval:
     first_seed: int = _at_least(0)
     videos: int = _at_least(0)
     controls: bool = True
+    allow_blind: bool = False
 
 
 @dataclass
@@ -313,6 +315,7 @@ TRANSIENT: tuple[str, ...] = (
     "trainer.devices",
     "trainer.strategy",
     "trainer.compile",
+    "trainer.sharding",
     "predict.batch_size",
     "collect.workers",
     "merge.overwrite",

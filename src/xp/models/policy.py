@@ -120,7 +120,8 @@ class JaxTrainable:
     `weights` is a nested dict of float32 arrays. `loss(weights, inputs, key, train)` is jit-able and returns the scalar
     objective (mean over valid elements) and a dict of scalar parts. `prepare(batch)` turns a numpy batch into the
     model's numpy inputs (normalised, tokenised). `policy(weights)` wraps weights as a deployable Policy.
-    `frozen` are patterns (fnmatch on '/'-joined paths) that the model itself never trains, such as a language encoder.
+    `frozen` are patterns (fnmatch on '/'-joined paths) that the model itself never trains, such as a language encoder;
+    `freeze_presets` are patterns by name, which `trainer.freeze` may name instead.
     """
 
     spec: PolicySpec
@@ -129,6 +130,7 @@ class JaxTrainable:
     prepare: Callable[[Batch], dict[str, np.ndarray]]
     policy: Callable[[Any], Policy]
     frozen: Sequence[str] = ()
+    freeze_presets: Mapping[str, Sequence[str]] = field(default_factory=dict)
     loaded: LoadReport = field(default_factory=LoadReport)
 
 

@@ -12,19 +12,23 @@ FLOOR = 1e-6
 """Relative change of the actions below which a policy counts as blind: float32 rounding, with room."""
 
 
-def image_sensitivity(policy: Policy, observations: Sequence[Mapping[str, Any]], *, where: str) -> dict[str, Any]:
+def image_sensitivity(
+    policy: Policy, observations: Sequence[Mapping[str, Any]], *, where: str, allow_blind: bool = False
+) -> dict[str, Any]:
     """Compare the actions on real images with those on black and on noise images, all else equal.
 
     Args:
         policy: asked with one fixed seed, so nothing but the images differs.
         observations: batches of one window each.
         where: what the policy is called in the error.
+        allow_blind: whether a policy that ignores its images may be scored all the same.
 
     Returns:
-        `black` and `noise`: the largest absolute change of any action, in dataset units, over the observations.
+        `black` and `noise`: the largest absolute change of any action, in dataset units, over the observations;
+        `blind`: whether the actions do not change at all.
 
     Raises:
-        UserError: the actions do not change at all, so the policy ignores its images.
+        UserError: they do not, so the policy ignores its images, and `allow_blind` is off.
     """
     real = [policy.predict(observation, seed=0) for observation in observations]
     scale = max(float(np.abs(actions).max()) for actions in real)
@@ -35,13 +39,14 @@ def image_sensitivity(policy: Policy, observations: Sequence[Mapping[str, Any]],
         )
         for name in ("black", "noise")
     }
-    if max(changes.values()) <= FLOOR * max(scale, 1.0):
+    blind = max(changes.values()) <= FLOOR * max(scale, 1.0)
+    if blind and not allow_blind:
         raise UserError(
             f"The policy {where} ignores its images: its actions are the same for real, black and noise images, so a "
             "score would say nothing about what it sees. Look at the camera names in config.json of its training run, "
-            "or train it with images."
+            "or train it with images. To score it all the same (a floor for others) type eval.allow_blind=true."
         )
-    return changes
+    return {**changes, "blind": blind}
 
 
 def _with_images(observation: Mapping[str, Any], kind: str) -> dict[str, Any]:

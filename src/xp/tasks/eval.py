@@ -47,7 +47,8 @@ def _sensitivity(run: Run, policy: "Policy", options: Options) -> dict[str, Any]
     for task in run.config.env.tasks:
         env = make_env(task, options)
         observations.append(History(env.reset(run.config.eval.first_seed), policy.spec.history, 0).batch())
-    return image_sensitivity(policy, observations, where=str(run.config.eval.checkpoint))
+    where, allow_blind = str(run.config.eval.checkpoint), run.config.eval.allow_blind
+    return image_sensitivity(policy, observations, where=where, allow_blind=allow_blind)
 
 
 def _all_results(

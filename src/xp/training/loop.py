@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from typing import Any
 
-import jax
 import numpy as np
 
 from xp.models.policy import JaxTrainable, Policy
@@ -16,6 +15,7 @@ from xp.training.partition import split
 from xp.training.prefetch import prefetched
 from xp.training.schedules import Schedule, make_schedule, short_of_peak
 from xp.training.session import Session, Validate, check_accumulate
+from xp.training.sharding import make_placement
 from xp.training.step import (
     deployed,
     filled,
@@ -89,16 +89,19 @@ class JaxSession(Session):
         schedule: Schedule,
         seed: int,
     ):
-        partition = split(trainable.weights, freeze=options.freeze, model_frozen=trainable.frozen)
+        partition = split(
+            trainable.weights, freeze=options.freeze, model_frozen=trainable.frozen, presets=trainable.freeze_presets
+        )
         run.log(partition.describe())
         must_agree = {"seed": seed, "frozen": digest_of(partition.frozen) if partition.frozen else None}
         policy_bytes = bytes_of(partition.trained) + bytes_of(partition.frozen)
         super().__init__(run, batches, validate, options, schedule, must_agree, policy_bytes)
         self.trainable, self.seed = trainable, seed_words(seed)
         optimiser = make_optimiser(options, partition)
-        self.state = initial_state(partition, optimiser, options)
-        self.frozen = jax.device_put(partition.frozen)
-        self.update = make_step(trainable.loss, optimiser, options)
+        self.placement = make_placement(options.sharding)
+        self.state = self.placement.weights(initial_state(partition, optimiser, options))
+        self.frozen = self.placement.weights(partition.frozen)
+        self.update = make_step(trainable.loss, optimiser, options, self.placement)
 
     def train_all(self, logger: Logger) -> None:
         """Do the remaining steps."""
@@ -119,7 +122,7 @@ class JaxSession(Session):
         """The model's inputs for the update that follows `step` finished ones, on their way to the device."""
         prepared = self.trainable.prepare(self.batches.at(step))
         check_accumulate(next(iter(prepared.values())).shape[0], self.options.accumulate)
-        return jax.device_put(prepared)
+        return self.placement.inputs(prepared)
 
     def step(self, inputs: dict[str, Any]) -> None:
         """Dispatch one update."""
@@ -139,7 +142,7 @@ class JaxSession(Session):
 
     def take_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Put the arrays where the state's leaves were."""
-        self.state = filled(self.state, arrays)
+        self.state = self.placement.weights(filled(self.state, arrays))
 
     def loss_since_log(self) -> float:
         """The running loss of the state."""

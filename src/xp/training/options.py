@@ -11,6 +11,7 @@ DEVICES = ("auto", "cpu", "gpu")
 STRATEGIES = ("auto", "ddp", "fsdp")
 TORCH_ONLY = {"device": "auto", "devices": 1, "strategy": "auto", "compile": False}
 """Options that models in torch alone have, and the values that leave them unused."""
+SHARDINGS = ("none", "data", "fsdp")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,7 @@ class TrainerOptions:
     devices: int = 1
     strategy: str = "auto"
     compile: bool = False
+    sharding: str = "none"
     overfit_batches: int | None = None
     profile_steps: int | None = None
     best_metric: str = "val_loss"
@@ -79,7 +81,8 @@ class TrainerOptions:
                 )
 
     def _check_words(self) -> None:
-        for name, allowed in (("precision", PRECISIONS), ("device", DEVICES), ("strategy", STRATEGIES)):
+        words = {"precision": PRECISIONS, "device": DEVICES, "strategy": STRATEGIES, "sharding": SHARDINGS}
+        for name, allowed in words.items():
             value = getattr(self, name)
             if value not in allowed:
                 raise UserError(

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -56,8 +57,20 @@ def matching(paths: Sequence[str], patterns: Iterable[str], key: str) -> set[str
     return found
 
 
-def split(weights: Mapping[str, Any], *, freeze: Sequence[str] = (), model_frozen: Sequence[str] = ()) -> Partition:
+def split(
+    weights: Mapping[str, Any],
+    *,
+    freeze: Sequence[str] = (),
+    model_frozen: Sequence[str] = (),
+    presets: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> Partition:
     """Split nested weights by the user's freeze patterns and those of the model itself.
+
+    Args:
+        weights: all weights.
+        freeze: patterns, or names of presets.
+        model_frozen: patterns of what the model itself never trains.
+        presets: patterns by name, as the model gives them.
 
     Raises:
         UserError: a pattern matches nothing, or nothing is left to train.
@@ -65,7 +78,7 @@ def split(weights: Mapping[str, Any], *, freeze: Sequence[str] = (), model_froze
     flat = flatten(weights)
     paths = sorted(flat)
     frozen = matching(paths, model_frozen, "the model's own frozen weights")
-    frozen |= matching(paths, freeze, "trainer.freeze")
+    frozen |= matching(paths, [pattern for word in freeze for pattern in presets.get(word, [word])], "trainer.freeze")
     if len(frozen) == len(flat):
         raise UserError(
             f"trainer.freeze=[{listing(freeze)}] freezes all {len(flat)} arrays of weights, so nothing is left to "

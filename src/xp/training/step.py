@@ -17,6 +17,7 @@ from xp.models.tree import unflatten
 from xp.training.options import TrainerOptions
 from xp.training.partition import Flat, Partition, matching
 from xp.training.session import Outcome
+from xp.training.sharding import OneDevice, Placement
 
 KERNELS = ("*kernel*",)
 """The weights that decay where `trainer.decay` does not say it: Octo's rule (biases and norms are left alone)."""
@@ -67,12 +68,14 @@ def make_step(
     loss: Callable[..., tuple[Any, dict[str, Any]]],
     optimiser: optax.GradientTransformation,
     options: TrainerOptions,
+    placement: Placement = OneDevice(),  # noqa: B008 - frozen and empty
 ) -> Callable[..., tuple[State, Outcome]]:
     """Compile `step(state, frozen, inputs, seed, index, rate, fresh) -> (state, outcome)`; `state` is donated.
 
     `seed` comes from `seed_words`, `index` (uint32) is the number of finished updates, `rate` the learning rate,
     `fresh` whether the running loss of the log starts anew. They are arguments, so that runs of a sweep over seeds or
-    rates share one compiled program. Randomness is `fold_in(key(seed), index)`: a function of seed and step alone.
+    rates share one compiled program. Randomness is `fold_in(key(seed), index)`: a function of seed and step alone. The
+    state keeps the layout that `placement` gave it.
     """
     gradient = jax.value_and_grad(_objective(loss, options.precision), has_aux=True)
     if options.accumulate > 1:
@@ -92,7 +95,7 @@ def make_step(
             jnp.where(fresh, 0.0, state.loss_sum) + value,
             jnp.where(fresh, 0, state.loss_count) + 1,
         )
-        return state, Outcome(value, norm, parts)
+        return placement.kept(state), Outcome(value, norm, parts)
 
     return step
 
@@ -144,12 +147,13 @@ def _objective(loss: Callable[..., tuple[Any, dict[str, Any]]], precision: str) 
 def _accumulated(gradient: Callable[..., Any], parts: int) -> Callable[..., Any]:
     """The mean of value and gradient over `parts` equal slices of the batch, one slice in memory at a time.
 
-    Equal to the whole batch's when the loss is a mean over samples. Where padding leaves slices with different numbers
-    of valid steps, each slice counts the same.
+    Slice i takes rows i, i + parts, ...: where several devices share a batch, each so keeps its own rows. Equal to the
+    whole batch's when the loss is a mean over samples. Where padding leaves slices with different numbers of valid
+    steps, each slice counts the same.
     """
 
     def whole(weights: Flat, frozen: Flat, inputs: dict, key: jax.Array):
-        sliced = jax.tree.map(lambda x: x.reshape(parts, x.shape[0] // parts, *x.shape[1:]), inputs)
+        sliced = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), inputs)
         keys = jax.random.split(key, parts)
         zero = jax.tree.map(
             lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -51,11 +52,14 @@ class Assembly:
         return self.datasets[dataset]
 
 
-def assemble(folder: OctoFolder, weights: Mapping[str, np.ndarray] | None = None) -> Assembly:
-    """Build the network and its surroundings; `weights`, where given, tell the size of the T5 encoder."""
+def assemble(folder: OctoFolder, weights: Mapping[str, Any] = MappingProxyType({}), *, remat: bool = False) -> Assembly:
+    """Build the network and its surroundings.
+
+    `weights` (anything with `.shape`) tell the size of the T5 encoder; `remat` as in `build_module`.
+    """
     model = folder.config["model"]
-    inner = {path.removeprefix(_T5_PREFIX): leaf for path, leaf in (weights or {}).items()}
-    module = build_module(model, sizes_from_weights(inner))
+    inner = {path.removeprefix(_T5_PREFIX): leaf for path, leaf in weights.items()}
+    module = build_module(model, sizes_from_weights(inner), remat=remat)
     if "action" not in module.heads:
         raise UserError(f"The model has the heads {listing(module.heads)}; predicting needs one named 'action'.")
     head = module.heads["action"]

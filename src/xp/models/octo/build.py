@@ -1,18 +1,20 @@
 """Octo for training (`build`) and for use (`load`)."""
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from xp.errors import UserError
-from xp.models.octo.assembly import Assembly, assemble
+from xp.models.octo.assembly import assemble
 from xp.models.octo.cameras import resolve_slots
-from xp.models.octo.folder import OctoFolder, read_folder
+from xp.models.octo.folder import OctoFolder, open_folder
 from xp.models.octo.initial import initial_weights
-from xp.models.octo.match import take, verify
-from xp.models.octo.papers import frozen_patterns, new_papers
+from xp.models.octo.match import fitting, verify
+from xp.models.octo.papers import FREEZE_PRESETS, frozen_patterns, new_papers
 from xp.models.octo.policy import OctoPolicy
 from xp.models.policy import DataSpec, JaxTrainable, LoadReport
 from xp.models.tree import unflatten
@@ -40,15 +42,16 @@ def build(
     Raises:
         UserError: options that do not fit each other, the dataset or the pretrained model.
     """
-    source = read_folder(*pretrained) if pretrained else None
-    model_cfg = _filled(model_cfg, source[0] if source else None)
+    source, checkpoint = open_folder(*pretrained) if pretrained else (None, None)
+    model_cfg = _filled(model_cfg, source)
     slots = resolve_slots(model_cfg, data.cameras)
     papers = new_papers(model_cfg, data, slots, statistics, horizon, seed)
-    assembly = assemble(papers, source[1] if source else None)
+    assembly = assemble(papers, checkpoint.leaves if checkpoint else {}, remat=bool(model_cfg.get("remat")))
     shapes = assembly.network.shapes(assembly.example_inputs())
     taken, report = {}, LoadReport(initialised=tuple(shapes))
-    if source and pretrained:
-        taken, report = take(shapes, source[1], str(pretrained[0]))
+    if checkpoint and pretrained:
+        report = fitting(shapes, checkpoint.leaves, str(pretrained[0]))
+        taken = {path: array.astype(np.float32, copy=False) for path, array in checkpoint.read(report.loaded).items()}
     fresh = initial_weights({path: shapes[path] for path in report.initialised}, seed)
     return JaxTrainable(
         spec=assembly.spec,
@@ -57,16 +60,19 @@ def build(
         prepare=assembly.prepare,
         policy=lambda weights: OctoPolicy(assembly, weights),
         frozen=frozen_patterns(papers.config["model"]),
+        freeze_presets=FREEZE_PRESETS,
         loaded=report,
     )
 
 
 def load(path: Path, step: int | None = None, device: str | None = None) -> OctoPolicy:
     """A saved Octo, every weight accounted for; `device` is a jax platform such as "cpu" or "gpu"."""
-    papers, weights = read_folder(path, step)
-    assembly: Assembly = assemble(papers, weights)
-    verify(assembly.network.shapes(assembly.example_inputs()), weights, str(path))
-    return OctoPolicy(assembly, unflatten(weights), _device(device))
+    papers, checkpoint = open_folder(path, step)
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(checkpoint.read)  # beside the tracing that the check needs
+        assembly = assemble(papers, checkpoint.leaves)
+        verify(assembly.network.shapes(assembly.example_inputs()), checkpoint.leaves, str(path))
+        return OctoPolicy(assembly, unflatten(reading.result()), _device(device))
 
 
 def _device(name: str | None) -> Any:

@@ -23,11 +23,15 @@ from xp.models.octo.trunk import OctoTransformer
 _HEADS: dict[str, type[heads.ActionHead]] = {
     head.__name__: head
     for head in (
+        heads.ContinuousActionHead,
         heads.DiffusionActionHead,
+        heads.DiscreteActionHead,
         heads.GaussianActionHead,
         heads.L1ActionHead,
         heads.MSEActionHead,
         heads.TeleoperationActionHead,
+        heads.TokenPerDimActionHead,
+        heads.UNetDDPMActionHead,
     )
 }
 _ENCODERS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
@@ -51,22 +55,28 @@ _HARMLESS = {
 """Options of the original that are accepted at these values only (None: any), since they ask for nothing here."""
 
 
-def build_module(model: Mapping[str, Any], t5: T5Sizes | None = None) -> OctoModule:
+def build_module(model: Mapping[str, Any], t5: T5Sizes | None = None, *, remat: bool = False) -> OctoModule:
     """The network that `model` (the `model` entry of config.json, mended) describes.
 
     Args:
         model: ModuleSpecs by role.
         t5: sizes of the T5 encoder where weights say them; None takes them from the encoder's name.
+        remat: compute layers and image encoders again in the backward pass instead of keeping what is inside them.
 
     Raises:
         UserError: a module or option that is unknown here.
     """
     try:
         trunk = OctoTransformer(
-            observation_tokenizers={name: _tokenizer(s, t5) for name, s in model["observation_tokenizers"].items()},
-            task_tokenizers={name: _tokenizer(s, t5) for name, s in model["task_tokenizers"].items()},
+            observation_tokenizers={
+                name: _tokenizer(spec, t5, remat) for name, spec in model["observation_tokenizers"].items()
+            },
+            task_tokenizers={name: _tokenizer(spec, t5) for name, spec in model["task_tokenizers"].items()},
             readouts={name: int(tokens) for name, tokens in model["readouts"].items()},
-            transformer_kwargs=_checked(dict(model["transformer_kwargs"]), _TRANSFORMER, "the transformer"),
+            transformer_kwargs={
+                **_checked(dict(model["transformer_kwargs"]), _TRANSFORMER, "the transformer"),
+                "remat": remat,
+            },
             token_embedding_size=int(model["token_embedding_size"]),
             max_horizon=int(model["max_horizon"]),
             repeat_task_tokens=bool(model["repeat_task_tokens"]),
@@ -83,11 +93,11 @@ def build_module(model: Mapping[str, Any], t5: T5Sizes | None = None) -> OctoMod
 _TRANSFORMER = ("num_layers", "mlp_dim", "num_attention_heads", "dropout_rate", "attention_dropout_rate")
 
 
-def _tokenizer(spec: Mapping[str, Any], t5: T5Sizes | None) -> nn.Module:
+def _tokenizer(spec: Mapping[str, Any], t5: T5Sizes | None, remat: bool = False) -> nn.Module:
     name, kwargs = spec["name"], dict(spec["kwargs"])
     _known(name, _TOKENIZERS, "tokenizer")
     if name == "ImageTokenizer":
-        return _image_tokenizer(kwargs)
+        return _image_tokenizer(kwargs, remat)
     if name == "LanguageTokenizer":
         encoder = str(kwargs.pop("encoder"))
         sizes = t5 or KNOWN_T5.get(encoder.removeprefix("google-t5/"))
@@ -98,7 +108,7 @@ def _tokenizer(spec: Mapping[str, Any], t5: T5Sizes | None) -> nn.Module:
     return kind(**_checked(kwargs, _fields(kind), name))
 
 
-def _image_tokenizer(kwargs: dict[str, Any]) -> ImageTokenizer:
+def _image_tokenizer(kwargs: dict[str, Any], remat: bool) -> ImageTokenizer:
     encoder = kwargs.pop("encoder")
     _known(encoder["name"], _ENCODERS, "image encoder")
     kind, preset = _ENCODERS[encoder["name"]]
@@ -106,7 +116,7 @@ def _image_tokenizer(kwargs: dict[str, Any]) -> ImageTokenizer:
     frozen = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
     known = ("obs_stack_keys", "task_stack_keys", "proper_pad_mask")
     given = _checked(kwargs, known, "ImageTokenizer")
-    return ImageTokenizer(kind, encoder["name"], frozen, **given)
+    return ImageTokenizer(kind, encoder["name"], frozen, remat=remat, **given)
 
 
 def _head(spec: Mapping[str, Any]) -> heads.ActionHead:

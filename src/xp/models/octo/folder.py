@@ -1,7 +1,7 @@
 """Octo's folder: `STEP/default/checkpoint` (msgpack), config.json, example_batch.msgpack, dataset_statistics.json."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from xp.errors import UserError, listing
-from xp.models.octo.msgpack_file import read_tree, write_tree
+from xp.models.octo.msgpack_file import Leaf, read_leaves, read_tree, scan_tree, write_tree
 from xp.models.octo.spec import mended_spec
 from xp.models.tree import flatten, unflatten
 from xp.runs import atomic
@@ -38,8 +38,21 @@ def steps_of(path: Path) -> list[int]:
     return sorted(int(name) for name in found if (path / name / "default" / "checkpoint").is_file())
 
 
-def read_folder(path: Path, step: int | None = None) -> tuple[OctoFolder, dict[str, np.ndarray]]:
-    """Everything in an Octo folder, and the weights of `step` (None: the newest) flat by path.
+@dataclass(frozen=True)
+class Checkpoint:
+    """The weights of one step, not read yet: `leaves` by path, each with its shape and dtype."""
+
+    path: Path
+    leaves: Mapping[str, Leaf]
+
+    def read(self, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
+        """The arrays of the given paths; None: all of them."""
+        wanted = self.leaves if names is None else {name: self.leaves[name] for name in names}
+        return read_leaves(self.path, wanted)
+
+
+def open_folder(path: Path, step: int | None = None) -> tuple[OctoFolder, Checkpoint]:
+    """What stands in an Octo folder, and the weights of `step` (None: the newest), which are read when asked for.
 
     Raises:
         UserError: a missing or damaged file, or a step that is not there.
@@ -59,17 +72,17 @@ def read_folder(path: Path, step: int | None = None) -> tuple[OctoFolder, dict[s
         statistics=_read_json(_there(path, "dataset_statistics.json")),
         step=chosen,
     )
-    return folder, _read_weights(path / str(chosen) / "default" / "checkpoint")
+    return folder, _open_weights(path / str(chosen) / "default" / "checkpoint")
 
 
-def _read_weights(path: Path) -> dict[str, np.ndarray]:
-    tree = read_tree(path)
+def _open_weights(path: Path) -> Checkpoint:
+    tree = scan_tree(path)
     flat = flatten(tree) if isinstance(tree, Mapping) else {}
-    if not flat or not all(isinstance(leaf, np.ndarray) for leaf in flat.values()):
+    if not flat or not all(isinstance(leaf, Leaf) for leaf in flat.values()):
         raise UserError(
             f"The file {path} is a msgpack file but holds no tree of weights. Give the folder of a saved Octo."
         )
-    return flat
+    return Checkpoint(path, flat)
 
 
 def _there(path: Path, name: str) -> Path:

@@ -61,7 +61,7 @@ _RULES: tuple[tuple[str, Draw], ...] = (
     (r"/bias$", _constant(0.0)),
     (r"MultiHeadDotProductAttention_0/(query|key|value)/kernel$", _xavier(1)),
     (r"MultiHeadDotProductAttention_0/out/kernel$", _xavier(-1)),
-    (r"(MlpBlock_0|cond_encoder|reverse_network)/Dense_\d/kernel$", _xavier(-1)),
+    (r"(MlpBlock_0|cond_encoder|reverse_network|model|ConditionalResidualBlock1D_\d+)/Dense_\d/kernel$", _xavier(-1)),
     (r"map_head/probe$", _xavier(-1)),
     (r"time_preprocess/kernel$", _normal(0.2)),
     (r"scale_proj/kernel$", _normal(0.01)),

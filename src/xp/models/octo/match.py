@@ -3,16 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from xp.errors import UserError
 from xp.models.policy import LoadReport
 
 _SHOWN = 8
 
 
-def verify(expected: Mapping[str, Any], given: Mapping[str, np.ndarray], source: str) -> None:
-    """Check that `given` has exactly the paths and shapes of `expected` (anything with `.shape`).
+def verify(expected: Mapping[str, Any], given: Mapping[str, Any], source: str) -> None:
+    """Check that `given` has exactly the paths and shapes of `expected` (both: anything with `.shape`).
 
     Raises:
         UserError: one error naming every kind of difference.
@@ -29,10 +27,8 @@ def verify(expected: Mapping[str, Any], given: Mapping[str, np.ndarray], source:
     )
 
 
-def take(
-    expected: Mapping[str, Any], given: Mapping[str, np.ndarray], source: str
-) -> tuple[dict[str, np.ndarray], LoadReport]:
-    """Take from `given` what fits `expected` (anything with `.shape`) by path and shape; report it and the rest.
+def fitting(expected: Mapping[str, Any], given: Mapping[str, Any], source: str) -> LoadReport:
+    """Which of `given` fits `expected` by path and shape (both: anything with `.shape`), and what becomes of the rest.
 
     Raises:
         UserError: the transformer itself does not fit, so that nothing of worth would be taken over.
@@ -46,17 +42,15 @@ def take(
             "Choose the model it was saved from (model=octo_tiny, octo_small or octo_base), or set model.embed_dim, "
             "model.layers, model.heads_num and model.mlp_dim to its sizes."
         )
-    taken = {path: np.asarray(given[path], dtype=np.float32) for path in expected if path in fits}
-    report = LoadReport(
+    return LoadReport(
         source=source,
-        loaded=tuple(taken),
+        loaded=tuple(path for path in expected if path in fits),
         initialised=tuple(path for path in expected if path not in fits),
         dropped=tuple(path for path in given if path not in fits),
     )
-    return taken, report
 
 
-def _shape_differences(expected: Mapping[str, Any], given: Mapping[str, np.ndarray]) -> list[str]:
+def _shape_differences(expected: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
     return [
         f"{path} {tuple(given[path].shape)} instead of {tuple(leaf.shape)}"
         for path, leaf in expected.items()

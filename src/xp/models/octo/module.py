@@ -1,13 +1,14 @@
 """The whole network: the trunk and its heads, and the functions on it that training and prediction call."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import jax
 from flax import linen as nn
 
 from xp.models.octo.heads import ActionHead, Density
-from xp.models.octo.tokenizers import Inputs, TokenGroup
+from xp.models.octo.tokenizers import Inputs, LanguageTokenizer, TokenGroup
 from xp.models.octo.trunk import OctoTransformer
 
 
@@ -16,6 +17,23 @@ class OctoModule(nn.Module):
 
     octo_transformer: OctoTransformer
     heads: Mapping[str, ActionHead]
+
+    def shallow(self) -> tuple["OctoModule", dict[str, list[str]]]:
+        """This network with one layer of each kind, and which path parts stand for the layers left out.
+
+        A T5 encoder keeps two: only its first layer owns the position bias.
+        """
+        trunk = self.octo_transformer
+        kwargs = {**trunk.transformer_kwargs, "num_layers": 1}
+        layers = range(1, int(trunk.transformer_kwargs["num_layers"]))
+        copies = {"/encoderblock_0/": [f"/encoderblock_{index}/" for index in layers]}
+        tokenizers = dict(trunk.task_tokenizers)
+        for name, tokenizer in tokenizers.items():
+            if isinstance(tokenizer, LanguageTokenizer) and tokenizer.sizes.layers > 2:
+                tokenizers[name] = tokenizer.clone(sizes=replace(tokenizer.sizes, layers=2), parent=None)
+                copies["/encoder/block/1/"] = [f"/encoder/block/{index}/" for index in range(2, tokenizer.sizes.layers)]
+        trunk = trunk.clone(transformer_kwargs=kwargs, task_tokenizers=tokenizers, parent=None)
+        return self.clone(octo_transformer=trunk, parent=None), copies
 
     def __call__(self, observations: Inputs, tasks: Inputs, real: jax.Array, train: bool = False) -> dict[str, Any]:
         """Run everything once, which makes all weights."""

@@ -12,6 +12,13 @@ from xp.models.octo.spec import model_spec
 from xp.models.octo.words import WordText
 from xp.models.policy import DataSpec
 
+FREEZE_PRESETS = {
+    "none": (),
+    "transformer": ("octo_transformer/BlockTransformer_0/*",),
+    "language": ("octo_transformer/task_tokenizers_language/*", "octo_transformer/task_language_*"),
+    "head_only": ("octo_transformer/*",),
+}
+"""What `trainer.freeze` may name: nothing, the transformer's layers, the way language comes in, all but the heads."""
 _T5_TEXT = {"padding": "max_length", "truncation": True, "return_tensors": "np"}
 
 

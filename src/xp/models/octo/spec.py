@@ -5,13 +5,22 @@ from typing import Any
 
 from xp.errors import UserError, closest, listing
 
+TOKEN_PER = ("", "action_horizon", "action_dim_and_action_horizon")
+"""What one token of the discrete head answers for: the whole chunk, one step of it, or one number."""
 HEADS = {
     "gaussian": ("xp.models.octo.heads", "GaussianActionHead"),
     "teleop": ("octo.model.components.action_heads", "TeleoperationActionHead"),
     "diffusion": ("octo.model.components.action_heads", "DiffusionActionHead"),
+    "unet": ("octo.model.components.action_heads", "UNetDDPMActionHead"),
+    "discrete": ("octo.model.components.action_heads", "DiscreteActionHead"),
     "l1": ("octo.model.components.action_heads", "L1ActionHead"),
     "mse": ("octo.model.components.action_heads", "MSEActionHead"),
 }
+HEAD_DEFAULTS: dict[str, dict[str, Any]] = {
+    "discrete": {"normalization_type": "normal"},
+    "unet": {"max_action": 5.0, "clip_sample": 5.0},
+}
+"""Where the released classes' defaults (bins over 0..1, actions cut at one deviation) do not fit normalised actions."""
 RELEASED_STEM = {"features": [32, 96, 192, 384], "num_groups": 32, "num_features": 512}
 
 
@@ -152,7 +161,31 @@ def _head(model_cfg: Mapping[str, Any], horizon: int, action_dim: int) -> dict[s
     base = {"readout_key": "readout_action", "use_map": pooling == "map"}
     sizes = {"action_horizon": horizon, "action_dim": action_dim}
     given = {name: value for name, value in options.items() if value is not None}
+    given = {**HEAD_DEFAULTS.get(kind, {}), **given}
+    if kind == "discrete":
+        _check_bins(given, pooling, int(model_cfg["readouts"]), horizon, action_dim)
     return module_spec(*HEADS[kind], **base, **sizes, **given)
+
+
+def _check_bins(given: Mapping[str, Any], pooling: str, readouts: int, horizon: int, action_dim: int) -> None:
+    """The discrete head's words, and one token for each thing it reads where nothing is pooled."""
+    per = given.get("token_per", "action_dim_and_action_horizon")
+    for name, value, allowed in (
+        ("token_per", per, TOKEN_PER),
+        ("normalization_type", given["normalization_type"], ("normal", "uniform")),
+    ):
+        if value not in allowed:
+            quoted = listing(f"'{word}'" for word in allowed)
+            raise UserError(
+                f"model.head.{name}='{value}': allowed are {quoted}{closest(str(value), allowed)}. "
+                f"Type model.head.{name}={allowed[-1]}."
+            )
+    needed = {"": 1, "action_horizon": horizon}.get(per, horizon * action_dim)
+    if pooling == "mean" and readouts != needed:
+        raise UserError(
+            f"model.head.pooling=mean: a discrete head without pooling reads one readout for each of its {needed} "
+            f"outputs, and model.readouts={readouts}. Type model.head.pooling=map, or model.readouts={needed}."
+        )
 
 
 def mended_spec(model: Mapping[str, Any]) -> dict[str, Any]:

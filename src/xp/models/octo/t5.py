@@ -43,7 +43,7 @@ def sizes_from_weights(flat: Mapping[str, Any]) -> T5Sizes | None:
     needed += (f"{block}/0/SelfAttention/q/kernel", f"{block}/1/DenseReluDense/wi/kernel")
     if any(name not in flat for name in needed):
         return None
-    shared, bias, query, hidden = (np.shape(flat[name]) for name in needed)
+    shared, bias, query, hidden = (flat[name].shape for name in needed)
     layers = {path.split("/")[2] for path in flat if path.startswith("encoder/block/")}
     return T5Sizes(shared[0], shared[1], query[1] // bias[1], hidden[1], len(layers), bias[1], bias[0])
 

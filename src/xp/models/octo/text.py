@@ -1,13 +1,12 @@
 """Instructions to the model's language inputs, each distinct text tokenised once."""
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from xp.errors import UserError
-from xp.models.octo.unigram import find_tokenizer, load_unigram
+from xp.config.tokenizer import tokenizer_folder
+from xp.models.octo.unigram import load_unigram
 from xp.models.octo.words import WordText
 
 Tokenise = Callable[[str], tuple[np.ndarray, np.ndarray]]
@@ -41,20 +40,8 @@ class LazyT5Text:
     def __call__(self, text: str) -> tuple[np.ndarray, np.ndarray]:
         """Tokenise one text."""
         if self._loaded is None:
-            self._loaded = load_unigram(self._find(), self._max_length)
+            self._loaded = load_unigram(tokenizer_folder(self._encoder, self._folder), self._max_length)
         return self._loaded(text)
-
-    def _find(self) -> Path:
-        if self._folder is not None:
-            return Path(self._folder).expanduser()
-        found = find_tokenizer(self._encoder)
-        if found is None:
-            raise UserError(
-                f"This model reads language through {self._encoder}, and its tokenizer is not on this machine. Fetch "
-                f"it once with `hf download google-t5/{self._encoder} tokenizer.json`, or give its folder with "
-                "model.language.tokenizer=FOLDER, or train with model.language.encoder=words, which needs none."
-            )
-        return found
 
 
 def text_inputs(tokenizer: Mapping[str, Any] | None, folder: str | None, max_length: int) -> Texts | None:

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.scipy.stats import norm
 
+from xp.models.octo.bins import Bins
 from xp.models.octo.t5 import T5Encoder, T5Sizes
 
 Inputs = Mapping[str, Any]
@@ -48,6 +48,7 @@ class ImageTokenizer(nn.Module):
     obs_stack_keys: Sequence[str] = ("image_.*", "depth_.*")
     task_stack_keys: Sequence[str] = ()
     proper_pad_mask: bool = True
+    remat: bool = False
 
     @nn.compact
     def __call__(self, observations: Inputs, tasks: Inputs, train: bool = False) -> TokenGroup | None:
@@ -62,7 +63,8 @@ class ImageTokenizer(nn.Module):
             goal = jnp.broadcast_to(goal, (*images.shape[:-1], goal.shape[-1])).astype(images.dtype)
             images = jnp.concatenate([images, goal], axis=-1)
         batch, history = images.shape[:2]
-        encoder = self.encoder(**self.encoder_kwargs, name=f"{self.encoder_name}_0")
+        kind = nn.remat(self.encoder) if self.remat else self.encoder
+        encoder = kind(**self.encoder_kwargs, name=f"{self.encoder_name}_0")
         features = encoder(images.reshape(batch * history, *images.shape[2:]))
         tokens = features.reshape(batch, history, -1, features.shape[-1])
         if not self.proper_pad_mask:
@@ -127,38 +129,30 @@ class WordTokenizer(nn.Module):
 
 
 class LowdimObsTokenizer(nn.Module):
-    """Low-dimensional observations [B, T, S] -> S tokens a step, of one number each or of a one-hot bin."""
+    """Low-dimensional observations [B, T, S] -> S tokens a step, of one number each or of a one-hot bin.
+
+    As in the original its tokens always count as real: a state that is not there stands at its mean, not masked out.
+    Keys follow the order of their patterns.
+    """
 
     obs_keys: Sequence[str] = ()
     discretize: bool = False
     n_bins: int = 256
     bin_type: str = "uniform"
-    low: float = 0.0
-    high: float = 1.0
+    low: float | None = None
+    high: float | None = None
     proper_pad_mask: bool = True
 
     @nn.compact
     def __call__(self, observations: Inputs, tasks: Inputs, train: bool = False) -> TokenGroup | None:
         """Tokenise; None where the observations have none of the keys."""
-        keys = matching(self.obs_keys, sorted(observations))
+        keys = [key for pattern in self.obs_keys for key in matching([pattern], sorted(observations))]
         if not keys:
             return None
         values = jnp.concatenate([observations[key] for key in keys], axis=-1)
-        tokens = self._one_hot(values) if self.discretize else values[..., None]
-        if not self.proper_pad_mask:
-            return TokenGroup(tokens, jnp.ones(tokens.shape[:-1], dtype=bool))
-        return TokenGroup(tokens, mask_from_inputs(observations, keys, tokens.shape[:-1]))
-
-    def _one_hot(self, values: jax.Array) -> jax.Array:
-        edge = 1e-6
-        if self.bin_type == "uniform":
-            inside = jnp.clip(values, self.low + edge, self.high - edge)
-            thresholds = jnp.linspace(self.low, self.high, self.n_bins + 1)
-        else:
-            inside = values
-            thresholds = norm.ppf(jnp.linspace(edge, 1 - edge, self.n_bins + 1))
-        index = jnp.clip(jnp.searchsorted(thresholds, inside, side="right") - 1, 0, self.n_bins - 1)
-        return jax.nn.one_hot(index, self.n_bins)
+        bins = Bins.of(self.n_bins, self.bin_type, self.low, self.high)
+        tokens = jax.nn.one_hot(bins.index(values), self.n_bins) if self.discretize else values[..., None]
+        return TokenGroup(tokens, jnp.ones(tokens.shape[:-1], dtype=bool))
 
 
 class StateTokenizer(nn.Module):

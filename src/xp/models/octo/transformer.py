@@ -70,13 +70,15 @@ class Transformer(nn.Module):
     num_attention_heads: int
     dropout_rate: float = 0.0
     attention_dropout_rate: float = 0.0
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array, train: bool) -> jax.Array:
         """Map [B, L, D] to [B, L, D] under mask [B, 1, L, L]."""
         rates = (self.dropout_rate, self.attention_dropout_rate)
+        kind = nn.remat(EncoderBlock, static_argnums=(3,)) if self.remat else EncoderBlock
         for index in range(self.num_layers):
-            block = EncoderBlock(self.mlp_dim, self.num_attention_heads, *rates, name=f"encoderblock_{index}")
+            block = kind(self.mlp_dim, self.num_attention_heads, *rates, name=f"encoderblock_{index}")
             x = block(x, mask, train)
         return nn.LayerNorm(name="encoder_norm")(x)
 
@@ -89,6 +91,7 @@ class BlockTransformer(nn.Module):
     num_attention_heads: int
     dropout_rate: float = 0.0
     attention_dropout_rate: float = 0.0
+    remat: bool = False
     use_correct_attention: bool = True
 
     @nn.compact
@@ -105,6 +108,7 @@ class BlockTransformer(nn.Module):
             self.num_attention_heads,
             self.dropout_rate,
             self.attention_dropout_rate,
+            self.remat,
             name="Transformer_0",
         )
         out = transformer(sequence, mask, train)
@@ -144,24 +148,26 @@ def _cut(
 
 
 class MAPHead(nn.Module):
-    """Multi-head attention pooling (Lee et al., "Set Transformer", 2019): [..., n, D] -> [..., D]."""
+    """Multi-head attention pooling (Lee et al., "Set Transformer", 2019): [..., n, D] -> [..., probes, D]."""
 
     num_heads: int = 8
     dropout_rate: float = 0.0
+    probes: int = 1
 
     @nn.compact
     def __call__(self, group: TokenGroup, train: bool) -> jax.Array:
-        """Pool the real tokens of a group with one learned probe."""
+        """Pool the real tokens of a group with every learned probe."""
         *lead, length, width = group.tokens.shape
         tokens = group.tokens.reshape(-1, length, width)
         mask = group.mask.astype(bool).reshape(-1, 1, 1, length)
-        probe = self.param("probe", nn.initializers.xavier_uniform(), (1, 1, width))
+        probe = self.param("probe", nn.initializers.xavier_uniform(), (1, self.probes, width))
         attention = nn.MultiHeadDotProductAttention(
             num_heads=self.num_heads,
             kernel_init=nn.initializers.xavier_uniform(),
             name="MultiHeadDotProductAttention_0",
         )
-        pooled = attention(jnp.broadcast_to(probe, (tokens.shape[0], 1, width)), tokens, mask=mask)
+        mask = jnp.broadcast_to(mask, (tokens.shape[0], 1, self.probes, length))
+        pooled = attention(jnp.broadcast_to(probe, (tokens.shape[0], self.probes, width)), tokens, mask=mask)
         normed = nn.LayerNorm(name="LayerNorm_0")(pooled)
         pooled = pooled + MlpBlock(4 * width, self.dropout_rate, name="MlpBlock_0")(normed, train)
-        return pooled.reshape(*lead, width)
+        return pooled.reshape(*lead, self.probes, width)

@@ -1,7 +1,6 @@
 """T5's text tokeniser from its `tokenizer.json`: SentencePiece's unigram model, read and run natively."""
 
 import json
-import os
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -91,15 +90,3 @@ def load_unigram(folder: Path, max_length: int) -> UnigramText:
     pieces = {piece: entry for piece, entry in scores.items() if piece not in special}
     floor = min((score for _, score in pieces.values()), default=0.0) - _UNKNOWN_PENALTY
     return UnigramText(pieces, floor, unknown, end, max_length)
-
-
-def find_tokenizer(name: str) -> Path | None:
-    """The folder of a tokeniser in the local Hugging Face cache, newest snapshot first; None where there is none."""
-    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
-    cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
-    found = [
-        path
-        for owner in ("", "google-t5--")
-        for path in cache.glob(f"models--{owner}{name}/snapshots/*/tokenizer.json")
-    ]
-    return max(found, key=lambda path: path.stat().st_mtime).parent if found else None

@@ -44,7 +44,7 @@ class ActionHead(nn.Module):
     def pool(self, groups: Groups, map_head: MAPHead, train: bool) -> jax.Array:
         """One float32 or half-precision embedding a step: [B, T, D]."""
         group = groups[self.readout_key]
-        return map_head(group, train) if self.use_map else group.tokens.mean(axis=-2)
+        return map_head(group, train)[..., 0, :] if self.use_map else group.tokens.mean(axis=-2)
 
     def chunk(self, flat: jax.Array) -> jax.Array:
         """Split the last axis H*A into H, A, in float32."""

@@ -13,6 +13,7 @@ from xp.models.octo.transformer import MAPHead
 class ContinuousActionHead(ActionHead):
     """Mean tanh(x / max_action) * max_action; the loss is summed over the action's dimensions, averaged elsewhere."""
 
+    use_map: bool = False
     max_action: float = 5.0
     loss_type: str = "mse"
 
@@ -45,12 +46,14 @@ class ContinuousActionHead(ActionHead):
 
 
 class MSEActionHead(ContinuousActionHead):
-    """Squared error."""
+    """Squared error, pooled by attention unless told otherwise."""
 
+    use_map: bool = True
     loss_type: str = "mse"
 
 
 class L1ActionHead(ContinuousActionHead):
-    """Absolute error (`loss_type` other than "mse")."""
+    """Absolute error, pooled by attention unless told otherwise."""
 
+    use_map: bool = True
     loss_type: str = "l1"
