@@ -89,6 +89,10 @@ MISTAKES = {
     "missing dataset folder": (["data=lerobot"], ["data.root", "task=collect"]),
     "dataset": (["data.root=nowhere"], ["data.root=nowhere", "there is no dataset", "xp task=collect"]),
     "pretrained": (["pretrained_path=nowhere"], ["pretrained_path=nowhere", "no such folder"]),
+    "tokenizer": (
+        ["model=octo_small", "data.root=.", "model.language.tokenizer=nowhere"],
+        ["model.language.tokenizer=nowhere", "hf download google-t5/t5-base tokenizer.json"],
+    ),
     "checkpoint": (["task=predict"], ["predict.checkpoint"]),
 }
 

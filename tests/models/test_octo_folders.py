@@ -116,6 +116,38 @@ def test_statistics_of_another_action_size_are_refused(saved):
         load_policy(saved)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda e: e.update(action=np.zeros((1, 1, 2, 7), np.float32)), r"\(1, 1, 2, 7\).*2 actions of 3 dimensions"),
+        (lambda e: e["observation"].pop("timestep_pad_mask"), "no observation/timestep_pad_mask"),
+        (
+            lambda e: e["observation"].update(image_primary=np.zeros((1, 1, 64, 64, 3), np.uint8)),
+            "example_batch.msgpack .*obs_primary_pos_embedding",
+        ),
+        (lambda e: e["observation"].pop("image_wrist"), "unknown .*tokenizers_wrist"),
+        (lambda e: e["observation"].update(proprio=np.zeros((1, 1, 9), np.float32)), "obs_proprio_projection"),
+    ],
+)
+def test_an_example_batch_of_other_data_is_refused(saved, change, message):
+    example = read_tree(saved / "example_batch.msgpack")
+    change(example)
+    write_tree(saved / "example_batch.msgpack", example)
+    with pytest.raises(UserError, match=message):
+        load_policy(saved)
+
+
+def test_a_batch_of_other_data_than_the_example_is_refused(saved):
+    batch = made_batch(1)
+    with pytest.raises(UserError, match=r"observation.state has shape \(1, 1, 5\); the policy wants \(1, 1, 2\)"):
+        load_policy(saved).predict({**batch, "observation.state": np.zeros((1, 1, 5), np.float32)})
+
+
+def test_arrays_are_read_to_where_jax_needs_no_copy(saved):
+    tree = read_tree(saved / "7/default/checkpoint")
+    assert all(leaf.ctypes.data % 64 == 0 for leaf in flatten(tree).values())
+
+
 def test_several_datasets_need_a_choice(saved):
     one = json.loads((saved / "dataset_statistics.json").read_text())
     other = {**one, "action": {**one["action"], "mean": [1.1, -2.0, 0.0]}}

@@ -19,6 +19,7 @@ from xp.models.octo.stems import expected_places
 from xp.models.octo.t5 import relative_buckets
 from xp.models.octo.unigram import load_unigram
 from xp.models.octo.words import WordText, words_of
+from xp.models.sensitivity import image_sensitivity
 
 
 def test_the_way_in_is_light():
@@ -197,3 +198,23 @@ def test_initial_weights_follow_the_networks_own_initialisers():
                 assert abs(drawn.mean()) < 4 * drawn.std() / leaf.size**0.5 + 1e-9, path
             elif leaf.ndim == 1:
                 np.testing.assert_allclose(drawn, leaf, atol=1e-5, err_msg=path)
+
+
+class Deaf:
+    """A policy whose actions depend on its images by a factor."""
+
+    def __init__(self, factor):
+        self.factor = factor
+
+    def predict(self, observation, *, seed):
+        seen = observation["observation.images.top"].astype(np.float32).mean()
+        return np.full((1, 2, 3), 1.0 + self.factor * seen, np.float32)
+
+
+def test_a_policy_that_ignores_its_images_is_refused_unless_told_otherwise():
+    batches = [made_batch(1)]
+    assert not image_sensitivity(Deaf(0.01), batches, where="p")["blind"]
+    with pytest.raises(UserError, match="p ignores its images.*eval.allow_blind=true"):
+        image_sensitivity(Deaf(0.0), batches, where="p")
+    found = image_sensitivity(Deaf(0.0), batches, where="p", allow_blind=True)
+    assert found == {"black": 0.0, "noise": 0.0, "blind": True}

@@ -135,6 +135,33 @@ def test_eval_reports_success_with_intervals_initial_states_a_floor_and_videos(x
         assert sum(1 for _ in container.decode(video=0)) == 9
 
 
+def test_eval_refuses_a_policy_that_ignores_its_images_unless_told_otherwise(xp, trained, tmp_path):
+    blind = blinded(trained, tmp_path / "blind")
+    ask = ["task=eval", f"eval.checkpoint={blind}", "env.tasks=[push_red]", "eval.episodes=1", "eval.videos=0",
+           "eval.controls=false", "env.max_steps=1"]  # fmt: skip
+    refused = xp(*ask, "hydra.run.dir=refused", code=2)
+    assert "ignores its images" in refused.stderr and "eval.allow_blind=true" in refused.stderr
+    assert not (xp.cwd / "refused/metrics.json").exists()
+    xp(*ask, "eval.allow_blind=true", "hydra.run.dir=allowed")
+    assert read(xp.cwd / "allowed/metrics.json")["image_sensitivity"]["blind"] is True
+
+
+def blinded(run, folder):
+    """The run's policy with image tokens that are the same whatever is seen."""
+    import shutil
+
+    from xp.models.octo.msgpack_file import read_tree, write_tree
+
+    shutil.copytree(run / "final", folder)
+    (file,) = folder.glob("*/default/checkpoint")
+    tree = read_tree(file)
+    for name, entry in tree["octo_transformer"].items():
+        if name in ("obs_primary_projection", "obs_wrist_projection"):
+            entry["kernel"] = np.zeros_like(entry["kernel"])
+    write_tree(file, tree)
+    return folder
+
+
 def test_eval_refuses_a_chunk_longer_than_the_horizon(xp, trained):
     done = xp("task=eval", f"eval.checkpoint={trained}", "chunk_size.steps=9", code=2)
     assert "chunk_size.steps=1..4" in done.stderr

@@ -63,6 +63,7 @@ def assemble(folder: OctoFolder, weights: Mapping[str, Any] = MappingProxyType({
     if "action" not in module.heads:
         raise UserError(f"The model has the heads {listing(module.heads)}; predicting needs one named 'action'.")
     head = module.heads["action"]
+    _check_example(folder.example, head.action_horizon, head.action_dim)
     own = folder.config.get("xp", {})
     slots = _slots(folder, own)
     statistics = by_dataset(folder.statistics)
@@ -87,6 +88,22 @@ def assemble(folder: OctoFolder, weights: Mapping[str, Any] = MappingProxyType({
         language=texts is not None,
     )
     return Assembly(network=Network(module), prepare=prepare, spec=spec, folder=folder, datasets=datasets)
+
+
+def _check_example(example: Mapping[str, Any], horizon: int, action_dim: int) -> None:
+    """The example batch shows the shapes of what the model was trained on: it must be a batch of this model."""
+    if "timestep_pad_mask" not in example["observation"]:
+        raise UserError(
+            f"example_batch.msgpack has no observation/timestep_pad_mask [B, T]; it has {listing(flatten(example))}. "
+            "Give the example batch that was saved with the model."
+        )
+    shape = np.shape(example.get("action", np.zeros((1, 1, horizon, action_dim))))
+    wanted = (horizon, action_dim)[-(len(shape) - 2) :]  # the first release saved no axis of chunks
+    if shape[2:] != wanted:
+        raise UserError(
+            f"example_batch.msgpack holds actions of shape {shape}; the head in config.json gives chunks of {horizon} "
+            f"actions of {action_dim} dimensions. Give the example batch that was saved with the model."
+        )
 
 
 def _fitting(normal: Normal, size: int, dataset: str) -> Normal:

@@ -22,8 +22,9 @@ def verify(expected: Mapping[str, Any], given: Mapping[str, Any], source: str) -
         return
     parts = [_some("missing", missing), _some("unknown", extra), _some("of another shape", shapes)]
     raise UserError(
-        f"The weights in {source} are not those of the model its config.json describes: "
-        f"{'; '.join(part for part in parts if part)}. Give a folder whose config.json and checkpoint belong together."
+        f"The weights in {source} are not those of the model that its config.json and example_batch.msgpack (cameras, "
+        f"image sizes) describe: {'; '.join(part for part in parts if part)}. Give a folder whose files belong "
+        "together."
     )
 
 
