@@ -140,15 +140,18 @@ def test_sampled_actions_are_the_originals_with_its_random_stream(case):
 
 
 def test_the_saved_folder_gives_the_originals_actions():
-    """The original's own two runs of this draw (eager, compiled) differ by 4.3e-4 in these units, hence 6e-4 here."""
+    """The original saved this draw twice, compiled and op by op: ours is no farther from either than they are apart."""
     policy = load_policy(REFERENCE / "ckpt_diffusion_h4")
     example = policy.assembly.folder.example  # type: ignore[attr-defined]
     batch = {"observation": example["observation"], "task": example["task"]}
     actions = policy.predict(batch, seed=7, rng="legacy")
-    expected = np.load(REFERENCE / "ckpt_diffusion_h4/expected_sample_actions_seed7.npz")["actions"]
-    np.testing.assert_allclose(actions, expected, atol=6e-4, rtol=0)
-    normalized = policy.predict(batch, seed=7, rng="legacy", normalized=True)
-    np.testing.assert_allclose(normalized, reference("diffusion_h4")["outputs"]["predict"], atol=2e-4, rtol=0)
+    compiled = np.load(REFERENCE / "ckpt_diffusion_h4/expected_sample_actions_seed7.npz")["actions"]
+    (normal,) = policy.assembly.datasets.values()  # type: ignore[attr-defined]
+    eager = normal.unnormalize(reference("diffusion_h4")["outputs"]["predict"])
+    apart = np.abs(compiled - eager).max()
+    assert 4e-4 < apart < 4.5e-4
+    assert np.abs(actions - compiled).max() <= apart and np.abs(actions - eager).max() <= apart
+    assert np.mean(np.abs(actions - compiled) <= 2e-4) > 0.9
 
 
 def test_the_saved_folder_is_written_back_as_it_was(tmp_path):
