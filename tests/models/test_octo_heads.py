@@ -237,6 +237,18 @@ def test_a_sampler_that_is_told_the_noise_of_a_chunk_ends_at_that_chunk(kind):
     np.testing.assert_allclose(draws, np.full((5, B, H, A), 0.7), atol=2e-3)
 
 
+def test_a_unets_loss_over_fixed_draws_is_the_mean_over_them():
+    rng = np.random.default_rng(4)
+    noise, time = rng.normal(size=(B, 2, T, H, A)).astype(np.float32), rng.random((B, 2, T), np.float32)
+    rest = (targets(), all_true(B, T), all_true(B, T, H, A))
+
+    def loss(chosen):
+        draws = {"noise": noise[:, chosen], "time": time[:, chosen]}
+        return call(*made(SmallUNet), readouts(), *rest, method="loss", train=False, **draws)[0]
+
+    assert loss([0, 1]) == pytest.approx((loss([0]) + loss([1])) / 2, rel=1e-4)
+
+
 def test_a_unet_takes_any_horizon_and_holds_unused_dimensions_at_their_noise():
     head = SmallUNet(action_horizon=3, action_dim=A)
     options = {"method": "predict_action", "embodiment_action_dim": 1}

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from typing import Any
 
+import jax
 import numpy as np
 
 from xp.models.policy import JaxTrainable, Policy

@@ -80,6 +80,18 @@ class TrainerOptions:
                     f"compiles every step and runs on JAX's default device. Type trainer.{name}={str(unused).lower()}"
                 )
 
+    def refuse_jax_only(self) -> None:
+        """For a model in torch: refuse the option that means nothing to it.
+
+        Raises:
+            UserError: `sharding` is set.
+        """
+        if self.sharding != "none":
+            raise UserError(
+                f"trainer.sharding={self.sharding} is for models in JAX; this model is in torch. Type "
+                "trainer.sharding=none, and trainer.devices=N with trainer.strategy=ddp or fsdp."
+            )
+
     def _check_words(self) -> None:
         words = {"precision": PRECISIONS, "device": DEVICES, "strategy": STRATEGIES, "sharding": SHARDINGS}
         for name, allowed in words.items():

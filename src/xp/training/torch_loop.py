@@ -53,6 +53,7 @@ def train(
     Arguments, results and errors are those of `xp.training.loop.train`; the weights of `trainable.module` are changed.
     """
     options = TrainerOptions.read(trainer)
+    options.refuse_jax_only()
     if options.overfit_batches is not None:
         batches = Overfit(batches, options.overfit_batches)
     if note := short_of_peak(lr, options.steps):

@@ -33,6 +33,8 @@ class UNetDDPMActionHead(ActionHead):
     down_features: Sequence[int] = (256, 512, 1024)
     time_features: int = 128
 
+    takes_draws = True
+
     def setup(self) -> None:
         """Make the U-Net, the schedule and the pooling (materialised only where it is used)."""
         self.map_head = MAPHead(dropout_rate=self.pool_dropout)
@@ -71,13 +73,27 @@ class UNetDDPMActionHead(ActionHead):
         return self.action_proj(features).astype(jnp.float32)
 
     def loss(
-        self, groups: Groups, actions: jax.Array, real: jax.Array, action_mask: jax.Array, train: bool = True
+        self,
+        groups: Groups,
+        actions: jax.Array,
+        real: jax.Array,
+        action_mask: jax.Array,
+        train: bool = True,
+        noise: jax.Array | None = None,
+        time: jax.Array | None = None,
     ) -> tuple[jax.Array, Parts]:
-        """`action_dim` times the masked squared error of the predicted noise, at one random time for each step."""
+        """`action_dim` times the masked squared error of the predicted noise, at one random time for each step.
+
+        Fixed draws `noise` and `time` are taken as by `DiffusionActionHead.loss`.
+        """
         actions = jnp.clip(actions, -self.max_action, self.max_action)
-        time_key, noise_key = jax.random.split(self.make_rng("dropout"))
-        time = jax.random.randint(time_key, (*actions.shape[:2], 1), 0, self.timesteps)
-        noise = jax.random.normal(noise_key, actions.shape)
+        if noise is None or time is None:
+            time_key, noise_key = jax.random.split(self.make_rng("dropout"))
+            time = jax.random.randint(time_key, (*actions.shape[:2], 1), 0, self.timesteps)
+            noise = jax.random.normal(noise_key, actions.shape)
+        else:
+            noise = jnp.moveaxis(noise, 1, 0)
+            time = jnp.floor(jnp.moveaxis(time, 1, 0) * self.timesteps).astype(jnp.int32)[..., None]
         kept = self.alpha_hats[time][..., None]
         error = self(groups, train, time, jnp.sqrt(kept) * actions + jnp.sqrt(1 - kept) * noise) - noise
         mse = masked_mean(error**2, action_mask & real[:, :, None, None]) * self.action_dim
