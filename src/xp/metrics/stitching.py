@@ -1,0 +1,111 @@
+"""From overlapping chunks to one action a frame: which chunks speak at a frame, and with what weight.
+
+A chunk is placed at a frame (its first action's), takes over at a frame (not before it has arrived), and ends. At a
+frame those chunks speak that have taken over and not ended; a rule weighs them. All rules are causal: weights depend on
+nothing that arrives later, so they can be used on a robot.
+
+- last: the newest chunk alone.
+- ensembling: the mean of all, weighted exp(-m i), i = 0 for the oldest, m = 0.01 ("temporal ensembling": Zhao et al.,
+  "Learning Fine-Grained Bimanual Manipulation with Low-Cost Hardware", RSS 2023, algorithm 2).
+- blend: the mean of all, weighted by a hat that rises from a chunk's take-over and falls towards its end. Divided by
+  their sum the hats are a partition of unity: a chunk enters with the smallest weight and leaves with it, however many
+  overlap.
+- blend_two: the rule of ACT-smooth's offline replay, for comparison: only the oldest and the newest chunk, mixed by
+  clip((frame - newest take-over) / (length - advance), 0, 1). With three or more chunks at a frame the oldest changes
+  from one frame to the next, and the value jumps.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+RULES = ("last", "ensembling", "blend", "blend_two")
+ENSEMBLE_DECAY = 0.01
+"""m of the weights exp(-m i): ACT's published value."""
+
+
+@dataclass(frozen=True)
+class PlacedChunk:
+    """Actions [C, A] for the frames start .. start+C-1, which count from frame `takeover` on."""
+
+    start: int
+    takeover: int
+    actions: np.ndarray
+
+    @property
+    def end(self) -> int:
+        """The first frame that the chunk says nothing about."""
+        return self.start + len(self.actions)
+
+    @property
+    def is_heard(self) -> bool:
+        """False where the chunk arrived after its end."""
+        return self.takeover < self.end
+
+
+def weights(chunks: Sequence[PlacedChunk], first: int, last: int, rule: str, *, advance: int) -> np.ndarray:
+    """Weight of each chunk at the frames first .. last-1, [len(chunks), last - first]; each column sums to 1, or to 0
+    where no chunk speaks.
+
+    Args:
+        chunks: in the order in which they took over.
+        first: first frame.
+        last: the frame after the last.
+        rule: one of `RULES`.
+        advance: frames from one query to the next; only `blend_two` asks.
+    """
+    assert rule in RULES, rule
+    frames = np.arange(first, last)
+    takeover = np.array([chunk.takeover for chunk in chunks], dtype=np.int64)[:, None]
+    end = np.array([chunk.end for chunk in chunks], dtype=np.int64)[:, None]
+    speaks = (takeover <= frames) & (frames < end)
+    if rule == "ensembling":
+        raw = np.where(speaks, np.exp(-ENSEMBLE_DECAY * (np.cumsum(speaks, axis=0) - 1)), 0.0)
+    elif rule == "blend":
+        raw = np.where(speaks, np.minimum(frames - takeover + 1, end - frames), 0.0)
+    else:
+        raw = _newest(speaks)
+        if rule == "blend_two":
+            raw = _two(chunks, speaks, raw, frames, advance)
+    total = raw.sum(axis=0)
+    return raw / np.where(total > 0, total, 1.0)
+
+
+def stitch(
+    chunks: Sequence[PlacedChunk], first: int, last: int, rule: str, *, advance: int, before: np.ndarray
+) -> np.ndarray:
+    """Actions [last - first, A] at the frames first .. last-1; where no chunk speaks, the action before is held.
+
+    `before` [A] is the action at frame first-1; the other arguments are those of `weights`.
+    """
+    result = np.repeat(np.asarray(before, dtype=np.float64)[None], last - first, axis=0)
+    chunks = [chunk for chunk in chunks if chunk.end > first and chunk.takeover < last]
+    if not chunks:
+        return result
+    shares = weights(chunks, first, last, rule, advance=advance)
+    result[shares.sum(axis=0) > 0] = 0.0
+    for share, chunk in zip(shares, chunks):
+        spoken = np.flatnonzero(share)
+        result[spoken] += share[spoken, None] * chunk.actions[first - chunk.start + spoken]
+    for silent in np.flatnonzero(shares.sum(axis=0) == 0):
+        result[silent] = result[silent - 1] if silent else before
+    return result
+
+
+def _newest(speaks: np.ndarray) -> np.ndarray:
+    """1 for the last chunk that speaks at each frame."""
+    later = np.cumsum(speaks[::-1], axis=0)[::-1]
+    return np.where(speaks & (later == 1), 1.0, 0.0)
+
+
+def _two(
+    chunks: Sequence[PlacedChunk], speaks: np.ndarray, newest: np.ndarray, frames: np.ndarray, advance: int
+) -> np.ndarray:
+    """The oldest and the newest chunk at each frame, mixed by how long the newest has been there."""
+    oldest = np.where(speaks & (np.cumsum(speaks, axis=0) == 1), 1.0, 0.0)
+    boundary = (newest * np.array([chunk.takeover for chunk in chunks])[:, None]).sum(axis=0)
+    overlap = np.array([len(chunk.actions) for chunk in chunks])[:, None] - advance
+    overlap = (newest * overlap).sum(axis=0)
+    share = np.where(overlap > 0, np.clip((frames - boundary) / np.maximum(overlap, 1), 0.0, 1.0), 1.0)
+    return share * newest + (1 - share) * oldest
