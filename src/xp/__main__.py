@@ -71,8 +71,11 @@ def _main(arguments: list[str]) -> int:
 def _parse(arguments: list[str]):  # noqa: ANN202 - argparse's own types
     from hydra._internal.utils import get_args_parser
 
+    from xp.config.shorthand import spelled_out
+
     parser = get_args_parser()
     options = parser.parse_intermixed_args(arguments)  # so that overrides may stand on both sides of -m
+    options.overrides = spelled_out(options.overrides)
     if options.resolve and not options.cfg:
         raise UserError("--resolve goes with --cfg: xp --cfg job --resolve")
     return parser, options

@@ -14,6 +14,9 @@ from xp.config.schema import MERGE_METHODS, SECTIONS, TASKS
 from xp.config.tokenizer import tokenizer_folder
 from xp.errors import UserError, closest, listing
 
+CLOSED_LOOP_EXECUTIONS = ("receding", "ensembling")
+REPLAY_MODES = ("ground_truth", "self_chained", "delayed")
+
 
 def check(config: DictConfig, *, complete: bool = True) -> None:
     """Refuse a configuration that cannot run.
@@ -38,7 +41,8 @@ def check(config: DictConfig, *, complete: bool = True) -> None:
         _BY_TASK[task](config)
 
 
-def _check_section(name: str, schema: type, config: DictConfig, plain: Any) -> None:
+def _check_section(name: str, shape: type | dict[str, type], config: DictConfig, plain: Any) -> None:
+    schema = _schema(shape, plain)
     if not isinstance(plain, dict):
         raise UserError(f"{name}={plain!r}: '{name}' is a section. Set one of its keys: {listing(_fields(schema))}")
     for key in plain:
@@ -52,6 +56,14 @@ def _check_section(name: str, schema: type, config: DictConfig, plain: Any) -> N
                 continue
             value = config[name][key]
         _check_value(f"{name}.{key}", value, typed, key, spec)
+
+
+def _schema(shape: type | dict[str, type], plain: Any) -> type:
+    """The schema of a section; where it depends on the section's `name`, the first for a name that is not known."""
+    if isinstance(shape, type):
+        return shape
+    name = plain.get("name") if isinstance(plain, dict) else None
+    return shape.get(str(name)) or next(iter(shape.values()))
 
 
 def _fields(schema: type) -> dict[str, dataclasses.Field]:
@@ -192,7 +204,29 @@ def _check_eval(config: DictConfig) -> None:
     if config.eval.checkpoint is None:
         raise UserError("eval.checkpoint is not given: which policy? Give a run folder: eval.checkpoint=FOLDER")
     _check_folder(config, "eval.checkpoint")
+    if config.eval.name == "offline_replay":
+        _check_replay(config)
+        return
     _check_env(config)
+    if config.chunk_size.execution not in CLOSED_LOOP_EXECUTIONS:
+        raise UserError(
+            f"chunk_size.execution={config.chunk_size.execution}: a simulated robot executes chunks as "
+            f"{listing(CLOSED_LOOP_EXECUTIONS)}; blending is measured by the replay: eval=offline_replay"
+        )
+
+
+def _check_replay(config: DictConfig) -> None:
+    _check_folder(config, "eval.data_root")
+    wrong = [mode for mode in config.eval.modes if mode not in REPLAY_MODES]
+    if wrong or not config.eval.modes:
+        given = wrong[0] if wrong else "[]"
+        raise UserError(f"eval.modes={given}: allowed are {listing(REPLAY_MODES)}{closest(given, REPLAY_MODES)}")
+    negative = [index for index in config.eval.indices_episode or () if index < 0]
+    if negative or config.eval.indices_episode is not None and not len(config.eval.indices_episode):
+        raise UserError(
+            f"eval.indices_episode={list(config.eval.indices_episode)}: give episode numbers, as in "
+            "eval.indices_episode=[0,1,2], or leave it out for the held-out episodes."
+        )
 
 
 def _check_collect(config: DictConfig) -> None:

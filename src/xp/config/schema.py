@@ -26,6 +26,8 @@ MERGE_METHODS = (
     "none", "average", "manual", "linear", "inverse_loss", "greedy", "gradient_descent", "adaptive_gradient_descent",
     "task_arithmetic", "ties", "dare", "model_stock", "interpolate", "slerp", "karcher", "ema", "swa",
 )  # fmt: skip
+EVALS = ("closed_loop", "offline_replay")
+"""What `task=eval` can measure: the options of the group `eval`, each with keys of its own."""
 TASKS = ("train", "predict", "eval", "collect", "split", "dump", "merge", "report", "status", "gc")
 
 
@@ -50,7 +52,7 @@ class ChunkSize:
     """How many actions one query yields and is executed before the next."""
 
     steps: int = _at_least(1)
-    execution: str = _one_of("receding", "ensembling")
+    execution: str = _one_of("receding", "ensembling", "blend", "blend_two")
 
 
 @dataclass
@@ -184,15 +186,35 @@ class Predict:
 
 
 @dataclass
-class Eval:
+class ClosedLoop:
     """Closed-loop success in simulation."""
 
+    name: str = _one_of(*EVALS)
     checkpoint: str | None = None
     episodes: int = _at_least(1)
     first_seed: int = _at_least(0)
     videos: int = _at_least(0)
     controls: bool = True
     allow_blind: bool = False
+
+
+@dataclass
+class OfflineReplay:
+    """Continuity of chunks on recorded episodes."""
+
+    name: str = _one_of(*EVALS)
+    checkpoint: str | None = None
+    data_root: str | None = None
+    indices_episode: list[int] | None = None
+    episodes: int | None = _at_least(1, None)
+    modes: list[str] = MISSING
+    delay: int = _at_least(0)
+    jitter: int = _at_least(0)
+    allow_blind: bool = False
+    checkpoints: int = _at_least(1)
+    figures: int = _at_least(0)
+    batch_size: int = _at_least(1)
+    bootstrap: int = _at_least(1)
 
 
 @dataclass
@@ -256,7 +278,7 @@ class Paths:
     cache: str = MISSING
 
 
-SECTIONS: dict[str, type] = {
+SECTIONS: dict[str, type | dict[str, type]] = {
     "task": Task,
     "horizon": Horizon,
     "chunk_size": ChunkSize,
@@ -268,7 +290,7 @@ SECTIONS: dict[str, type] = {
     "env": Env,
     "trainer": Trainer,
     "predict": Predict,
-    "eval": Eval,
+    "eval": {"closed_loop": ClosedLoop, "offline_replay": OfflineReplay},
     "collect": Collect,
     "split": SplitSection,
     "dump": Dump,
@@ -278,7 +300,7 @@ SECTIONS: dict[str, type] = {
     "gc": Gc,
     "paths": Paths,
 }
-"""Sections with a fixed shape. `model` and `logger` belong to the model families and the loggers."""
+"""Sections with a fixed shape, or one for each `name`. `model` and `logger` belong to model families and loggers."""
 
 READ_BY: dict[str, tuple[str, ...]] = {
     "train": (
@@ -294,6 +316,7 @@ READ_BY: dict[str, tuple[str, ...]] = {
     ),
     "predict": ("seed", "predict", "horizon", "data"),
     "eval": ("seed", "eval", "env", "chunk_size"),
+    "eval=offline_replay": ("seed", "eval", "chunk_size", "data"),
     "collect": ("seed", "collect", "env", "data.root", "chunk_size"),
     "split": ("split", "data"),
     "dump": ("seed", "dump", "data", "model", "horizon.train"),
@@ -302,7 +325,9 @@ READ_BY: dict[str, tuple[str, ...]] = {
     "status": ("status",),
     "gc": ("gc",),
 }
-"""The keys that a task's result depends on: its science. What another task reads is no part of its identity."""
+"""The keys that a task's result depends on: its science. What another task reads is no part of its identity.
+
+`TASK=NAME` is a task whose own section has that `name`."""
 
 TRANSIENT: tuple[str, ...] = (
     "data.cache_gb",
@@ -321,6 +346,8 @@ TRANSIENT: tuple[str, ...] = (
     "merge.overwrite",
     "merge.memory",
     "eval.videos",
+    "eval.figures",
+    "eval.batch_size",
 )
 """Machine and logging keys inside the sections above: they may change between a run and its resumption."""
 
@@ -336,7 +363,8 @@ def science(config: dict[str, Any]) -> dict[str, Any]:
     """
     task = config["task"]["name"]
     flat = {"task.name": task}
-    for wanted in READ_BY[task]:
+    choice = f"{task}={_at(config, f'{task}.name')}"
+    for wanted in READ_BY.get(choice) or READ_BY[task]:
         flat.update(_flatten(_at(config, wanted), wanted))
     return {key: value for key, value in flat.items() if not is_transient(key)}
 

@@ -68,7 +68,7 @@ def boundary_spike(x: np.ndarray, boundaries: np.ndarray) -> float:
 
 
 def boundary_jump(x: np.ndarray, truth: np.ndarray, boundaries: np.ndarray, scale: np.ndarray) -> float:
-    """Mean |(x_b - x_{b-1}) - (truth_b - truth_{b-1})| / scale over boundaries b and joints: the step minus the true one.
+    """Mean |(x_b - x_{b-1}) - (truth_b - truth_{b-1})| / scale over boundaries b and joints: step less true step.
 
     Not |x_b - x_{b-1}|, which asks the robot to stand still at every boundary.
     """
@@ -76,7 +76,7 @@ def boundary_jump(x: np.ndarray, truth: np.ndarray, boundaries: np.ndarray, scal
 
 
 def jump_excess(x: np.ndarray, truth: np.ndarray, boundaries: np.ndarray, scale: np.ndarray) -> float:
-    """Mean (|x_b - x_{b-1}| - |truth_b - truth_{b-1}|) / scale; negative where boundaries move less than demonstrated."""
+    """Mean (|x_b - x_{b-1}| - |truth_b - truth_{b-1}|) / scale; negative where less moves than in the demonstration."""
     return _mean((np.abs(_at(velocity(x), boundaries, 1)) - np.abs(_at(velocity(truth), boundaries, 1))) / scale)
 
 

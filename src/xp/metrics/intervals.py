@@ -95,6 +95,25 @@ def paired_difference(
     return {"value": value, "low": low, "high": high, "n_episodes": count}
 
 
+def crossed_interval(
+    values: np.ndarray, *, seed: int = 0, level: float = 0.95, resamples: int = RESAMPLES
+) -> tuple[float, float] | tuple[None, None]:
+    """Interval of the mean of values [S, E] of S trainings (seeds) on the same E episodes.
+
+    Both are drawn anew, each with replacement (Owen 2007, "The pigeonhole bootstrap"): other seeds and other episodes
+    would have given other values. Percentiles are widened as in `interval`, by the smaller number.
+    One training says nothing about others: then the interval is over episodes alone; None with one episode.
+    """
+    trainings, episodes = np.shape(values)
+    if episodes < 2:
+        return None, None
+    means = _draws(episodes, seed, resamples) @ np.asarray(values, dtype=np.float64).T / episodes
+    if trainings < 2:
+        return _ends(means[:, 0], episodes, level)
+    shares = _draws(trainings, seed + 1, resamples)[: len(means)] / trainings
+    return _ends((means[: len(shares)] * shares).sum(axis=1), min(trainings, episodes), level)
+
+
 def wilson(successes: int, trials: int, level: float = 0.95) -> tuple[float, float]:
     """Interval for a success rate (Wilson 1927): sensible at 0 and at all successes; (0, 1) without trials."""
     if trials == 0:

@@ -21,7 +21,12 @@ import numpy as np
 
 from xp.metrics.stitching import PlacedChunk, stitch
 
-MODES = ("ground_truth", "self_chained", "delayed")
+MODES = {
+    "ground_truth": "ground-truth prefix",
+    "self_chained": "self-chained prefix",
+    "delayed": "self-chained prefix, delayed answers",
+}
+"""Modes by name, and what to call them."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,9 +39,7 @@ MEASURES: dict[str, Measure] = {
     "u_a": Measure("U_a", "unit^2/frame^4", "largest variance of a joint's acceleration"),
     "u_v": Measure("U_v", "unit^2/frame^2", "largest variance of a joint's velocity"),
     "mean_speed": Measure("mean speed", "unit/frame", "mean |velocity| over joints and frames"),
-    "boundary_spike": Measure(
-        "boundary spike", "1", "mean |acceleration| within 2 frames of a boundary over elsewhere"
-    ),
+    "boundary_spike": Measure("boundary spike", "1", "mean |acceleration| near boundaries (2 frames) over elsewhere"),
 }
 """`std` is a joint's standard deviation in the training episodes, `unit` the dataset's unit."""
 
@@ -108,7 +106,7 @@ def summarise(
 
 
 def estimate(values: np.ndarray, episodes: np.ndarray, *, seed: int, resamples: int) -> dict[str, Any]:
-    """Mean of `values` [E, ...] over episodes with its interval: `{value, low, high, n}`; undefined ones are left out."""
+    """Mean of `values` [E, ...] over episodes with its interval: `{value, low, high, n}`; NaN is left out."""
     known = np.isfinite(values)
     some = known.reshape(len(values), -1).any(axis=1)
     sums = Sums(
@@ -119,6 +117,22 @@ def estimate(values: np.ndarray, episodes: np.ndarray, *, seed: int, resamples: 
     )
     ends = bootstrap(sums, seed=seed, resamples=resamples)
     return {"value": sums.mean(), "low": ends["low"], "high": ends["high"], "n": int(some.sum())}
+
+
+def spread(checkpoints: Sequence[Mapping[str, Mapping[str, float | None]]]) -> dict[str, dict[str, Any]]:
+    """How far neighbouring checkpoints lie apart, `{mode: {measure: {low, high, sd, n}}}`, from each one's values.
+
+    The standard deviation is None with one checkpoint. A difference between two trainings that is smaller than this is
+    no finding.
+    """
+    result: dict[str, dict[str, Any]] = {}
+    for mode, measures in checkpoints[0].items():
+        for name in measures:
+            values = [value for each in checkpoints if (value := each[mode][name]) is not None]
+            sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
+            ends = {"low": min(values, default=None), "high": max(values, default=None)}
+            result.setdefault(mode, {})[name] = {**ends, "sd": sd, "n": len(values)}
+    return result
 
 
 def _step_errors(trace: Trace, std: np.ndarray) -> np.ndarray:

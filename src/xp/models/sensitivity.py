@@ -1,19 +1,26 @@
 """Does what a policy sees reach what it does? Asked before a policy is scored."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from xp.errors import UserError
-from xp.models.policy import Policy
 
 FLOOR = 1e-6
 """Relative change of the actions below which a policy counts as blind: float32 rounding, with room."""
 
 
+class Predicts(Protocol):
+    """The part of a `Policy` that is asked here."""
+
+    def predict(self, observation: Mapping[str, Any], *, seed: int = 0) -> np.ndarray:
+        """Observation in, actions out."""
+        ...
+
+
 def image_sensitivity(
-    policy: Policy, observations: Sequence[Mapping[str, Any]], *, where: str, allow_blind: bool = False
+    policy: Predicts, observations: Sequence[Mapping[str, Any]], *, where: str, allow_blind: bool = False
 ) -> dict[str, Any]:
     """Compare the actions on real images with those on black and on noise images, all else equal.
 

@@ -23,15 +23,15 @@ def draw_figures(folder: Path, matrices: list[Matrix], charts: list[Chart]) -> l
     """Write heatmap_<metric>.png for each matrix and <key>.png for each chart into `folder`; returns their paths."""
     paths = []
     for matrix in matrices:
-        paths.append(_save(_heatmap(matrix), folder / f"heatmap_{matrix.metric.key}.png"))
+        paths.append(save_figure(_heatmap(matrix), folder / f"heatmap_{matrix.metric.key}.png"))
     for chart in charts:
-        paths.append(_save(_chart(chart), folder / f"{chart.key.replace('/', '_')}.png"))
+        paths.append(save_figure(_chart(chart), folder / f"{chart.key.replace('/', '_')}.png"))
     return paths
 
 
 def draw_panels(folder: Path, panels: Sequence[Panel]) -> list[Path]:
     """Write <key>.png for each panel of policies; returns their paths."""
-    return [_save(_panel(panel), folder / f"{panel.key}.png") for panel in panels]
+    return [save_figure(_panel(panel), folder / f"{panel.key}.png") for panel in panels]
 
 
 def _panel(panel: Panel) -> Any:
@@ -63,7 +63,7 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
     return figure, figure.add_subplot()
 
 
-def _save(figure: Any, path: Path) -> Path:
+def save_figure(figure: Any, path: Path) -> Path:
     """Write whole or not at all; without a date or version inside, so that the same numbers give the same bytes."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from xp.report.charts import Chart, all_charts
+from xp.report.continuity_charts import continuity_charts
+from xp.report.continuity_tables import continuity_findings, continuity_tables
 from xp.report.figures import draw_figures, draw_panels
 from xp.report.findings import findings
 from xp.report.matrix import BASELINES, Estimate, Matrix, build_matrices
@@ -42,7 +44,7 @@ def write_report(experiment_folder: str | Path, *, now: datetime | None = None) 
         UserError: there is no such folder or no run in it.
     """
     experiment = read_experiment(experiment_folder)
-    matrices, charts = build_matrices(experiment), all_charts(experiment)
+    matrices, charts = build_matrices(experiment), [*continuity_charts(experiment), *all_charts(experiment)]
     write_summaries(experiment)
     policies = policies_of(experiment)
     figures = draw_figures(experiment.folder / FIGURES, matrices, charts)
@@ -63,12 +65,18 @@ def render(
     return _template().render(
         experiment=experiment,
         subtitle=f"{done} of {len(experiment.runs)} runs done",
-        findings=[*(policy_findings(policies) if policies else ()), *findings(experiment)],
+        findings=[
+            *(policy_findings(policies) if policies else ()),
+            *continuity_findings(experiment),
+            *findings(experiment),
+        ],
         policies=policy_table(policies) if policies else None,
         dots=dots,
         heatmaps=[_heatmap(matrix) for matrix in matrices],
         verdicts=verdict_table(experiment),
         success=success_table(experiment),
+        continuity=continuity_tables(experiment),
+        pictures=[(run, run.figures) for run in experiment.runs if run.metrics.get("replay") and run.figures],
         charts=[{"chart": chart, "svg": line_chart(chart), "legend": legend(chart)} for chart in charts],
         runs=runs_table(experiment),
         utilisation=utilisation(experiment),

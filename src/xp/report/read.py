@@ -36,7 +36,8 @@ class Entry:
     traceback: str = ""
     seconds: float | None = None
     videos: tuple[str, ...] = ()
-    """Paths below the experiment's folder."""
+    """Paths below the experiment's folder, as those of `figures`."""
+    figures: tuple[str, ...] = ()
 
     @property
     def task(self) -> str:
@@ -164,6 +165,7 @@ def _read_entry(run: RunFolder, root: Path) -> Entry:
         traceback=str(record_data.get("traceback") or ""),
         seconds=_try(lambda: record.seconds, None, []) if record is not None else None,
         videos=tuple(_below(run.path, root, "videos")),
+        figures=tuple(_below(run.path, root, "figures")),
         **fields,
     )
 

@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
+from xp.report.continuity_tables import continuity_terminal
 from xp.report.matrix import BASELINES, MAE, MSE, Estimate, Matrix, build_matrix, has_matrix
 from xp.report.numbers import interval, number, percent
 from xp.report.policies import ERROR, Policies, policies_of
@@ -14,9 +16,12 @@ from xp.report.results import Success
 from xp.report.tables import runs_table
 
 
-def terminal_table(folder: str | Path) -> Table:
-    """The policies of an experiment that merges, or the horizon matrix, with baselines, or else a row per run."""
+def terminal_table(folder: str | Path) -> Table | Group:
+    """Comparisons of replays, policies of an experiment that merges, the horizon matrix; or else a row per run."""
     experiment = read_experiment(folder)
+    replays = continuity_terminal(experiment)
+    if replays:
+        return Group(*replays)
     metric = next(
         (metric for metric in (MAE, MSE) if has_matrix(experiment) and build_matrix(experiment, metric)), None
     )

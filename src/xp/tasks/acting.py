@@ -9,7 +9,8 @@ import numpy as np
 
 from xp.envs import ArmEnv, Episode, ScriptedExpert, collect_episode
 from xp.envs.closed_loop import Ensembling, History, Receding
-from xp.errors import UserError, listing
+from xp.errors import UserError
+from xp.tasks.shared import fit_cameras
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -116,14 +117,4 @@ def refuse_long_chunk(config: "DictConfig", policy: "Policy", path: str) -> None
         raise UserError(
             f"chunk_size.steps={config.chunk_size.steps} exceeds the horizon {policy.spec.horizon} that {path} was "
             f"trained on. Give chunk_size.steps=1..{policy.spec.horizon}"
-        )
-
-
-def fit_cameras(policy: "Policy", cameras: list[str], key: str) -> None:
-    """Refuse a policy that needs a camera which is not there."""
-    missing = [name for name in policy.spec.cameras if name not in cameras]
-    if missing:
-        raise UserError(
-            f"The policy needs the cameras {listing(policy.spec.cameras)}; {key} has {listing(cameras)}. "
-            f"Add {listing(missing)}, or take a policy trained on these cameras."
         )

@@ -1,4 +1,4 @@
-"""What all jobs of a machine share under `paths.cache`: decoded frames and compiled programs."""
+"""What tasks share: decoded frames and compiled programs under `paths.cache`, and the check of a policy's cameras."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from xp.data import Dataset, open_frames
+from xp.errors import UserError, listing
 from xp.runs import Run
 
 if TYPE_CHECKING:
@@ -42,3 +43,13 @@ def load(config: DictConfig, path: str) -> "Policy":
 
     use_framework(config, family_of(path))
     return load_policy(path)
+
+
+def fit_cameras(policy: "Policy", cameras: list[str], key: str) -> None:
+    """Refuse a policy that needs a camera which is not there."""
+    missing = [name for name in policy.spec.cameras if name not in cameras]
+    if missing:
+        raise UserError(
+            f"The policy needs the cameras {listing(policy.spec.cameras)}; {key} has {listing(cameras)}. "
+            f"Add {listing(missing)}, or take a policy trained on these cameras."
+        )

@@ -9,7 +9,8 @@ import numpy as np
 from xp.envs import rollout
 from xp.envs.scene import CAMERAS
 from xp.merging.objective import without_gradient
-from xp.tasks.acting import Options, env_options, fit_cameras, make_env, refuse_long_chunk
+from xp.tasks.acting import Options, env_options, make_env, refuse_long_chunk
+from xp.tasks.shared import fit_cameras
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

@@ -1,0 +1,199 @@
+"""Comparisons of replays as tables and sentences."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from rich.markup import escape
+from rich.table import Table as Terminal
+
+from xp.metrics.replay import MODES
+from xp.metrics.replay_summary import MEASURES, estimate
+from xp.report.continuity import SHOWN, Arm, Comparison, Difference, comparisons, paired, paired_grids
+from xp.report.findings import Finding
+from xp.report.numbers import interval, number
+from xp.report.read import Experiment
+from xp.report.tables import Table
+
+REFERENCES = {"hold_last": "hold-last", "demonstration": "demonstration"}
+SIGNS = {"lower": "↓", "higher": "↑", "not distinguishable": "≈"}
+
+
+def continuity_tables(experiment: Experiment) -> list[Table]:
+    """For each comparison and mode: every measure of every arm, its difference from the baseline, and the spread."""
+    return [_table(found, mode) for found in comparisons(experiment) for mode in found.modes]
+
+
+def _table(found: Comparison, mode: str) -> Table:
+    heads = ["arm", "n"]
+    for measure in SHOWN:
+        heads += [_label(measure), *(["against the baseline"] if found.baseline else []), "spread"]
+    rows = [_row(found, arm, mode) for arm in found.everyone]
+    rows += [_reference(found, name, mode) for name in REFERENCES]
+    return Table(
+        title=f"{found.title}: {MODES.get(mode, mode)}", heads=tuple(heads), rows=tuple(rows), note=_note(found)
+    )
+
+
+def _note(found: Comparison) -> str:
+    text = (
+        "Means over held-out episodes and seeds with 95% intervals (std: standard deviation in training). Spread: "
+        "range over seeds; ckpt: standard deviation between neighbouring checkpoints of one training. "
+    )
+    if found.baseline is None:
+        return text
+    return text + (
+        f"Differences are paired by episode and seed, against {found.baseline.name}; their intervals are at "
+        f"{100 * found.level:.3g}% each, so that all of one measure hold together with 95% (Bonferroni)."
+    )
+
+
+def _row(found: Comparison, arm: Arm, mode: str) -> tuple[str, ...]:
+    name = f"{arm.name} (baseline)" if arm is found.baseline else arm.name
+    cells = [name, _counted(arm, mode)]
+    for measure in SHOWN:
+        cells.append(mean_of(arm, mode, measure))
+        if found.baseline is not None:
+            cells.append(told(found.difference(arm, mode, measure)))
+        cells.append(_spread(arm, mode, measure))
+    return tuple(cells)
+
+
+def _reference(found: Comparison, row: str, mode: str) -> tuple[str, ...]:
+    """What holding the last action, or the demonstration itself, scores on the same episodes."""
+    arm = found.everyone[0]
+    cells = [REFERENCES[row], _counted(arm, mode)]
+    for measure in SHOWN:
+        cells += [mean_of(arm, mode, measure, row), *(["–"] if found.baseline else []), "–"]
+    return tuple(cells)
+
+
+def mean_of(arm: Arm, mode: str, measure: str, row: str = "policy") -> str:
+    """`0.41 [0.38, 0.45]`: the mean over episodes (each averaged over seeds) and its interval over episodes."""
+    value, low, high = _mean(arm, mode, measure, row)
+    return number(value) if low is None else f"{number(value)} {interval(low, high)}"
+
+
+def told(difference: Difference | None) -> str:
+    """`−0.02 [−0.05, 0.01], not distinguishable`."""
+    if difference is None:
+        return "–"
+    ends = interval(difference.low, difference.high)
+    return f"{number(difference.value)} {ends}, {difference.verdict}"
+
+
+def _mean(arm: Arm, mode: str, measure: str, row: str) -> tuple[float | None, float | None, float | None]:
+    grid = arm.grid(mode, measure, row)
+    episodes = sorted({episode for _, episode in grid})
+    if not episodes:
+        return None, None, None
+    values = np.array([np.mean([value for (_, e), value in grid.items() if e == episode]) for episode in episodes])
+    entry = estimate(values, np.array(episodes), seed=0, resamples=2000)
+    return float(entry["value"]), entry["low"], entry["high"]
+
+
+def _spread(arm: Arm, mode: str, measure: str) -> str:
+    seeds, between = arm.by_seed(mode, measure), arm.spread_over_checkpoints(mode, measure)
+    parts = [f"{number(min(seeds))} to {number(max(seeds))}"] if len(seeds) > 1 else []
+    parts += [f"ckpt {number(between)}"] if between is not None else []
+    return ", ".join(parts) or "–"
+
+
+def _counted(arm: Arm, mode: str) -> str:
+    grid = arm.grid(mode, "l1")
+    return f"{len({e for _, e in grid})} episodes × {len({s for s, _ in grid})} seeds".replace("× 1 seeds", "× 1 seed")
+
+
+def _label(measure: str) -> str:
+    known = MEASURES[measure]
+    return known.label if known.unit == "1" else f"{known.label} ({known.unit})"
+
+
+def continuity_findings(experiment: Experiment) -> Iterator[Finding]:
+    """For each comparison: the arm that tracks best with evidence, and what differs from the baseline."""
+    for found in comparisons(experiment):
+        yield from _best(found)
+        yield from _against_baseline(found)
+
+
+def _best(found: Comparison) -> Iterator[Finding]:
+    """The arm with the lowest tracking error, its rival in pairs, and whether it beats holding still."""
+    mode = found.main_mode
+    ranked = sorted(
+        (arm for arm in found.everyone if arm.grid(mode, "l1")),
+        key=lambda arm: _mean(arm, mode, "l1", "policy")[0] or 0,
+    )
+    if not ranked:
+        return
+    best = ranked[0]
+    versus = paired_grids(best.grid(mode, "l1"), best.grid(mode, "l1", "hold_last"))
+    text = f"{found.title}: {best.name} tracks best, {mean_of(best, mode, 'l1')} std"
+    if len(ranked) > 1:
+        second = ranked[1]
+        difference = paired(best, second, mode, "l1")
+        if difference is not None:
+            closing = "the difference is clear" if difference.is_clear else "the difference may be chance"
+            ends = interval(difference.low, difference.high)
+            text += f"; next {second.name} with {mean_of(second, mode, 'l1')} (paired difference "
+            text += f"{number(difference.value)} {ends} over {_pairs(difference)}: {closing})"
+    yield Finding(f"{text}.", "good" if versus and versus.is_clear and versus.value < 0 else "neutral")
+    if versus is not None and not (versus.is_clear and versus.value < 0):
+        yield Finding(
+            f"{found.title}: {best.name} is not shown to track better than holding the last action "
+            f"({mean_of(best, mode, 'l1', 'hold_last')} std).",
+            "bad",
+        )
+
+
+def _against_baseline(found: Comparison) -> Iterator[Finding]:
+    """Which arms differ from the baseline in which measure, and which do not."""
+    mode = found.main_mode
+    rivals = [arm for arm in found.arms if arm is not found.baseline]
+    if found.baseline is None or not rivals:
+        return
+    for measure in SHOWN:
+        known = {arm: found.difference(arm, mode, measure) for arm in rivals}
+        clear = [f"{arm.name} is {d.verdict} ({number(d.value)} {interval(d.low, d.high)})"
+                 for arm, d in known.items() if d is not None and d.is_clear]  # fmt: skip
+        rest = [arm.name for arm, d in known.items() if d is not None and not d.is_clear]
+        parts = clear + ([f"{', '.join(rest)}: not distinguishable"] if rest else [])
+        if parts:
+            label = MEASURES[measure].label
+            yield Finding(f"{found.title}, {label} against {found.baseline.name}: {'; '.join(parts)}.")
+
+
+def _pairs(difference: Difference) -> str:
+    seeds = "1 seed" if difference.seeds == 1 else f"{difference.seeds} seeds"
+    return f"{difference.episodes} episodes and {seeds}"
+
+
+def continuity_terminal(experiment: Experiment) -> list[Terminal]:
+    """A table for each comparison that fits 80 columns: the main mode, three measures, differences below the values."""
+    return [_terminal(found) for found in comparisons(experiment)]
+
+
+def _terminal(found: Comparison) -> Terminal:
+    mode = found.main_mode
+    caption = f"{_counted(found.everyone[0], mode)}, {MODES.get(mode, mode)}. [95% interval], std of training."
+    if found.baseline is not None:
+        caption += " Below: paired difference from the baseline; ↓ lower, ↑ higher, ≈ not distinguishable."
+    table = Terminal(title=found.title, caption=caption)
+    table.add_column("", overflow="fold")
+    measures = [measure for measure in SHOWN if measure != "velocity_jump"]
+    for measure in measures:
+        table.add_column(MEASURES[measure].label, justify="right", no_wrap=True)
+    for arm in found.everyone:
+        cells = [_cell(found, arm, mode, measure) for measure in measures]
+        name = f"{escape(arm.name)}\n[dim](baseline)[/dim]" if arm is found.baseline else escape(arm.name)
+        table.add_row(name, *cells, end_section=arm is found.everyone[-1])
+    for row, name in REFERENCES.items():
+        cells = [escape(mean_of(found.everyone[0], mode, measure, row)) for measure in measures]
+        table.add_row(name, *cells, style="dim")
+    return table
+
+
+def _cell(found: Comparison, arm: Arm, mode: str, measure: str) -> str:
+    text = escape(mean_of(arm, mode, measure))
+    difference = found.difference(arm, mode, measure)
+    if difference is None:
+        return text
+    return f"{text}\n[dim]{number(difference.value)} {SIGNS[difference.verdict]}[/dim]"

@@ -1,0 +1,98 @@
+"""Asks a policy the queries of many replays at once: recorded observations in, chunks out."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from xp.data import Dataset, Windows
+from xp.errors import UserError
+from xp.metrics.replay import Lane, Query
+
+if TYPE_CHECKING:
+    from xp.models.policy import Policy
+    from xp.runs import Run
+
+
+class Asker:
+    """A policy, the recorded episodes it sees, and how it is told its prefix."""
+
+    def __init__(
+        self,
+        run: "Run",
+        dataset: Dataset,
+        frames: Mapping[str, np.ndarray],
+        policy: "Policy",
+        episodes: Sequence[int],
+    ):
+        self.dataset, self.spec = dataset, policy.spec
+        self._run, self._policy = run, policy
+        self._windows = Windows(dataset, frames, episodes, history=policy.spec.history, horizon=1)
+        lengths = dataset.episodes.lengths[np.asarray(episodes)]
+        self._begin = dict(zip(episodes, (np.cumsum(lengths) - lengths).tolist()))
+
+    def run(self, lanes: Sequence[tuple[Lane, int]]) -> None:
+        """Work through all lanes (each with its episode) to their ends."""
+        total = sum(1 + (len(lane.truth) - self.spec.horizon) // lane.execution.advance for lane, _ in lanes)
+        with self._run.progress(total, "replaying", unit="answer") as bar:
+            while asked := [(lane, episode, query) for lane, episode in lanes if (query := lane.query()) is not None]:
+                for batch in self._batches(asked):
+                    if self._run.should_stop():
+                        raise self._run.interrupted
+                    chunks = self._ask([(episode, query) for _, episode, query in batch])
+                    for (lane, _, _), chunk in zip(batch, chunks):
+                        lane.answer(chunk)
+                    bar.advance(len(batch))
+
+    def first_observations(self, episodes: Sequence[int]) -> list[dict[str, Any]]:
+        """The first observation of each episode that has everything before it, as batches of one."""
+        frame = self.spec.prefix_past
+        return [self._windows.batch([self._begin[episode] + frame]) for episode in episodes]
+
+    def predict(self, observation: Mapping[str, Any], *, seed: int = 0) -> np.ndarray:
+        """The policy's answer to observations alone; one that needs a prefix is told the demonstration's."""
+        if not self.spec.prefix_future:
+            return self._policy.predict(observation, seed=seed)
+        rows = self.dataset.episodes.starts[observation["episode_index"]] + observation["frame_index"]
+        prefix = self.dataset.action[rows[:, None] + np.arange(self.spec.prefix_future)]
+        past = self.dataset.action[rows[:, None] + np.arange(-self.spec.prefix_past, 0)]
+        return self._policy.predict(observation, seed=seed, prefix=prefix, past=past)
+
+    def _batches(self, asked: list[tuple[Lane, int, Query]]) -> Iterable[list[tuple[Lane, int, Query]]]:
+        """Queries with equally long prefixes, at most `eval.batch_size` together."""
+        size = self._run.config.eval.batch_size
+        for told in sorted({len(query.prefix) for _, _, query in asked}):
+            group = [each for each in asked if len(each[2].prefix) == told]
+            yield from (group[start : start + size] for start in range(0, len(group), size))
+
+    def _ask(self, queries: list[tuple[int, Query]]) -> np.ndarray:
+        batch = self._windows.batch([self._begin[episode] + query.frame for episode, query in queries])
+        options = {}
+        if self.spec.prefix_future:
+            options["prefix"] = np.stack([query.prefix for _, query in queries]).astype(np.float32)
+            options["past"] = np.stack([query.past for _, query in queries]).astype(np.float32)
+        chunks = np.asarray(self._policy.predict(batch, seed=self._run.config.seed, **options))
+        self._check(chunks, queries)
+        return chunks
+
+    def _check(self, chunks: np.ndarray, queries: list[tuple[int, Query]]) -> None:
+        wanted = (len(queries), self.spec.horizon, self.dataset.action_dim)
+        if chunks.shape != wanted:
+            raise UserError(
+                f"The policy gave actions of shape {chunks.shape} where {wanted} is needed; the dataset "
+                f"{self.dataset.root} has {self.dataset.action_dim} action dimensions. Give a policy trained on it."
+            )
+        broken = np.flatnonzero(~np.isfinite(chunks).all(axis=(1, 2)))
+        if len(broken):
+            episode, query = queries[broken[0]]
+            raise UserError(
+                f"The policy gave a NaN or infinite action in episode {episode}, frame {query.frame}: its weights are "
+                "broken (look at the training log); give another checkpoint."
+            )
+
+
+def hold(lanes: Iterable[Lane]) -> None:
+    """Work through lanes with the policy that goes on with the last action it knows."""
+    for lane in lanes:
+        while (query := lane.query()) is not None:
+            lane.answer(np.repeat(query.held[None], lane.horizon, axis=0))
