@@ -79,16 +79,26 @@ def stitch(
 
     `before` [A] is the action at frame first-1; the other arguments are those of `weights`.
     """
-    result = np.repeat(np.asarray(before, dtype=np.float64)[None], last - first, axis=0)
     chunks = [chunk for chunk in chunks if chunk.end > first and chunk.takeover < last]
-    if not chunks:
-        return result
-    shares = weights(chunks, first, last, rule, advance=advance)
-    result[shares.sum(axis=0) > 0] = 0.0
-    for share, chunk in zip(shares, chunks):
+    newest = _held(chunks, first, last, before)
+    if rule == "last" or not chunks:
+        return newest
+    result = newest.copy()
+    for share, chunk in zip(weights(chunks, first, last, rule, advance=advance), chunks):
         spoken = np.flatnonzero(share)
-        result[spoken] += share[spoken, None] * chunk.actions[first - chunk.start + spoken]
-    for silent in np.flatnonzero(shares.sum(axis=0) == 0):
+        said = chunk.actions[first - chunk.start + spoken]
+        result[spoken] += share[spoken, None] * (said - newest[spoken])  # chunks that agree stay exactly as they are
+    return result
+
+
+def _held(chunks: Sequence[PlacedChunk], first: int, last: int, before: np.ndarray) -> np.ndarray:
+    """What the newest chunk says at each frame, or the action before where none speaks."""
+    result = np.full((last - first, len(before)), np.nan)
+    for chunk in chunks:
+        start = max(chunk.takeover, first)
+        end = min(chunk.end, last)
+        result[start - first : end - first] = chunk.actions[start - chunk.start : end - chunk.start]
+    for silent in np.flatnonzero(np.isnan(result[:, 0])):
         result[silent] = result[silent - 1] if silent else before
     return result
 
