@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from xp.runs import Run
 
 INTERRUPTED = 130
-LOOKING = ("report", "status", "gc")
+LOOKING = ("report", "status", "cancel", "attach", "gc")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
-APP = Path(__file__).resolve().parent / "app"
-sys.path.insert(0, str(APP))
+HERE = Path(__file__).resolve().parent
+APP = HERE / "app"
+sys.path[:0] = [str(APP), str(HERE)]
 
 
 @pytest.fixture
@@ -27,3 +28,27 @@ def xp(place, capsys):
         return code, captured.out + captured.err
 
     return run
+
+
+@pytest.fixture(scope="session")
+def slurm(tmp_path_factory):
+    """A real SLURM cluster of two nodes with one GPU each, brought up once."""
+    import slurm_cluster
+
+    lacking = slurm_cluster.lacking()
+    if lacking:
+        pytest.skip(lacking)
+    cluster = slurm_cluster.Cluster(tmp_path_factory.mktemp("slurm"))
+    try:
+        cluster.up()
+        yield cluster
+    finally:
+        cluster.down()
+
+
+@pytest.fixture
+def on_slurm(slurm, place, monkeypatch):
+    """The cluster, with this test's processes pointed at it and nothing in its queue afterwards."""
+    monkeypatch.setenv("SLURM_CONF", str(slurm.conf))
+    yield slurm
+    slurm.tell("scancel", "--user=root", check=False)

@@ -69,6 +69,14 @@ class LocalExecutor:
         """What the records say: nothing outlives the controller here."""
         return {handle: by_record(Record(Path(handle) / RECORD)) for handle in handles}
 
+    def recover(self, experiment: Path) -> dict[Path, str]:
+        """Nothing: see `states`."""
+        return {}
+
+    def remarks(self, handles: Sequence[str]) -> dict[str, str]:
+        """Nothing: the records say it all."""
+        return {}
+
     def cancel(self, handles: Sequence[str] | None = None, *, grace_s: float = 30.0) -> None:
         """Ask jobs to leave. What has not started will not start; what is late is killed by `poll`."""
         folders = [Path(handle) for handle in handles] if handles is not None else list(self._queue.states)

@@ -1,77 +1,12 @@
 """`hydra/launcher=local` as Hydra sees it. Imported with every start of Hydra: keep it light."""
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from hydra.plugins.launcher import Launcher
-
-if TYPE_CHECKING:
-    from hydra.core.utils import JobReturn
-    from hydra.types import HydraContext, TaskFunction
-    from omegaconf import DictConfig
-
-    from xp.runs.executor import Executor, JobState
+from hydra_plugins.xp_local_launcher._launcher import ExecutorLauncher
 
 
-class LocalLauncher(Launcher):
-    """Gives the staged sweeper its executor; under another sweeper it launches jobs itself and waits for them."""
+class LocalLauncher(ExecutorLauncher):
+    """Jobs on this machine, in a pool of warm workers."""
+
+    name = "local"
 
     def __init__(self, n_jobs: int | None = None, threads: int | None = None, grace_s: float = 30.0, **more: str):
-        self.settings: dict[str, Any] = {"n_jobs": n_jobs, "threads": threads, "grace_s": grace_s, **more}
-        self.grace_s = grace_s
-
-    def setup(self, *, hydra_context: "HydraContext", task_function: "TaskFunction", config: "DictConfig") -> None:
-        """Take Hydra's context."""
-        self._loader, self._config = hydra_context.config_loader, config
-
-    def executor(self) -> "Executor":
-        """A new executor with this launcher's settings."""
-        from xp.runs.executor import executor_named
-
-        return executor_named("local", **self.settings)
-
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> "Sequence[JobReturn]":
-        """Hydra's own contract: compose, run and wait. A job's folder is `hydra.sweep.dir/hydra.sweep.subdir`."""
-        from xp.runs.executor import Submission
-
-        folders = [self._freeze(list(each), initial_job_idx + n) for n, each in enumerate(job_overrides)]
-        executor = self.executor()
-        try:
-            executor.submit([Submission(folder=folder) for folder, todo in folders if todo])
-            states: dict[str, JobState] = {}
-            while not states or not all(state.ended for state in states.values()):
-                states = executor.poll(1.0)
-                if not states:
-                    break
-        finally:
-            executor.close()
-        return [_answer(folder, list(each)) for (folder, _), each in zip(folders, job_overrides)]
-
-    def _freeze(self, overrides: list[str], number: int) -> tuple[Path, bool]:
-        from omegaconf import open_dict
-
-        from xp.config.compose import without_hydra
-        from xp.runs.single import start_run
-
-        config = self._loader.load_sweep_config(self._config, overrides)
-        with open_dict(config):
-            config.hydra.job.id = config.hydra.job.num = number
-        folder = Path(config.hydra.sweep.dir).absolute() / str(config.hydra.sweep.subdir)
-        place = start_run(without_hydra(config), folder, overrides, generated=False)
-        return folder, place is not None
-
-
-def _answer(folder: Path, overrides: list[str]) -> "JobReturn":
-    from hydra.core.utils import JobReturn, JobStatus
-
-    from xp.runs import RunFolder, State
-
-    record = RunFolder(folder).record()
-    answer: Any = JobReturn(overrides=overrides, working_dir=str(folder), task_name="xp")
-    if record.state is State.DONE:
-        answer.status, answer.return_value = JobStatus.COMPLETED, None
-    else:
-        error = (record.get("error") or {}).get("message", record.standing)
-        answer.status, answer.return_value = JobStatus.FAILED, RuntimeError(f"{folder}: {error}")
-    return answer
+        super().__init__(grace_s=grace_s, n_jobs=n_jobs, threads=threads, **more)

@@ -91,6 +91,14 @@ class SshExecutor:
                     found[handle] = state
         return found
 
+    def recover(self, experiment: Path) -> dict[Path, str]:
+        """Nothing is ever lost between: a handle is the job's folder, known before the job is handed over."""
+        return {}
+
+    def remarks(self, handles: Sequence[str]) -> dict[str, str]:
+        """Nothing beside the states."""
+        return {}
+
     def cancel(self, handles: Sequence[str] | None = None, *, grace_s: float = 30.0) -> None:
         """Ask jobs to write a checkpoint and leave; the nodes end what is late."""
         folders = [Path(handle) for handle in handles] if handles is not None else self._folders

@@ -4,13 +4,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra_plugins.xp_staged_sweeper._experiment import Planned
+from hydra_plugins.xp_staged_sweeper._experiment import Experiment, Planned
 from hydra_plugins.xp_staged_sweeper._plan import Action, Plan, say
 from xp.errors import UserError
 from xp.runs.executor import Executor, Submission
 from xp.runs.folder import RECORD
 from xp.runs.record import Record
-from xp.runs.submitted import note_launcher, submit_and_note
+from xp.runs.submitted import note_handle, note_launcher, submit_and_note
+
+
+def recover(executor: Executor | None, experiments: Sequence[Experiment]) -> None:
+    """Note the handles of jobs that an earlier call submitted and could not note, because it was killed."""
+    for experiment in experiments:
+        if executor is not None and executor.detachable and experiment.folder.is_dir():
+            for folder, handle in executor.recover(experiment.folder).items():
+                note_handle(folder, executor.name, handle)
 
 
 def submit(executor: Executor, plan: Plan, settings: Mapping[str, Any], console: Any) -> dict[str, Path]:
@@ -21,9 +29,8 @@ def submit(executor: Executor, plan: Plan, settings: Mapping[str, Any], console:
     """
     jobs = [planned for planned in plan.jobs if plan.actions[planned.job.folder].starts]
     taken = _taken(executor, plan)
-    if executor.detachable:
-        for experiment in plan.experiments:
-            note_launcher(experiment.folder, executor.name, settings)
+    for experiment in plan.experiments:
+        note_launcher(experiment.folder, executor.name, settings)
     handles = submit_and_note(executor, submissions(jobs, taken))
     if executor.detachable:
         for planned, handle in zip(jobs, handles):
@@ -40,6 +47,7 @@ def submissions(jobs: Sequence[Planned], handles: Mapping[Path, str]) -> list[Su
             folder=planned.job.folder,
             needs=tuple(need.job.folder for need in planned.needs if need.job.folder in todo),
             always=planned.job.always,
+            stage=planned.stage.key,
             resources=planned.stage.resources,
             handle=handles.get(planned.job.folder, ""),
         )

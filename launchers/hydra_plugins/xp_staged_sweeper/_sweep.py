@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from hydra_plugins.xp_staged_sweeper._compose import Composer
 from hydra_plugins.xp_staged_sweeper._experiment import Experiment, Planned, Rules, plan_experiment, read_command_line
 from hydra_plugins.xp_staged_sweeper._plan import Action, Plan, make_plan, say, summary_line, table
+from hydra_plugins.xp_staged_sweeper._submit import recover, submit, tell
 from xp.runs import late, snapshot
 from xp.runs.atomic import write_json
 from xp.runs.executor import JobState
@@ -51,9 +52,11 @@ class Sweep:
         late.register()
         console = Console()
         rules = rules or xp_rules()
-        plan = make_plan(self._experiments(arguments, rules), rules, retry_failed=self._options.retry_failed)
         launcher = self._launcher()
         executor = launcher.executor() if hasattr(launcher, "executor") else None
+        experiments = self._experiments(arguments, rules)
+        recover(executor, experiments)
+        plan = make_plan(experiments, rules, retry_failed=self._options.retry_failed)
         workers = getattr(executor, "n_jobs", 1)
         todo = [planned for planned in plan.jobs if plan.actions[planned.job.folder].starts]
         if not todo and not self._options.dry_run:
@@ -69,7 +72,6 @@ class Sweep:
             states = launch(launcher, todo)
             return self._shown(plan, rules, self._sum_up(plan, states, console))
         from hydra_plugins.xp_staged_sweeper._drive import drive
-        from hydra_plugins.xp_staged_sweeper._submit import submit, tell
 
         folders = submit(executor, plan, getattr(launcher, "settings", {}), console)
         if executor.detachable and getattr(launcher, "detach", False):

@@ -301,4 +301,6 @@ _BY_TASK = {
     "report": _check_report,
     "status": _check_nothing,
     "gc": _check_nothing,
+    "cancel": _check_nothing,
+    "attach": _check_nothing,
 }

@@ -28,7 +28,7 @@ MERGE_METHODS = (
 )  # fmt: skip
 EVALS = ("closed_loop", "offline_replay")
 """What `task=eval` can measure: the options of the group `eval`, each with keys of its own."""
-TASKS = ("train", "predict", "eval", "collect", "split", "dump", "merge", "report", "status", "gc")
+TASKS = ("train", "predict", "eval", "collect", "split", "dump", "merge", "report", "status", "cancel", "attach", "gc")
 
 
 @dataclass
@@ -269,6 +269,22 @@ class Gc:
 
 
 @dataclass
+class Status:
+    """Where to look, and whether to follow."""
+
+    folder: str | None = None
+    live: bool | None = None
+
+
+@dataclass
+class Attach:
+    """Whose log to follow."""
+
+    run: str | None = None
+    lines: int = _at_least(0)
+
+
+@dataclass
 class Paths:
     """Where things are written on this machine."""
 
@@ -296,8 +312,10 @@ SECTIONS: dict[str, type | dict[str, type]] = {
     "dump": Dump,
     "merge": Merge,
     "report": Folder,
-    "status": Folder,
     "gc": Gc,
+    "status": Status,
+    "cancel": Folder,
+    "attach": Attach,
     "paths": Paths,
 }
 """Sections with a fixed shape, or one for each `name`. `model` and `logger` belong to model families and loggers."""
@@ -324,6 +342,8 @@ READ_BY: dict[str, tuple[str, ...]] = {
     "report": ("report",),
     "status": ("status",),
     "gc": ("gc",),
+    "cancel": ("cancel",),
+    "attach": ("attach",),
 }
 """The keys that a task's result depends on: its science. What another task reads is no part of its identity.
 

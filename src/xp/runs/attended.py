@@ -28,7 +28,7 @@ def launcher_of(experiment: Path) -> Executor | None:
 
 def unattended(experiment: Path, states: Iterable[str]) -> str | None:
     """A line with the command to type, if jobs of the experiment are open and the process that drives them is gone."""
-    if not any(state in (State.PENDING, State.RUNNING, "interrupted") for state in states):
+    if not any(state in (State.PENDING, State.RUNNING, "interrupted", "queued", "starting") for state in states):
         return None
     executor = launcher_of(experiment)
     attended = getattr(executor, "attended", None)

@@ -18,7 +18,7 @@ from xp.runs.heartbeat import beating
 from xp.runs.identity import flatten
 from xp.runs.lock import locked
 from xp.runs.output import to_log
-from xp.runs.reading import read_json
+from xp.runs.progress import last_step
 from xp.runs.record import Record, State, now, whereabouts
 from xp.runs.run import Run
 from xp.runs.secret import REDACTED, restore
@@ -57,7 +57,7 @@ def execute(
         if record.state is State.DONE:
             return record.state
         attempts = record.get("attempts", 0)
-        with to_log(folder / LOG, echo=echo), listening() as stop, beating(folder, lambda: _step(folder)) as handle:
+        with to_log(folder / LOG, echo=echo), listening() as stop, beating(folder, lambda: last_step(folder)) as handle:
             _begin(record, attempts, handle)
             try:
                 job = open_job(folder)
@@ -80,11 +80,6 @@ def execute(
 def exit_code(folder: str | Path) -> int:
     """What a process that ran this folder should exit with."""
     return int(Record(Path(folder) / RECORD).get("exit") or 0)
-
-
-def _step(folder: Path) -> int | None:
-    """The step that the run's progress file shows."""
-    return read_json(folder / PROGRESS, default={}).get("step")
 
 
 def _begin(record: Record, attempts: int, handle: str | None) -> None:

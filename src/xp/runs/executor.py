@@ -52,6 +52,7 @@ class Submission:
     """Folders of jobs of the same submission that must be done first."""
     always: bool = False
     """Start when the needed jobs have ended, done or not."""
+    stage: str = ""
     resources: Mapping[str, Any] = field(default_factory=dict)
     handle: str = ""
     """Handle of the job from an earlier submission: it is queued or at work, so it is waited for and not started."""
@@ -74,6 +75,14 @@ class Executor(Protocol):
 
     def states(self, handles: Sequence[str]) -> dict[str, JobState]:
         """State of jobs that any process submitted; a handle that nothing is known of is left out."""
+        ...
+
+    def recover(self, experiment: Path) -> dict[Path, str]:
+        """{folder: handle} of jobs that a process submitted which was killed before it could note their handles."""
+        ...
+
+    def remarks(self, handles: Sequence[str]) -> dict[str, str]:
+        """A few words on jobs' states, where there is something to say: what a job waits for, why it ended."""
         ...
 
     def cancel(self, handles: Sequence[str] | None = None, *, grace_s: float = 30.0) -> None:

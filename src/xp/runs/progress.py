@@ -8,6 +8,8 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from xp.runs.atomic import plain, write_json
+from xp.runs.folder import PROGRESS
+from xp.runs.reading import read_json
 
 WRITE_EVERY_S = 0.5
 """How often at most progress.json is rewritten and the bar redrawn."""
@@ -143,6 +145,11 @@ def print_above(text: str, terminal: TextIO) -> None:
     else:
         terminal.write(text)
         terminal.flush()
+
+
+def last_step(folder: Path) -> int | None:
+    """The step that a run's progress file shows; None if there is none yet."""
+    return read_json(folder / PROGRESS, default={}).get("step")
 
 
 def seconds_left(step: float, total: float, rate: float) -> float | None:

@@ -26,6 +26,10 @@ _PACKAGES = (
 )  # fmt: skip
 
 
+NODE_VARIABLE = "XP_JOB_NODE"
+"""Environment variable in which an executor tells a job what it calls the machine."""
+
+
 class State(StrEnum):
     """How a run stands.
 
@@ -130,9 +134,10 @@ def process_start(pid: int) -> str | None:
 
 
 def whereabouts() -> dict[str, Any]:
-    """Host, process and code of the running interpreter, for the record."""
+    """Host, process and code of the running interpreter, for the record; `node` is the executor's name for the host."""
     return {
         "host": socket.gethostname(),
+        "node": os.environ.get(NODE_VARIABLE) or socket.gethostname(),
         "pid": os.getpid(),
         "process_start": process_start(os.getpid()),
         "python": ".".join(map(str, sys.version_info[:3])),

@@ -42,5 +42,13 @@ def take(experiment: Path, package: Path | None = None) -> str:
     return key
 
 
+def import_roots(experiment: Path, key: str) -> list[Path]:
+    """The folders of a stored snapshot that go on Python's path so that its code is what is imported; empty if none."""
+    place = experiment / ".code" / key
+    if (place / "src").is_dir():
+        return [place / "src", place / "launchers"]
+    return [place] if place.is_dir() else []
+
+
 def _is_code(path: Path) -> bool:
     return path.suffix in _SUFFIXES and path.is_file() and "__pycache__" not in path.parts

@@ -1,14 +1,16 @@
 """How the runs below a folder stand, from their files alone: any shell, any launcher, controller or not."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from xp.errors import UserError
+from xp.runs.executor import JobState
 from xp.runs.folder import RunFolder, find_runs
 from xp.runs.progress import clock_text, seconds_left, short
+from xp.runs.submitted import ask, remarks_on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +23,10 @@ class Row:
     name: str
     task: str
     state: str
-    """A state of the record, or `interrupted`, or `damaged`."""
+    """A state of the record, or `interrupted`, `damaged`; `queued`, `starting`, `blocked` in an executor's hands."""
+    handle: str = ""
+    remark: str = ""
+    """What the executor says of it: why it waits, why it ended."""
     host: str = ""
     description: str = ""
     step: int | None = None
@@ -31,6 +36,11 @@ class Row:
     shown: dict[str, Any] = field(default_factory=dict)
     seconds: float | None = None
     error: str = ""
+
+    @property
+    def open(self) -> bool:
+        """Whether the run waits for or has a machine."""
+        return self.state in ("running", "queued", "starting")
 
     @property
     def left_s(self) -> float | None:
@@ -49,7 +59,7 @@ class Row:
             clock = f"{clock_text(left)} left"
         else:
             clock = clock_text(self.seconds) if self.seconds is not None else ""
-        words = self.error if self.error else (f"{self.description} {values}".strip() if running else values)
+        words = self.error or self.remark or (f"{self.description} {values}".strip() if running else values)
         return [self.stage or "-", self.name, self.state, self.host, progress, words, clock]
 
 
@@ -60,6 +70,28 @@ def rows(root: str | Path) -> list[Row]:
     """One row per run at or below `root`, experiments together, stages in the order in which they were frozen."""
     found = [row_of(run) for run in find_runs(root)]
     return sorted(found, key=lambda row: (str(row.folder.parent), _created(row.folder), row.name))
+
+
+def with_executors(table: Sequence[Row]) -> list[Row]:
+    """The rows with what executors say of jobs in their hands: queued, starting, ended without a word of their own."""
+    seen = ask(row.folder for row in table if row.handle)
+    waiting = [row.folder for row in table if row.folder in seen and seen[row.folder] is not JobState.RUNNING]
+    remarks = remarks_on(waiting)
+    return [
+        _as_seen(row, seen[row.folder], remarks.get(row.folder, "")) if row.folder in seen else row for row in table
+    ]
+
+
+def _as_seen(row: Row, seen: JobState, remark: str) -> Row:
+    if seen is JobState.RUNNING:
+        return row if row.state == "running" else replace(row, state="starting")
+    if seen is JobState.WAITING:
+        return replace(row, state="queued", host="", remark=remark)
+    if seen is JobState.BLOCKED:
+        return replace(row, state="blocked", remark="a job it needs failed")
+    if seen is JobState.DONE:
+        return row  # the record is being written
+    return replace(row, state="failed" if seen is JobState.FAILED else "interrupted", host="", remark=remark)
 
 
 def row_of(run: RunFolder) -> Row:
@@ -74,7 +106,8 @@ def row_of(run: RunFolder) -> Row:
             name=run.name,
             task=record.get("task", ""),
             state=record.standing,
-            host=record.get("host", "") if record.alive else "",
+            handle=record.get("handle") or "",
+            host=(record.get("node") or record.get("host", "")) if record.alive else "",
             description=progress.get("description", ""),
             step=progress.get("step"),
             total=progress.get("total"),

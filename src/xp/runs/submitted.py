@@ -4,8 +4,10 @@
 any process can ask, cancel or follow a job, whoever submitted it and whether that process is still there.
 """
 
+import os
+import socket
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from xp.runs.executor import Executor, JobState, Submission, executor_named
 from xp.runs.folder import RECORD
 from xp.runs.lock import Busy, locked
 from xp.runs.reading import read_json
-from xp.runs.record import Record, State, now
+from xp.runs.record import Record, State, now, process_start
 from xp.runs.secret import redact
 
 LAUNCHER = "launcher.json"
@@ -23,8 +25,17 @@ _OPEN = (State.PENDING, State.RUNNING)
 
 
 def note_launcher(experiment: Path, executor: str, settings: Mapping[str, Any]) -> None:
-    """Write launcher.json: the executor's name and settings, secrets left out."""
-    write_json(experiment / LAUNCHER, {"executor": executor, "settings": redact(dict(settings))[0], "time": now()})
+    """Write launcher.json: the executor's name and settings (secrets left out), and the process that submits."""
+    controller = {"host": socket.gethostname(), "pid": os.getpid(), "process_start": process_start(os.getpid())}
+    content = {"executor": executor, "settings": redact(dict(settings))[0], "controller": controller, "time": now()}
+    write_json(experiment / LAUNCHER, content)
+
+
+def controller_of(experiment: Path) -> int | None:
+    """The process on this host that submitted an experiment's jobs last, if it is still there."""
+    noted = read_json(experiment / LAUNCHER, default={}).get("controller", {})
+    here = noted.get("host") == socket.gethostname()
+    return noted["pid"] if here and process_start(noted["pid"]) == noted["process_start"] else None
 
 
 def note_handle(folder: Path, executor: str, handle: str) -> None:
@@ -56,19 +67,41 @@ def ask(folders: Iterable[Path]) -> dict[Path, JobState]:
 
     A silent executor (no such command here, cluster not reachable) tells nothing: then record and heartbeat decide.
     """
+    return _asked(folders, lambda executor, handles: executor.states(handles))
+
+
+def remarks_on(folders: Iterable[Path]) -> dict[Path, str]:
+    """What executors say of jobs beside their states: what each waits for, why it ended."""
+    return _asked(folders, lambda executor, handles: executor.remarks(handles))
+
+
+def by_executor(folders: Iterable[Path]) -> Iterator[tuple[Executor, dict[str, Path]]]:
+    """Unfinished jobs that were handed to an executor, as (executor, {handle: folder}).
+
+    Raises:
+        UserError: an executor is not installed here.
+    """
     waiting: dict[tuple[Path, str], dict[str, Path]] = defaultdict(dict)
     for folder in folders:
         record = Record(folder / RECORD)
         if record.state in _OPEN and record.get("handle"):
             waiting[folder.parent, str(record.get("executor"))][record["handle"]] = folder
-    found: dict[Path, JobState] = {}
     for handles in waiting.values():
-        try:
-            executor = executor_of(next(iter(handles.values())))
-            states = executor.states(list(handles)) if executor is not None else {}
-        except UserError:
-            continue
-        found |= {handles[handle]: state for handle, state in states.items()}
+        executor = executor_of(next(iter(handles.values())))
+        if executor is not None:
+            yield executor, handles
+
+
+def _asked[T](folders: Iterable[Path], question: Callable[[Executor, list[str]], dict[str, T]]) -> dict[Path, T]:
+    found: dict[Path, T] = {}
+    try:
+        for executor, handles in by_executor(folders):
+            try:
+                found |= {handles[handle]: answer for handle, answer in question(executor, list(handles)).items()}
+            except UserError:
+                continue
+    except UserError:
+        return found
     return found
 
 

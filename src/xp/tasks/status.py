@@ -1,36 +1,71 @@
-"""`xp task=status`: how every run stands, read from the run folders, from any shell, whatever started the runs."""
+"""`xp task=status`: how every run stands, from any shell, whatever started the runs and whether that is still there."""
 
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
 from xp.errors import UserError
 from xp.runs.attended import unattended
-from xp.runs.status import COLUMNS, Row, counts, rows
+from xp.runs.status import COLUMNS, Row, counts, rows, with_executors
 
-STYLES = {"done": "green", "failed": "red", "running": "cyan", "interrupted": "yellow", "damaged": "red"}
+STYLES = {"done": "green", "failed": "red", "running": "cyan", "interrupted": "yellow", "damaged": "red",
+          "queued": "blue", "starting": "cyan", "blocked": "red", "cancelled": "yellow"}  # fmt: skip
+_EVERY_S = 2.0
 
 
 def show(config: DictConfig) -> int:
-    """Print one table per experiment; returns the exit code: 0, whatever the runs' states are."""
-    found = [row for folder in _folders(config) for row in rows(folder)]
+    """Print one table per experiment, live until nothing waits or runs; exit code 0, whatever the runs' states are."""
+    folders = places(config.status.folder, config, "status.folder")
     console = Console()
+    found = look(folders)
     if not found:
         console.print("No runs yet. Start one: xp task=collect ; or the main job: xp +experiment=multi_horizon -m")
         return 0
+    live = console.is_terminal if config.status.live is None else config.status.live
+    if live and any(row.open for row in found):
+        _follow(lambda: look(folders), found, console)
+    else:
+        console.print(tables(found))
+    return 0
+
+
+def look(folders: list[Path]) -> list[Row]:
+    """The rows of all runs below these folders, with what their executors say."""
+    return with_executors([row for folder in folders for row in rows(folder)])
+
+
+def places(folder: str | None, config: DictConfig, key: str) -> list[Path]:
+    """The folder that a key names; without one, all places where runs lie.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    if folder is None:
+        return [path for path in (Path(config.paths.multirun), Path(config.paths.outputs)) if path.is_dir()]
+    if not Path(folder).is_dir():
+        raise UserError(f"{key}={folder}: no such folder. Give an experiment, a sweep or a run folder.")
+    return [Path(folder)]
+
+
+def tables(found: list[Row]) -> Any:
+    """One table per experiment."""
     by_experiment: dict[str, list[Row]] = {}
     for row in found:
         by_experiment.setdefault(row.experiment or "single runs", []).append(row)
+    shown: list[Any] = []
     for name, members in by_experiment.items():
-        console.print(status_table(name, members))
+        shown.append(status_table(name, members))
         for folder in dict.fromkeys(row.folder.parent for row in members):
             line = unattended(folder, [row.state for row in members if row.folder.parent == folder])
             if line is not None:
-                console.print(line, markup=False, highlight=False, soft_wrap=True)
-    return 0
+                shown.append(Text(line))
+    return Group(*shown)
 
 
 def status_table(name: str, members: list[Row]) -> Table:
@@ -47,10 +82,26 @@ def status_table(name: str, members: list[Row]) -> Table:
     return table
 
 
-def _folders(config: DictConfig) -> list[Path]:
-    if config.status.folder is not None:
-        folder = Path(config.status.folder)
-        if not folder.is_dir():
-            raise UserError(f"status.folder={folder}: no such folder. Give an experiment, a sweep or a run folder.")
-        return [folder]
-    return [path for path in (Path(config.paths.multirun), Path(config.paths.outputs)) if path.is_dir()]
+def _follow(again: Callable[[], list[Row]], found: list[Row], console: Console) -> None:
+    """Draw the tables anew until nothing is open; Ctrl-C leaves, the runs go on. The last tables stay on the screen.
+
+    While it is live only what does not fit is left out: finished runs first.
+    """
+    from rich.live import Live
+
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        try:
+            while any(row.open for row in found):
+                live.update(tables(fitting(found, console.size.height - 8)), refresh=True)
+                time.sleep(_EVERY_S)
+                found = again()
+        except KeyboardInterrupt:
+            pass
+    console.print(tables(found))
+
+
+def fitting(found: list[Row], lines: int) -> list[Row]:
+    """At most `lines` rows, in their order: those at work, then those that wait, then the rest."""
+    rank = {"running": 0, "starting": 0, "failed": 1, "queued": 2}
+    chosen = sorted(range(len(found)), key=lambda index: rank.get(found[index].state, 3))[: max(4, lines)]
+    return [found[index] for index in sorted(chosen)]

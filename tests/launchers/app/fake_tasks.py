@@ -26,6 +26,7 @@ def run(run):
             write_text(state, str(step), durable=False)
             progress.advance(loss=1.0 / step)
             run.training_log.append({"step": step, "loss": (run.config.lr.peak - 0.2) ** 2})
+            hoard = b"1" * (work.hoard_mb * 1_000_000)  # noqa: F841 - memory that is really there while it waits
             while work.wait_for and step == 2 and not os.path.exists(work.wait_for):
                 if run.should_stop():
                     raise run.interrupted

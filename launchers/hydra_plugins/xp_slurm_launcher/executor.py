@@ -1,0 +1,11 @@
+"""Where the entry-point group `xp.executors` finds `SlurmExecutor`; imported with every start of Hydra, hence empty."""
+
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    if name == "SlurmExecutor":
+        from hydra_plugins.xp_slurm_launcher._executor import SlurmExecutor
+
+        return SlurmExecutor
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

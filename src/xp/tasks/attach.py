@@ -1,0 +1,91 @@
+"""`xp task=attach`: follow a run's log until the run ends, from any shell; Ctrl-C leaves the run at work."""
+
+import time
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from xp.errors import UserError, listing
+from xp.runs.folder import LOG, RunFolder, load_run
+from xp.runs.status import Row, row_of, with_executors
+from xp.runs.submitted import executor_of
+from xp.tasks.status import look, places
+
+_EVERY_S = 0.3
+_LOOK_EVERY_S = 3.0
+
+
+def show(config: DictConfig) -> int:
+    """Print the log as it grows. Exit code 0: done, or left by Ctrl-C; 1: the run ended otherwise."""
+    run = load_run(config.attach.run) if config.attach.run is not None else _only_one(config)
+    try:
+        last = _follow(run, config.attach.lines)
+    except KeyboardInterrupt:
+        print(f"\nleft; {run.name} goes on")
+        return 0
+    print(f"{last.state}: {run.path}" + (f": {last.error or last.remark}" if last.error or last.remark else ""))
+    return 0 if last.state == "done" else 1
+
+
+def _only_one(config: DictConfig) -> RunFolder:
+    found = [row for row in look(places(None, config, "attach.run")) if row.open]
+    running = [row for row in found if row.state == "running"] or found
+    if len(running) == 1:
+        return RunFolder(running[0].folder)
+    told = f"These do: {listing(str(row.folder) for row in running[:8])}" if running else "Nothing runs now"
+    raise UserError(f"{told}. Choose a run: attach.run=FOLDER")
+
+
+def _follow(run: RunFolder, lines: int) -> Row:
+    """Copy the log to the terminal until the run is open no more; gives its last row."""
+    position = _tail(run.path / LOG, lines)
+    said = ""
+    row = _row(run)
+    while True:
+        looked = time.monotonic()
+        if row.open and row.state != "running" and (words := f"{row.state} {row.handle} {row.remark}".strip()) != said:
+            print(words, flush=True)
+            said = words
+        while time.monotonic() - looked < _LOOK_EVERY_S:
+            position = _copy(run.path / LOG, position)
+            if not row.open:
+                _last_words(run, row)
+                return row
+            time.sleep(_EVERY_S)
+        row = _row(run)
+
+
+def _row(run: RunFolder) -> Row:
+    return with_executors([row_of(run)])[0]
+
+
+def _tail(log: Path, lines: int) -> int:
+    """Where the last `lines` lines of a file begin; 0 if it is not there yet."""
+    if not log.exists():
+        return 0
+    data = log.read_bytes()
+    return len(data) - sum(len(line) for line in data.splitlines(keepends=True)[-lines:]) if lines else len(data)
+
+
+def _copy(log: Path, position: int) -> int:
+    """Print what stands behind `position`; gives the new end."""
+    if not log.exists():
+        return position
+    with log.open("rb") as handle:
+        handle.seek(position)
+        data = handle.read()
+    if data:
+        print(data.decode(errors="replace"), end="", flush=True)
+    return position + len(data)
+
+
+def _last_words(run: RunFolder, row: Row) -> None:
+    """For a run that never wrote a log: what its executor has of it."""
+    if (run.path / LOG).exists() or row.state == "done":
+        return
+    executor = executor_of(run.path)
+    if executor is None:
+        return
+    log = executor.log(row.handle)
+    if log.exists():
+        print(log.read_text(errors="replace"), end="")

@@ -1,0 +1,72 @@
+"""`xp task=cancel`: end what waits and runs below a folder, whatever launched it, from any shell."""
+
+import os
+import signal
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from xp.errors import UserError, listing
+from xp.runs import Record, State
+from xp.runs.executor import JobState
+from xp.runs.folder import RECORD
+from xp.runs.lock import Busy, locked
+from xp.runs.status import Row
+from xp.runs.submitted import ask, by_executor, controller_of
+from xp.tasks.status import look, places
+
+
+def show(config: DictConfig) -> int:
+    """Cancel; prints what was done. Exit code 0, also if there was nothing to cancel."""
+    found = [row for row in look(places(config.cancel.folder, config, "cancel.folder")) if row.open]
+    if not found:
+        print("Nothing waits or runs there.")
+        return 0
+    if config.cancel.folder is None:
+        _refuse_several(found)
+    in_hands = [row.folder for row in found if row.handle]
+    running = {folder for folder, state in ask(in_hands).items() if state is JobState.RUNNING}
+    for executor, handles in by_executor(in_hands):
+        executor.cancel(list(handles))
+        print(f"{executor.name}: cancelled {listing(handles)}")
+    for folder in in_hands:
+        if folder not in running:
+            _mark(folder)
+    for line in _end_processes([row for row in found if not row.handle]):
+        print(line)
+    print("What ran writes a checkpoint and leaves; the same command that started it goes on from there.")
+    return 0
+
+
+def _refuse_several(found: Sequence[Row]) -> None:
+    experiments = sorted({str(row.folder.parent if row.experiment else row.folder) for row in found})
+    if len(experiments) > 1:
+        raise UserError(f"There is work in several places: {listing(experiments)}. Choose one: cancel.folder=FOLDER")
+
+
+def _mark(folder: Path) -> None:
+    """Note that a job which had no machine yet will not get one."""
+    try:
+        with locked(folder):
+            record = Record(folder / RECORD)
+            if record.state is State.PENDING:
+                record.update(state=State.CANCELLED)
+    except Busy:
+        return
+
+
+def _end_processes(found: Sequence[Row]) -> list[str]:
+    """Ask processes on this host to leave: the controller of a sweep (it lets its jobs leave), else the run itself."""
+    lines, asked = [], set()
+    for row in found:
+        record = Record(row.folder / RECORD)
+        if record.get("host") != socket.gethostname():
+            raise UserError(f"{row.folder} is at work on {record.get('host')}. Run the same command there.")
+        pid = controller_of(row.folder.parent) or record["pid"]
+        if pid not in asked:
+            os.kill(pid, signal.SIGINT if pid != record["pid"] else signal.SIGTERM)
+            asked.add(pid)
+        lines.append(f"{row.name}: process {pid} was asked to leave")
+    return lines
