@@ -246,19 +246,12 @@ class _Job:
 
     def _stream(self, mixture: Mixture, folder: Path, angles: Angles) -> Stream:
         writer = create_like(self.tuned[0], folder, self.leaves)
-        total = sum(leaf.nbytes for leaf in self.leaves.values())
-        with self.hooks.bar(max(round(total / 1e6), 1), f"merging ({self.asked.name})", "MB") as bar:
-            done, shown = 0, 0
-
-            def advance(leaf: Leaf, elements: int) -> None:
-                nonlocal done, shown
-                done += elements * leaf.dtype.itemsize
-                bar.advance(round(done / 1e6) - shown)
-                shown = round(done / 1e6)
-
-            stream = Stream(self.readers, self.leaves, advance, self.hooks.stop, angles.sample)
+        stream = Stream(self.readers, self.leaves, stop=self.hooks.stop, sample=angles.sample)
+        jobs = stream.jobs(mixture, writer)
+        with self.hooks.bar(len(jobs), f"merging ({self.asked.name})", "part") as bar:
+            stream.advance = lambda: bar.advance(1)
             try:
-                stream.run(mixture, writer)
+                stream.run(jobs, mixture, writer)
             finally:
                 writer.close()
         return stream

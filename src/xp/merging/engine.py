@@ -60,7 +60,8 @@ class Stream:
     readers: Sequence[Reader]
     leaves: Mapping[str, Leaf]
     """What is written: names and shapes that all readers have; the dtype is the written one."""
-    advance: Callable[[Leaf, int], None] = lambda leaf, elements: None
+    advance: Callable[[], None] = lambda: None
+    """Called after each job."""
     stop: Callable[[], None] = lambda: None
     sample: Look | None = None
     contents: list[Content] = field(default_factory=list)
@@ -72,21 +73,19 @@ class Stream:
         self.contents = [Content() for _ in self.readers]
         self._gate = _Gate(MEMORY)
 
-    def run(self, mixture: Mixture, writer: Writer) -> None:
-        """Merge everything.
+    def run(self, jobs: Sequence[Job], mixture: Mixture, writer: Writer) -> None:
+        """Do all jobs.
 
         Raises:
             UserError: an input holds NaN or infinity; names the input, the weight and the element.
             Damaged: an input's data is not there.
         """
-        jobs = self._jobs(mixture, writer)
         with ThreadPoolExecutor(WORKERS, "merge") as pool:
-            running = {pool.submit(self._work, job, mixture, writer): job for job in jobs}
+            running = [pool.submit(self._work, job, mixture, writer) for job in jobs]
             try:
                 for done in as_completed(running):
                     done.result()
-                    job = running[done]
-                    self.advance(job.leaf, job.stop - job.start)
+                    self.advance()
                     self.stop()
             except NotFinite as error:
                 raise self._culprit(error) from None
@@ -94,7 +93,8 @@ class Stream:
                 for future in running:
                     future.cancel()
 
-    def _jobs(self, mixture: Mixture, writer: Writer) -> list[Job]:
+    def jobs(self, mixture: Mixture, writer: Writer) -> list[Job]:
+        """The work cut up: ranges of leaves, the largest first."""
         jobs = []
         for leaf in self.leaves.values():
             grains = [reader.grain(leaf.name) for reader in self.readers] + [

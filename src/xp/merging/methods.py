@@ -139,7 +139,7 @@ def weight_table(weights: Any, units: Units, count: int, *, normalize: bool) -> 
         if key is None:
             raise UserError(
                 f"merge.weights says nothing about '{unit}'. Groups here: {listing(units.names)}. "
-                f"Add its weights, or those of the rest: merge.weights={{...,'*':{_example(count)}}}"
+                f"Add its weights, or those of the rest: merge.weights={{...,*:{_example(count)}}}"
             )
         rows.append(_row(f"merge.weights.{key}", weights[key], count, normalize))
     return np.stack(rows)

@@ -163,7 +163,8 @@ def check_places(inputs: Sequence[Checkpoint], output: Path, *, overwrite: bool)
     out = output.absolute().resolve()
     for c in inputs:
         place = c.place.absolute().resolve()
-        if out == place or out in place.parents or place in out.parents:
+        inside = {place} if c.papers is None else {place, c.papers.absolute().resolve()}
+        if out in (place, *place.parents) or inside & {out, *out.parents}:
             raise UserError(
                 f"The output {output} is the place of the input {c.path}: merging would destroy it. "
                 "Give another folder: merge.output=FOLDER"
