@@ -73,6 +73,15 @@ class ObsDropout:
 
 
 @dataclass
+class ActionSpace:
+    """What a policy's actions are inside: as in the dataset, or differences to an anchor."""
+
+    type: str = _one_of("absolute", "relative")
+    anchor: str | None = _one_of("a_t0", "last_prefix", "observation.state", default=None)
+    exclude: list[str] = MISSING
+
+
+@dataclass
 class Loop:
     """The improvement loop around training."""
 
@@ -300,6 +309,7 @@ SECTIONS: dict[str, type | dict[str, type]] = {
     "chunk_size": ChunkSize,
     "lr": LearningRate,
     "obs_dropout": ObsDropout,
+    "action_space": ActionSpace,
     "loop": Loop,
     "merge_method": MergeMethod,
     "data": Data,
@@ -328,6 +338,7 @@ READ_BY: dict[str, tuple[str, ...]] = {
         "horizon.train",
         "lr",
         "obs_dropout",
+        "action_space",
         "loop",
         "data",
         "trainer",

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from xp.data.splits import Split, split_episodes
     from xp.data.statistics import (
         compute_statistics,
+        delta_statistics,
         load_statistics,
         normalise,
         save_statistics,
@@ -35,6 +36,7 @@ _HOMES = {
     "Split": "splits",
     "split_episodes": "splits",
     "compute_statistics": "statistics",
+    "delta_statistics": "statistics",
     "load_statistics": "statistics",
     "normalise": "statistics",
     "save_statistics": "statistics",
@@ -54,6 +56,7 @@ __all__ = [
     "Windows",
     "compute_statistics",
     "dataset_info",
+    "delta_statistics",
     "in_order",
     "load_statistics",
     "normalise",

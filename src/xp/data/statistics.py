@@ -5,7 +5,7 @@ where `mask` is True; other dimensions pass through unchanged.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,55 @@ def describe(values: np.ndarray) -> dict[str, np.ndarray]:
         "p99": high,
     }
     return {**{name: np.asarray(v, np.float32) for name, v in found.items()}, "mask": std >= STD_FLOOR}
+
+
+def delta_statistics(
+    dataset: Dataset, episodes: Sequence[int], lags: Iterable[tuple[int, int]], anchor: str, exclude: Sequence[int] = ()
+) -> dict[str, np.ndarray]:
+    """Statistics of action differences over the given episodes only, in float64.
+
+    For every frame t and lag (i, j) the difference action[t+j] - anchor[t+i] counts where t+i and t+j lie in the
+    episode of t: what a training window would pad is left out. A lag that is given twice counts twice.
+
+    Args:
+        dataset: the dataset.
+        episodes: the training episodes.
+        lags: pairs (anchor step, predicted step) relative to t.
+        anchor: "action", or "observation.state", whose first A dimensions are then taken.
+        exclude: dimensions that stay absolute (nothing is subtracted).
+
+    Returns:
+        mean, std (population), min, max, q01, q99 [A] float64, and count [1].
+
+    Raises:
+        UserError: not one pair lies inside an episode.
+    """
+    actions = dataset.action.astype(np.float64)
+    anchors = actions.copy() if anchor == "action" else _widened(dataset.state, actions.shape[1])
+    anchors[:, list(exclude)] = 0.0
+    rows = dataset.rows(list(episodes))
+    first = dataset.episodes.starts[dataset.episode_index[rows]]
+    last = first + dataset.episodes.lengths[dataset.episode_index[rows]] - 1
+    parts = []
+    for before, after in lags:
+        inside = (rows + min(before, after) >= first) & (rows + max(before, after) <= last)
+        parts.append(actions[rows[inside] + after] - anchors[rows[inside] + before])
+    deltas = np.concatenate(parts) if parts else actions[:0]
+    if not len(deltas):
+        raise UserError(
+            f"action_space=relative: no training episode of {dataset.root} is long enough for one difference between "
+            "actions of a window. Type a smaller horizon.train."
+        )
+    low, high = np.quantile(deltas, [0.01, 0.99], axis=0)
+    found = {"mean": deltas.mean(axis=0), "std": deltas.std(axis=0), "min": deltas.min(axis=0)}
+    return {**found, "max": deltas.max(axis=0), "q01": low, "q99": high, "count": np.array([len(deltas)])}
+
+
+def _widened(state: np.ndarray, width: int) -> np.ndarray:
+    """The first `width` dimensions of a state [N, S], with zeros where it has fewer."""
+    wide = np.zeros((len(state), width), np.float64)
+    wide[:, : min(width, state.shape[1])] = state[:, :width]
+    return wide
 
 
 def normalise(values: np.ndarray, statistics: Mapping[str, Any]) -> np.ndarray:

@@ -102,6 +102,29 @@ class DataSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Treatment:
+    """How a dataset is shown to a model in training, beyond what it holds.
+
+    `deltas(lags, anchor, exclude)` gives the statistics of action differences over the training episodes: mean, std,
+    min, max [A]. `lags` are pairs (anchor step, predicted step) relative to the observed one, `anchor` is "action" or
+    "observation.state", `exclude` holds indices of dimensions that stay absolute.
+    """
+
+    obs_dropout: float = 0.0
+    """Share of training samples whose state is hidden; the batch says which."""
+    action_space: str = "absolute"
+    anchor: str | None = None
+    exclude: Sequence[str] = ()
+    action_names: Sequence[str] = ()
+    deltas: Callable[..., Mapping[str, np.ndarray]] | None = None
+
+    @property
+    def is_relative(self) -> bool:
+        """Whether the model learns differences to an anchor."""
+        return self.action_space == "relative"
+
+
+@dataclass(frozen=True, kw_only=True)
 class LoadReport:
     """What happened to each weight when a model was started from pretrained weights (paths joined by '/')."""
 

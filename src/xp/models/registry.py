@@ -8,7 +8,7 @@ from typing import Any
 
 from xp.errors import UserError, closest, listing
 from xp.models.lerobot.papers import is_lerobot
-from xp.models.policy import DataSpec, Policy, Trainable
+from xp.models.policy import DataSpec, Policy, Trainable, Treatment
 
 FAMILIES = ("octo", "lerobot")
 
@@ -21,16 +21,22 @@ def build(
     horizon: int,
     seed: int,
     pretrained_path: str | None = None,
+    treatment: Treatment | None = None,
 ) -> Trainable:
     """A trainable model of the family that `model_cfg` names, for a dataset and a horizon.
 
     Raises:
         UserError: an unknown family, options that do not fit, or a `pretrained_path` that is no saved policy.
     """
-    family = _family(model_cfg)
+    family, treatment = _family(model_cfg), treatment or Treatment()
     pretrained = locate(pretrained_path) if pretrained_path else None
     package = importlib.import_module(f"xp.models.{family}.build")
-    return package.build(model_cfg, data=data, statistics=statistics, horizon=horizon, seed=seed, pretrained=pretrained)
+    options: dict[str, Any] = {"data": data, "statistics": statistics, "horizon": horizon, "seed": seed}
+    if family == "octo":
+        _refuse_relative(treatment)
+    else:
+        options["treatment"] = treatment
+    return package.build(model_cfg, **options, pretrained=pretrained)
 
 
 def camera_sizes(
@@ -89,6 +95,14 @@ def locate(path: str | Path) -> tuple[Path, int | None]:
         if candidate.is_dir() and (_is_octo(candidate) or is_lerobot(candidate)):
             return candidate, None
     raise UserError(_nothing(folder, step))
+
+
+def _refuse_relative(treatment: Treatment) -> None:
+    if treatment.is_relative:
+        raise UserError(
+            "action_space=relative: Octo's models take actions as the dataset has them. Type action_space=absolute, or "
+            "take a model that can: model=act_smooth, model=act."
+        )
 
 
 def _family(model_cfg: Mapping[str, Any]) -> str:

@@ -7,7 +7,9 @@ from xp.runs import Run
 from xp.tasks.episodes import SPLIT, open_source, plain, statistics_of
 
 if TYPE_CHECKING:
-    from xp.models.policy import Trainable
+    from omegaconf import DictConfig
+
+    from xp.models.policy import Trainable, Treatment
     from xp.tasks.episodes import Source
 
 
@@ -40,10 +42,27 @@ def _build(run: Run, source: "Source", statistics: dict[str, Any]) -> "Trainable
         horizon=config.horizon.train,
         seed=config.seed,
         pretrained_path=config.pretrained_path,
+        treatment=_treatment(config, source),
     )
     for line in _load_lines(trainable):
         run.log(line)
     return trainable
+
+
+def _treatment(config: "DictConfig", source: "Source") -> "Treatment":
+    """Observation dropout and action space; statistics of action differences are computed when they are asked for."""
+    from xp.data import delta_statistics
+    from xp.models.policy import Treatment
+
+    dataset = source.dataset
+    return Treatment(
+        obs_dropout=config.obs_dropout.rate,
+        action_space=config.action_space.type,
+        anchor=config.action_space.anchor,
+        exclude=list(config.action_space.exclude),
+        action_names=dataset.action_names,
+        deltas=lambda lags, anchor, exclude: delta_statistics(dataset, source.split.train, lags, anchor, exclude),
+    )
 
 
 def _load_lines(trainable: "Trainable") -> list[str]:
@@ -68,6 +87,7 @@ def _loop(run: Run, trainable: "Trainable", source: "Source", frames: Any, stati
         raise UserError(
             f"No training episodes are left in {source.dataset.root}: see data.tasks and data.val_fraction."
         )
+    _check_length(source, ahead)
     batches = Batches(
         Windows(source.dataset, frames, source.split.train, **shape),
         batch_size=config.trainer.batch_size,
@@ -92,6 +112,17 @@ def _loop(run: Run, trainable: "Trainable", source: "Source", frames: Any, stati
         lr=plain(config.lr),
         seed=config.seed,
     )
+
+
+def _check_length(source: "Source", ahead: int) -> None:
+    """Refuse windows that reach beyond the end of every training episode: they would be padded without exception."""
+    lengths = source.dataset.episodes.lengths[list(source.split.train)]
+    if ahead > lengths.max():
+        raise UserError(
+            f"A training window reaches {ahead} actions ahead; the longest training episode of {source.dataset.root} "
+            f"has {int(lengths.max())} steps, so every window would be padded. Type for instance "
+            f"horizon.train={max(1, int(lengths.min()) // 2)}, or record longer episodes."
+        )
 
 
 def _layout(source: "Source") -> Any:

@@ -14,9 +14,16 @@ from xp.models.lerobot.catalog import config_class, missing_package, policy_clas
 from xp.models.lerobot.folder import load_by_name, load_exactly
 from xp.models.lerobot.papers import Papers, read_papers
 from xp.models.lerobot.policy import Assembly, LeRobotPolicy, objective
-from xp.models.lerobot.processors import new_processors, place, saved_processors, takes_language
-from xp.models.lerobot.settings import chunk_of, policy_config, window_of
-from xp.models.policy import DataSpec, LoadReport, PolicySpec, TorchTrainable
+from xp.models.lerobot.processors import (
+    lerobot_statistics,
+    new_processors,
+    place,
+    saved_processors,
+    takes_language,
+    treated,
+)
+from xp.models.lerobot.settings import chunk_of, own_treatment, policy_config, window_of
+from xp.models.policy import DataSpec, LoadReport, PolicySpec, TorchTrainable, Treatment
 
 
 def build(
@@ -27,6 +34,7 @@ def build(
     horizon: int,
     seed: int,
     pretrained: tuple[Path, int | None] | None = None,
+    treatment: Treatment | None = None,
 ) -> TorchTrainable:
     """A policy for a dataset and a horizon, optionally from the weights of a saved one.
 
@@ -37,19 +45,27 @@ def build(
         horizon: actions in a chunk.
         seed: of the initial weights.
         pretrained: a `pretrained_model` folder to start from.
+        treatment: observation dropout and action space.
 
     Raises:
         UserError: options that do not fit each other, the dataset or the pretrained policy.
     """
-    papers = read_papers(pretrained[0]) if pretrained else None
+    papers, treatment = read_papers(pretrained[0]) if pretrained else None, treatment or Treatment()
     _check_fps(model_cfg, data, papers)
     cameras = resolve_cameras(model_cfg, data.cameras, papers)
     sizes = sizes_of(model_cfg, data.cameras, papers.folder if papers else None)
     images = {key: (*sizes[camera], 3) for key, camera in cameras.items()}
-    config = policy_config(model_cfg, data=data, images=images, horizon=horizon, papers=papers)
-    module = new_module(config, seed)
+    own = own_treatment(model_cfg, papers, treatment)
+    config = policy_config({**model_cfg, **own}, data=data, images=images, horizon=horizon, papers=papers)
+    stats: dict[str, Any] = {**lerobot_statistics(statistics, list(images))}
+    if own.get("relative_actions"):
+        assert treatment.deltas is not None
+        stats["action_delta"] = dict(treatment.deltas(config.delta_lags, "action", ()))
+    module = new_module(config, seed, stats)
     report = _started(module, config, papers) if papers else LoadReport()
-    processors = new_processors(config, statistics, list(images), papers)
+    processors = new_processors(config, stats, papers)
+    if not own:
+        treated(processors, config, treatment)
     notes = {"cameras": cameras, "fps": data.fps, "name": model_cfg.get("name", config.type)}
     assembly = _assembly(config, processors, {key: (cameras[key], *size[:2]) for key, size in images.items()}, notes)
     return _trainable(assembly, module, config, report)
@@ -78,7 +94,7 @@ def load(folder: Path, device: str | None = None, cameras: Mapping[str, str] | N
     return LeRobotPolicy(_assembly(config, saved_processors(config, folder), images, notes), module)
 
 
-def new_module(config: Any, seed: int) -> Any:
+def new_module(config: Any, seed: int, stats: Mapping[str, Any] | None = None) -> Any:
     """A policy of freshly drawn weights, a function of configuration and seed; torch's generator is left as it was.
 
     Raises:
@@ -88,7 +104,7 @@ def new_module(config: Any, seed: int) -> Any:
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         try:
-            return cls(config)  # type: ignore[call-arg]
+            return cls(config, dataset_stats=stats)  # type: ignore[call-arg]
         except ImportError as error:
             raise missing_package(config.type, error) from error
         except (OSError, ValueError, RuntimeError) as error:
@@ -118,7 +134,7 @@ def _trainable(assembly: Assembly, module: Any, config: Any, report: LoadReport)
     return TorchTrainable(
         spec=assembly.spec,
         module=module,
-        loss=lambda inputs: objective(module, assembly.processed(inputs)),
+        loss=lambda inputs: objective(module, assembly.processed(inputs, contiguous=False)),
         prepare=assembly.prepare,
         policy=policy,
         place=placed,

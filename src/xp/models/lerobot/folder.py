@@ -15,6 +15,8 @@ from xp.models.lerobot.papers import WEIGHTS, XP
 from xp.models.policy import LoadReport
 from xp.runs.atomic import write_json
 
+STATISTICS = ("action_delta_mean", "action_delta_std")
+
 
 def read_weights(folder: Path) -> dict[str, torch.Tensor]:
     """The tensors of model.safetensors, on the CPU.
@@ -56,8 +58,12 @@ def load_exactly(module: Any, folder: Path) -> None:
 
 
 def load_by_name(module: Any, folder: Path) -> LoadReport:
-    """Start a module from the weights of a folder that fit by name and shape; what became of each is reported."""
+    """Start a module from the weights of a folder that fit by name and shape; what became of each is reported.
+
+    Statistics of action differences, which act_smooth keeps among its buffers, stay those of the new dataset.
+    """
     weights, wanted = read_weights(folder), module.state_dict()
+    weights |= {name: wanted[name] for name in STATISTICS if name in weights and name in wanted}
     fits = {name: w for name, w in weights.items() if name in wanted and wanted[name].shape == w.shape}
     shared = _shared(wanted)
     module.load_state_dict(fits, strict=False)

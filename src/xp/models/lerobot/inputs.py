@@ -42,9 +42,16 @@ def host_tensors(
     return found
 
 
-def as_float(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Images of 0..255 as float32 of 0..1, as `lerobot-train` hands them to the processors; the rest untouched."""
-    return {key: value.to(torch.float32).div_(255.0) if _is_bytes(value) else value for key, value in inputs.items()}
+def as_float(inputs: Mapping[str, Any], *, contiguous: bool) -> dict[str, Any]:
+    """Images of 0..255 as float32 of 0..1, as `lerobot-train` hands them to the processors; the rest untouched.
+
+    `contiguous` puts channels first in memory too, as LeRobot does, so that convolutions add in the same order.
+    """
+    memory = torch.contiguous_format if contiguous else torch.preserve_format
+    return {
+        key: value.to(torch.float32, memory_format=memory).div_(255.0) if _is_bytes(value) else value
+        for key, value in inputs.items()
+    }
 
 
 def resize(images: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -15,6 +15,7 @@ from xp.models.lerobot.inputs import as_float, host_tensors
 from xp.models.policy import Batch, PolicySpec
 
 OPTIONS = ("prefix", "past")
+DROPPED = "observation_is_dropped"
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,31 @@ class Assembly:
         """A numpy batch as host tensors; see `xp.models.lerobot.inputs`."""
         return host_tensors(batch, images=self.images, history=self.time, state_dim=self.spec.state_dim)
 
-    def processed(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """What the policy itself takes: normalised, tokenised, on its device."""
-        return self.processors[0](as_float(inputs))
+    def processed(self, inputs: Mapping[str, Any], *, contiguous: bool = True) -> dict[str, Any]:
+        """What the policy itself takes: normalised, tokenised, on its device; see `as_float` for `contiguous`.
+
+        Which samples lose their state goes to the step that hides it and, since LeRobot's batches do not carry it
+        through the processors, to a policy that hides it itself.
+        """
+        dropped = inputs.get(DROPPED)
+        if dropped is None:
+            return self.processors[0](as_float(inputs, contiguous=contiguous))
+        given = {name: value for name, value in inputs.items() if name != DROPPED}
+        marked = {**given, "observation.is_dropped": dropped}
+        return {**self.processors[0](as_float(marked, contiguous=contiguous)), DROPPED: dropped}
+
+    def normalised(self, actions: np.ndarray | None, device: Any) -> torch.Tensor | None:
+        """Actions [B, n, A] in dataset units as the policy's own, on a device."""
+        from lerobot.lerobot_types import TransitionKey
+        from lerobot.processor import NormalizerProcessorStep, create_transition
+
+        if actions is None:
+            return None
+        transition: Any = create_transition(action=torch.as_tensor(np.asarray(actions, np.float32), device=device))
+        for step in self.processors[0].steps:
+            if isinstance(step, NormalizerProcessorStep):
+                transition = step(transition)
+        return transition[TransitionKey.ACTION]
 
 
 class LeRobotPolicy:
@@ -50,12 +73,20 @@ class LeRobotPolicy:
         self.module = module
 
     def predict(self, observation: Batch, *, seed: int = 0, **options: Any) -> np.ndarray:
-        """Actions [B, H, A] float32 in dataset units; `seed` fixes every draw (a diffusion policy's noise)."""
+        """Actions [B, H, A] float32 in dataset units; `seed` fixes every draw (a diffusion policy's noise).
+
+        With `prefix` [B, d, A] and `past` [B, k, A], for a policy that takes them, the chunk begins behind the prefix.
+        """
         _check_options(options, self.spec)
-        seen = {name: value for name, value in observation.items() if not name.startswith("action")}
+        seen = {name: value for name, value in observation.items() if not name.startswith(("action", DROPPED))}
         with torch.no_grad(), self._asked(seed):
             inputs = self.assembly.processed(self.assembly.prepare(seen))
-            actions = self.module.predict_action_chunk(inputs)[:, : self.spec.horizon]
+            device = next(self.module.parameters()).device
+            prefix, past = (self.assembly.normalised(options.get(name), device) for name in OPTIONS)
+            if prefix is not None:
+                actions = self.module.continue_prefix(inputs, prefix, past)
+            else:
+                actions = self.module.predict_action_chunk(inputs)[:, : self.spec.horizon]
             found = self.assembly.processors[1](actions)
         return found.to(torch.float32).cpu().numpy()
 
@@ -100,6 +131,8 @@ class LeRobotPolicy:
             torch.manual_seed(seed)
             self.module.eval()
             self.module.reset()
+            for processor in self.assembly.processors:
+                processor.reset()
             try:
                 yield
             finally:
@@ -109,7 +142,7 @@ class LeRobotPolicy:
 
 def objective(module: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, dict[str, Any]]:
     """The policy's loss on processed inputs and its scalar parts."""
-    value, parts = module.forward(inputs)
+    value, parts = module(inputs)
     return value, {name: part for name, part in (parts or {}).items() if _is_scalar(part) and name != "loss"}
 
 
@@ -136,3 +169,11 @@ def _check_options(options: Mapping[str, Any], spec: PolicySpec) -> None:
                 f"predict({name}=...): this policy takes no committed actions. Leave {name} out, or take a policy that "
                 "does, such as model=act_smooth."
             )
+    if options.get("past") is not None and options.get("prefix") is None:
+        raise UserError("predict(past=...) without prefix: past actions go with the committed ones. Give both.")
+    length = 0 if options.get("prefix") is None else np.asarray(options["prefix"]).shape[1]
+    if length > spec.prefix_future:
+        raise UserError(
+            f"predict(prefix=...) holds {length} committed actions; this policy takes 1..{spec.prefix_future}. Give "
+            f"fewer, or train it with model.length_prefix_future={length}."
+        )

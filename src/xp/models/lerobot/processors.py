@@ -9,6 +9,7 @@ import torch
 
 from xp.errors import UserError
 from xp.models.lerobot.papers import POSTPROCESSOR, PREPROCESSOR, Papers
+from xp.models.policy import Treatment
 
 QUANTILES = {"p01": "q01", "p99": "q99"}
 """Names of quantiles in xp's statistics and in LeRobot's."""
@@ -36,13 +37,12 @@ def lerobot_statistics(statistics: Mapping[str, Any], images: list[str]) -> dict
     return found
 
 
-def new_processors(config: Any, statistics: Mapping[str, Any], images: list[str], papers: Papers | None) -> Any:
+def new_processors(config: Any, stats: Mapping[str, Any], papers: Papers | None) -> Any:
     """(preprocessor, postprocessor) for training: those of a pretrained policy with new statistics, or new ones."""
     from lerobot.policies.factory import make_pre_post_processors
 
-    stats = lerobot_statistics(statistics, images)
     if papers is None or not (papers.folder / PREPROCESSOR).is_file():
-        return make_pre_post_processors(config, dataset_stats=stats)  # type: ignore[arg-type]
+        return make_pre_post_processors(config, dataset_stats=dict(stats))  # type: ignore[arg-type]
     features = {**config.input_features, **config.output_features}
     norm_map = config.normalization_mapping
     return make_pre_post_processors(
@@ -56,6 +56,55 @@ def new_processors(config: Any, statistics: Mapping[str, Any], images: list[str]
             "unnormalizer_processor": {"features": config.output_features, "norm_map": norm_map, "stats": stats}
         },
     )
+
+
+def treated(processors: tuple[Any, Any], config: Any, treatment: Treatment) -> None:
+    """Put observation dropout and relative actions into the processors of a policy that has no such thing itself.
+
+    The steps are those of the plugin `lerobot_policy_act_smooth`; they are saved with the processors, and LeRobot's
+    commands load them where the plugin is installed.
+
+    Raises:
+        UserError: an anchor that only act_smooth can take, a policy without the state that is its anchor.
+    """
+    from lerobot_policy_act_smooth.pipelines import add_observation_dropout, add_relative_actions
+    from lerobot_policy_act_smooth.steps import ObservationDropoutStep, RelativeToAnchorStep
+
+    steps = processors[0].steps
+    if treatment.obs_dropout and not any(isinstance(step, ObservationDropoutStep) for step in steps):
+        add_observation_dropout(processors[0], rate=treatment.obs_dropout)
+    if not treatment.is_relative:
+        return
+    if any(isinstance(step, RelativeToAnchorStep) for step in steps):
+        return
+    _check_anchor(config, treatment)
+    indices = list(config.action_delta_indices)
+    assert treatment.deltas is not None
+    excluded = [i for i, name in enumerate(treatment.action_names) if any(part in name for part in treatment.exclude)]
+    add_relative_actions(
+        *processors,
+        deltas=treatment.deltas([(0, index) for index in indices], "observation.state", excluded),
+        anchor="observation.state",
+        index_t0=-min(indices),
+        n_action_steps=int(config.n_action_steps),
+        exclude_joints=list(treatment.exclude),
+        action_names=list(treatment.action_names),
+    )
+
+
+def _check_anchor(config: Any, treatment: Treatment) -> None:
+    if treatment.anchor not in (None, "observation.state"):
+        raise UserError(
+            f"action_space.anchor={treatment.anchor}: the policy type '{config.type}' is not told which actions are "
+            "committed, so it cannot be relative to one. Type action_space.anchor=observation.state, or take "
+            "model=act_smooth."
+        )
+    state, action = config.robot_state_feature, config.action_feature
+    if state is None or (state.shape[0] < action.shape[0] and not treatment.exclude):
+        raise UserError(
+            f"action_space=relative: the anchor is the state, which has {0 if state is None else state.shape[0]} "
+            f"dimensions here, for {action.shape[0]} of the action. Type action_space=absolute, or model=act_smooth."
+        )
 
 
 def saved_processors(config: Any, folder: Path) -> Any:

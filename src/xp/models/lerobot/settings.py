@@ -7,7 +7,7 @@ from typing import Any
 from xp.errors import UserError, closest, listing
 from xp.models.lerobot.catalog import config_class, missing_package
 from xp.models.lerobot.papers import Papers
-from xp.models.policy import DataSpec
+from xp.models.policy import DataSpec, Treatment
 
 OURS = ("name", "family", "lr_peak", "type", "cameras", "image_size", "allow_fps_change")
 """Keys of the section that are xp's, not the policy's."""
@@ -45,9 +45,32 @@ def policy_config(
     base = {} if papers is None else {k: v for k, v in papers.config.items() if k != "type" and k not in SET_BY_XP}
     values = {**base, **given, "device": "cpu", "push_to_hub": False}
     values |= {"input_features": _inputs(data, images), "output_features": _outputs(data)}
+    _check_windows(policy_type, _decoded(cls, policy_type, {"device": "cpu"}))
     config = _decoded(cls, policy_type, values | _chunk(cls, values, horizon))
     _check_windows(policy_type, config)
+    if chunk_of(config) != horizon:
+        raise UserError(
+            f"horizon.train={horizon}: the policy type '{policy_type}' gives {chunk_of(config)} actions with these "
+            f"options. Type horizon.train={chunk_of(config)}, or change them."
+        )
     return config
+
+
+def own_treatment(model_cfg: Mapping[str, Any], papers: Papers | None, treatment: Treatment) -> dict[str, Any]:
+    """Observation dropout and action space as fields of the policy's own configuration, where it has them; else {}.
+
+    A policy has them when its class knows `obs_dropout_rate` and `relative_actions`, as act_smooth's does.
+    """
+    if not {"obs_dropout_rate", "relative_actions"} <= set(_fields(config_class(_type(model_cfg, papers)))):
+        return {}
+    if treatment.is_relative and (treatment.exclude or treatment.anchor == "observation.state"):
+        raise UserError(
+            f"action_space.anchor={treatment.anchor} action_space.exclude={list(treatment.exclude)}: "
+            f"model.type={_type(model_cfg, papers)} takes all its actions relative to a committed one. Type "
+            "action_space.anchor=a_t0 or last_prefix, and action_space.exclude=[]"
+        )
+    fields: dict[str, Any] = {"obs_dropout_rate": treatment.obs_dropout, "relative_actions": treatment.is_relative}
+    return fields | ({"relative_anchor": treatment.anchor or "a_t0"} if treatment.is_relative else {})
 
 
 def window_of(config: Any) -> tuple[int, int, int]:
@@ -62,7 +85,7 @@ def chunk_of(config: Any) -> int:
     fields = _fields(type(config))
     if "chunk_size" in fields:
         return int(config.chunk_size)
-    return int(config.n_action_steps)
+    return int(config.n_action_steps if "n_action_steps" in fields else max(config.action_delta_indices) + 1)
 
 
 def _type(model_cfg: Mapping[str, Any], papers: Papers | None) -> str:
@@ -113,12 +136,12 @@ def _chunk(cls: type, values: Mapping[str, Any], horizon: int) -> dict[str, Any]
         chunk = {"chunk_size": horizon}
         steps = values.get("n_action_steps")
         return chunk if "n_action_steps" not in fields else {**chunk, "n_action_steps": min(steps or horizon, horizon)}
-    if "horizon" in fields and "n_action_steps" in fields:
+    if {"horizon", "n_action_steps", "n_obs_steps"} <= set(fields):
         history = int(values.get("n_obs_steps", _default(cls, "n_obs_steps")))
         stages = values.get("down_dims", _default(cls, "down_dims")) if "down_dims" in fields else ()
-        step = 2 ** len(stages or ())
+        step = 2 ** len(stages)
         return {"n_action_steps": horizon, "horizon": -(-(horizon + history - 1) // step) * step}
-    return {"n_action_steps": horizon} if "n_action_steps" in fields else {}
+    return {}
 
 
 def _default(cls: type, name: str) -> Any:
@@ -146,9 +169,18 @@ def _decoded(cls: type, policy_type: str, values: Mapping[str, Any]) -> Any:
         raise missing_package(policy_type, error) from error
     except Exception as error:  # draccus and the policies' own checks raise many kinds; all are about these values
         raise UserError(
-            f"The options of model.type={policy_type} do not fit: {' '.join(str(error).split())} Change them with "
+            f"The options of model.type={policy_type} do not fit: {_said(error)} Change them with "
             "model.OPTION=VALUE; `xp --cfg job` shows what is set."
         ) from error
+
+
+def _said(error: BaseException) -> str:
+    """What was wrong, with the policy's own words where draccus only says that it could not be made."""
+    causes = [
+        str(error),
+        *([str(error.__cause__ or error.__context__)] if error.__cause__ or error.__context__ else []),
+    ]
+    return " ".join(" ".join(causes).split())
 
 
 def _plain(value: Any) -> Any:

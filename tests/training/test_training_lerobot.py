@@ -1,0 +1,59 @@
+"""LeRobot's policies in the torch loop: interrupted and whole runs end in the same bits, watched or not."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from training_fakes import LR, run_in, same_bytes, trainer
+
+from xp.runs import RunInterrupted
+from xp.training import ActionLayout, make_validator, train_any
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
+from lerobot_made_up import ACT, DIFFUSION, SMOOTH, batch_for, made, statistics  # noqa: E402
+
+
+class Made:
+    """Batches for a policy, a pure function of the step."""
+
+    def __init__(self, spec):
+        self.spec = spec
+
+    def at(self, step):
+        hidden = np.random.default_rng(step).random(2) < 0.5
+        return {**batch_for(self.spec, size=2, seed=step), "observation_is_dropped": hidden}
+
+    def epoch(self, step):
+        return step / 10
+
+
+def go(folder, model, *, stop_after=None, watched=False, seed=0):
+    trainable = made(model, seed=seed, obs_dropout=0.5)
+    validate = make_validator(
+        lambda: [batch_for(trainable.spec, seed=99)], layout=ActionLayout((0, 1, 2)), statistics=statistics()
+    )
+    options = trainer(steps=5, log_every=2, checkpoint_every=2, ema_decay=0.9, eval_every=1 if watched else None)
+    run = run_in(folder, stop_after=stop_after)
+    train_any(
+        run, trainable, Made(trainable.spec), validate=validate if watched else None, trainer=options,
+        lr={**LR, "peak": 1e-3}, seed=0,
+    )  # fmt: skip
+    return trainable
+
+
+@pytest.mark.parametrize("model", [ACT, SMOOTH, DIFFUSION], ids=["act", "act_smooth", "diffusion"])
+def test_a_policy_goes_on_bit_for_bit_and_watching_changes_nothing(tmp_path, model):
+    go(tmp_path / "whole", model)
+    for attempt, stop in enumerate((1, 2)):
+        with pytest.raises(RunInterrupted):
+            go(tmp_path / "parts", model, stop_after=stop, watched=True, seed=attempt)
+    go(tmp_path / "parts", model, watched=True, seed=7)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert same_bytes(
+        load_file(whole / "final" / "model.safetensors"), load_file(parts / "final" / "model.safetensors")
+    )
+    state = "checkpoints/checkpoint-5/training_state/state.safetensors"
+    assert same_bytes(load_file(whole / state), load_file(parts / state))
+    assert (parts / "best" / "policy_preprocessor.json").is_file()
