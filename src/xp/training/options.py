@@ -8,8 +8,7 @@ from xp.errors import UserError, closest, listing
 
 PRECISIONS = ("float32", "bfloat16")
 DEVICES = ("auto", "cpu", "gpu")
-STRATEGIES = ("auto", "ddp", "fsdp")
-TORCH_ONLY = {"device": "auto", "devices": 1, "strategy": "auto", "compile": False}
+TORCH_ONLY = {"device": "auto", "compile": False}
 """Options that models in torch alone have, and the values that leave them unused."""
 SHARDINGS = ("none", "data", "fsdp")
 
@@ -31,8 +30,6 @@ class TrainerOptions:
     freeze: Sequence[str] = ()
     precision: str = "float32"
     device: str = "auto"
-    devices: int = 1
-    strategy: str = "auto"
     compile: bool = False
     sharding: str = "none"
     overfit_batches: int | None = None
@@ -55,7 +52,7 @@ class TrainerOptions:
         return options
 
     def _check_counts(self) -> None:
-        for name in ("steps", "keep_checkpoints", "log_every", "accumulate", "devices"):
+        for name in ("steps", "keep_checkpoints", "log_every", "accumulate"):
             value = getattr(self, name)
             if value is None or int(value) != value or value < 1:
                 raise UserError(f"trainer.{name}={value} must be a whole number of at least 1, e.g. trainer.{name}=1.")
@@ -88,12 +85,12 @@ class TrainerOptions:
         """
         if self.sharding != "none":
             raise UserError(
-                f"trainer.sharding={self.sharding} is for models in JAX; this model is in torch. Type "
-                "trainer.sharding=none, and trainer.devices=N with trainer.strategy=ddp or fsdp."
+                f"trainer.sharding={self.sharding} is for models in JAX; this model is in torch, which trains "
+                "on one device: give each job of a sweep a device of its own. Type trainer.sharding=none"
             )
 
     def _check_words(self) -> None:
-        words = {"precision": PRECISIONS, "device": DEVICES, "strategy": STRATEGIES, "sharding": SHARDINGS}
+        words = {"precision": PRECISIONS, "device": DEVICES, "sharding": SHARDINGS}
         for name, allowed in words.items():
             value = getattr(self, name)
             if value not in allowed:

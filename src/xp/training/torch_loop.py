@@ -91,6 +91,8 @@ class TorchSession(Session):
         self.trainable, self.seed, self.device = trainable, seed, device
         self.trained = partition.trained
         self.optimiser = make_optimiser(trainable, partition, options)
+        if options.compile:
+            trainable.module.compile()
         self.average = Average(partition.trained, options.ema_decay) if options.ema_decay is not None else None
         self.buffers = _moving_buffers(trainable.module, partition)
         self.names = {id(weight): name for name, weight in partition.trained.items()}
