@@ -62,34 +62,63 @@ def treated(processors: tuple[Any, Any], config: Any, treatment: Treatment) -> N
     """Put observation dropout and relative actions into the processors of a policy that has no such thing itself.
 
     The steps are those of the plugin `lerobot_policy_act_smooth`; they are saved with the processors, and LeRobot's
-    commands load them where the plugin is installed.
+    commands load them where the plugin is installed. A pretrained policy that has them gets the new statistics.
 
     Raises:
-        UserError: an anchor that only act_smooth can take, a policy without the state that is its anchor.
+        UserError: the plugin is missing, an anchor that only act_smooth can take, a policy without the state that is
+            its anchor, or a pretrained policy of another action space.
     """
-    from lerobot_policy_act_smooth.pipelines import add_observation_dropout, add_relative_actions
-    from lerobot_policy_act_smooth.steps import ObservationDropoutStep, RelativeToAnchorStep
-
-    steps = processors[0].steps
-    if treatment.obs_dropout and not any(isinstance(step, ObservationDropoutStep) for step in steps):
-        add_observation_dropout(processors[0], rate=treatment.obs_dropout)
-    if not treatment.is_relative:
+    present = {type(step).__name__ for step in processors[0].steps}
+    is_relative = "RelativeToAnchorStep" in present
+    if is_relative and not treatment.is_relative:
+        raise UserError("The pretrained policy's actions are relative to the state. Type action_space=relative.")
+    if not treatment.obs_dropout and not treatment.is_relative:
         return
-    if any(isinstance(step, RelativeToAnchorStep) for step in steps):
+    plugin = _plugin()
+    if treatment.obs_dropout and "ObservationDropoutStep" not in present:
+        plugin.add_observation_dropout(processors[0], rate=treatment.obs_dropout)
+    if not treatment.is_relative:
         return
     _check_anchor(config, treatment)
     indices = list(config.action_delta_indices)
     assert treatment.deltas is not None
     excluded = [i for i, name in enumerate(treatment.action_names) if any(part in name for part in treatment.exclude)]
-    add_relative_actions(
+    deltas = treatment.deltas([(0, index) for index in indices], "observation.state", excluded)
+    if is_relative:
+        _use_deltas(processors, deltas)
+        return
+    plugin.add_relative_actions(
         *processors,
-        deltas=treatment.deltas([(0, index) for index in indices], "observation.state", excluded),
+        deltas=deltas,
         anchor="observation.state",
         index_t0=-min(indices),
         n_action_steps=int(config.n_action_steps),
         exclude_joints=list(treatment.exclude),
         action_names=list(treatment.action_names),
     )
+
+
+def _plugin() -> Any:
+    try:
+        from lerobot_policy_act_smooth import pipelines
+    except ImportError as error:
+        raise UserError(
+            "obs_dropout and action_space=relative are processor steps of the LeRobot plugin "
+            f"lerobot_policy_act_smooth, which cannot be imported ({error}). Install it (README.md says how), or type "
+            "obs_dropout=none action_space=absolute"
+        ) from error
+    return pipelines
+
+
+def _use_deltas(processors: tuple[Any, Any], deltas: Mapping[str, Any]) -> None:
+    """Normalise actions by the statistics of differences in processors that already take differences."""
+    from lerobot.processor import NormalizerProcessorStep, UnnormalizerProcessorStep
+
+    for processor in processors:
+        for step in processor.steps:
+            if isinstance(step, NormalizerProcessorStep | UnnormalizerProcessorStep):
+                step.stats = {**(step.stats or {}), "action": dict(deltas)}
+                step.to(device=step.device)
 
 
 def _check_anchor(config: Any, treatment: Treatment) -> None:
