@@ -10,6 +10,7 @@ from xp.metrics.intervals import paired_difference
 from xp.metrics.scores import sums_from_episodes
 from xp.report.matrix import BASELINES, MAE, Cell, Estimate, Matrix, build_matrix, has_matrix
 from xp.report.numbers import enumeration, interval, number, percent
+from xp.report.policies import policies_of
 from xp.report.read import Entry, Experiment
 from xp.report.results import Success, best_run, label_of, successes
 
@@ -32,7 +33,8 @@ def findings(experiment: Experiment) -> list[Finding]:
         found += [finding for name in matrix.baseline_names() for finding in _against(matrix, name)]
         found += _best_horizon(matrix)
         found += _calibration(matrix)
-    found += _success(experiment)
+    if policies_of(experiment) is None:  # else each policy's success stands in one sentence with the others
+        found += _success(experiment)
     if not matrix:
         found += _best_of_sweep(experiment)
     return [*found, *_incomplete(experiment, matrix)]

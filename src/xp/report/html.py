@@ -13,7 +13,7 @@ from xp.report.figures import draw_figures, draw_panels
 from xp.report.findings import findings
 from xp.report.matrix import BASELINES, Estimate, Matrix, build_matrices
 from xp.report.numbers import interval, number
-from xp.report.policies import policies_of
+from xp.report.policies import Policies, policies_of
 from xp.report.policy_plot import dot_plot, panels
 from xp.report.policy_plot import legend as dot_legend
 from xp.report.policy_table import policy_findings, policy_table
@@ -44,23 +44,29 @@ def write_report(experiment_folder: str | Path, *, now: datetime | None = None) 
         UserError: there is no such folder or no run in it.
     """
     experiment = read_experiment(experiment_folder)
-    matrices, charts = build_matrices(experiment), [*continuity_charts(experiment), *all_charts(experiment)]
-    write_summaries(experiment)
     policies = policies_of(experiment)
+    matrices, charts = build_matrices(experiment), [*continuity_charts(experiment), *all_charts(experiment)]
+    if policies:  # these would show policies that were merged or trained on parts as seeds of one horizon
+        charts = [chart for chart in charts if chart.key not in ("per_step_error", "calibration")]
+    write_summaries(experiment)
     figures = draw_figures(experiment.folder / FIGURES, matrices, charts)
     figures += draw_panels(experiment.folder / FIGURES, panels(policies)) if policies else []
-    page = render(experiment, matrices, charts, figures, now or datetime.now(UTC))
+    page = render(experiment, policies, matrices, charts, figures, now or datetime.now(UTC))
     path = experiment.folder / REPORT
     write_text(path, page)
     return path
 
 
 def render(
-    experiment: Experiment, matrices: list[Matrix], charts: list[Chart], figures: list[Path], now: datetime
+    experiment: Experiment,
+    policies: Policies | None,
+    matrices: list[Matrix],
+    charts: list[Chart],
+    figures: list[Path],
+    now: datetime,
 ) -> str:
     """The page as text."""
     done = sum(run.standing == "done" for run in experiment.runs)
-    policies = policies_of(experiment)
     dots = [{"panel": p, "svg": dot_plot(p), "legend": dot_legend(p)} for p in panels(policies)] if policies else []
     return _template().render(
         experiment=experiment,
@@ -73,7 +79,7 @@ def render(
         policies=policy_table(policies) if policies else None,
         dots=dots,
         heatmaps=[_heatmap(matrix) for matrix in matrices],
-        verdicts=verdict_table(experiment),
+        verdicts=None if policies else verdict_table(experiment),
         success=success_table(experiment),
         continuity=continuity_tables(experiment),
         pictures=[(run, run.figures) for run in experiment.runs if run.metrics.get("replay") and run.figures],
