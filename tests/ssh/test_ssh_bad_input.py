@@ -41,6 +41,7 @@ def test_each_bad_host_gets_one_line_and_the_good_one_does_the_jobs(site, bad_ho
     assert len(lines) == len(bad_hosts)
 
 
+@pytest.mark.slow
 def test_without_any_usable_host_the_command_says_why_and_fails(site):
     code, output = site.run("seed=1", hosts=("'ssh root@nowhere.invalid'",))
     assert code == 2 and "No host can be used." in output and "nowhere.invalid" in output
@@ -62,6 +63,7 @@ def test_a_dataset_too_large_to_send_is_named_with_the_host(site):
     assert "node2" in error
 
 
+@pytest.mark.slow
 def test_a_job_that_raises_is_failed_with_its_error_and_what_needs_it_is_blocked(site):
     code, output = site.run("+experiment=chain", "work.fail=true", "hydra.launcher.detach=false")
     record = site.job("pretrain", "chain").record()
@@ -72,6 +74,10 @@ def test_a_job_that_raises_is_failed_with_its_error_and_what_needs_it_is_blocked
 def test_a_tag_that_no_host_has_is_refused_before_anything_starts(site):
     code, output = site.run("+experiment=chain", "+stages.train.resources={tags: [huge]}")
     assert code == 2 and "the tag 'huge'" in output and "node1, node2" in output
+
+
+@pytest.mark.slow
+def test_a_stage_with_a_tag_runs_on_the_host_that_has_it(site):
     code, output = site.run(
         "+experiment=chain", "+stages.train.resources={tags: [node2]}", "hydra.launcher.detach=false"
     )

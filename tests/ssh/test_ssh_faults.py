@@ -59,6 +59,7 @@ def test_a_killed_keeper_is_replaced_and_no_running_job_is_started_again(site, p
     assert_whole(site, {f"seed_{seed}": (seed, 1) for seed in (1, 2, 3)}, 4)
 
 
+@pytest.mark.slow
 def test_a_configuration_edited_after_submission_changes_no_job(site, pair):
     app = site.folder / "app"
     shutil.copytree(APP, app)
@@ -75,6 +76,7 @@ def test_a_configuration_edited_after_submission_changes_no_job(site, pair):
     assert_whole(site, {f"seed_{seed}": (seed, 1) for seed in (1, 2, 3)}, 4)
 
 
+@pytest.mark.slow
 def test_no_job_waits_behind_a_slow_node_while_another_is_idle(site, pair):
     gate = hold(pair["node2"])
     jobs = range(6)
@@ -110,6 +112,7 @@ def test_a_node_that_is_cut_for_good_is_lost_and_its_copy_is_discarded_when_it_c
     assert site.job(lost).record()["host"] == "xp-node2"
 
 
+@pytest.mark.slow
 def test_a_full_disk_sends_its_job_to_another_node(tmp_path_factory, request):
     ground = tmp_path_factory.mktemp("full") / "ground"
     nodes = Nodes(tmp_path_factory.mktemp("nodes"), ground, tmpfs="3m")
@@ -124,6 +127,7 @@ def test_a_full_disk_sends_its_job_to_another_node(tmp_path_factory, request):
         nodes.close()
 
 
+@pytest.mark.slow
 def test_a_controller_killed_at_any_moment_leaves_what_the_same_command_completes(site):
     command = ["seed=1,2,3,4", "work.steps=4", "work.step_s=0.1"]
     for delay in (0.4, 1.2, 2.5):
@@ -141,6 +145,7 @@ def test_a_controller_killed_at_any_moment_leaves_what_the_same_command_complete
     assert site.results() == {f"seed_{seed}": expected(seed, 4) for seed in (1, 2, 3, 4)}
 
 
+@pytest.mark.slow
 def test_a_job_asked_to_leave_keeps_its_checkpoint_and_resumes(site, pair):
     from hydra_plugins.xp_ssh_launcher._executor import SshExecutor
 

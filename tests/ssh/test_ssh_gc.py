@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from ssh_site import expected, wait_for
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def xp(site, *overrides: str) -> str:

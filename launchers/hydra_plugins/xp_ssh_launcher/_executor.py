@@ -119,6 +119,10 @@ class SshExecutor:
         """Whether the experiment's keeper is at work."""
         return Desk(experiment).attended
 
+    def trouble(self, experiment: Path) -> list[str]:
+        """What is wrong with hosts, a line each."""
+        return [host["line"] for host in Desk(experiment).state().get("hosts", {}).values() if host["line"]]
+
     def survey(self, experiment: Path) -> list[dict[str, Any]]:
         """What lies on the hosts: one entry per experiment, per dataset that was sent, per host without an answer."""
         from hydra_plugins.xp_ssh_launcher._survey import survey

@@ -156,7 +156,7 @@ class Keeper:
         self._dirty = False
 
     def _met_all(self) -> bool:
-        early = [Standing.CONNECTING] if self.settings.setup else [Standing.CONNECTING, Standing.SETTING_UP]
+        early = [Standing.CONNECTING] if self.settings.set_up else [Standing.CONNECTING, Standing.SETTING_UP]
         return all(node.standing not in early for node in self.nodes)
 
     # -- the loop
@@ -213,24 +213,29 @@ class Keeper:
         self.note(f"asked to end {len(folders)} jobs")
 
     def _lose(self) -> None:
-        """Give up nodes that have been silent for too long, and let their jobs go elsewhere."""
+        """Give up nodes that have been silent for too long or cannot be used, and let their jobs go elsewhere."""
         far = [node for node in self.nodes if not node.host.local and node.standing is not Standing.REFUSED]
         silent = {node.name: time.monotonic() - node.heard for node in far}
-        for name in lost_hosts(silent, self.settings.lost_after_min * 60):
-            for folder in self.leases(name):
-                self._lose_one(name, folder)
-
-    def _lose_one(self, name: str, folder: Path) -> None:
+        minutes = self.settings.lost_after_min
+        why = dict.fromkeys(lost_hosts(silent, minutes * 60), f"silent for {minutes:g} minutes")
+        why |= {node.name: node.line for node in self.nodes if node.standing is Standing.REFUSED}
+        known = {node.name for node in self.nodes}
         with self.lock:
-            attempt = self.ledger.of(name).get(folder, 0)
+            hosts = {lease.host for lease in self.ledger.leases.values()}
+        why |= {host: "not among the hosts any more" for host in hosts - known}
+        for name in hosts & why.keys():
+            for folder, attempt in self.leases(name).items():
+                self._lose_one(name, folder, attempt, why[name])
+
+    def _lose_one(self, name: str, folder: Path, attempt: int, why: str) -> None:
         with self.writing(folder, attempt) as mine:
             if not mine:
                 return
             with self.lock:
                 self.ledger.lose(folder)
-                mark_interrupted(folder, f"{name} has been silent for {self.settings.lost_after_min:g} minutes")
+                mark_interrupted(folder, f"its host was given up: {name}: {why}")
                 self._save()
-            self.note(f"{folder.name}: {name} is lost; it goes on elsewhere from what has come back")
+            self.note(f"{folder.name}: {name} is lost ({why}); it goes on elsewhere from what has come back")
 
     def _give_up(self) -> None:
         """End what can never run: no node is left, or none that is left has what a job asks for."""
@@ -239,10 +244,6 @@ class Keeper:
             return
         with self.lock:
             if not any(not node.host.local for node in usable):
-                far = [folder for folder, job in self.ledger.jobs.items()
-                       if job.resources.get("task") not in self.settings.here]  # fmt: skip
-                for folder in [folder for folder in far if folder in self.ledger.leases]:
-                    self.ledger.lose(folder)
                 self.ledger.queue.stop()
                 return
             known = [node.offer for node in usable if node.facts]

@@ -8,6 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra_plugins.xp_ssh_launcher._agent_files import listing
 from hydra_plugins.xp_ssh_launcher._faults import NoRoom, Refused, Unreachable
 from hydra_plugins.xp_ssh_launcher._files import Courier
 from hydra_plugins.xp_ssh_launcher._hosts import Host
@@ -56,7 +57,7 @@ class Node:
         self.standing, self.line = Standing.CONNECTING, ""
         self.heard = time.monotonic()
         self.facts: dict[str, Any] = {}
-        self.python = host.python or keeper.settings.python
+        self.python = host.python or keeper.settings.interpreter
         self.link = Link(host, python=self.python, ssh_config=keeper.settings.ssh_config)
         self.watch, self.work = Agent(self.link), Agent(self.link)
         self.courier = Courier(self.link, self.work, rsync=False)
@@ -168,13 +169,13 @@ class Node:
     def send_code(self, code: Path) -> None:
         """Push a snapshot of the code and set the node up for it; quick where that was done before."""
         if not self.shared:
-            self.courier.push(code, code)
+            self.courier.push(code, code, names=sorted(listing(str(code))))  # what set-up commands made there stays
         if self.host.local:
             return
         words = {"code": str(code), "workdir": self.facts["workdir"], "python": self.python}
-        commands = [_filled(command, words) for command in self.keeper.settings.setup]
+        commands = [_filled(command, words) for command in self.keeper.settings.set_up]
         if commands:
-            env = {"XP_CODE": str(code), "XP_WORKDIR": self.facts["workdir"]}
+            env = {**self.keeper.settings.env, "XP_CODE": str(code), "XP_WORKDIR": self.facts["workdir"]}
             key = self.keeper.digest("\0".join(commands))
             self.work.ask("set_up", commands=commands, cwd=str(code), key=key, env=env, patience_s=7200)
         self.work.ask("check_python", python=_filled(self.python, words), code=PROBE, patience_s=120)

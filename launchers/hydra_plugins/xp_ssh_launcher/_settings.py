@@ -18,6 +18,14 @@ _LOWEST = {
     "grace_s": 0.0,
 }
 
+_UV = (
+    "command -v uv >/dev/null || { python3 -m venv {workdir}/uv && {workdir}/uv/bin/pip install --quiet uv; }",
+    'PATH="$PATH:{workdir}/uv/bin" UV_PROJECT_ENVIRONMENT={workdir}/venv uv sync --quiet --frozen '
+    "--no-default-groups --group plugins --project {code}",
+)
+"""The locked environment of the code that was sent, made by uv (which is fetched where it is missing)."""
+_UV_PYTHON = "{workdir}/venv/bin/python"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -27,6 +35,7 @@ class Settings:
     workdir: str = "~/.xp"
     python: str = "python3"
     setup: tuple[str, ...] = ()
+    environment: str | None = None
     ssh_config: str | None = None
     pass_env: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
@@ -39,6 +48,16 @@ class Settings:
     sync_max_gb: float = 50.0
     grace_s: float = 30.0
     target: str = "xp.__main__:run_task"
+
+    @property
+    def set_up(self) -> tuple[str, ...]:
+        """All commands that make a host ready."""
+        return (*(_UV if self.environment == "uv" else ()), *self.setup)
+
+    @property
+    def interpreter(self) -> str:
+        """The jobs' Python: the made environment's, unless another one is named."""
+        return _UV_PYTHON if self.environment == "uv" and self.python == "python3" else self.python
 
     @property
     def secret_names(self) -> tuple[str, ...]:
@@ -75,6 +94,8 @@ def settings_of(**given: Any) -> Settings:
         value = values.get(name, low)
         if isinstance(value, bool) or not isinstance(value, int | float) or value < low:
             raise UserError(f"hydra.launcher.{name}={value!r}: a number, at least {low:g}, is wanted.")
+    if values.get("environment") not in (None, "uv"):
+        raise UserError(f"hydra.launcher.environment={values['environment']}: allowed are uv and null.")
     if "here" not in given or given["here"] is None:
         del values["here"]
     return Settings(**values)

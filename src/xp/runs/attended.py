@@ -1,12 +1,12 @@
 """Whether somebody brings back what an experiment's jobs on other machines write, and what to type if not.
 
 Some executors need a process on this machine for that (ssh's keeper); killed, it leaves jobs at work that nobody
-watches. Executors without such a process have no method `attended`.
+watches. Such an executor has the methods `attended(experiment)` and `trouble(experiment)`; others have not.
 """
 
-import shlex
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from xp.errors import UserError
 from xp.runs.executor import Executor, executor_named
@@ -26,13 +26,18 @@ def launcher_of(experiment: Path) -> Executor | None:
         return None
 
 
-def unattended(experiment: Path, states: Iterable[str]) -> str | None:
-    """A line with the command to type, if jobs of the experiment are open and the process that drives them is gone."""
+def remarks(experiment: Path, states: Iterable[str]) -> list[str]:
+    """Lines for people about an experiment with open jobs: what is wrong with its hosts; whether it is unattended."""
     if not any(state in (State.PENDING, State.RUNNING, "interrupted", "queued", "starting") for state in states):
-        return None
-    executor = launcher_of(experiment)
-    attended = getattr(executor, "attended", None)
-    if attended is None or attended(experiment):
-        return None
-    command = read_json(experiment / "experiment.json", default={}).get("command") or shlex.join(["xp", "...", "-m"])
-    return f"{experiment} is unattended: its jobs go on, but nobody brings back what they write. Type: {command}"
+        return []
+    executor: Any = launcher_of(experiment)
+    if not hasattr(executor, "attended"):
+        return []
+    lines = list(executor.trouble(experiment))
+    if not executor.attended(experiment):
+        command = read_json(experiment / "experiment.json", default={}).get("command") or "the same command again"
+        lines.append(
+            f"{experiment} is unattended: what runs goes on, but nobody brings back its results or starts more. Type: "
+            f"{command}"
+        )
+    return lines

@@ -5,19 +5,19 @@ from pathlib import Path
 
 from xp.runs import atomic
 
-_SUFFIXES = (".py", ".yaml", ".toml", ".lock", ".typed", ".j2", ".css", ".js")
+_SUFFIXES = (".py", ".yaml", ".toml", ".lock", ".typed", ".j2", ".css", ".js", ".md")
 
 
 def code_files(package: Path | None = None) -> dict[str, Path]:
     """{name in the snapshot: file} of the code that would run now.
 
-    In a checkout: `src`, `launchers`, `conf` and the project's own files. Installed: the package and its plugins.
+    In a checkout: its code folders and the project's own files. Installed: the package and its plugins.
     """
     package = package or Path(__file__).resolve().parents[1]
     root = package.parents[1]
     if (root / "pyproject.toml").is_file() and package.parent.name == "src":
-        folders = [root / "src", root / "launchers", root / "conf"]
-        single = [path for path in (root / "pyproject.toml", root / "uv.lock") if path.is_file()]
+        folders = [root / "src", root / "launchers", root / "conf", root / "plugins"]
+        single = [path for path in (root / "pyproject.toml", root / "uv.lock", root / "README.md") if path.is_file()]
     else:
         root, single = package.parent, []
         folders = [package, *sorted((root / "hydra_plugins").glob("xp_*"))]

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from xp.errors import UserError
-from xp.runs.attended import unattended
+from xp.runs.attended import remarks
 from xp.runs.status import COLUMNS, Row, counts, rows, with_executors
 
 STYLES = {"done": "green", "failed": "red", "running": "cyan", "interrupted": "yellow", "damaged": "red",
@@ -62,8 +62,7 @@ def tables(found: list[Row]) -> Any:
     for name, members in by_experiment.items():
         shown.append(status_table(name, members))
         for folder in dict.fromkeys(row.folder.parent for row in members):
-            line = unattended(folder, [row.state for row in members if row.folder.parent == folder])
-            if line is not None:
+            for line in remarks(folder, [row.state for row in members if row.folder.parent == folder]):
                 shown.append(Text(line))
     return Group(*shown)
 
