@@ -24,13 +24,18 @@ MORE = {
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """An empty working folder, and an objective in place of the ones that need a policy and its data."""
+    """An empty working folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def measured(folder, monkeypatch):
+    """An objective of the test's own in place of the ones that need a policy and its data."""
     module = types.ModuleType("xp.tasks.objectives")
     module.make_objective = lambda config, first: Bowl(made_arrays(1))
     monkeypatch.setitem(sys.modules, "xp.tasks.objectives", module)
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "val.safetensors").write_bytes(b"")
-    return tmp_path
+    (folder / "val.safetensors").write_bytes(b"")
 
 
 def xp(*arguments, code=0):
@@ -40,7 +45,7 @@ def xp(*arguments, code=0):
 
 
 @pytest.mark.parametrize("kind", list(WRITE))
-def test_every_method_from_the_command_line(kind, folder):
+def test_every_method_from_the_command_line(kind, folder, measured):
     for k in range(3):
         WRITE[kind](folder / f"c{k}", made_arrays(k), stats=STATS)
     WRITE[kind](folder / "base", made_arrays(9), stats=STATS)

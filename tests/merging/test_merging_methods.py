@@ -243,3 +243,41 @@ def test_statistics_travel_to_where_the_consumers_look(tmp_path):
     for place in ("jax/0/assets/lab/arm", "jax", "torch/assets/lab/arm", "torch"):
         assert json.loads((tmp_path / place / "norm_stats.json").read_text())["norm_stats"]["state"] == STATS
     assert (tmp_path / "torch/config.json").is_file()
+
+
+def test_directions_that_cancel_out_are_averaged_linearly():
+    opposite = np.array([[1.0, -2.0], [-2.0, 4.0]])
+    np.testing.assert_allclose(rules.karcher_weights(opposite, [1, 1]), [0.5, 0.5])
+    three = np.outer([1.0, 2.0, -3.0], [1.0, 2.0, -3.0])
+    assert np.isfinite(rules.karcher_weights(three, [1, 1, 1])).all()
+
+
+def test_slerp_begins_and_ends_at_its_arrays():
+    products = rules.gram([np.array([3.0, 0.0]), np.array([1.0, 2.0])])
+    np.testing.assert_array_equal(rules.slerp_weights(products, 0.0), [1.0, 0.0])
+    np.testing.assert_array_equal(rules.slerp_weights(products, 1.0), [0.0, 1.0])
+
+
+def test_draws_do_not_depend_on_how_a_tensor_is_cut():
+    whole = rules.uniform_draws(7, 0, 1000)
+    cut = np.concatenate([rules.uniform_draws(7, start, 1000 - start)[:137] for start in range(0, 1000, 137)])
+    np.testing.assert_array_equal(whole, cut)
+    assert abs(whole.mean() - 0.5) < 0.03
+
+
+def test_dare_keeps_entries_or_drops_them_and_scales_the_rest():
+    base, tuned = np.zeros(1000, np.float32), np.ones(1000, np.float32)
+    found = rules.dare(base, [tuned], [1.0], 1.0, 0.75, [rules.uniform_draws(3, 0, 1000)])
+    assert set(found.tolist()) == {0.0, 4.0}
+    assert abs(found.mean() - 1.0) < 0.2
+
+
+def test_the_threshold_of_a_stream_is_the_kth_largest_magnitude():
+    draw = np.random.default_rng(0)
+    values = np.concatenate([draw.standard_normal(5000), np.zeros(50), -draw.random(200) * 1e-30]).astype(np.float32)
+    for keep in (1, 7, 1000, 5200):
+        known = rules.MagnitudeHistogram(keep)
+        for turn in (0, 1):
+            for start in range(0, len(values), 777):
+                known.look(turn, values[start : start + 777])
+        assert known.threshold() == np.sort(np.abs(values))[-keep]

@@ -55,6 +55,9 @@ def test_nan_in_an_input_names_checkpoint_weight_and_place(tmp_path):
         text = refused("NaN or infinite", paths, output=tmp_path / kind / "out")
         assert "bad" in text
         assert "action_out_proj/kernel at (2, 1)" in text
+        more = {"output": tmp_path / kind / "out", "base": paths[0]}
+        assert text == refused("NaN or infinite", paths, "karcher", output=tmp_path / kind / "out")
+        assert text == refused("NaN or infinite", paths, "model_stock", **more)
 
 
 def test_all_differences_are_told_at_once(tmp_path):

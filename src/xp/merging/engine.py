@@ -178,20 +178,37 @@ class Stream:
             self.unequal.append(leaf.name)
 
     def _culprit(self, error: NotFinite) -> UserError:
-        """Which input holds the value that is not finite."""
+        """Which input holds a value that is not finite: an angle spreads one over its whole tensor."""
         leaf = self.leaves[error.leaf]
-        place = tuple(int(i) for i in np.unravel_index(error.index, leaf.shape)) if leaf.shape else ()
         for reader in self.readers:
-            values = reader.read(leaf.name, error.index, error.index + 1).astype(np.float32)
-            if not np.isfinite(values).all():
+            found = _first_not_finite(reader, leaf)
+            if found is not None:
+                value, index = found
                 return UserError(
-                    f"{reader.files[0]} holds {values[0]} in {leaf.name} at {place}. A checkpoint with NaN or infinite "
-                    "weights cannot be merged: leave it out of merge.checkpoints, or take an earlier step of its run."
+                    f"{reader.files[0]} holds {value} in {leaf.name} at {_place(leaf, index)}. A checkpoint with NaN "
+                    "or infinite weights cannot be merged: leave it out of merge.checkpoints, or take an earlier step "
+                    "of its run."
                 )
         return UserError(
-            f"{leaf.name} overflows at {place} when merged, although every input is finite. Give smaller weights "
-            "(merge.weights, merge_method.scale)."
+            f"{leaf.name} overflows at {_place(leaf, error.index)} when merged, although every input is finite. Give "
+            "smaller weights (merge.weights, merge_method.scale)."
         )
+
+
+def _first_not_finite(reader: Reader, leaf: Leaf) -> tuple[float, int] | None:
+    """The first value of a leaf that is NaN or infinite, and its index."""
+    step = -(-BLOCK // reader.grain(leaf.name)) * reader.grain(leaf.name)
+    for start in range(0, leaf.size, step):
+        values = reader.read(leaf.name, start, min(start + step, leaf.size)).astype(np.float32)
+        finite = np.isfinite(values)
+        if not finite.all():
+            index = int(np.argmin(finite))
+            return float(values[index]), start + index
+    return None
+
+
+def _place(leaf: Leaf, index: int) -> tuple[int, ...]:
+    return tuple(int(i) for i in np.unravel_index(index, leaf.shape)) if leaf.shape else ()
 
 
 def _anywhere(name: str) -> int:

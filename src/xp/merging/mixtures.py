@@ -141,6 +141,8 @@ class Angular:
             rules.linear([array[part] for array in held], weights, out[part])
 
     def _coefficients(self, products: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        if not np.isfinite(products).all():  # an input is not finite: let the result say so
+            return np.full(len(weights) + (self.kind == "model_stock"), np.nan)
         if self.kind == "slerp":
             return rules.slerp_weights(products, float(weights[1]))
         if self.kind == "karcher":

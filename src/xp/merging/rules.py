@@ -156,18 +156,22 @@ def karcher_weights(
 
     The mean on the sphere lies in the span of its points, so each step of the fixed-point iteration (Krakowski et al.,
     2007: average in the tangent space, walk along the geodesic) is done on coefficients, with the Gram matrix for
-    inner products.
+    inner products. Directions that cancel out (a number and its negative) have no mean: they are averaged linearly.
     """
     norms = np.sqrt(np.diag(products))
     share = np.asarray(weights, np.float64) / np.sum(weights)
     if not norms.all():
         return share
     cosines = products / np.outer(norms, norms)
-    mean = share / math.sqrt(max(share @ cosines @ share, 1e-300))
+    square = float(share @ cosines @ share)
+    if square < 1e-9:
+        return share
+    mean = share / math.sqrt(square)
     for _ in range(iterations):
         along = np.clip(cosines @ mean, -1.0, 1.0)
         angle = np.arccos(along)
-        stretch = np.where(angle > 1e-8, angle / np.where(angle > 1e-8, np.sin(angle), 1.0), 1.0)
+        bent = (angle > 1e-8) & (angle < math.pi - 1e-6)
+        stretch = np.where(bent, angle / np.where(bent, np.sin(angle), 1.0), np.where(angle > 1.0, 0.0, 1.0))
         tangent = share * stretch - (share * stretch) @ along * mean
         length = math.sqrt(max(tangent @ cosines @ tangent, 0.0))
         if length < tolerance:
