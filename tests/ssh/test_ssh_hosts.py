@@ -89,3 +89,13 @@ def test_what_ssh_says_becomes_one_line_with_host_and_remedy(stderr, words, pass
     fault = fault_of(parse_host({"host": "gpu7", "port": 41, "name": "mine"}), stderr)
     assert fault.line.startswith("mine: ") and words in fault.line and fault.passing is passing
     assert "\n" not in fault.line
+
+
+def test_the_locked_environment_is_made_by_uv_and_jobs_run_in_it_unless_another_python_is_named():
+    made = settings_of(hosts=["a"], environment="uv", setup=["make"])
+    assert made.interpreter == "{workdir}/venv/bin/python" and made.set_up[-1] == "make"
+    assert "uv sync" in made.set_up[1] and "--frozen" in made.set_up[1] and "{code}" in made.set_up[1]
+    assert settings_of(hosts=["a"], environment="uv", python="/own/python").interpreter == "/own/python"
+    assert settings_of(hosts=["a"]).set_up == () and settings_of(hosts=["a"]).interpreter == "python3"
+    with pytest.raises(UserError, match="allowed are uv and null"):
+        settings_of(hosts=["a"], environment="conda")

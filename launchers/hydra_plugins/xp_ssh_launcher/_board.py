@@ -5,6 +5,7 @@ the submitting process waits. A job's folder lies at the same path on its node; 
 """
 
 import contextlib
+import hashlib
 import shlex
 import threading
 import time
@@ -86,8 +87,9 @@ class Board:
             workdir=host.workdir or self.settings.workdir, folders=[], marks={}, gpus_wanted=gpus, slots=host.slots
         )
         if self.settings.setup:
-            key = f"submitit-{abs(hash(self.settings.setup)):x}"
-            agent.ask("set_up", commands=list(self.settings.setup), cwd="/", key=key, env={}, patience_s=7200)
+            key = hashlib.sha256("\0".join(self.settings.setup).encode()).hexdigest()[:16]
+            agent.ask("set_up", commands=list(self.settings.setup), cwd="/", key=key, env=dict(self.settings.env),
+                      patience_s=7200)  # fmt: skip
         return facts
 
     def _round(self, host: Host, link: Link, agent: Agent, facts: dict[str, Any]) -> None:
