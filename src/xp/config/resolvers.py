@@ -24,7 +24,15 @@ def _all(*values: Any) -> bool:
     return all(values)
 
 
+def _by_scale(small: Any, full: Any, *, _root_: Any) -> Any:
+    return full if _root_.trainer.scale == "full" else small
+
+
 def register() -> None:
-    """Make `${is_null:x}`, `${not:x}`, `${any:x,y}` and `${all:x,y}` known; repeated calls change nothing."""
+    """Make `${is_null:x}`, `${not:x}`, `${any:x,y}`, `${all:x,y}` and `${by_scale:small,full}` known.
+
+    `by_scale` takes the value that fits `trainer.scale`. Repeated calls change nothing.
+    """
+    OmegaConf.register_new_resolver("by_scale", _by_scale, replace=True)
     for name, function in {"is_null": _is_null, "not": _not, "any": _any, "all": _all}.items():
         OmegaConf.register_new_resolver(name, function, replace=True)

@@ -178,6 +178,7 @@ class Trainer:
     sharding: str = _one_of("none", "data", "fsdp")
     overfit_batches: int | None = _at_least(1, None)
     profile_steps: int | None = _at_least(1, None)
+    scale: str = _one_of("small", "full")
 
 
 @dataclass
@@ -365,6 +366,7 @@ TRANSIENT: tuple[str, ...] = (
     "trainer.checkpoint_every",
     "trainer.keep_checkpoints",
     "trainer.profile_steps",
+    "trainer.scale",
     "trainer.device",
     "trainer.compile",
     "trainer.sharding",

@@ -49,7 +49,7 @@ class Difference:
         return "lower" if self.value < 0 else "higher"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Arm:
     """Trainings that differ in the seed alone, each with its replay."""
 

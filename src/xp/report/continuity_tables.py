@@ -177,23 +177,29 @@ def _terminal(found: Comparison) -> Terminal:
     if found.baseline is not None:
         caption += " Below: paired difference from the baseline; ↓ lower, ↑ higher, ≈ not distinguishable."
     table = Terminal(title=found.title, caption=caption)
-    table.add_column("", overflow="fold")
+    table.add_column("", overflow="fold", min_width=13)
     measures = [measure for measure in SHOWN if measure != "velocity_jump"]
     for measure in measures:
-        table.add_column(MEASURES[measure].label, justify="right", no_wrap=True)
+        table.add_column(MEASURES[measure].label, justify="right")
     for arm in found.everyone:
         cells = [_cell(found, arm, mode, measure) for measure in measures]
         name = f"{escape(arm.name)}\n[dim](baseline)[/dim]" if arm is found.baseline else escape(arm.name)
         table.add_row(name, *cells, end_section=arm is found.everyone[-1])
     for row, name in REFERENCES.items():
-        cells = [escape(mean_of(found.everyone[0], mode, measure, row)) for measure in measures]
+        cells = [_stacked(mean_of(found.everyone[0], mode, measure, row)) for measure in measures]
         table.add_row(name, *cells, style="dim")
     return table
 
 
 def _cell(found: Comparison, arm: Arm, mode: str, measure: str) -> str:
-    text = escape(mean_of(arm, mode, measure))
+    text = _stacked(mean_of(arm, mode, measure))
     difference = found.difference(arm, mode, measure)
     if difference is None:
         return text
-    return f"{text}\n[dim]{number(difference.value)} {SIGNS[difference.verdict]}[/dim]"
+    return f"{text}\n{number(difference.value)} {SIGNS[difference.verdict]}"
+
+
+def _stacked(text: str) -> str:
+    """The interval below its value."""
+    value, _, ends = text.partition(" ")
+    return f"{value}\n[dim]{escape(ends)}[/dim]" if ends else value

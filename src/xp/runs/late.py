@@ -2,9 +2,10 @@
 
 `${needs:stage}` is the folder of the job that this job needs from `stage`, `${needs_all:stage}` the list of the folders
 of all of them; `${run:path}` is a path in the job's own folder. They are known when the job is composed, since folders
-are named beforehand. `${best:stage,metric}` is the value that *this very key* has in the run of `stage` with the lowest
-`metric`; `${best:stage,metric,key}` takes another key's value, and `${best:stage,metric,key,max}` the highest metric.
-It is the one thing resolved late, by the job itself, when the stage is done: until then the text stands for itself.
+are named beforehand. `${best:stage,metric}` is the value that *this very key* has in the runs of `stage` with the
+lowest mean `metric`; `${best:stage,metric,key}` takes another key's value, `${best:stage,metric,key,max}` the highest
+metric. It is the one thing resolved late, by the job itself, when the stage is done: until then the text stands for
+itself.
 """
 
 import math
@@ -138,24 +139,34 @@ def resolve(config: dict[str, Any], needed: Mapping[str, list[Path]]) -> tuple[d
 
 
 def best(folders: list[Path], metric: str, key: str, *, stage: str, highest: bool = False) -> Any:
-    """The value of config `key` in the done run whose `metric` is best; equal metrics: the first by name."""
-    scored = []
+    """The value of config `key` whose done runs have the best mean `metric`; equal means: the first by name.
+
+    Runs that agree on the key (other seeds) are averaged, so that one lucky seed decides nothing.
+    """
+    scores: dict[str, list[float]] = {}
+    values: dict[str, Any] = {}
     for folder in sorted(folders):
         run = RunFolder(folder)
         score = metric_of(run, metric) if run.record().state is State.DONE else None
         if score is not None and math.isfinite(score):
-            scored.append((-score if highest else score, folder.name, run))
-    if not scored:
+            value = _value_of(run, key, stage)
+            scores.setdefault(repr(value), []).append(-score if highest else score)
+            values.setdefault(repr(value), value)
+    if not scores:
         raise UserError(
             f"{key} shall be taken from the best run of stage '{stage}' by '{metric}', but none of its {len(folders)} "
             f"runs is done and has a finite '{metric}' in summary.json, validation_log.csv or training_log.csv (there "
             f"also as 'train_...'). Look at the stage's runs with: xp task=status"
         )
-    config = flatten(OmegaConf.to_container(min(scored)[2].config(), resolve=True))  # type: ignore[arg-type]
+    return values[min(scores, key=lambda each: math.fsum(scores[each]) / len(scores[each]))]
+
+
+def _value_of(run: RunFolder, key: str, stage: str) -> Any:
+    config = flatten(OmegaConf.to_container(run.config(), resolve=True))  # type: ignore[arg-type]
     if key not in config:
         raise UserError(
             f"{key} shall be taken from the best run of stage '{stage}', whose configuration has no key '{key}'. "
-            f"Name the key: ${{best:{stage},{metric},KEY}}"
+            f"Name the key: ${{best:{stage},METRIC,KEY}}"
         )
     return config[key]
 

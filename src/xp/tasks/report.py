@@ -1,11 +1,12 @@
 """`xp task=report`: tables, figures and one HTML page of the runs in a folder."""
 
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
 from xp.errors import UserError
-from xp.runs import Run
+from xp.runs import Run, find_runs
 
 PAGE = "report.html"
 
@@ -24,7 +25,7 @@ def show(config: DictConfig) -> int:
     return 0
 
 
-def make_report(folder: Path) -> dict[str, str]:
+def make_report(folder: Path) -> dict[str, Any]:
     """Write report.html, summary.json (a list), summary.csv and figures/ into `folder`, and print its table."""
     from xp.report import write_report
 
@@ -32,7 +33,7 @@ def make_report(folder: Path) -> dict[str, str]:
         raise UserError(f"report.folder={folder}: no such folder. Give an experiment, a sweep or a run folder.")
     page = write_report(folder)
     print_results(folder)
-    return {"folder": str(folder), "page": str(page)}
+    return {"folder": str(folder), "page": str(page), "runs": len(list(find_runs(folder)))}
 
 
 def show_results(folder: Path) -> None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from xp.errors import UserError
 from xp.runs import Run
 from xp.tasks.episodes import SPLIT, open_source, plain, statistics_of
+from xp.tasks.twin import take_over
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -18,6 +19,8 @@ def run(run: Run) -> None:
     from xp.models import camera_sizes
     from xp.tasks.shared import shared_frames
 
+    if take_over(run):
+        return
     config = run.config
     source = open_source(config.data)
     source.split.save(run.folder / SPLIT)

@@ -1,0 +1,128 @@
+"""Reports of replays: differences in pairs, what they can and cannot tell apart, tables that fit."""
+
+import io
+
+import numpy as np
+import pytest
+from report_experiments import write_run
+from rich.console import Console
+
+from xp.metrics.intervals import crossed_interval
+from xp.metrics.replay import Execution, Lane
+from xp.metrics.replay_summary import MEASURES, Scales, demonstration_of, summarise
+from xp.report import terminal_table, write_report
+from xp.report.continuity import comparisons, paired
+from xp.report.continuity_tables import continuity_findings
+from xp.report.read import read_experiment
+
+COMPARISONS = [{"title": "Learning rate", "stage": "lr_sweep", "baseline": {"lr": {"peak": 3e-5}}}]
+EPISODES = tuple(range(8))
+
+
+def replay_metrics(noise, seed, checkpoint):
+    """A replay of a policy that is `noise` standard deviations off, on episodes that are the same for all."""
+    rows = {"policy": [], "hold_last": []}
+    for episode in EPISODES:
+        truth = np.random.default_rng(episode).normal(size=(40, 3)).cumsum(axis=0)
+        own = np.random.default_rng((seed, episode, int(1000 * noise)))
+        for row, traces in rows.items():
+            lane = Lane(truth, "self_chained", Execution(rule="last", steps=4), 8)
+            while (query := lane.query()) is not None:
+                chunk = truth[query.frame : query.frame + 8] + noise * own.normal(size=(8, 3))
+                lane.answer(chunk if row == "policy" else np.repeat(query.held[None], 8, axis=0))
+            traces.append(lane.trace())
+    scales = Scales(std=np.full(3, 4.0), fps=10.0)
+    shown = {**rows, "demonstration": [demonstration_of(trace) for trace in rows["policy"]]}
+    told = {row: summarise(found, EPISODES, scales, seed=0, resamples=200) for row, found in shown.items()}
+    return {"checkpoint": checkpoint, "replay": {"self_chained": told}, "spread": {}}
+
+
+def write_replays(folder, noises, seeds=(0, 1)):
+    for peak, noise in noises.items():
+        for seed in seeds:
+            name = f"lr_{peak:g}-seed_{seed}"
+            config = {"task": {"name": "train"}, "seed": seed, "lr": {"peak": peak},
+                      "experiment": {"comparisons": COMPARISONS}}  # fmt: skip
+            write_run(folder / name, config, stage="lr_sweep")
+            replay = {**config, "task": {"name": "eval"}, "eval": {"name": "offline_replay"}}
+            metrics = replay_metrics(noise, seed, f"/elsewhere/{name}")
+            write_run(folder / f"replay_{name}", replay, stage="replay", metrics__json=metrics)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    """Three rates, two seeds: 1e-5 is clearly worse than the baseline 3e-5, and 3e-4 is as good."""
+    return write_replays(tmp_path_factory.mktemp("x") / "lr_sweep", {1e-5: 2.0, 3e-5: 0.5, 3e-4: 0.501})
+
+
+def test_arms_are_trainings_that_differ_in_the_seed_alone(sweep):
+    (found,) = comparisons(read_experiment(sweep))
+    assert [arm.name for arm in found.arms] == ["lr.peak=1e-05", "lr.peak=3e-05", "lr.peak=0.0003"]
+    assert found.baseline is found.arms[1]
+    assert [len(arm.replays) for arm in found.arms] == [2, 2, 2]
+    assert found.level == pytest.approx(1 - 0.05 / 2)
+
+
+def test_a_paired_difference_is_the_mean_over_common_episodes_and_seeds(sweep):
+    (found,) = comparisons(read_experiment(sweep))
+    worse, base, same = found.arms
+    one, other = worse.grid("self_chained", "l1"), base.grid("self_chained", "l1")
+    difference = paired(worse, base, "self_chained", "l1")
+    assert difference.value == pytest.approx(np.mean([one[key] - other[key] for key in one]))
+    assert (difference.episodes, difference.seeds) == (8, 2)
+    assert difference.verdict == "higher"
+    assert paired(same, base, "self_chained", "l1").verdict == "not distinguishable"
+
+
+def test_findings_name_the_best_with_evidence_and_what_cannot_be_told_apart(sweep):
+    texts = [finding.text for finding in continuity_findings(read_experiment(sweep))]
+    assert any("tracks best" in text and "paired difference" in text and "may be chance" in text for text in texts)
+    against = next(text for text in texts if "tracking error against lr.peak=3e-05" in text)
+    assert "lr.peak=1e-05 is higher" in against
+    assert "lr.peak=0.0003: not distinguishable" in against
+
+
+@pytest.mark.parametrize("width", [80, 60])
+def test_the_terminal_table_fits(sweep, width):
+    console = Console(width=width, file=io.StringIO())
+    console.print(terminal_table(sweep))
+    text = console.file.getvalue()
+    assert max(map(len, text.splitlines())) <= width
+    for word in ("hold-last", "demonstration", "baseline"):
+        assert word in text
+
+
+def test_the_page_has_every_measure_baselines_and_the_curve_of_the_chunk(sweep):
+    page = write_report(sweep).read_text()
+    assert "Continuity of chunks" in page
+    assert "against the baseline" in page
+    assert "hold-last" in page
+    assert "Error inside a chunk" in page
+    assert MEASURES["velocity_jump"].label in page
+
+
+def test_one_replay_alone_is_reported_without_differences(tmp_path):
+    config = {"task": {"name": "eval"}, "eval": {"name": "offline_replay"}, "seed": 0}
+    write_run(tmp_path / "run", config, metrics__json=replay_metrics(0.5, 0, "elsewhere/policy"))
+    page = write_report(tmp_path).read_text()
+    assert "Continuity of chunks" in page
+    assert "against the baseline" not in page
+
+
+def test_an_interval_over_two_seeds_is_wider_than_over_one():
+    draw = np.random.default_rng(0)
+    effects = np.array([[0.5], [-0.5]]) + 0.1 * draw.normal(size=(2, 10))
+    one, both = crossed_interval(effects[:1]), crossed_interval(effects)
+    assert both[1] - both[0] > one[1] - one[0]
+    assert one[0] > 0 > both[0]
+    assert crossed_interval(effects[:, :1]) == (None, None)
+
+
+def test_the_crossed_interval_covers_the_true_mean_about_as_often_as_it_says():
+    draw, covered = np.random.default_rng(1), 0
+    for _ in range(200):
+        values = draw.normal(size=(3, 1)) + draw.normal(size=(1, 8)) + draw.normal(size=(3, 8))
+        low, high = crossed_interval(values, resamples=1000)
+        covered += low <= 0 <= high
+    assert covered / 200 > 0.85
