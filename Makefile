@@ -31,7 +31,7 @@ test-all: setup check
 	$(PYTEST)
 
 bench: setup
-	for b in startup raycast loader step_overhead; do .venv/bin/python benchmarks/$$b.py || exit 1; done
+	for b in startup raycast loader step_overhead octo; do .venv/bin/python benchmarks/$$b.py || exit 1; done
 
 clean:
 	rm -rf .venv .tools .pytest_cache .ruff_cache .hypothesis

@@ -29,7 +29,7 @@ class Xp:
         """The command line."""
         return [sys.executable, "-m", "xp", f"paths.cache={self.cache}", *arguments]
 
-    def __call__(self, *arguments: str, code: int = 0, timeout: float = 300) -> subprocess.CompletedProcess:
+    def __call__(self, *arguments: str, code: int = 0, timeout: float = 900) -> subprocess.CompletedProcess:
         """Run to the end and assert the exit code."""
         done = subprocess.run(
             self.command(*arguments), cwd=self.cwd, capture_output=True, text=True, timeout=timeout, env=environment()
