@@ -71,3 +71,12 @@ def test_any_process_finds_the_executor_of_a_job_by_its_folder(elsewhere):
     assert ask([elsewhere]) == {elsewhere: JobState.INTERRUPTED}
     note_handle(elsewhere, "of-a-package-that-is-not-here", "7")
     assert ask([elsewhere]) == {}
+
+
+def test_versions_in_records_are_those_that_the_packages_metadata_give():
+    from importlib import metadata
+
+    from xp.runs.record import versions
+
+    assert len(versions()) > 10
+    assert all(metadata.version(name) == version for name, version in versions())

@@ -93,10 +93,14 @@ def verdict(
             limit = f"hydra.launcher.max_requeues={order['max_requeues']}"
             return f"The time limit was reached {len(before) + 1} times ({limit})."
     if why is Why.DIED:
-        memory = _MEMORY.search(output)
-        if memory or len(before) >= order["retries"]:
-            hint = " Give it more memory: hydra.launcher.mem_gb=GB." if memory else ""
-            return f"The job's process was killed ({_death(code)}).{hint} Its last words: {output or 'none'}"
+        if _MEMORY.search(output):
+            return (
+                "The job used more memory than it had asked for and was killed. Give it more with "
+                "hydra.launcher.mem_gb=GB, and run the same command with hydra.sweeper.retry_failed=true. SLURM's "
+                f"words: {output}"
+            )
+        if len(before) >= order["retries"]:
+            return f"The job's process was killed ({_death(code)}). Its last words: {output or 'none'}"
     if why is Why.FAILED:
         return f"The job ended with exit code {code} before it began. Its last words: {output or 'none'}"
     return None

@@ -1,5 +1,6 @@
 """`record.json`: what a run is, how it stands, where it ran and with which code. One writer at a time."""
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -8,7 +9,6 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -148,14 +148,15 @@ def whereabouts() -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def versions() -> tuple[tuple[str, str], ...]:
-    """Versions of the packages that decide results, from their metadata: none of them is imported."""
-    found = []
-    for name in _PACKAGES:
-        try:
-            found.append((name, metadata.version(name)))
-        except metadata.PackageNotFoundError:
-            continue
-    return tuple(found)
+    """Versions of the packages that decide results, from the names of their metadata's folders: nothing is imported."""
+    there: dict[str, str] = {}
+    for place in reversed(sys.path):  # the first on the path is the one that is imported
+        with contextlib.suppress(OSError):
+            for entry in Path(place or ".").glob("*.dist-info"):
+                name, dash, version = entry.name.removesuffix(".dist-info").partition("-")
+                if dash:
+                    there[name.lower().replace("_", "-").replace(".", "-")] = version
+    return tuple((name, there[name]) for name in _PACKAGES if name in there)
 
 
 @lru_cache(maxsize=1)
