@@ -50,6 +50,7 @@ def test_without_any_usable_host_the_command_says_why_and_fails(site):
     assert code == 0, output
 
 
+@pytest.mark.slow
 def test_a_dataset_too_large_to_send_is_named_with_the_host(site):
     data = site.folder / "data"
     data.mkdir()
@@ -71,6 +72,7 @@ def test_a_job_that_raises_is_failed_with_its_error_and_what_needs_it_is_blocked
     assert site.states("chain")["horizon_1"] == "blocked" and site.states("chain")["report"] == "done"
 
 
+@pytest.mark.slow
 def test_a_tag_that_no_host_has_is_refused_before_anything_starts(site):
     code, output = site.run("+experiment=chain", "+stages.train.resources={tags: [huge]}")
     assert code == 2 and "the tag 'huge'" in output and "node1, node2" in output

@@ -42,6 +42,7 @@ def test_all_cells_and_the_report_arrive_though_the_controller_is_killed_at_once
     assert [box.connections - was for box, was in zip(pair.boxes, before)] == [1, 1]
 
 
+@pytest.mark.slow
 def test_the_same_command_again_finds_everything_done(site):
     code, output = site.run("seed=1,2", "hydra.launcher.detach=false")
     assert code == 0 and output.splitlines()[-1] == "2 done", output
