@@ -18,7 +18,6 @@ from xp.runs import Run
 from xp.training.loggers import Logger, open_logger
 from xp.training.options import TrainerOptions
 from xp.training.overfit import Overfit, StepBatches
-from xp.training.partition import Partition
 from xp.training.prefetch import prefetched
 from xp.training.schedules import Schedule, make_schedule, short_of_peak
 from xp.training.session import Outcome, Session, Validate, check_accumulate
@@ -94,7 +93,7 @@ class TorchSession(Session):
         if options.compile:
             trainable.module.compile()
         self.average = Average(partition.trained, options.ema_decay) if options.ema_decay is not None else None
-        self.buffers = _moving_buffers(trainable.module, partition)
+        self.buffers = _moving_buffers(trainable.module)
         self.names = {id(weight): name for name, weight in partition.trained.items()}
         self.loss_sum = torch.zeros((), device=device)
         self.loss_count = 0
@@ -316,7 +315,7 @@ def _rows(inputs: Mapping[str, Any], start: int, stop: int) -> dict[str, Any]:
     return {name: value[start:stop] for name, value in inputs.items()}
 
 
-def _moving_buffers(module: torch.nn.Module, partition: Partition) -> dict[str, torch.Tensor]:
+def _moving_buffers(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Buffers that an update may change: statistics of batch normalisations. Constants are left out."""
     found = {}
     for prefix, inner in module.named_modules():
