@@ -26,7 +26,7 @@ CAMERAS, ACTION, CHUNK, PAST = ("top", "wrist"), 6, 30, 4
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--delays", type=int, nargs="+", default=[2, 4, 8])
+    parser.add_argument("--delays", type=int, nargs="+", default=[2, 4])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--size", type=int, default=96, help="height and width of both cameras")

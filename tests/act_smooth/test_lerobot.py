@@ -94,31 +94,6 @@ def test_the_action_that_holds_still_is_the_state_in_every_normalisation(mode):
     assert torch.allclose(post(batch["observation.hold_action"]), state, atol=1e-5)
 
 
-@pytest.fixture
-def dataset(tmp_path):
-    """A LeRobot dataset of three short episodes of joints, without cameras."""
-    from lerobot.datasets.lerobot_dataset import LeRobotDataset
-
-    shape = {"observation.state": 3, "observation.environment_state": 4, "action": 3}
-    made = LeRobotDataset.create(
-        "local/joints", fps=10, root=tmp_path / "joints", use_videos=False,
-        features={
-            name: {"dtype": "float32", "shape": (n,), "names": [f"{i}" for i in range(n)]} for name, n in shape.items()
-        },
-    )  # fmt: skip
-    random = np.random.default_rng(0)
-    for _ in range(3):
-        path = random.normal(size=(20, 3)).cumsum(0).astype(np.float32)
-        for row in path:
-            noise = random.normal(size=4).astype(np.float32)
-            made.add_frame(
-                {"observation.state": row, "observation.environment_state": noise, "action": row, "task": "t"}
-            )
-        made.save_episode()
-    made.finalize()
-    return made.root
-
-
 @pytest.mark.slow
 def test_lerobot_train_finds_the_type_and_computes_its_statistics_of_differences(dataset, tmp_path):
     out = run(
