@@ -74,6 +74,38 @@ class PolicyRecorder:
         return collect_episode(env, _PolicyActor(self, env), seed)
 
 
+class Continuing:
+    """Asks a policy in a closed loop: one that takes committed actions is told what comes next and what was executed.
+
+    After `steps` executed actions of a chunk, the next planned one is committed, and the new chunk continues it. A
+    policy without a prefix is asked as it is. An episode begins where `frame_index` is 0: there the policy is asked
+    without a prefix.
+    """
+
+    def __init__(self, policy: "Policy", steps: int, seed: int):
+        self._policy, self._steps, self._seed = policy, steps, seed
+        self._known, self._ahead = np.zeros((1, 0, policy.spec.action_dim), np.float32), 0
+
+    def __call__(self, batch: Mapping[str, Any]) -> np.ndarray:
+        """Actions [1, n, A] from the present step on, n at least the policy's horizon."""
+        spec = self._policy.spec
+        if not spec.prefix_future:
+            return self._policy.predict(batch, seed=self._seed)
+        if int(batch["frame_index"][0]) == 0:
+            past = np.zeros((1, 0, spec.action_dim), np.float32)
+            actions = self._policy.predict(batch, seed=self._seed)
+        else:
+            length = self._known.shape[1]
+            now = length - max(0, self._ahead - self._steps)
+            # A plan that is used up to its end leaves the last action to be held.
+            committed = self._known[:, min(now, length - 1)][:, None]
+            past = self._known[:, max(0, now - spec.prefix_past) : now]
+            after = self._policy.predict(batch, seed=self._seed, prefix=committed, past=past)
+            actions = np.concatenate([committed, after], axis=1)
+        self._known, self._ahead = np.concatenate([past, actions], axis=1), actions.shape[1]
+        return actions
+
+
 class _PolicyActor:
     """A policy as an `Actor`: sees what the env shows, keeps its history, executes its chunks."""
 
@@ -86,6 +118,8 @@ class _PolicyActor:
         recorder = self._recorder
         self._window, self._seed = None, episode
         execute = Receding if recorder.execution == "receding" else Ensembling
+        steps = recorder.chunk_steps if recorder.execution == "receding" else 1
+        self._predict = Continuing(recorder.policy, steps, recorder.seed)
         self._execute = execute(self._ask, recorder.chunk_steps)
 
     def act(self) -> np.ndarray:
@@ -99,7 +133,7 @@ class _PolicyActor:
 
     def _ask(self) -> np.ndarray:
         assert self._window is not None
-        return self._recorder.policy.predict(self._window.batch(), seed=self._recorder.seed)[0]
+        return self._predict(self._window.batch())[0]
 
 
 def load_acting_policy(config: "DictConfig", path: str) -> "Policy":

@@ -11,7 +11,7 @@ from xp.envs.scene import CAMERAS
 from xp.metrics.success import success_metrics
 from xp.models.sensitivity import image_sensitivity
 from xp.runs import Run, atomic
-from xp.tasks.acting import Options, env_options, load_acting_policy, make_env
+from xp.tasks.acting import Continuing, Options, env_options, load_acting_policy, make_env
 from xp.tasks.shared import fit_cameras
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ def run(run: Run) -> None:
     cameras = {name: (height, width) for name, (height, width, _) in policy.spec.cameras.items()}
     options = env_options(config.env, cameras)
     sensitivity = _sensitivity(run, policy, options)
-    policies: dict[str, Predict] = {"policy": lambda batch: policy.predict(batch, seed=config.seed)}
+    steps = config.chunk_size.steps if config.chunk_size.execution == "receding" else 1
+    policies: dict[str, Predict] = {"policy": Continuing(policy, steps, config.seed)}
     if config.eval.controls:
         policies["noop"] = Noop(policy.spec.horizon)
     results = _all_results(run, policies, options, policy.spec.history)
