@@ -162,3 +162,18 @@ def test_each_worker_gets_one_gpu_and_an_equal_share_of_threads(monkeypatch, tmp
     assert three["CUDA_VISIBLE_DEVICES"] == "0" and three["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
     assert three["OMP_NUM_THREADS"] == "8"
     assert _machine.worker_environment(0, 1, [], 3)["OMP_NUM_THREADS"] == "3"
+
+
+def test_cancel_ends_a_sweep_of_another_shell_in_good_order(sweep):
+    overrides, folders, go = sweep
+    process = start(*overrides)
+    wait_for(lambda: at_work(*folders[:2]), process)
+    command = [sys.executable, "-m", "xp", "task=cancel", f"cancel.folder={folders[0].parent}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0 and f"process {process.pid} was asked to leave" in done.stdout, (
+        done.stdout + done.stderr
+    )
+    process.communicate(timeout=60)
+    assert process.returncode == 130 and RunFolder(folders[0]).record().interrupted
+    finish(overrides, go)
+    assert_whole(folders[0], 2)

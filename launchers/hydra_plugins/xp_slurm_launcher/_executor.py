@@ -72,6 +72,11 @@ class SlurmExecutor:
         self._states: dict[str, JobState] = {}
         self._asked_at = self._heard_at = -_SILENT_S
 
+    @property
+    def n_jobs(self) -> int | None:
+        """Jobs at a time; None: as many as the cluster has room for."""
+        return self._max_running
+
     def submit(self, jobs: Sequence[Submission]) -> list[str]:
         """One call of sbatch per array, needs first; every kind of request is tried out before the first is submitted.
 

@@ -107,13 +107,13 @@ def _outdated(planned: Planned, record: Record, needs: Sequence[Action]) -> bool
     return any(end > (record.get("started") or "") for end in ends)
 
 
-def expected_seconds(plan: Plan, workers: int) -> tuple[float, bool]:
+def expected_seconds(plan: Plan, workers: int | None) -> tuple[float, bool]:
     """Seconds until the last job ends if each takes what its kind took, and whether all of them could be estimated.
 
     List scheduling: a free worker takes the first job, in order, whose needs are done.
     """
     ends: dict[Path, float] = {}
-    free = [0.0] * max(1, workers)
+    free = [0.0] * max(1, workers or len(plan.jobs))
     complete = True
     for planned in plan.jobs:
         action = plan.actions[planned.job.folder]
@@ -127,14 +127,15 @@ def expected_seconds(plan: Plan, workers: int) -> tuple[float, bool]:
     return max(ends.values(), default=0.0), complete
 
 
-def summary_line(plan: Plan, workers: int, now: datetime | None = None) -> str:
+def summary_line(plan: Plan, workers: int | None, now: datetime | None = None) -> str:
     """One line: `9 jobs: 2 done, 7 to run; about 3:20 with 2 at a time, until 16:42`."""
     counts = [(action, len(plan.having(action))) for action in Action]
     parts = ", ".join(f"{number} {action}" for action, number in counts if number)
     total, complete = expected_seconds(plan, workers)
     if total > 0:
         end = clock_time((now or datetime.now()) + timedelta(seconds=total), now or datetime.now())
-        about = f"; {'about' if complete else 'at least'} {clock_text(total)} with {workers} at a time, until {end}"
+        how = f"with {workers} at a time" if workers else "if none has to wait for a machine"
+        about = f"; {'about' if complete else 'at least'} {clock_text(total)} {how}, until {end}"
     else:
         starts = any(action.starts for action in plan.actions.values())
         about = "; time unknown, nothing like it has run here yet" if starts else ""
