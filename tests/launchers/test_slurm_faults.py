@@ -79,6 +79,7 @@ def test_a_job_whose_process_is_killed_is_queued_again_and_goes_on(on_slurm, xp,
     assert [each["reason"] for each in record(folder)["requeues"]] == ["died"]
 
 
+@slow
 def test_a_job_killed_for_its_memory_says_so_and_goes_on_with_more(on_slurm, xp, job):
     overrides, folder, go, _ = job
     overrides = [*overrides, "work.hoard_mb=600"]

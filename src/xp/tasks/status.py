@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
@@ -68,16 +69,27 @@ def tables(found: list[Row]) -> Any:
 
 
 def status_table(name: str, members: list[Row]) -> Table:
-    """One experiment's runs as a table: stage, job, state, host, progress, values, time."""
+    """One experiment's runs as a table, a heading per stage: job, state, host, progress, values, time."""
     told = ", ".join(f"{number} {state}" for state, number in counts(members).items() if number)
-    table = Table(title=f"{name}: {told}", title_justify="left", title_style="bold", expand=False)
+    table = Table(
+        title=f"{name}: {told}", title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
     lines = [row.cells() for row in members]
-    shown = [index for index in range(len(COLUMNS)) if any(line[index] for line in lines)]
+    shown = [index for index in range(1, len(COLUMNS)) if any(line[index] for line in lines)]
     for index in shown:
-        table.add_column(COLUMNS[index], overflow="fold", no_wrap=bool(COLUMNS[index]))
+        table.add_column(
+            COLUMNS[index], overflow="fold", no_wrap=bool(COLUMNS[index]), min_width=None if COLUMNS[index] else 8
+        )
+    staged = any(row.stage not in ("", row.name) for row in members)
+    stage = ""
     for row, line in zip(members, lines):
+        if staged and row.stage not in (stage, row.name):
+            table.add_row(Text(row.stage, style="bold"))
+        stage = row.stage
         style = STYLES.get(row.state, "")
-        table.add_row(*(Text(line[index], style=style if line[index] == row.state else "") for index in shown))
+        indent = "  " if staged and row.stage != row.name else ""
+        cells = [Text(line[index], style=style if line[index] == row.state else "") for index in shown]
+        table.add_row(Text(indent) + cells[0], *cells[1:])
     return table
 
 
