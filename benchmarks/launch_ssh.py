@@ -8,6 +8,7 @@ Times are from one job's end to the next one's at the same node: the first job c
 """
 
 import argparse
+import signal
 import statistics
 import sys
 import tempfile
@@ -55,6 +56,7 @@ def main() -> None:
     reason = missing()
     if reason:
         sys.exit(f"nodes cannot be made here: {reason}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the nodes are taken down then, too
     with tempfile.TemporaryDirectory(prefix="xp-bench-") as place:
         ground = Path(place) / "ground"
         nodes = Nodes(Path(place) / "nodes", ground)
