@@ -11,6 +11,7 @@ os.environ.setdefault("WANDB_MODE", "offline")
 CHECKOUT = Path(__file__).resolve().parents[1]
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Under pytest-xdist a house (a folder of tests) stays in one process: its session's fixtures are made once."""
     for item in items:
