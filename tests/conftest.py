@@ -1,22 +1,26 @@
 """Shared fixtures. JAX runs on the CPU with one worker's thread setting; nothing reaches for a network."""
 
 import os
+import sys
 from pathlib import Path
 
+import absl.logging
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
 
+# absl keeps the stderr of the time of its import and closes it when logging is set up anew, as submitit does when it is
+# imported: in a test that captures, that would be pytest's own file.
+absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
+
 CHECKOUT = Path(__file__).resolve().parents[1]
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_itemcollected(item: pytest.Item) -> None:
     """Under pytest-xdist a house (a folder of tests) stays in one process: its session's fixtures are made once."""
-    for item in items:
-        house = item.path.relative_to(CHECKOUT / "tests").parts[0]
-        item.add_marker(pytest.mark.xdist_group(house))
+    house = item.path.relative_to(CHECKOUT / "tests").parts[0]
+    item.add_marker(pytest.mark.xdist_group(house))
 
 
 @pytest.fixture(scope="session")

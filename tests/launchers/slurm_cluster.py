@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+from datetime import datetime, timedelta
 from pathlib import Path
 
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "srun", "scontrol")
@@ -113,11 +114,16 @@ class Cluster:
         return dict(word.split("=", 1) for word in line.split() if "=" in word)
 
     def start_now(self) -> None:
-        """Let queued-again jobs start: SLURM makes them wait for two minutes."""
-        for handle in self.tell("squeue", "-h", "-r", "-t", "PENDING", "-o", "%i %r").splitlines():
-            name, reason = handle.split()
-            if reason == "BeginTime":
-                self.tell("scontrol", "update", f"JobId={name}", "StartTime=now", check=False)
+        """Let queued-again jobs start in a moment: SLURM makes them wait for two minutes.
+
+        Not at once: within the second in which a job was queued again its new credential counts as revoked with the old
+        one, and SLURM gives the job up ("Killing non-startable batch job").
+        """
+        for line in self.tell("squeue", "-h", "-r", "-t", "PENDING", "-o", "%i %S %r").splitlines():
+            name, start, reason = line.split(maxsplit=2)
+            late = datetime.now() + timedelta(seconds=5)
+            if reason == "BeginTime" and (start == "N/A" or datetime.fromisoformat(start) > late):
+                self.tell("scontrol", "update", f"JobId={name}", "StartTime=now+3", check=False)
 
     def _configure(self) -> None:
         ports = free_ports(len(self.nodes) + 1)
