@@ -7,6 +7,7 @@ and `close` takes everything down, the jobs that were left at work included.
 
 import contextlib
 import os
+import pwd
 import random
 import re
 import secrets
@@ -172,7 +173,7 @@ class Nodes:
 
     def _mounts(self, box: Box, tmpfs: str) -> list[str]:
         """Cover what must not be shared; keep the interpreter visible if it lies in the home."""
-        home, base = Path.home(), Path(sys.base_prefix)
+        home, base = Path(pwd.getpwuid(os.getuid()).pw_dir), Path(sys.base_prefix)  # where sshd puts people
         lines = []
         if base.is_relative_to(home):
             kept = box.home / base.relative_to(home)
