@@ -159,6 +159,62 @@ def test_several_datasets_need_a_choice(saved):
     np.testing.assert_allclose(shift[..., 0], 1.0, atol=1e-5)
 
 
+def test_a_dataset_chosen_in_loading_needs_no_choice_later(saved):
+    one = json.loads((saved / "dataset_statistics.json").read_text())
+    other = {**one, "proprio": {"mean": [0.0, 0.0], "std": [1.0, 1.0]}}
+    (saved / "dataset_statistics.json").write_text(json.dumps({"bridge": one, "fractal": other}))
+    with pytest.raises(UserError, match="dataset=bridg: .* bridge, fractal.*bridge"):
+        load_policy(saved, dataset="bridg")
+    policy, batch = load_policy(saved, dataset="bridge"), made_batch(1)
+    policy.predict(batch)
+    np.testing.assert_allclose(policy.assembly.prepare.proprio.mean, [1.0, 0.0])
+    policy.save(saved.parent / "again")
+    assert set(json.loads((saved.parent / "again/dataset_statistics.json").read_text())) == {"bridge", "fractal"}
+
+
+def test_cameras_of_other_names_are_mapped_to_the_image_slots(saved):
+    batch = made_batch(1)
+    renamed = {name.replace("images.top", "images.oblique"): value for name, value in batch.items()}
+    plain, mapped = load_policy(saved), load_policy(saved, cameras={"primary": "oblique"})
+    assert set(mapped.spec.cameras) == {"oblique", "wrist"}
+    assert np.array_equal(plain.predict(batch), mapped.predict(renamed))
+    assert not np.array_equal(plain.predict(renamed), mapped.predict(renamed))  # a camera that is not there is masked
+    with pytest.raises(UserError, match="no image slot 'top'.*primary, wrist.*{primary: CAMERA}"):
+        load_policy(saved, cameras={"top": "oblique"})
+
+
+@pytest.mark.parametrize("head", ["gaussian", "diffusion"])
+def test_statistics_of_fewer_dimensions_than_the_head_give_as_many(head, tmp_path):
+    cfg = model_cfg(head={"type": head, "pooling": "map"})
+    trainable = build(cfg, data=DATA, statistics=STATISTICS, horizon=2, seed=0)
+    trainable.policy(trainable.weights).save(tmp_path / "octo")
+    full, batch = load_policy(tmp_path / "octo"), made_batch(2)
+    statistics = json.loads((tmp_path / "octo/dataset_statistics.json").read_text())
+    statistics["action"] = {name: values[:2] for name, values in statistics["action"].items() if name != "mask"}
+    (tmp_path / "octo/dataset_statistics.json").write_text(json.dumps(statistics))
+    policy = load_policy(tmp_path / "octo")
+    assert policy.spec.action_dim == 2
+    actions = policy.predict(batch)
+    assert actions.shape == (2, 2, 2)
+    asked = {} if head == "gaussian" else {"embodiment_action_dim": 2}
+    np.testing.assert_allclose(actions, full.predict(batch, **asked)[..., :2], rtol=1e-5, atol=1e-6)
+    if head == "gaussian":
+        mine, whole = policy.predict_distribution(batch), full.predict_distribution(batch)
+        covariance = whole.scale_tril @ np.swapaxes(whole.scale_tril, -1, -2)
+        found = mine.scale_tril @ np.swapaxes(mine.scale_tril, -1, -2)
+        np.testing.assert_allclose(found, covariance[:, :2, :2], rtol=1e-5)
+    loss = policy.loss({**batch, "action": batch["action"][..., :2]})
+    assert np.isfinite(loss["loss"])
+
+
+def test_names_of_the_first_release_are_understood_in_a_batch(saved):
+    policy = load_policy(saved)
+    inputs = unflatten(policy.assembly.prepare(made_batch(1)))
+    old = {"observation": dict(inputs["observation"]), "tasks": inputs["task"]}
+    old["observation"]["pad_mask"] = old["observation"].pop("timestep_pad_mask")
+    assert np.array_equal(policy.predict(old), policy.predict({k: inputs[k] for k in ("observation", "task")}))
+
+
 def test_the_newest_step_is_taken_and_at_chooses_another(saved):
     shutil.copytree(saved / "7", saved / "12")
     assert load_policy(saved).assembly.folder.step == 12

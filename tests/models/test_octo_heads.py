@@ -21,7 +21,7 @@ from xp.models.octo.heads import (
     UNetDDPMActionHead,
 )
 from xp.models.octo.heads.base import gaussian_log_density, lower_triangular
-from xp.models.octo.heads.diffusion import cosine_betas
+from xp.models.octo.heads.denoising import cosine_betas
 from xp.models.octo.tokenizers import TokenGroup
 
 B, T, H, A, D = 3, 2, 4, 3, 16
@@ -227,7 +227,7 @@ def test_discrete_draws_follow_the_logits_and_a_cold_draw_is_the_likeliest_bin()
 @pytest.mark.parametrize("kind", [DiffusionActionHead, SmallUNet])
 def test_a_sampler_that_is_told_the_noise_of_a_chunk_ends_at_that_chunk(kind):
     class Told(kind):
-        def _noise(self, embedding, noisy, time, *train):
+        def noise_in(self, embedding, noisy, time, train):
             kept = self.alpha_hats[time.astype(int)]
             kept = kept if noisy.shape[-1] != A else kept[..., None]
             return (noisy - jnp.sqrt(kept) * 0.7) / jnp.sqrt(1 - kept)

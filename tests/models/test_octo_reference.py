@@ -140,18 +140,21 @@ def test_sampled_actions_are_the_originals_with_its_random_stream(case):
 
 
 def test_the_saved_folder_gives_the_originals_actions():
-    """The original saved this draw twice, compiled and op by op: ours is no farther from either than they are apart."""
+    """The original saved this draw twice, compiled and op by op; one number differs between the two by 9e-4.
+
+    So each of ours must be within the bound of sampled actions of what lies between the original's two.
+    """
     policy = load_policy(REFERENCE / "ckpt_diffusion_h4")
     example = policy.assembly.folder.example  # type: ignore[attr-defined]
     batch = {"observation": example["observation"], "task": example["task"]}
     actions = policy.predict(batch, seed=7, rng="legacy")
-    compiled = np.load(REFERENCE / "ckpt_diffusion_h4/expected_sample_actions_seed7.npz")["actions"]
     (normal,) = policy.assembly.datasets.values()  # type: ignore[attr-defined]
-    eager = normal.unnormalize(reference("diffusion_h4")["outputs"]["predict"])
-    apart = np.abs(compiled - eager).max()
-    assert 4e-4 < apart < 4.5e-4
-    assert np.abs(actions - compiled).max() <= apart and np.abs(actions - eager).max() <= apart
-    assert np.mean(np.abs(actions - compiled) <= 2e-4) > 0.9
+    ours = normal.normalize(actions)
+    compiled = normal.normalize(np.load(REFERENCE / "ckpt_diffusion_h4/expected_sample_actions_seed7.npz")["actions"])
+    eager = reference("diffusion_h4")["outputs"]["predict"]
+    bound = 2e-4 + 2e-4 * np.abs(eager)
+    assert np.sum(np.abs(compiled - eager) > bound) == 1
+    assert np.all(ours >= np.minimum(compiled, eager) - bound) and np.all(ours <= np.maximum(compiled, eager) + bound)
 
 
 def test_the_saved_folder_is_written_back_as_it_was(tmp_path):

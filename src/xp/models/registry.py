@@ -50,7 +50,12 @@ def camera_sizes(
     return package.camera_sizes(model_cfg, cameras, locate(pretrained_path)[0])
 
 
-def load_policy(path: str | Path, device: str | None = None, cameras: Mapping[str, str] | None = None) -> Policy:
+def load_policy(
+    path: str | Path,
+    device: str | None = None,
+    cameras: Mapping[str, str] | None = None,
+    dataset: str | None = None,
+) -> Policy:
     """The policy saved at `path`: an Octo folder, a LeRobot `pretrained_model` folder, or an xp run folder.
 
     Of a run its final policy is taken, else its best, else its newest checkpoint; `FOLDER@STEP` chooses a step.
@@ -59,7 +64,8 @@ def load_policy(path: str | Path, device: str | None = None, cameras: Mapping[st
         path: the folder.
         device: for an Octo a jax platform such as "cpu" or "gpu", for a LeRobot policy a torch device; None takes the
             framework's default.
-        cameras: for a LeRobot policy {its camera: the camera that feeds it}, where the names differ.
+        cameras: {the policy's camera (of an Octo: image slot): the camera that feeds it}, where the names differ.
+        dataset: whose statistics an Octo uses, where its folder has those of several datasets.
 
     Raises:
         UserError: nothing loadable there, or a damaged or inconsistent folder.
@@ -71,7 +77,7 @@ def load_policy(path: str | Path, device: str | None = None, cameras: Mapping[st
         return load_lerobot(folder, device, cameras)
     from xp.models.octo.build import load
 
-    return load(folder, step, device)
+    return load(folder, step, device, cameras, dataset)
 
 
 def family_of(path: str | Path) -> str:

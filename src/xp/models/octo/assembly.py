@@ -52,10 +52,18 @@ class Assembly:
         return self.datasets[dataset]
 
 
-def assemble(folder: OctoFolder, weights: Mapping[str, Any] = MappingProxyType({}), *, remat: bool = False) -> Assembly:
+def assemble(
+    folder: OctoFolder,
+    weights: Mapping[str, Any] = MappingProxyType({}),
+    *,
+    remat: bool = False,
+    cameras: Mapping[str, str] = MappingProxyType({}),
+    dataset: str | None = None,
+) -> Assembly:
     """Build the network and its surroundings.
 
-    `weights` (anything with `.shape`) tell the size of the T5 encoder; `remat` as in `build_module`.
+    `weights` (anything with `.shape`) tell the size of the T5 encoder; `remat` as in `build_module`; `cameras` and
+    `dataset` as in `xp.load_policy`.
     """
     model = folder.config["model"]
     inner = {path.removeprefix(_T5_PREFIX): leaf for path, leaf in weights.items()}
@@ -65,15 +73,18 @@ def assemble(folder: OctoFolder, weights: Mapping[str, Any] = MappingProxyType({
     head = module.heads["action"]
     _check_example(folder.example, head.action_horizon, head.action_dim)
     own = folder.config.get("xp", {})
-    slots = _slots(folder, own)
-    statistics = by_dataset(folder.statistics)
-    datasets = {name: _fitting(normal_of(entry, "action"), head.action_dim, name) for name, entry in statistics.items()}
+    slots = _fed(_slots(folder, own), cameras)
+    statistics = _chosen(by_dataset(folder.statistics), dataset)
+    datasets = {name: normal_of(entry, "action") for name, entry in statistics.items()}
+    for name, normal in datasets.items():
+        _check_size(normal, head.action_dim, name)
     proprio = _proprio(model, folder, statistics)
     texts = text_inputs(model["task_tokenizers"].get("language"), own.get("tokenizer"), _max_length(folder))
     only = next(iter(datasets.values())) if len(datasets) == 1 else identity(head.action_dim)
     prepare = Prepare(
         slots=slots,
         horizon=head.action_horizon,
+        action_dim=head.action_dim,
         max_history=int(model["max_horizon"]),
         action=only,
         proprio=proprio,
@@ -81,7 +92,7 @@ def assemble(folder: OctoFolder, weights: Mapping[str, Any] = MappingProxyType({
     )
     spec = PolicySpec(
         horizon=head.action_horizon,
-        action_dim=head.action_dim,
+        action_dim=len(only.mean),
         state_dim=len(proprio.mean) if proprio is not None else 0,
         cameras={slot.camera: (slot.height, slot.width, 3) for slot in slots.values()},
         history=int(folder.example["observation"]["timestep_pad_mask"].shape[1]),
@@ -106,20 +117,36 @@ def _check_example(example: Mapping[str, Any], horizon: int, action_dim: int) ->
         )
 
 
-def _fitting(normal: Normal, size: int, dataset: str) -> Normal:
-    """Statistics of fewer dimensions than the head's leave the rest alone; more is a mistake."""
+def _check_size(normal: Normal, size: int, dataset: str) -> None:
+    """Statistics may have fewer dimensions than the head (the rest is filling), never more."""
     given = len(normal.mean)
     if given > size:
         raise UserError(
             f"The action statistics {f'of {dataset} ' if dataset else ''}have {given} dimensions, the model's head has "
             f"{size}. Give the dataset_statistics.json that was saved with this model."
         )
-    rest = identity(size - given)
-    return Normal(*(np.concatenate([mine, other]) for mine, other in zip(_parts(normal), _parts(rest), strict=True)))
 
 
-def _parts(normal: Normal) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return normal.mean, normal.std, normal.mask
+def _chosen(statistics: Mapping[str, Mapping[str, Any]], dataset: str | None) -> Mapping[str, Mapping[str, Any]]:
+    if dataset is None or set(statistics) == {""}:
+        return statistics
+    if dataset not in statistics:
+        raise UserError(
+            f"dataset={dataset}: this Octo has statistics of {listing(statistics)}{closest(dataset, statistics)}. "
+            "Name one of these."
+        )
+    return {dataset: statistics[dataset]}
+
+
+def _fed(slots: dict[str, Slot], cameras: Mapping[str, str]) -> dict[str, Slot]:
+    """The slots with the cameras that `cameras` names for them; slots it leaves out keep theirs."""
+    for name in cameras:
+        if name not in slots:
+            raise UserError(
+                f"The policy has no image slot '{name}'{closest(name, slots)}; it has {listing(slots)}. Say which "
+                f"camera feeds which (the slot's name first): {{{next(iter(slots), 'primary')}: CAMERA}}."
+            )
+    return {name: slot._replace(camera=cameras.get(name, slot.camera)) for name, slot in slots.items()}
 
 
 def _slots(folder: OctoFolder, own: Mapping[str, Any]) -> dict[str, Slot]:

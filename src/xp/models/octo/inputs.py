@@ -13,16 +13,21 @@ from xp.models.octo.text import Texts
 from xp.models.policy import Batch
 from xp.models.tree import flatten
 
+_FIRST_RELEASE = {"tasks": "task", "pad_mask": "timestep_pad_mask"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Prepare:
     """Turns a batch into flat inputs: `observation/...`, `task/...`, and for training `action`, `action_pad_mask`.
+
+    Actions of fewer dimensions than the head's `action_dim` are filled up with zeros that count in no loss.
 
     A batch in Octo's own form (`{"observation": {...}, "task": {...}}`, tokenised and normalised) passes through.
     """
 
     slots: Mapping[str, Slot]
     horizon: int
+    action_dim: int
     max_history: int
     action: Normal
     proprio: Normal | None
@@ -117,7 +122,9 @@ class Prepare:
         real = np.ones(action.shape[:2], dtype=bool) if padded is None else ~np.asarray(padded, dtype=bool)
         chunks = self.action.normalize(action)[:, steps]
         fixed = {name: np.asarray(batch[name]) for name in ("noise", "time") if name in batch}
-        return {**fixed, "action": chunks, "action_pad_mask": np.broadcast_to(real[:, steps, None], chunks.shape)}
+        filling = [*[(0, 0)] * 3, (0, self.action_dim - size)]
+        counts = np.broadcast_to(real[:, steps, None], chunks.shape)
+        return {**fixed, "action": np.pad(chunks, filling), "action_pad_mask": np.pad(counts, filling)}
 
 
 def _image(name: str, slot: Slot, image: Any, lead: tuple[int, int], batch: Batch) -> dict[str, np.ndarray]:
@@ -149,11 +156,17 @@ def resize(images: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _native(batch: Batch) -> dict[str, Any]:
-    """Octo's own batch, without what the network does not read."""
+    """Octo's own batch, without what the network does not read; names of the first release are taken too."""
+    batch = _renamed(batch)
     kept = {name: batch[name] for name in ("observation", "task", "action", "action_pad_mask") if name in batch}
+    kept["observation"] = _renamed(kept["observation"])
     if "timestep_pad_mask" not in kept["observation"]:
         raise UserError(
             f"An observation in Octo's form needs timestep_pad_mask [B, T]; this one has "
             f"{listing(kept['observation'])}. Add it: True where a step is real."
         )
     return {"task": {}, **kept}
+
+
+def _renamed(batch: Mapping[str, Any]) -> dict[str, Any]:
+    return {_FIRST_RELEASE.get(name, name): value for name, value in batch.items()}

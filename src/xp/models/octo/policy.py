@@ -12,6 +12,7 @@ from xp.errors import UserError, closest, listing
 from xp.models.octo.assembly import Assembly
 from xp.models.octo.folder import write_folder
 from xp.models.octo.heads import ActionHead
+from xp.models.octo.statistics import Normal
 from xp.models.policy import Batch, Distribution
 from xp.models.tree import flatten
 
@@ -34,7 +35,7 @@ class OctoPolicy:
         self._weights = jax.device_put(weights, device)
 
     def predict(self, observation: Batch, *, seed: int = 0, **options: Any) -> np.ndarray:
-        """Actions [*sample_shape, B, H, A] float32 in dataset units.
+        """Actions [*sample_shape, B, H, A] float32 in dataset units; A is that of the dataset's statistics.
 
         Options:
             argmax: the mode instead of a draw. Default: the gaussian head gives its mean, other heads draw.
@@ -42,25 +43,29 @@ class OctoPolicy:
             sample_shape: draws for each row, as an int or a tuple; one pass through the transformer for all of them.
             rng: "legacy" draws what the original code drew for PRNGKey(seed); needs the batch in one piece.
             dataset: whose statistics bring the actions to dataset units, where the folder has several.
-            embodiment_action_dim: action dimensions in use, for the diffusion head.
-            normalized: True leaves the actions in normalised units.
+            embodiment_action_dim: action dimensions in use, for the diffusion heads; default: those of the statistics.
+            normalized: True leaves the actions in normalised units, with every dimension of the head.
         """
         _check_options(options)
         inputs = _seen(self.assembly.prepare(_without_targets(observation)))
+        normal = None if options.get("normalized") else self.assembly.action_normal(options.get("dataset"))
         shape = options.get("sample_shape", ())
         shape = (shape,) if isinstance(shape, int) else tuple(shape)
         wants_draw = options.get("temperature") is not None or bool(shape)
         static = {
             "sample_shape": shape,
             "argmax": options.get("argmax", False if wants_draw else None),
-            "embodiment_action_dim": options.get("embodiment_action_dim"),
+            "embodiment_action_dim": options.get("embodiment_action_dim", self._used_dim(normal)),
         }
         temperature = np.float32(1.0 if options.get("temperature") is None else options["temperature"])
         run = self._legacy if options.get("rng") == "legacy" else self._by_rows
         actions = run(inputs, seed, temperature, static)
-        if options.get("normalized"):
-            return actions
-        return self.assembly.action_normal(options.get("dataset")).unnormalize(actions)
+        return actions if normal is None else normal.unnormalize(actions[..., : len(normal.mean)])
+
+    def _used_dim(self, normal: Normal | None) -> int | None:
+        """Action dimensions of the dataset where the head has more: those it was trained to fill with noise."""
+        size = self.spec.action_dim if normal is None else len(normal.mean)
+        return size if size < self.assembly.prepare.action_dim else None
 
     def _legacy(self, inputs: dict[str, np.ndarray], seed: int, temperature: Any, static: dict) -> np.ndarray:
         with jax.threefry_partitionable(False):
@@ -84,11 +89,12 @@ class OctoPolicy:
         if type(self.assembly.network.module.heads["action"]).density is ActionHead.density:
             return None
         normal = self.assembly.action_normal(dataset)
+        used = len(normal.mean)
         means, factors = [], []
         for piece, size in _pieces(_seen(self.assembly.prepare(_without_targets(observation)))):
             density = self.assembly.network.density(self._weights, piece)
-            means.append(np.asarray(density.mean)[:size, -1])
-            factors.append(np.asarray(density.scale_tril)[:size, -1])
+            means.append(np.asarray(density.mean)[:size, -1, :, :used])
+            factors.append(np.asarray(density.scale_tril)[:size, -1, :used, :used])
         return Distribution(
             mean=normal.unnormalize(np.concatenate(means)),
             scale_tril=normal.unnormalize_factor(np.concatenate(factors)),

@@ -1,24 +1,16 @@
 """Octo's diffusion head: DDPM over the flattened chunk (Ho et al. 2020), conditioned on the pooled readout."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from xp.models.octo.heads.base import ActionHead, Groups, Parts, masked_mean
+from xp.models.octo.heads.base import Groups
+from xp.models.octo.heads.denoising import Carry, DenoisingHead, cosine_betas
 from xp.models.octo.transformer import MAPHead
 
 _XAVIER = nn.initializers.xavier_uniform()
-
-
-def cosine_betas(steps: int, offset: float = 0.008) -> jax.Array:
-    """Noise variances of the cosine schedule (Nichol and Dhariwal 2021), clipped to 0.999: float32 [steps]."""
-    at = jnp.linspace(0, steps, steps + 1) / steps
-    kept = jnp.cos((at + offset) / (1 + offset) * jnp.pi * 0.5) ** 2
-    kept = kept / kept[0]
-    return jnp.clip(1 - kept[1:] / kept[:-1], 0, 0.999)
 
 
 class FourierFeatures(nn.Module):
@@ -105,7 +97,7 @@ class ScoreActor(nn.Module):
         return network(joined, train)
 
 
-class DiffusionActionHead(ActionHead):
+class DiffusionActionHead(DenoisingHead):
     """Denoise a chunk in `diffusion_steps` steps; actions are clipped to +-max_action (normalised units)."""
 
     use_map: bool = False
@@ -118,8 +110,6 @@ class DiffusionActionHead(ActionHead):
     use_layer_norm: bool = True
     diffusion_steps: int = 20
     n_diffusion_samples: int = 1
-
-    takes_draws = True
 
     def setup(self) -> None:
         """Make the score network, the schedule and the pooling (materialised only where it is used)."""
@@ -136,93 +126,30 @@ class DiffusionActionHead(ActionHead):
         self.alphas = 1 - self.betas
         self.alpha_hats = jnp.cumprod(self.alphas)
 
-    def __call__(
-        self,
-        groups: Groups,
-        train: bool = False,
-        time: jax.Array | None = None,
-        noisy_actions: jax.Array | None = None,
-    ) -> jax.Array:
-        """Predicted noise [*S, B, T, H*A]; without time and chunk it is evaluated at zeros, which makes the weights."""
-        embedding = self.pool(groups, self.map_head, train)
-        if time is None or noisy_actions is None:
-            time = jnp.zeros((*embedding.shape[:2], 1))
-            noisy_actions = jnp.zeros((*embedding.shape[:2], self.action_horizon * self.action_dim))
-        return self._noise(embedding, noisy_actions, time, train)
+    @property
+    def count(self) -> int:
+        """How many denoising steps."""
+        return self.diffusion_steps
 
-    def _noise(self, embedding: jax.Array, noisy: jax.Array, time: jax.Array, train: bool) -> jax.Array:
+    @property
+    def form(self) -> tuple[int, ...]:
+        """A chunk is one flat vector."""
+        return (self.action_horizon * self.action_dim,)
+
+    def embedding(self, groups: Groups, train: bool) -> jax.Array:
+        """The pooled readout [B, T, D]."""
+        return self.pool(groups, self.map_head, train)
+
+    def noise_in(self, embedding: jax.Array, noisy: jax.Array, time: jax.Array, train: bool) -> jax.Array:
+        """The noise in `noisy` [*S, B, T, H*A] at `time` [*S, B, T, 1], float32."""
         cast = embedding.dtype
         return self.diffusion_model(embedding, noisy.astype(cast), time.astype(cast), train).astype(jnp.float32)
 
-    def loss(
-        self,
-        groups: Groups,
-        actions: jax.Array,
-        real: jax.Array,
-        action_mask: jax.Array,
-        train: bool = True,
-        noise: jax.Array | None = None,
-        time: jax.Array | None = None,
-    ) -> tuple[jax.Array, Parts]:
-        """`action_dim` times the masked error of the predicted noise, at one random time for each step.
-
-        Fixed draws `noise` [B, D, T, H, A] and `time` [B, D, T] in [0, 1) take the place of random ones; `time` becomes
-        the step floor(time * diffusion_steps), which is uniform over the steps as in training.
-        """
-        flat = jnp.clip(actions.reshape(*actions.shape[:2], -1), -self.max_action, self.max_action)
-        if noise is None or time is None:
-            time, noise = self._drawn(flat)
-        else:
-            noise = jnp.moveaxis(noise, 1, 0).reshape(noise.shape[1], *flat.shape)
-            time = jnp.floor(jnp.moveaxis(time, 1, 0) * self.diffusion_steps).astype(jnp.int32)[..., None]
-        kept = self.alpha_hats[time]
-        noisy = jnp.sqrt(kept) * flat[None] + jnp.sqrt(1 - kept) * noise
-        error = self(groups, train, time, noisy) - noise
-        mask = (action_mask & real[:, :, None, None]).reshape(flat.shape)[None]
-        mse = masked_mean(error**2, mask) * self.action_dim
-        loss = mse if self.loss_type == "mse" else masked_mean(jnp.abs(error), mask) * self.action_dim
-        return loss, {"mse": mse}
-
-    def _drawn(self, flat: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Random steps [S, B, T, 1] and noise [S, B, T, H*A]."""
-        time_key, noise_key = jax.random.split(self.make_rng("dropout"))
-        time = jax.random.randint(time_key, (self.n_diffusion_samples, *flat.shape[:2], 1), 0, self.diffusion_steps)
-        return time, jax.random.normal(noise_key, (self.n_diffusion_samples, *flat.shape))
-
-    def predict_action(
-        self,
-        groups: Groups,
-        rng: jax.Array,
-        *,
-        sample_shape: tuple[int, ...] = (),
-        embodiment_action_dim: int | None = None,
-        **unused: Any,
-    ) -> jax.Array:
-        """Sample by ancestral DDPM steps; one pass through the transformer for any number of samples.
-
-        Dimensions from `embodiment_action_dim` on are held at the noise level they had in training.
-        """
-        embedding = self.pool(groups, self.map_head, False)
-        size = self.action_horizon * self.action_dim
-        used = jnp.arange(size) % self.action_dim < (embodiment_action_dim or self.action_dim)
-        rng, key = jax.random.split(rng)
-        chunk = jax.random.normal(key, (*sample_shape, *embedding.shape[:2], size))
-        steps = jnp.arange(self.diffusion_steps - 1, -1, -1)
-
-        def denoise(head: "DiffusionActionHead", carry: tuple[jax.Array, jax.Array], time: jax.Array) -> tuple:
-            return head._denoise(embedding, used, carry, time), None
-
-        scan = nn.scan(denoise, variable_broadcast="params", split_rngs={"params": False})
-        (chunk, _), _ = scan(self, (chunk, rng), steps)
-        return self.chunk(chunk[..., -1, :])
-
-    def _denoise(
-        self, embedding: jax.Array, used: jax.Array, carry: tuple[jax.Array, jax.Array], time: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
+    def denoise(self, embedding: jax.Array, used: jax.Array, carry: Carry, time: jax.Array) -> Carry:
         """One step of DDPM's algorithm 2, with the clip and the masked dimensions of Octo."""
         chunk, rng = carry
         alpha, kept, beta = self.alphas[time], self.alpha_hats[time], self.betas[time]
-        noise = self._noise(embedding, chunk, jnp.broadcast_to(time, (*chunk.shape[:-1], 1)), False)
+        noise = self.noise_in(embedding, chunk, jnp.broadcast_to(time, (*chunk.shape[:-1], 1)), False)
         chunk = 1 / jnp.sqrt(alpha) * (chunk - (1 - alpha) / jnp.sqrt(1 - kept) * noise)
         rng, key = jax.random.split(rng)
         fresh = jax.random.normal(key, chunk.shape)

@@ -1,21 +1,20 @@
 """Octo's second diffusion head: DDPM over the chunk with a one-dimensional U-Net (Chi et al. 2023)."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from xp.models.octo.heads.base import ActionHead, Groups, Parts, masked_mean
-from xp.models.octo.heads.diffusion import cosine_betas
+from xp.models.octo.heads.base import Groups
+from xp.models.octo.heads.denoising import Carry, DenoisingHead, cosine_betas
 from xp.models.octo.heads.unet import ConditionalUnet1D
 from xp.models.octo.transformer import MAPHead
 
 VARIANCES = ("fixed_large", "fixed_small")
 
 
-class UNetDDPMActionHead(ActionHead):
+class UNetDDPMActionHead(DenoisingHead):
     """Denoise a chunk in `timesteps` steps; training actions are clipped to +-max_action (normalised units).
 
     The released class runs with windows of one step and without pooling only (its default `use_map` is a tuple, its
@@ -33,8 +32,6 @@ class UNetDDPMActionHead(ActionHead):
     down_features: Sequence[int] = (256, 512, 1024)
     time_features: int = 128
 
-    takes_draws = True
-
     def setup(self) -> None:
         """Make the U-Net, the schedule and the pooling (materialised only where it is used)."""
         self.map_head = MAPHead(dropout_rate=self.pool_dropout)
@@ -50,21 +47,18 @@ class UNetDDPMActionHead(ActionHead):
             return tokens.reshape(*tokens.shape[:2], -1)
         return self.pool(groups, self.map_head, train)
 
-    def __call__(
-        self,
-        groups: Groups,
-        train: bool = False,
-        time: jax.Array | None = None,
-        noisy_actions: jax.Array | None = None,
-    ) -> jax.Array:
-        """Predicted noise [*S, B, T, H, A]; without time and chunk it is that at zeros, which makes the weights."""
-        embedding = self.embedding(groups, train)
-        if time is None or noisy_actions is None:
-            time = jnp.zeros((*embedding.shape[:2], 1))
-            noisy_actions = jnp.zeros((*embedding.shape[:2], self.action_horizon, self.action_dim))
-        return self._noise(embedding, noisy_actions, time)
+    @property
+    def count(self) -> int:
+        """How many denoising steps."""
+        return self.timesteps
 
-    def _noise(self, embedding: jax.Array, noisy: jax.Array, time: jax.Array) -> jax.Array:
+    @property
+    def form(self) -> tuple[int, ...]:
+        """A chunk is a sequence of actions."""
+        return (self.action_horizon, self.action_dim)
+
+    def noise_in(self, embedding: jax.Array, noisy: jax.Array, time: jax.Array, train: bool) -> jax.Array:
+        """The noise in `noisy` [*S, B, T, H, A] at `time` [*S, B, T, 1], float32; the U-Net has no dropout."""
         stride = 2 ** (len(self.down_features) - 1)
         missing = -noisy.shape[-2] % stride
         filled = jnp.pad(noisy.astype(embedding.dtype), [*[(0, 0)] * (noisy.ndim - 2), (0, missing), (0, 0)])
@@ -72,66 +66,12 @@ class UNetDDPMActionHead(ActionHead):
         features = self.model(embedding, filled, time)[..., : noisy.shape[-2], :]
         return self.action_proj(features).astype(jnp.float32)
 
-    def loss(
-        self,
-        groups: Groups,
-        actions: jax.Array,
-        real: jax.Array,
-        action_mask: jax.Array,
-        train: bool = True,
-        noise: jax.Array | None = None,
-        time: jax.Array | None = None,
-    ) -> tuple[jax.Array, Parts]:
-        """`action_dim` times the masked squared error of the predicted noise, at one random time for each step.
-
-        Fixed draws `noise` and `time` are taken as by `DiffusionActionHead.loss`.
-        """
-        actions = jnp.clip(actions, -self.max_action, self.max_action)
-        if noise is None or time is None:
-            time_key, noise_key = jax.random.split(self.make_rng("dropout"))
-            time = jax.random.randint(time_key, (*actions.shape[:2], 1), 0, self.timesteps)
-            noise = jax.random.normal(noise_key, actions.shape)
-        else:
-            noise = jnp.moveaxis(noise, 1, 0)
-            time = jnp.floor(jnp.moveaxis(time, 1, 0) * self.timesteps).astype(jnp.int32)[..., None]
-        kept = self.alpha_hats[time][..., None]
-        error = self(groups, train, time, jnp.sqrt(kept) * actions + jnp.sqrt(1 - kept) * noise) - noise
-        mse = masked_mean(error**2, action_mask & real[:, :, None, None]) * self.action_dim
-        return mse, {"mse": mse}
-
-    def predict_action(
-        self,
-        groups: Groups,
-        rng: jax.Array,
-        *,
-        sample_shape: tuple[int, ...] = (),
-        embodiment_action_dim: int | None = None,
-        **unused: Any,
-    ) -> jax.Array:
-        """Sample by ancestral DDPM steps; one pass through the transformer for any number of samples.
-
-        Dimensions from `embodiment_action_dim` on are held at the noise level they had in training.
-        """
-        embedding = self.embedding(groups, False)
-        used = jnp.arange(self.action_dim) < (embodiment_action_dim or self.action_dim)
-        rng, key = jax.random.split(rng)
-        chunk = jax.random.normal(key, (*sample_shape, *embedding.shape[:2], self.action_horizon, self.action_dim))
-
-        def denoise(head: "UNetDDPMActionHead", carry: tuple[jax.Array, jax.Array], time: jax.Array) -> tuple:
-            return head._denoise(embedding, used, carry, time), None
-
-        scan = nn.scan(denoise, variable_broadcast="params", split_rngs={"params": False})
-        (chunk, _), _ = scan(self, (chunk, rng), jnp.arange(self.timesteps - 1, -1, -1))
-        return chunk[..., -1, :, :]
-
-    def _denoise(
-        self, embedding: jax.Array, used: jax.Array, carry: tuple[jax.Array, jax.Array], time: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
+    def denoise(self, embedding: jax.Array, used: jax.Array, carry: Carry, time: jax.Array) -> Carry:
         """One ancestral step: the posterior mean of Ho et al. 2020 (equations 6 and 7) through the predicted x_0."""
         chunk, rng = carry
         alpha, kept = self.alphas[time], self.alpha_hats[time]
         before = jnp.where(time > 0, self.alpha_hats[time - 1], 1.0)
-        noise = self._noise(embedding, chunk, jnp.broadcast_to(time, (*chunk.shape[:-2], 1)))
+        noise = self.noise_in(embedding, chunk, jnp.broadcast_to(time, (*chunk.shape[:-2], 1)), False)
         clean = (chunk - jnp.sqrt(1 - kept) * noise) / jnp.sqrt(kept)
         if self.clip_sample is not None:
             clean = jnp.clip(clean, -self.clip_sample, self.clip_sample)
