@@ -82,6 +82,34 @@ def test_composing_one_job_does_not_leak_into_the_next(composer):
     assert OmegaConf.to_container(composer.compose(["model=big"])) == before
 
 
+def test_each_file_is_read_once_whatever_is_chosen(hydra, monkeypatch):
+    from hydra._internal.core_plugins.file_config_source import FileConfigSource
+
+    read, real = [], FileConfigSource.load_config
+
+    def load_config(source, config_path):
+        read.append(config_path)
+        return real(source, config_path)
+
+    monkeypatch.setattr(FileConfigSource, "load_config", load_config)
+    master = hydra.compose_config("config", [], run_mode=RunMode.MULTIRUN, with_log_configuration=False)
+    fresh = Composer(hydra.config_loader, master)
+    read.clear()
+    for task in ("count", "collect", "report"):
+        assert fresh.compose(["model=big", f"task={task}"]).task.name == task
+    assert "model/big" in read and len(read) == len(set(read))
+
+
+def test_a_search_path_on_the_command_line_is_searched(hydra, tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "tall.yaml").write_text("height: 7\n")
+    place = [f"hydra.searchpath=[file://{tmp_path}]"]
+    master = hydra.compose_config("config", place, run_mode=RunMode.MULTIRUN, with_log_configuration=False)
+    fresh = Composer(hydra.config_loader, master)
+    assert "height" not in fresh.compose(["model=big"]).model
+    assert fresh.compose(["model=tall"]).model.height == 7
+
+
 def test_an_unknown_key_is_an_error_as_in_hydra(composer):
     with pytest.raises(ConfigCompositionException, match="Could not override 'lr.peek'"):
         composer.compose(["model=big", "lr.peek=1"])

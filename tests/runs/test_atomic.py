@@ -60,6 +60,34 @@ def test_a_folder_is_replaced_whole_and_an_error_leaves_the_old_one(tmp_path):
     assert [found.name for found in target.iterdir()] == ["sub"] and not left_overs(tmp_path)
 
 
+@pytest.mark.parametrize("number", [3, 50])
+def test_all_of_a_folder_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch, number):
+    real, synced = os.fsync, set()
+
+    def fsync(descriptor):
+        synced.add((os.fstat(descriptor).st_ino, (tmp_path / "whole").exists()))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with atomic.folder(tmp_path / "whole") as folder:
+        (folder / "sub").mkdir()
+        for each in range(number):
+            (folder / "sub" / str(each)).write_text(str(each))
+    inside = {(path.stat().st_ino, False) for path in [tmp_path / "whole", *(tmp_path / "whole").rglob("*")]}
+    assert len(inside) == number + 2 and inside <= synced
+
+
+def test_a_folder_that_the_disk_refuses_leaves_nothing(tmp_path, monkeypatch):
+    def refuse(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(OSError, match="No space"), atomic.folder(tmp_path / "whole") as folder:
+        for each in range(50):
+            (folder / str(each)).write_text("")
+    assert not (tmp_path / "whole").exists() and not left_overs(tmp_path)
+
+
 def test_a_folder_is_replaced_where_exchange_is_missing(tmp_path, monkeypatch):
     monkeypatch.setattr(atomic, "_exchange", lambda one, other: False)
     for content in ("one", "two"):

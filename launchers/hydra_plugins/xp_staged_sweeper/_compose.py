@@ -3,16 +3,21 @@
 Hydra composes a job in two steps: the defaults list (which files, from the group choices) and the value overrides, put
 on top in order. Value overrides cannot change the defaults list, so the first step is shared by all jobs that choose
 the same groups; the second is Hydra's own function, applied to a copy. The result is what Hydra gives (a property test
-compares), in a fraction of its time.
+compares), in a fraction of its time. Each file is read once, however many choices of groups there are.
 """
 
 import copy
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import IConfigRepository
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import AnyNode, Container, DictConfig, OmegaConf, open_dict
 
 
@@ -20,7 +25,8 @@ class Composer:
     """Composes jobs of one sweep. The `hydra` section is kept apart: `hydra_of` gives it."""
 
     def __init__(self, loader: Any, master: DictConfig):
-        self._loader, self._master = loader, master
+        self._loader, self._master = copy.copy(loader), master
+        self._loader.repository = _KeptFiles(loader.repository)
         self._parser = OverridesParser.create(config_loader=loader)
         self._parsed: dict[str, Override] = {}
         self._bases: dict[tuple[str, ...], tuple[DictConfig, DictConfig]] = {}
@@ -69,6 +75,46 @@ class Composer:
                 del task["hydra"]
             self._bases[groups] = (_lean(task) if _is_plain(task) else task, whole)
         return self._bases[groups]
+
+
+class _KeptFiles(IConfigRepository):
+    """Hydra's repository of configuration files, which keeps what it has read for all compositions of a sweep.
+
+    Hydra copies its repository for each composition, and may give the copy another search path: such a copy keeps its
+    own files. Composing changes what it is given, so every caller gets a copy of the content.
+    """
+
+    def __init__(self, delegate: IConfigRepository, kept: dict[str, ConfigResult | None] | None = None):
+        self._delegate = delegate
+        self._kept = {} if kept is None else kept
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_KeptFiles":
+        return _KeptFiles(copy.deepcopy(self._delegate, memo), self._kept)
+
+    def initialize_sources(self, config_search_path: ConfigSearchPath) -> None:
+        self._delegate.initialize_sources(config_search_path)
+        self._kept = {}
+
+    def load_config(self, config_path: str) -> ConfigResult | None:
+        if config_path not in self._kept:
+            self._kept[config_path] = self._delegate.load_config(config_path=config_path)
+        found = self._kept[config_path]
+        return None if found is None else dataclasses.replace(found, config=copy.deepcopy(found.config))
+
+    def get_schema_source(self) -> ConfigSource:
+        return self._delegate.get_schema_source()
+
+    def group_exists(self, config_path: str) -> bool:
+        return self._delegate.group_exists(config_path=config_path)
+
+    def config_exists(self, config_path: str) -> bool:
+        return self._delegate.config_exists(config_path=config_path)
+
+    def get_group_options(self, group_name: str, results_filter: ObjectType | None = ObjectType.CONFIG) -> list[str]:
+        return self._delegate.get_group_options(group_name=group_name, results_filter=results_filter)
+
+    def get_sources(self) -> list[ConfigSource]:
+        return self._delegate.get_sources()
 
 
 def _lean(config: DictConfig) -> DictConfig:

@@ -112,8 +112,9 @@ def plan_experiment(composer: Composer, name: str | None, line: CommandLine, rul
     folder = _sweep_folder(composer, [*chosen, *_joined(typed)])
     title = str(OmegaConf.select(base, "experiment.name") or name or "")
     experiment = Experiment(name=title, folder=folder, stages=stages)
+    planner = _Planner(composer, rules, experiment, chosen, line)
     for stage in stages:
-        experiment.jobs += _Planner(composer, rules, experiment, chosen, line).jobs_of(stage)
+        experiment.jobs += planner.jobs_of(stage)
     _refuse_doubles(experiment.jobs)
     if not experiment.jobs:
         raise UserError(
@@ -143,13 +144,15 @@ def _sweep_folder(composer: Composer, overrides: list[str]) -> Path:
 
 
 class _Planner:
-    """Plans the jobs of one stage after the other."""
+    """Plans the jobs of an experiment, one stage after the other."""
 
     def __init__(self, composer: Composer, rules: Rules, experiment: Experiment, chosen: list[str], line: CommandLine):
         self._composer, self._rules, self._experiment = composer, rules, experiment
         self._chosen, self._line = chosen, line
         self._all_swept = {key for stage in experiment.stages for key in stage.swept}
         self._answers: dict[tuple[str, ...], Any] = {}
+        self._asked: tuple[list[str], DictConfig] = ([], OmegaConf.create())
+        """The overrides that `when` or `skip` was last looked up with, mostly those of the next time too; composed."""
 
     def jobs_of(self, stage: Stage) -> list[Planned]:
         """All jobs of a stage whose `when` holds."""
@@ -197,8 +200,9 @@ class _Planner:
         overrides = [*self._chosen, *_joined({**{k: assignment[k] for k in named}, **typed})]
         question = (stage.key, key, *overrides)
         if question not in self._answers:
-            config = self._composer.compose(overrides)
-            self._answers[question] = OmegaConf.select(config, f"stages.{stage.key}.{key}")
+            if self._asked[0] != overrides:
+                self._asked = (overrides, self._composer.compose(overrides))
+            self._answers[question] = OmegaConf.select(self._asked[1], f"stages.{stage.key}.{key}")
         answer = self._answers[question]
         if not isinstance(answer, bool):
             raise UserError(

@@ -2,6 +2,7 @@
 
 import dataclasses
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def _check_section(name: str, shape: type | dict[str, type], config: DictConfig,
     for key in plain:
         if key not in _fields(schema):
             raise UserError(unknown_key(f"{name}.{key}", {name: dict.fromkeys(_fields(schema))}))
-    typed = OmegaConf.structured(schema)
+    typed = _typed(schema)
     for key, spec in _fields(schema).items():
         value = plain.get(key)
         if isinstance(value, str) and value.startswith("${"):
@@ -66,6 +67,13 @@ def _schema(shape: type | dict[str, type], plain: Any) -> type:
     return shape.get(str(name)) or next(iter(shape.values()))
 
 
+@cache
+def _typed(schema: type) -> DictConfig:
+    """An object that takes a value for each field of a schema and refuses one of a wrong type; made once."""
+    return OmegaConf.structured(schema)
+
+
+@cache
 def _fields(schema: type) -> dict[str, dataclasses.Field]:
     return {spec.name: spec for spec in dataclasses.fields(schema)}
 

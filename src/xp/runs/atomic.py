@@ -6,13 +6,16 @@ import math
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2  # linux/fs.h: swap two paths in one step
+_SYNCS = 8
+"""Files flushed at the same time."""
 
 
 def write_bytes(path: str | Path, data: bytes, *, durable: bool = True) -> None:
@@ -87,8 +90,7 @@ def folder(path: str | Path) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
-        for found in temporary.rglob("*"):
-            _sync(found)
+        _sync_all(list(temporary.rglob("*")))
         _sync(temporary)
         _put(temporary, path)
         _sync(path.parent)
@@ -137,6 +139,16 @@ def _exchange(one: Path, other: Path) -> bool:
     except (OSError, AttributeError):
         return False
     return call(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0
+
+
+def _sync_all(paths: Sequence[Path]) -> None:
+    """Flush many files and folders, several at a time: the disk then writes them together."""
+    if len(paths) < 2 * _SYNCS:
+        for path in paths:
+            _sync(path)
+        return
+    with ThreadPoolExecutor(_SYNCS) as pool:
+        list(pool.map(_sync, paths))
 
 
 def _sync(path: Path) -> None:
