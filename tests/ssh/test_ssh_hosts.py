@@ -1,5 +1,7 @@
 """Hosts as users write them, and what ssh says when something is wrong with one."""
 
+import tomllib
+
 import pytest
 
 from hydra_plugins.xp_ssh_launcher._faults import fault_of
@@ -91,11 +93,14 @@ def test_what_ssh_says_becomes_one_line_with_host_and_remedy(stderr, words, pass
     assert "\n" not in fault.line
 
 
-def test_the_locked_environment_is_made_by_uv_and_jobs_run_in_it_unless_another_python_is_named():
+def test_the_locked_environment_is_made_by_uv_and_jobs_run_in_it_unless_another_python_is_named(checkout):
     made = settings_of(hosts=["a"], environment="uv", setup=["make"])
-    assert made.interpreter == "{workdir}/venv/bin/python" and made.set_up[-1] == "make"
-    assert "uv sync" in made.set_up[1] and "--frozen" in made.set_up[1] and "{code}" in made.set_up[1]
+    fetch, sync, own = made.set_up(gpus=False)
+    assert made.interpreter == "{workdir}/venv/bin/python" and own == "make" and made.prepares
+    assert "uv sync" in sync and "--frozen" in sync and "{code}" in sync and "cuda" not in sync
+    assert made.set_up(gpus=True) == (fetch, f"{sync} --extra cuda", own)
+    assert "cuda" in tomllib.loads((checkout / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert settings_of(hosts=["a"], environment="uv", python="/own/python").interpreter == "/own/python"
-    assert settings_of(hosts=["a"]).set_up == () and settings_of(hosts=["a"]).interpreter == "python3"
+    assert not settings_of(hosts=["a"]).prepares and settings_of(hosts=["a"]).interpreter == "python3"
     with pytest.raises(UserError, match="allowed are uv and null"):
         settings_of(hosts=["a"], environment="conda")

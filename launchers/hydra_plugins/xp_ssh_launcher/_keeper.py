@@ -156,7 +156,7 @@ class Keeper:
         self._dirty = False
 
     def _met_all(self) -> bool:
-        early = [Standing.CONNECTING] if self.settings.set_up else [Standing.CONNECTING, Standing.SETTING_UP]
+        early = [Standing.CONNECTING] if self.settings.prepares else [Standing.CONNECTING, Standing.SETTING_UP]
         return all(node.standing not in early for node in self.nodes)
 
     # -- the loop

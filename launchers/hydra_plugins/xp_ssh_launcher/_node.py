@@ -173,7 +173,7 @@ class Node:
         if self.host.local:
             return
         words = {"code": str(code), "workdir": self.facts["workdir"], "python": self.python}
-        commands = [_filled(command, words) for command in self.keeper.settings.set_up]
+        commands = [_filled(command, words) for command in self.keeper.settings.set_up(gpus=self.offer.gpus)]
         if commands:
             env = {**self.keeper.settings.env, "XP_CODE": str(code), "XP_WORKDIR": self.facts["workdir"]}
             key = self.keeper.digest("\0".join(commands))

@@ -24,6 +24,8 @@ _UV = (
     "--no-default-groups --group plugins --project {code}",
 )
 """The locked environment of the code that was sent, made by uv (which is fetched where it is missing)."""
+_UV_CUDA = " --extra cuda"
+"""Added to the last command on hosts whose GPUs are used."""
 _UV_PYTHON = "{workdir}/venv/bin/python"
 
 
@@ -49,10 +51,17 @@ class Settings:
     grace_s: float = 30.0
     target: str = "xp.__main__:run_task"
 
+    def set_up(self, *, gpus: bool) -> tuple[str, ...]:
+        """All commands that make a host ready; `gpus` if its GPUs will be used."""
+        if self.environment != "uv":
+            return self.setup
+        fetch, sync = _UV
+        return (fetch, sync + (_UV_CUDA if gpus else ""), *self.setup)
+
     @property
-    def set_up(self) -> tuple[str, ...]:
-        """All commands that make a host ready."""
-        return (*(_UV if self.environment == "uv" else ()), *self.setup)
+    def prepares(self) -> bool:
+        """Whether hosts are made ready by commands, which may take minutes."""
+        return bool(self.set_up(gpus=False))
 
     @property
     def interpreter(self) -> str:
