@@ -2,6 +2,9 @@
 .PHONY: setup demo test test-all check bench clean
 .DEFAULT_GOAL := help
 
+# Where this is set, every process that imports torch and jax compiles them anew: ten seconds each time.
+unexport PYTHONDONTWRITEBYTECODE
+
 XP := .venv/bin/xp
 # Two processes; a house of tests stays in one of them (tests/conftest.py).
 PYTEST := .venv/bin/python -m pytest -n 2 --dist loadgroup
