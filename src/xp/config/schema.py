@@ -174,6 +174,8 @@ class Trainer:
     best_metric: str = _one_of("val_loss", "l1_error", "position_l1", "rotation_l1")
     precision: str = _one_of("float32", "bfloat16")
     device: str = _one_of("auto", "cpu", "gpu")
+    devices: Any = 1
+    strategy: str = _one_of("auto", "ddp", "fsdp")
     compile: bool = False
     sharding: str = _one_of("none", "data", "fsdp")
     overfit_batches: int | None = _at_least(1, None)
@@ -368,6 +370,7 @@ TRANSIENT: tuple[str, ...] = (
     "trainer.profile_steps",
     "trainer.scale",
     "trainer.device",
+    "trainer.strategy",
     "trainer.compile",
     "trainer.sharding",
     "predict.batch_size",

@@ -11,6 +11,7 @@ from xp.runs.atomic import write_json
 from xp.runs.csvlog import CsvLog
 from xp.runs.folder import PROGRESS, SUMMARY, TRAINING_LOG, VALIDATION_LOG
 from xp.runs.progress import Progress, own_terminal
+from xp.runs.ranks import Ranks
 from xp.runs.record import Record
 from xp.runs.signals import RunInterrupted
 
@@ -27,6 +28,8 @@ class Run:
     """True once somebody asked (SIGTERM, SIGUSR2, Ctrl-C): write a checkpoint, then `raise run.interrupted`."""
     echo: bool = True
     """Whether a terminal may be drawn on; a worker's output goes to log.txt alone."""
+    ranks: Ranks = Ranks()
+    """Which of the processes at work on this run this is; the folder of all but rank 0 is a temporary one."""
     training_log: CsvLog = field(init=False)
     validation_log: CsvLog = field(init=False)
     interrupted = RunInterrupted

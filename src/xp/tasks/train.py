@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from xp.errors import UserError
 from xp.runs import Run
 from xp.tasks.episodes import SPLIT, open_source, plain, statistics_of
+from xp.tasks.ranks import together
 from xp.tasks.twin import take_over
 
 if TYPE_CHECKING:
@@ -16,11 +17,17 @@ if TYPE_CHECKING:
 
 def run(run: Run) -> None:
     """Build, restore, loop, close. Leaves checkpoints/, best/, final/, the logs, split.json and summary.json."""
+    if take_over(run):
+        return
+    with together(run) as first:
+        fit(first)
+
+
+def fit(run: Run) -> None:
+    """What each of the processes of a training does: of several, rank 0 in the run's folder, the others in passing."""
     from xp.models import camera_sizes
     from xp.tasks.shared import shared_frames
 
-    if take_over(run):
-        return
     config = run.config
     source = open_source(config.data)
     source.split.save(run.folder / SPLIT)

@@ -99,33 +99,12 @@ class Checkpoints:
         self._sweep()
         for step in reversed(self.steps()):
             try:
-                return self._read(step)
+                return read_checkpoint(self.path(step))
             except Damaged as error:
                 aside = _free_name(self.path(step).with_name(f"checkpoint-{step}.damaged"))
                 self.path(step).rename(aside)
                 log(f"checkpoint-{step} is damaged ({error}): set aside as {aside.name}, using the one before it")
         return None
-
-    def _read(self, step: int) -> Restored:
-        folder = self.path(step)
-        try:
-            facts = json.loads((folder / "training_state" / "state.json").read_text())
-            stored = Stored(**facts["state"])
-            sizes, meta, found = facts["files"], facts["meta"], facts["step"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise Damaged(f"training_state/state.json: {error}") from error
-        if facts.get("format") != FORMAT:
-            raise UserError(
-                f"{folder} was written in checkpoint format {facts.get('format')}, this version of xp reads {FORMAT}. "
-                "Continue it with the version that wrote it, or start in a new folder."
-            )
-        for name, size in sizes.items():
-            actual = (folder / name).stat().st_size if (folder / name).is_file() else 0
-            if actual != size:
-                raise Damaged(f"{name} has {actual:,} of {size:,} bytes")
-        if found != step:
-            raise Damaged(f"it holds step {found}")
-        return Restored(step, read_arrays(folder / "training_state" / "state.safetensors", stored), meta)
 
     def _sweep(self) -> None:
         """Remove the half-written folders that a killed process left; a run's folder has one writer at a time."""
@@ -143,6 +122,33 @@ class Checkpoints:
                 shutil.rmtree(doomed, ignore_errors=True)
                 self.path(step).rename(doomed)
                 shutil.rmtree(doomed, ignore_errors=True)
+
+
+def read_checkpoint(folder: Path) -> Restored:
+    """Read the checkpoint in `folder`, named `checkpoint-STEP`.
+
+    Raises:
+        Damaged: it is not whole.
+        UserError: it has the format of another version of xp.
+    """
+    try:
+        facts = json.loads((folder / "training_state" / "state.json").read_text())
+        stored = Stored(**facts["state"])
+        sizes, meta, found = facts["files"], facts["meta"], facts["step"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Damaged(f"training_state/state.json: {error}") from error
+    if facts.get("format") != FORMAT:
+        raise UserError(
+            f"{folder} was written in checkpoint format {facts.get('format')}, this version of xp reads {FORMAT}. "
+            "Continue it with the version that wrote it, or start in a new folder."
+        )
+    for name, size in sizes.items():
+        actual = (folder / name).stat().st_size if (folder / name).is_file() else 0
+        if actual != size:
+            raise Damaged(f"{name} has {actual:,} of {size:,} bytes")
+    if folder.name != f"checkpoint-{found}":
+        raise Damaged(f"it holds step {found}")
+    return Restored(found, read_arrays(folder / "training_state" / "state.safetensors", stored), meta)
 
 
 def save_policy(policy: Policy, folder: Path, policy_bytes: int, keeps: str) -> None:

@@ -8,11 +8,11 @@ from xp.training.overfit import StepBatches
 
 
 def train_any(run: Run, trainable: Trainable, batches: StepBatches, **options: Any) -> Policy:
-    """Train with `xp.training.loop.train` or `xp.training.torch_loop.train`, which take the same options."""
+    """Train in the session of the trainable's framework; options are those of `xp.training.session.Session.train`."""
     if isinstance(trainable, TorchTrainable):
-        from xp.training.torch_loop import train as train_torch
+        from xp.training.torch_loop import TorchSession
 
-        return train_torch(run, trainable, batches, **options)
-    from xp.training.loop import train
+        return TorchSession.train(run, trainable, batches, **options)
+    from xp.training.loop import JaxSession
 
-    return train(run, trainable, batches, **options)
+    return JaxSession.train(run, trainable, batches, **options)

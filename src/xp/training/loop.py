@@ -1,7 +1,7 @@
 """The JAX training loop: updates in one compiled function, everything around them by `xp.training.session`."""
 
 from collections.abc import Mapping
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from typing import Any
 
 import jax
@@ -9,12 +9,12 @@ import numpy as np
 
 from xp.models.policy import JaxTrainable, Policy
 from xp.runs import Run
-from xp.training.loggers import Logger, open_logger
+from xp.training.loggers import Logger
 from xp.training.options import TrainerOptions
-from xp.training.overfit import Overfit, StepBatches
+from xp.training.overfit import StepBatches
 from xp.training.partition import split
 from xp.training.prefetch import prefetched
-from xp.training.schedules import Schedule, make_schedule, short_of_peak
+from xp.training.schedules import Schedule
 from xp.training.session import Session, Validate, check_accumulate
 from xp.training.sharding import make_placement
 from xp.training.step import (
@@ -27,54 +27,6 @@ from xp.training.step import (
     seed_words,
 )
 from xp.training.storage import bytes_of, digest_of
-
-
-def train(
-    run: Run,
-    trainable: JaxTrainable,
-    batches: StepBatches,
-    *,
-    validate: Validate | None,
-    trainer: Mapping[str, Any],
-    lr: Mapping[str, Any],
-    seed: int,
-    logger: Mapping[str, Any] | None = None,
-) -> Policy:
-    """Train, writing logs, checkpoints, `best/` and `final/` into the run's folder.
-
-    Goes on from the newest whole checkpoint in the folder if there is one; log rows after it are dropped and come
-    again.
-
-    Args:
-        run: the run; its `should_stop` is asked after every step.
-        trainable: the model.
-        batches: the training data, `at(step)` a pure function of the step.
-        validate: gives metrics of a policy at a step (see `make_validator`), or None.
-        trainer: the `trainer` section.
-        lr: the `lr` section.
-        seed: of every random draw in training.
-        logger: the `logger` section; None takes the run's own. CSV logs are always written.
-
-    Returns:
-        The deployed policy after the last step: the moving average where one is kept.
-
-    Raises:
-        UserError: bad options, a freeze pattern that matches nothing, a full disk.
-        TrainingDiverged: loss or gradient became NaN or infinite; the last good checkpoint is kept.
-        RunInterrupted: somebody asked the run to stop; a checkpoint was written first.
-    """
-    options = TrainerOptions.read(trainer)
-    options.refuse_torch_only()
-    if options.overfit_batches is not None:
-        batches = Overfit(batches, options.overfit_batches)
-    session = JaxSession(run, trainable, batches, validate, options, make_schedule(lr, options.steps), seed)
-    if note := short_of_peak(lr, options.steps):
-        run.log(note)
-    session.resume()
-    section = run.config.get("logger") if logger is None else logger
-    with closing(open_logger(run, section, start=session.done)) as values:
-        session.train_all(values)
-    return session.finish()
 
 
 class JaxSession(Session):
@@ -103,6 +55,11 @@ class JaxSession(Session):
         self.state = self.placement.weights(initial_state(partition, optimiser, options))
         self.frozen = self.placement.weights(partition.frozen)
         self.update = make_step(trainable.loss, optimiser, options, self.placement)
+
+    @staticmethod
+    def refuse(options: TrainerOptions) -> None:
+        """Refuse what is for models in torch."""
+        options.refuse_torch_only()
 
     def train_all(self, logger: Logger) -> None:
         """Do the remaining steps."""
@@ -148,3 +105,6 @@ class JaxSession(Session):
     def loss_since_log(self) -> float:
         """The running loss of the state."""
         return float(self.state.loss_sum) / int(self.state.loss_count)
+
+
+train = JaxSession.train

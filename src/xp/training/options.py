@@ -4,11 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from xp.config.devices import check_devices
 from xp.errors import UserError, closest, listing
 
 PRECISIONS = ("float32", "bfloat16")
 DEVICES = ("auto", "cpu", "gpu")
-TORCH_ONLY = {"device": "auto", "compile": False}
+STRATEGIES = ("auto", "ddp", "fsdp")
+TORCH_ONLY = {"device": "auto", "devices": 1, "strategy": "auto", "compile": False}
 """Options that models in torch alone have, and the values that leave them unused."""
 SHARDINGS = ("none", "data", "fsdp")
 
@@ -30,6 +32,8 @@ class TrainerOptions:
     freeze: Sequence[str] = ()
     precision: str = "float32"
     device: str = "auto"
+    devices: int | str = 1
+    strategy: str = "auto"
     compile: bool = False
     sharding: str = "none"
     overfit_batches: int | None = None
@@ -49,6 +53,7 @@ class TrainerOptions:
         options = cls(**given)
         options._check_counts()
         options._check_words()
+        check_devices(options.devices, options.strategy, options.compile)
         return options
 
     def _check_counts(self) -> None:
@@ -65,7 +70,7 @@ class TrainerOptions:
                 )
 
     def refuse_torch_only(self) -> None:
-        """For a model in JAX: refuse the options that mean nothing to it.
+        """For a model in JAX: refuse the options that mean nothing to it; it has `sharding` for several devices.
 
         Raises:
             UserError: one of `TORCH_ONLY` is set.
@@ -74,7 +79,8 @@ class TrainerOptions:
             if getattr(self, name) != unused:
                 raise UserError(
                     f"trainer.{name}={getattr(self, name)} is for models in torch; this model is in JAX, which "
-                    f"compiles every step and runs on JAX's default device. Type trainer.{name}={str(unused).lower()}"
+                    "compiles every step and runs on JAX's default device, or on all it sees with "
+                    f"trainer.sharding=data or fsdp. Type trainer.{name}={str(unused).lower()}"
                 )
 
     def refuse_jax_only(self) -> None:
@@ -85,12 +91,13 @@ class TrainerOptions:
         """
         if self.sharding != "none":
             raise UserError(
-                f"trainer.sharding={self.sharding} is for models in JAX; this model is in torch, which trains "
-                "on one device: give each job of a sweep a device of its own. Type trainer.sharding=none"
+                f"trainer.sharding={self.sharding} is for models in JAX; this model is in torch, which shares its "
+                "work by trainer.devices and trainer.strategy. Type trainer.sharding=none trainer.devices=auto "
+                f"trainer.strategy={'fsdp' if self.sharding == 'fsdp' else 'ddp'}"
             )
 
     def _check_words(self) -> None:
-        words = {"precision": PRECISIONS, "device": DEVICES, "sharding": SHARDINGS}
+        words = {"precision": PRECISIONS, "device": DEVICES, "sharding": SHARDINGS, "strategy": STRATEGIES}
         for name, allowed in words.items():
             value = getattr(self, name)
             if value not in allowed:

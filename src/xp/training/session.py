@@ -10,6 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,11 +20,11 @@ from xp.models.policy import Policy
 from xp.runs import Run
 from xp.training.checkpoints import Checkpoints, Restored, save_policy
 from xp.training.divergence import TrainingDiverged, diverged
-from xp.training.loggers import Logger
+from xp.training.loggers import Logger, open_logger
 from xp.training.options import TrainerOptions
-from xp.training.overfit import StepBatches
+from xp.training.overfit import Overfit, StepBatches
 from xp.training.profiling import NoProfile, Profile
-from xp.training.schedules import Schedule
+from xp.training.schedules import Schedule, make_schedule, short_of_peak
 
 Validate = Callable[[Policy, int], dict[str, float]]
 
@@ -43,8 +44,62 @@ class Session(ABC):
     """One attempt at a training run: how far it is, and what is due after each update.
 
     A framework's subclass keeps weights, optimiser and moving average, moves them on by one update (noting its outcome
-    with `noted`), and gives them as named arrays.
+    with `noted`), and gives them as named arrays. Its constructor takes (run, trainable, batches, validate, options,
+    schedule, seed).
     """
+
+    @classmethod
+    def train(
+        cls,
+        run: Run,
+        trainable: Any,
+        batches: StepBatches,
+        *,
+        validate: Validate | None,
+        trainer: Mapping[str, Any],
+        lr: Mapping[str, Any],
+        seed: int,
+        logger: Mapping[str, Any] | None = None,
+        **more: Any,
+    ) -> Policy:
+        """Train, writing logs, checkpoints, `best/` and `final/` into the run's folder.
+
+        Goes on from the newest whole checkpoint in the folder if there is one; log rows after it are dropped and come
+        again.
+
+        Args:
+            run: the run; its `should_stop` is asked after every step.
+            trainable: the model, in the framework of this class.
+            batches: the training data, `at(step)` a pure function of the step.
+            validate: gives metrics of a policy at a step (see `make_validator`), or None.
+            trainer: the `trainer` section.
+            lr: the `lr` section.
+            seed: of every random draw in training.
+            logger: the `logger` section; None takes the run's own. CSV logs are always written.
+            more: what the constructor of this class takes beside the above.
+
+        Returns:
+            The deployed policy after the last step: the moving average where one is kept.
+
+        Raises:
+            UserError: bad options, a freeze pattern that matches nothing, a full disk.
+            TrainingDiverged: loss or gradient became NaN or infinite; the last good checkpoint is kept.
+            RunInterrupted: somebody asked the run to stop; a checkpoint was written first.
+        """
+        options = TrainerOptions.read(trainer)
+        cls.refuse(options)
+        if options.overfit_batches is not None:
+            batches = Overfit(batches, options.overfit_batches)
+        if note := short_of_peak(lr, options.steps):
+            run.log(note)
+        schedule = make_schedule(lr, options.steps)
+        make: Any = cls  # constructors of subclasses take a model and a seed where this class's takes what they derive
+        session: Session = make(run, trainable, batches, validate, options, schedule, seed, **more)
+        session.resume()
+        section = run.config.get("logger") if logger is None else logger
+        with closing(open_logger(run, section, start=session.done)) as values:
+            session.train_all(values)
+        return session.finish()
 
     def __init__(
         self,
@@ -68,6 +123,15 @@ class Session(ABC):
         """Whether the running loss of the log starts anew with the next update."""
         self.mean_loss = math.nan
 
+    @staticmethod
+    @abstractmethod
+    def refuse(options: TrainerOptions) -> None:
+        """Raise UserError where an option means nothing to models of this framework."""
+
+    @abstractmethod
+    def train_all(self, logger: Logger) -> None:
+        """Do the remaining steps."""
+
     @abstractmethod
     def policy(self) -> Policy:
         """The policy that would be deployed now: the moving average where one is kept."""
@@ -75,6 +139,10 @@ class Session(ABC):
     @abstractmethod
     def arrays(self) -> dict[str, Any]:
         """Everything that an update changes, by name; the trained weights are named `weights/...`."""
+
+    def stored_types(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Shape and type of each of `arrays`."""
+        return {name: (tuple(array.shape), _type(array)) for name, array in self.arrays().items()}
 
     @abstractmethod
     def take_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
@@ -86,12 +154,20 @@ class Session(ABC):
 
     def resume(self) -> None:
         """Take up the newest whole checkpoint, if any, and cut the logs back to it."""
-        restored = self.checkpoints.restore(self.run.log)
+        restored = self.restored()
         if restored is not None:
             self._take(restored)
             self.run.log(f"going on from checkpoint-{self.done} of {self.options.steps} steps")
         self.run.training_log.truncate_after(self.done)
         self.run.validation_log.truncate_after(self.done)
+
+    def restored(self) -> Restored | None:
+        """The newest whole checkpoint of the run, if any."""
+        return self.checkpoints.restore(self.run.log)
+
+    def asked_to_stop(self) -> bool:
+        """Whether somebody asked the run to stop."""
+        return self.run.should_stop()
 
     def noted(self, outcome: Outcome) -> None:
         """Count an update that was made or dispatched, and look at an earlier one: the host stays ahead."""
@@ -111,7 +187,7 @@ class Session(ABC):
             self.log(logger)
         if self.validate and (self.due(self.options.eval_every) or self._last_validation()):
             self.evaluate(logger)
-        stop = self.run.should_stop()
+        stop = self.asked_to_stop()
         if self.due(self.options.checkpoint_every) or self.done == self.options.steps or stop:
             self.checkpoint()
         if stop and self.done < self.options.steps:
@@ -202,7 +278,7 @@ class Session(ABC):
         self.run.log(f"a trace of {self.options.profile_steps} steps is in {self.run.folder / 'profile'}")
 
     def _take(self, restored: Restored) -> None:
-        expected = {name: (tuple(a.shape), _type(a)) for name, a in self.arrays().items()}
+        expected = self.stored_types()
         found = {name: (a.shape, _type(a)) for name, a in restored.arrays.items()}
         differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
         agreed = {key: restored.meta.get(key) for key in self.must_agree}
@@ -250,11 +326,19 @@ def _type(array: Any) -> str:
     return str(array.dtype)
 
 
-def check_accumulate(size: int, parts: int) -> None:
-    """Refuse a batch of `size` windows that `trainer.accumulate` does not divide."""
-    if size % parts:
+def check_accumulate(size: int, accumulate: int, devices: int = 1) -> None:
+    """Refuse a batch of `size` windows that `trainer.accumulate`, on each of so many devices, does not divide."""
+    parts = accumulate * devices
+    if not size % parts:
+        return
+    if devices == 1:
         divisor = math.gcd(size, parts)
         raise UserError(
             f"trainer.accumulate={parts} does not divide the batch of {size} windows into equal "
             f"parts. Give a divisor of {size}, for instance trainer.accumulate={divisor}."
         )
+    raise UserError(
+        f"trainer.batch_size={size} is shared by {devices} devices (trainer.devices), each in {accumulate} equal parts "
+        f"(trainer.accumulate), and {size} is no multiple of {parts}. Type for instance trainer.batch_size="
+        f"{max(1, size // parts) * parts}"
+    )

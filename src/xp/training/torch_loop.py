@@ -1,27 +1,34 @@
-"""The torch training loop: Lightning's Trainer makes the updates, `xp.training.session` everything around them."""
+"""The torch training loop: Lightning's Trainer makes the updates, `xp.training.session` everything around them.
+
+Several processes, one for each device, run this loop in step. Rank 0 alone validates and writes; what it decides
+(where to resume, when to stop) the others are told.
+"""
 
 import logging
+import signal
+import threading
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from xp.errors import UserError
 from xp.models.policy import Policy, TorchTrainable
 from xp.runs import Run
-from xp.training.loggers import Logger, open_logger
+from xp.training.checkpoints import Restored, read_checkpoint
+from xp.training.loggers import Logger
 from xp.training.options import TrainerOptions
-from xp.training.overfit import Overfit, StepBatches
+from xp.training.overfit import StepBatches
+from xp.training.partition import Partition
 from xp.training.prefetch import prefetched
-from xp.training.schedules import Schedule, make_schedule, short_of_peak
+from xp.training.schedules import Schedule
 from xp.training.session import Outcome, Session, Validate, check_accumulate
 from xp.training.storage import bytes_of, digest_of
+from xp.training.torch_group import Alone, joined, spread_like, whole
 from xp.training.torch_state import (
     Average,
     fill_optimiser,
@@ -36,35 +43,6 @@ PRECISION = {"float32": "32-true", "bfloat16": "bf16-mixed"}
 """Lightning's words: with bfloat16 the weights, gradients and optimiser stay float32, the computation does not."""
 
 
-def train(
-    run: Run,
-    trainable: TorchTrainable,
-    batches: StepBatches,
-    *,
-    validate: Validate | None,
-    trainer: Mapping[str, Any],
-    lr: Mapping[str, Any],
-    seed: int,
-    logger: Mapping[str, Any] | None = None,
-) -> Policy:
-    """Train, writing logs, checkpoints, `best/` and `final/` into the run's folder.
-
-    Arguments, results and errors are those of `xp.training.loop.train`; the weights of `trainable.module` are changed.
-    """
-    options = TrainerOptions.read(trainer)
-    options.refuse_jax_only()
-    if options.overfit_batches is not None:
-        batches = Overfit(batches, options.overfit_batches)
-    if note := short_of_peak(lr, options.steps):
-        run.log(note)
-    session = TorchSession(run, trainable, batches, validate, options, make_schedule(lr, options.steps), seed)
-    session.resume()
-    section = run.config.get("logger") if logger is None else logger
-    with closing(open_logger(run, section, start=session.done)) as values:
-        session.train_all(values)
-    return session.finish()
-
-
 class TorchSession(Session):
     """One attempt at a training run: module, optimiser and moving average, and the Trainer that moves them on."""
 
@@ -77,17 +55,21 @@ class TorchSession(Session):
         options: TrainerOptions,
         schedule: Schedule,
         seed: int,
+        group: Alone,
     ):
-        device = device_of(options)
-        trainable.module.to(device, memory_format=torch.channels_last)
-        trainable.place(device)
+        # FSDP cuts weights that lie in the usual order alone.
+        memory = torch.contiguous_format if group.shards else torch.channels_last
+        trainable.module.to(group.device, memory_format=memory)
+        trainable.place(group.device)
         partition = partition_of(trainable, options)
-        run.log(partition.describe())
+        run.log(partition.describe() + (f", on {group.size} devices" if group.size > 1 else ""))
         frozen = {name: on_host(weight) for name, weight in partition.frozen.items()}
-        must_agree = {"seed": seed, "frozen": digest_of(frozen) if frozen else None}
+        devices = group.size if group.size > 1 else None
+        must_agree = {"seed": seed, "frozen": digest_of(frozen) if frozen else None, "devices": devices}
         size = bytes_of(trainable.module.state_dict())
         super().__init__(run, batches, validate, options, schedule, must_agree, size)
-        self.trainable, self.seed, self.device = trainable, seed, device
+        self.trainable, self.seed, self.group = trainable, seed, group
+        partition = self._spread(partition)
         self.trained = partition.trained
         self.optimiser = make_optimiser(trainable, partition, options)
         if options.compile:
@@ -95,8 +77,20 @@ class TorchSession(Session):
         self.average = Average(partition.trained, options.ema_decay) if options.ema_decay is not None else None
         self.buffers = _moving_buffers(trainable.module)
         self.names = {id(weight): name for name, weight in partition.trained.items()}
-        self.loss_sum = torch.zeros((), device=device)
+        self.loss_sum = torch.zeros((), device=group.device)
         self.loss_count = 0
+
+    @classmethod
+    def train(cls, run: Run, trainable: Any, batches: StepBatches, **options: Any) -> Policy:
+        """As `Session.train`, by all the processes of the run; see there."""
+        with joined(run.ranks, TrainerOptions.read(options["trainer"])) as group:
+            logger = options.pop("logger", None) if group.leads else {}
+            return super().train(run, trainable, batches, logger=logger, group=group, **options)
+
+    @staticmethod
+    def refuse(options: TrainerOptions) -> None:
+        """Refuse what is for models in JAX."""
+        options.refuse_jax_only()
 
     def train_all(self, logger: Logger) -> None:
         """Do the remaining steps."""
@@ -111,47 +105,80 @@ class TorchSession(Session):
             stack.callback(around.profile.close)
             try:
                 self._trainer(around).fit(updates, train_dataloaders=Parts(items, self.options.accumulate))
-            except SIGTERMException:  # asked between two looks at `should_stop`: leave as then
+            except SIGTERMException:  # asked before Lightning's own handler was put aside: leave as after any step
                 self.checkpoint()
                 raise self.run.interrupted(f"asked to stop: checkpoint-{self.done} is written") from None
 
     def inputs(self, step: int) -> list[dict[str, Any]]:
-        """The model's inputs for the update that follows `step` finished ones, in `accumulate` parts."""
-        prepared = self.trainable.prepare(self.batches.at(step))
-        size = len(next(iter(prepared.values())))
-        check_accumulate(size, self.options.accumulate)
-        part = size // self.options.accumulate
-        return [_rows(prepared, start, start + part) for start in range(0, size, part)]
+        """The model's inputs for this rank's share of the update that follows `step` updates, in `accumulate` parts."""
+        batch, accumulate = self.batches.at(step), self.options.accumulate
+        count = len(batch["episode_index"])
+        check_accumulate(count, accumulate, self.group.size)
+        share = count // self.group.size
+        if share < count:
+            batch = _rows(batch, self.group.rank * share, (self.group.rank + 1) * share)
+        prepared = self.trainable.prepare(batch)
+        part = share // accumulate
+        return [_rows(prepared, start, start + part) for start in range(0, share, part)]
+
+    def restored(self) -> Restored | None:
+        """The newest whole checkpoint of the run: rank 0 finds it, the others read it there."""
+        found = super().restored() if self.group.leads else None
+        place = self.group.agreed(self.checkpoints.path(found.step) if found else None)
+        return found if self.group.leads or place is None else read_checkpoint(place)
+
+    def asked_to_stop(self) -> bool:
+        """Whether somebody asked rank 0 to stop."""
+        return self.group.agreed(super().asked_to_stop())
 
     def policy(self) -> Policy:
         """The policy that would be deployed now."""
-        if self.average is None:
+        if self.average is None and not self.group.shards:
             return self.trainable.policy(None)
-        return self.trainable.policy({**self.trainable.module.state_dict(), **self.average.values})
+        return self.trainable.policy(self._deployed())
 
     def evaluate(self, logger: Logger) -> None:
         """Validate, then go on in training mode."""
-        super().evaluate(logger)
+        if self.group.leads:
+            super().evaluate(logger)
+        else:
+            self.settle()
+            self._help_gather()
         training_mode(self.trainable.module)
 
+    def checkpoint(self) -> None:
+        """Write a checkpoint of finite weights."""
+        if self.group.leads:
+            super().checkpoint()
+        else:
+            self.settle()
+            self.arrays()
+            self._help_gather()
+
+    def finish(self) -> Policy:
+        """Write `final/`; returns the deployed policy (on rank 0; on the others one as it is in memory)."""
+        if self.group.leads:
+            return super().finish()
+        self._help_gather()
+        return self.trainable.policy(None)
+
     def arrays(self) -> dict[str, Any]:
-        """Everything that an update changes, on the host."""
-        tensors = {f"weights/{name}": weight for name, weight in self.trained.items()}
-        tensors |= {f"buffers/{name}": buffer for name, buffer in self.buffers.items()}
-        tensors |= optimiser_arrays(self.optimiser, self.names)
-        if self.average is not None:
-            tensors |= {f"ema/{name}": value for name, value in self.average.values.items()}
-        tensors |= {"loss_sum": self.loss_sum, "loss_count": torch.tensor(self.loss_count, dtype=torch.int64)}
-        return {name: on_host(tensor) for name, tensor in tensors.items()}
+        """Everything that an update changes, on the host; nothing on ranks that only help to gather it."""
+        return self._gathered(self._tensors())
+
+    def stored_types(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Shape and type of each of `arrays`, without gathering them."""
+        tensors = self._tensors()
+        return {name: (tuple(t.shape), str(t.dtype).removeprefix("torch.")) for name, t in tensors.items()}
 
     def take_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Copy the arrays into weights, buffers, optimiser and average."""
         with torch.no_grad():
             for prefix, tensors in (("weights", self.trained), ("buffers", self.buffers), ("ema", self._averages())):
                 for name, tensor in tensors.items():
-                    tensor.copy_(torch.from_numpy(np.array(arrays[f"{prefix}/{name}"])))
+                    tensor.copy_(spread_like(arrays[f"{prefix}/{name}"], tensor))
         fill_optimiser(self.optimiser, self.names, arrays)
-        self.loss_sum = torch.from_numpy(np.array(arrays["loss_sum"])).to(self.device)
+        self.loss_sum = torch.from_numpy(np.array(arrays["loss_sum"])).to(self.group.device)
         self.loss_count = int(arrays["loss_count"])
 
     def loss_since_log(self) -> float:
@@ -168,22 +195,65 @@ class TorchSession(Session):
             self.average.update(self.done + 1)
         self.noted(Outcome(loss, grad_norm, parts))
 
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        tensors = {f"weights/{name}": weight for name, weight in self.trained.items()}
+        tensors |= {f"buffers/{name}": buffer for name, buffer in self.buffers.items()}
+        tensors |= optimiser_arrays(self.optimiser, self.names)
+        tensors |= {f"ema/{name}": value for name, value in self._averages().items()}
+        return tensors | {"loss_sum": self.loss_sum, "loss_count": torch.tensor(self.loss_count, dtype=torch.int64)}
+
     def _averages(self) -> Mapping[str, torch.Tensor]:
         return self.average.values if self.average is not None else {}
 
+    def _spread(self, partition: Partition) -> Partition:
+        """The same weights after `strategy=fsdp` has spread them over the devices."""
+        if not self.group.shards:
+            return partition
+        module = self.trainable.module
+        if self.group.leads:  # makes the one whole copy, which is validated and saved, while the weights are whole
+            self.trainable.policy(module.state_dict())
+        self.group.shard(module)
+        weights = dict(module.named_parameters())
+        return Partition(
+            trained={name: weights[name] for name in partition.trained},
+            frozen={name: weights[name] for name in partition.frozen},
+        )
+
+    def _gathered(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+        """Whole arrays on the host of rank 0; all ranks must ask for the same ones in the same order."""
+        found = {}
+        for name, tensor in tensors.items():
+            full = whole(tensor)
+            if self.group.leads:
+                found[name] = on_host(full)
+        return found
+
+    def _deployed(self) -> dict[str, torch.Tensor]:
+        """Weights and buffers to deploy; gathered on the host where they are spread."""
+        state = {**self.trainable.module.state_dict(), **self._averages()}
+        if not self.group.shards:
+            return state
+        return {name: torch.from_numpy(array) for name, array in self._gathered(state).items()}
+
+    def _help_gather(self) -> None:
+        """What ranks beside rank 0 do while it asks for its policy."""
+        if self.group.shards:
+            self._deployed()
+
     def _trainer(self, around: "Around") -> pl.Trainer:
-        options = self.options
+        options, is_gpu = self.options, self.group.device.startswith("cuda")
         return pl.Trainer(
-            accelerator="gpu" if self.device == "cuda" else "cpu",
-            devices=1,
+            accelerator="gpu" if is_gpu else "cpu",
+            devices=self.group.size,
+            strategy=self.group.strategy,
             precision=PRECISION[options.precision],  # type: ignore[arg-type]
             max_steps=options.steps - self.done,
             accumulate_grad_batches=options.accumulate,
             gradient_clip_val=options.clip_norm,
-            deterministic="warn" if self.device == "cuda" else None,
+            deterministic="warn" if is_gpu else None,
             benchmark=False,
             callbacks=[around],
-            plugins=[LightningEnvironment()],
+            plugins=[self.group.environment()],
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -212,6 +282,9 @@ class Updates(pl.LightningModule):
         """The session that this module works for."""
         return self._session[0]
 
+    def configure_model(self) -> None:
+        """The session has spread the weights already, where they are spread."""
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The session's optimiser, as it was restored."""
         return self.session.optimiser
@@ -223,7 +296,8 @@ class Updates(pl.LightningModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
         """The loss of one part of a batch; every draw is a function of (seed, step, part)."""
         session = self.session
-        torch.manual_seed(_mixed(session.seed, session.done, len(self.losses)))
+        part = session.group.rank * session.options.accumulate + len(self.losses)
+        torch.manual_seed(_mixed(session.seed, session.done, part))
         loss, self.parts = session.trainable.loss(batch)
         self.losses.append(loss.detach())
         return loss
@@ -233,9 +307,10 @@ class Updates(pl.LightningModule):
     ) -> None:
         """Note the gradient's global norm, and shorten it where `trainer.clip_norm` says so (Pascanu et al. 2013)."""
         gradients = [weight.grad for weight in self.session.trained.values() if weight.grad is not None]
-        self.grad_norm = torch.nn.utils.get_total_norm(gradients)
+        norm = torch.nn.utils.get_total_norm(gradients)
+        self.grad_norm = whole(norm)
         if gradient_clip_val is not None:
-            torch.nn.utils.clip_grads_with_norm_(self.session.trained.values(), gradient_clip_val, self.grad_norm)
+            torch.nn.utils.clip_grads_with_norm_(self.session.trained.values(), gradient_clip_val, norm)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Set the rate of this update."""
@@ -246,7 +321,8 @@ class Updates(pl.LightningModule):
     def outcome(self) -> tuple[torch.Tensor, torch.Tensor, Mapping[str, Any]]:
         """Loss (mean over the parts of the batch), gradient norm and parts of the update just made."""
         losses, self.losses = self.losses, []
-        return torch.stack(losses).mean(), self.grad_norm, self.parts
+        loss, parts = self.session.group.mean(torch.stack(losses).mean(), self.parts)
+        return loss, self.grad_norm, parts
 
 
 class Around(pl.Callback):
@@ -255,7 +331,13 @@ class Around(pl.Callback):
     def __init__(self, session: TorchSession, logger: Logger, bar: Any):
         self.session, self.logger, self.bar = session, logger, bar
         self.tracer: Any = None
+        self.on_sigterm = signal.getsignal(signal.SIGTERM)
         self.profile = session.profile(self._start_trace, self._stop_trace)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Put Lightning's own handler of SIGTERM aside: the run looks after that, and rank 0 tells the others."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self.on_sigterm)
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Before a part of a batch."""
@@ -295,17 +377,6 @@ class Parts:
             yield from parts
 
 
-def device_of(options: TrainerOptions) -> str:
-    """The device to train on: "cpu" or "cuda".
-
-    Raises:
-        UserError: a GPU is asked for and there is none.
-    """
-    if options.device == "gpu" and not torch.cuda.is_available():
-        raise UserError("trainer.device=gpu: torch sees no GPU here. Type trainer.device=auto to take what there is.")
-    return "cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu"
-
-
 def _mixed(seed: int, step: int, part: int) -> int:
     """One 64-bit seed from three numbers, such that no two streams meet (NumPy's SeedSequence)."""
     return int(np.random.SeedSequence([seed, step, part]).generate_state(1, np.uint64)[0] >> np.uint64(1))
@@ -336,3 +407,6 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+
+
+train = TorchSession.train

@@ -10,6 +10,7 @@ from xp.errors import UserError
 from xp.models.policy import TorchTrainable
 from xp.training.options import TrainerOptions
 from xp.training.partition import Partition, matching, split
+from xp.training.torch_group import spread_like
 
 
 def partition_of(trainable: TorchTrainable, options: TrainerOptions) -> Partition:
@@ -76,14 +77,9 @@ def fill_optimiser(
     """Undo `optimiser_arrays`: the memory comes to lie where the weights lie."""
     for weight in _weights(optimiser):
         name = names[id(weight)]
-        memory = {
-            what: torch.from_numpy(np.array(arrays[f"optimiser/{what}/{name}"])).to(weight.device)
-            for what in ("exp_avg", "exp_avg_sq", "step")
-        }
-        # A contiguous copy would make every later update convert between two orders of memory.
-        for what in ("exp_avg", "exp_avg_sq"):
-            memory[what] = torch.empty_like(weight).copy_(memory[what])
-        optimiser.state[weight] = memory
+        memory = {what: spread_like(arrays[f"optimiser/{what}/{name}"], weight) for what in ("exp_avg", "exp_avg_sq")}
+        step = torch.from_numpy(np.array(arrays[f"optimiser/step/{name}"])).to(weight.device)
+        optimiser.state[weight] = {**memory, "step": step}
 
 
 class Average:
