@@ -112,3 +112,34 @@ def test_the_slope_is_that_of_lerobots_normaliser():
 def test_a_folder_without_parquet_files_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="no data"):
         read_actions(tmp_path)
+
+
+@settings(max_examples=25, deadline=None)
+@given(LENGTHS, LAGS, st.integers(0, 9), st.sampled_from(["action", "observation.state"]), st.sampled_from([[], [1]]))
+def test_they_are_those_that_xp_computes(lengths, lags, seed, anchor, absolute):
+    from types import SimpleNamespace
+
+    from xp.data import delta_statistics as of_xp
+    from xp.errors import UserError
+
+    actions, episode = recording(lengths, seed)
+    states, starts = actions + np.random.default_rng(seed).normal(size=actions.shape), np.cumsum([0, *lengths[:-1]])
+    chosen = sorted(set(range(0, len(lengths), 2)))
+    dataset = SimpleNamespace(
+        action=actions.astype(np.float32), state=states.astype(np.float32), episode_index=episode, root="here",
+        episodes=SimpleNamespace(starts=starts, lengths=np.array(lengths)),
+        rows=lambda episodes: np.flatnonzero(np.isin(episode, episodes)),
+    )  # fmt: skip
+    anchors = None if anchor == "action" else dataset.state
+    try:
+        wanted = delta_statistics(
+            dataset.action, episode, lags, anchors=anchors, episodes=chosen, absolute_dims=absolute
+        )
+    except ValueError:
+        with pytest.raises(UserError, match="no training episode .* is long enough"):
+            of_xp(dataset, chosen, lags, anchor, absolute)
+        return
+    found = of_xp(dataset, chosen, lags, anchor, absolute)
+    assert found["count"].tolist() == wanted["count"].tolist()
+    for name in ("mean", "std", "min", "max"):
+        np.testing.assert_allclose(found[name], wanted[name], atol=1e-9, err_msg=name)

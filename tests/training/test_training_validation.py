@@ -157,3 +157,43 @@ def test_a_validation_without_windows_is_nan():
 def test_the_future_begins_at_the_last_observed_step():
     truth, valid = future(windows([[5, 6]], [[0, 1]], history=4), 2, 3)
     assert truth.tolist() == [[[5.0], [6.0]]] and valid.tolist() == [[True, False]]
+
+
+class Prefixed:
+    """Takes past and committed actions; repeats the last committed one and notes what it was told."""
+
+    spec = PolicySpec(
+        horizon=3, action_dim=1, state_dim=1, cameras={}, prefix_past=2, prefix_future=2, actions_before=2,
+        actions_ahead=5,
+    )  # fmt: skip
+
+    def __init__(self):
+        self.told = []
+
+    def predict(self, observation, *, seed=0, prefix, past=None):
+        rows = observation["frame_index"].tolist()
+        self.told += [(row, prefix[i, :, 0].tolist(), None if past is None else past[i, :, 0].tolist())
+                      for i, row in enumerate(rows)]  # fmt: skip
+        return np.repeat(prefix[:, -1:], 3, axis=1)
+
+    def loss(self, batch, *, seed=0):
+        return {"loss": 1.0}
+
+
+def test_a_policy_with_a_prefix_is_told_the_demonstration_and_judged_behind_it():
+    frames = np.arange(4)
+    steps = frames[:, None] + np.arange(-2, 5)
+    batch = {
+        "action": (np.clip(steps, 0, 6) ** 2).astype(np.float32)[..., None],
+        "action_is_pad": (steps < 0) | (steps > 6),
+        "observation.state": np.zeros((4, 1, 1), np.float32),
+        "frame_index": frames,
+        "task": ["go"] * 4,
+    }
+    policy = Prefixed()
+    validate = make_validator(lambda: [batch], layout=ActionLayout((0,)), statistics={"action": statistics(1)})
+    found = validate(policy, 0)
+    # Frames 0 and 1 lack part of the past, which is then not made up.
+    assert sorted(policy.told) == [(0, [0], None), (1, [1], None), (2, [4], [0, 1]), (3, [9], [1, 4])]
+    errors = [[1, 4, 9], [3, 8, 15], [5, 12, 21], [7, 16, 27]]
+    assert found["l1_error"] == pytest.approx(np.mean(errors))

@@ -13,6 +13,8 @@ from xp.training.layout import ActionLayout
 METRICS = ("val_loss", "l1_error", "direction_accuracy", "gripper_accuracy", "position_l1", "rotation_l1")
 """Columns of validation_log.csv after `step` and `epoch`, in this order."""
 
+COMMITTED = 1
+"""Actions of the demonstration that a policy with a prefix is told, from the observed step on."""
 STILL = 0.02
 """Movements up to this size (normalised units) have no direction: the threshold of OpenVLA's chunked fine-tuning."""
 
@@ -37,6 +39,9 @@ def make_validator(
         steps; the L1 errors are in dataset units; `direction_accuracy` is the share of position dimensions moving by
         more than `STILL` normalised units whose predicted sign agrees; `gripper_accuracy` compares sides of the middle
         of the gripper's training range. What a dataset has no dimension for is NaN.
+
+    A policy that takes committed actions is told the demonstration's: a_t, which is always committed, and the executed
+    ones before it. Its chunk is then compared with what was done from a_{t+1} on.
     """
     action = statistics["action"]
 
@@ -44,8 +49,9 @@ def make_validator(
         losses, weights, parts = [], [], []
         for number, batch in enumerate(batches()):
             losses.append(float(policy.loss(batch, seed=seed + number)["loss"]))
-            predictions = policy.predict(batch, seed=seed + number)
-            truth, valid = future(batch, predictions.shape[1], policy.spec.window[0])
+            predictions = told(policy, batch, seed + number)
+            known = policy.spec.window[0] + (COMMITTED if policy.spec.prefix_future else 0)
+            truth, valid = future(batch, predictions.shape[1], known)
             weights.append(int(valid.sum()))
             parts.append((predictions, truth, valid, present_positions(batch, layout)))
         if not parts:
@@ -87,6 +93,33 @@ def action_scores(
         "gripper_accuracy": _gripper(predictions, truth, valid, layout, statistics),
         "position_l1": mae(predictions[..., position], truth[..., position], valid) if position else math.nan,
         "rotation_l1": mae(predictions[..., rotation], truth[..., rotation], valid) if rotation else math.nan,
+    }
+
+
+def told(policy: Policy, batch: Batch, seed: int) -> np.ndarray:
+    """The policy's chunks [B, H, A], after it was told the demonstration's prefix if it takes one.
+
+    Where the episode begins too late for all of the past that the policy takes, it is told none.
+    """
+    spec = policy.spec
+    if not spec.prefix_future:
+        return policy.predict(batch, seed=seed)
+    now = spec.window[0]
+    prefix = batch["action"][:, now : now + COMMITTED]
+    past = batch["action"][:, now - spec.prefix_past : now]
+    begun = ~batch["action_is_pad"][:, now - spec.prefix_past : now].any(axis=1)
+    found = np.empty((len(prefix), spec.horizon, spec.action_dim), np.float32)
+    for rows, options in ((begun, {"past": past[begun]}), (~begun, {})):
+        if rows.any():
+            found[rows] = policy.predict(_rows(batch, rows), seed=seed, prefix=prefix[rows], **options)
+    return found
+
+
+def _rows(batch: Batch, chosen: np.ndarray) -> dict[str, Any]:
+    """The chosen samples of a batch."""
+    which = np.flatnonzero(chosen)
+    return {
+        k: value[which] if isinstance(value, np.ndarray) else [value[i] for i in which] for k, value in batch.items()
     }
 
 
