@@ -4,6 +4,7 @@ import os
 import shutil
 
 import pytest
+import submitit
 from ssh_nodes import CHECKOUT
 
 pytestmark = pytest.mark.timeout(300)
@@ -13,7 +14,6 @@ def test_auto_executor_runs_functions_on_nodes_and_brings_back_results_errors_an
     for part in ("src", "launchers"):  # xp as installed on the nodes: the checkout's own is covered there
         shutil.copytree(CHECKOUT / part, tmp_path / part)
     path = f"{tmp_path}/src:{tmp_path}/launchers"
-    submitit = pytest.importorskip("submitit")
     hosts = [box.name for box in pair.boxes]
     executor = submitit.AutoExecutor(ground / "submitit", cluster="ssh", ssh_hosts=hosts)
     executor.update_parameters(ssh_ssh_config=str(pair.config), ssh_retries=0, ssh_env={"PYTHONPATH": path})

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+import wandb
 from omegaconf import OmegaConf
 from training_fakes import LR, TinyBatches, run_in, tiny_trainable, trainer
 
@@ -21,7 +22,6 @@ def test_by_default_there_is_nowhere_else(tmp_path):
 
 
 def test_tensorboard_gets_what_the_csv_logs_get(tmp_path):
-    pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     run = run_in(tmp_path, config={"logger": {"tensorboard": {"enabled": True}}})
@@ -36,7 +36,6 @@ def test_tensorboard_gets_what_the_csv_logs_get(tmp_path):
 
 
 def test_wandb_is_offline_and_keeps_its_id_for_resuming(tmp_path, monkeypatch):
-    wandb = pytest.importorskip("wandb")
     given = []
 
     class FakeRun:
