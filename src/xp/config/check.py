@@ -193,6 +193,18 @@ def _check_language(config: DictConfig) -> None:
         tokenizer_folder("t5-base" if encoder == "t5" else encoder, language.get("tokenizer"))
 
 
+def _check_cameras(config: DictConfig, key: str) -> None:
+    """A map of cameras is a map of names."""
+    given = OmegaConf.select(config, key)
+    if given is None:
+        return
+    if not isinstance(given, DictConfig) or not all(isinstance(camera, str) for camera in given.values()):
+        raise UserError(
+            f"{key}={given}: give {{the policy's camera: the camera that feeds it}}, for instance '{key}="
+            "{front: top}', or null where the names are the same."
+        )
+
+
 def _check_folder(config: DictConfig, key: str) -> None:
     """A folder that is given must be there, unless another job of the experiment will make it."""
     if _made_by_another_job(config, key):
@@ -215,12 +227,14 @@ def _check_predict(config: DictConfig) -> None:
     _check_folder(config, "predict.checkpoint")
     _check_folder(config, "predict.data_root")
     _check_folder(config, "predict.validation")
+    _check_cameras(config, "predict.cameras")
 
 
 def _check_eval(config: DictConfig) -> None:
     if config.eval.checkpoint is None:
         raise UserError("eval.checkpoint is not given: which policy? Give a run folder: eval.checkpoint=FOLDER")
     _check_folder(config, "eval.checkpoint")
+    _check_cameras(config, "eval.cameras")
     if config.eval.name == "offline_replay":
         _check_replay(config)
         return

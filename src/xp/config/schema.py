@@ -193,6 +193,7 @@ class Predict:
     batch_size: int = _at_least(1)
     bootstrap: int = _at_least(1)
     validation: str | None = None
+    cameras: Any = None
 
 
 @dataclass
@@ -206,6 +207,7 @@ class ClosedLoop:
     videos: int = _at_least(0)
     controls: bool = True
     allow_blind: bool = False
+    cameras: Any = None
 
 
 @dataclass
@@ -225,6 +227,7 @@ class OfflineReplay:
     figures: int = _at_least(0)
     batch_size: int = _at_least(1)
     bootstrap: int = _at_least(1)
+    cameras: Any = None
 
 
 @dataclass

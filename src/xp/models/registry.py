@@ -75,6 +75,11 @@ def load_policy(
         from xp.models.lerobot.build import load as load_lerobot
 
         return load_lerobot(folder, device, cameras)
+    if cameras:
+        raise UserError(
+            f"cameras={dict(cameras)}: {folder} holds an Octo, which takes the cameras of the dataset that it was "
+            "trained on. Leave the map out, or give the policy frames under those names."
+        )
     from xp.models.octo.build import load
 
     return load(folder, step, device, cameras, dataset)

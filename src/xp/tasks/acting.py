@@ -136,11 +136,11 @@ class _PolicyActor:
         return self._predict(self._window.batch())[0]
 
 
-def load_acting_policy(config: "DictConfig", path: str) -> "Policy":
-    """Load a policy and check that the chunk fits its horizon."""
+def load_acting_policy(config: "DictConfig", path: str, cameras: Mapping[str, str] | None = None) -> "Policy":
+    """Load a policy and check that the chunk fits its horizon; `cameras` maps its cameras to those that feed them."""
     from xp.tasks.shared import load
 
-    policy = load(config, path)
+    policy = load(config, path, cameras)
     refuse_long_chunk(config, policy, path)
     return policy
 

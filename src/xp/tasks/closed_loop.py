@@ -12,6 +12,7 @@ from xp.metrics.success import success_metrics
 from xp.models.sensitivity import image_sensitivity
 from xp.runs import Run, atomic
 from xp.tasks.acting import Continuing, Options, env_options, load_acting_policy, make_env
+from xp.tasks.episodes import refuse_other_rate
 from xp.tasks.shared import fit_cameras
 
 if TYPE_CHECKING:
@@ -23,8 +24,10 @@ METRICS = "metrics.json"
 def run(run: Run) -> None:
     """Leaves metrics.json (rates with Wilson intervals and every initial state) and videos/ of the first episodes."""
     config = run.config
-    policy = load_acting_policy(config, config.eval.checkpoint)
-    fit_cameras(policy, list(CAMERAS), "the suite")
+    mend = "Type env.fps={fps:g}"
+    refuse_other_rate(config.eval.checkpoint, config.env.fps, "the simulation (env.fps)", mend)
+    policy = load_acting_policy(config, config.eval.checkpoint, cameras=config.eval.cameras)
+    fit_cameras(policy, list(CAMERAS), "the suite", "eval.cameras")
     cameras = {name: (height, width) for name, (height, width, _) in policy.spec.cameras.items()}
     options = env_options(config.env, cameras)
     sensitivity = _sensitivity(run, policy, options)

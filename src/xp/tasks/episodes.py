@@ -99,6 +99,58 @@ def source_of(checkpoint: str | Path, data: Any, root: str | None = None) -> tup
     return source, "held out by data.val_fraction; the policy was trained on other data, or its data is unknown"
 
 
+def measured_on(config: Any, section: str) -> tuple[Source, str]:
+    """The dataset that the section `predict` or `eval` measures its checkpoint on, and how its episodes are held out.
+
+    Raises:
+        UserError: nothing says which dataset, or it has another rate than the policy was trained at.
+    """
+    given = config[section]
+    found = source_of(given.checkpoint, config.data, given.data_root)
+    if found is None:
+        raise UserError(
+            f"{section}.checkpoint={given.checkpoint} is not an xp training run, so its dataset is unknown. Give the "
+            f"dataset: {section}.data_root=FOLDER"
+        )
+    dataset = found[0].dataset
+    mend = (
+        f"Give a dataset of {{fps:g}} frames per second ({section}.data_root=FOLDER), or a policy trained on this one."
+    )
+    refuse_other_rate(given.checkpoint, dataset.fps, f"the dataset {dataset.root}", mend)
+    return found
+
+
+def refuse_other_rate(checkpoint: str | Path, fps: float, where: str, mend: str) -> None:
+    """Refuse to ask a policy trained at one rate at another: its chunks would mean other times.
+
+    Args:
+        checkpoint: a run folder or a policy folder.
+        fps: steps per second of the recordings or the simulation.
+        where: what has that rate, for the message.
+        mend: what to type; `{fps:g}` in it becomes the policy's rate.
+
+    Raises:
+        UserError: the rates differ. Where nothing says what the policy's is, nothing is refused.
+    """
+    trained = _trained_rate(checkpoint)
+    if trained is not None and trained != fps:
+        raise UserError(
+            f"The policy {checkpoint} was trained at {trained:g} frames per second; {where} has {fps:g}, so its chunks "
+            f"would be executed at another speed. {mend.format(fps=trained)}"
+        )
+
+
+def _trained_rate(checkpoint: str | Path) -> float | None:
+    from xp.models.lerobot.papers import is_lerobot, read_papers
+    from xp.models.registry import locate
+
+    trained = training_data(own_folder(checkpoint))
+    if trained is not None:
+        return trained.get("fps")
+    folder, _ = locate(checkpoint)
+    return read_papers(folder).fps if is_lerobot(folder) else None
+
+
 def statistics_of(source: Source, given: str | None) -> dict[str, Any]:
     """Statistics of the training episodes, or those in a file: models that are to be merged share one scale.
 

@@ -11,7 +11,7 @@ from xp.data import Dataset, Windows
 from xp.data.locks import FileLock
 from xp.models.registry import locate
 from xp.runs import Run, atomic
-from xp.tasks.shared import load, shared_frames
+from xp.tasks.shared import fit_cameras, load, shared_frames
 
 VERSION = 1
 
@@ -54,7 +54,8 @@ def whole_pass(run: Run, dataset: Dataset, episodes: tuple[int, ...]) -> Pass:
 
 def _key(run: Run, dataset: Dataset, episodes: tuple[int, ...]) -> str:
     folder, _ = locate(run.config.predict.checkpoint)
-    digest = hashlib.sha256(f"{VERSION}|{dataset.fingerprint}|{episodes}|{run.config.seed}".encode())
+    fed = sorted((run.config.predict.cameras or {}).items())
+    digest = hashlib.sha256(f"{VERSION}|{dataset.fingerprint}|{episodes}|{run.config.seed}|{fed}".encode())
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         digest.update(file.relative_to(folder).as_posix().encode())
         with file.open("rb") as stream:
@@ -64,7 +65,8 @@ def _key(run: Run, dataset: Dataset, episodes: tuple[int, ...]) -> str:
 
 def _ask(run: Run, dataset: Dataset, episodes: tuple[int, ...]) -> dict[str, Any]:
     config = run.config
-    policy = load(config, config.predict.checkpoint)
+    policy = load(config, config.predict.checkpoint, cameras=config.predict.cameras)
+    fit_cameras(policy, list(dataset.cameras), f"the dataset {dataset.root}", "predict.cameras")
     sizes = {camera: (height, width) for camera, (height, width, _) in policy.spec.cameras.items()}
     frames = shared_frames(run, dataset, sizes)
     windows = Windows(dataset, frames, episodes, history=policy.spec.history, horizon=1)

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from xp.data import Dataset, Windows, compute_statistics
-from xp.errors import UserError
 from xp.metrics import actions, baselines, horizon, intervals, summary
 from xp.runs import Run, atomic
-from xp.tasks.episodes import Source, held_out, source_of
+from xp.tasks.episodes import Source, held_out, measured_on
 from xp.tasks.passes import Pass, whole_pass
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ def run(run: Run) -> None:
     """Leaves metrics.json and predictions.npz (normalised units, as the first multi-horizon experiments wrote them)."""
     config = run.config
     horizon.check_extend(config.horizon.extend)
-    source, how = _source(config)
+    source, how = measured_on(config, "predict")
     episodes = held_out(source, config.predict.num_trajectories)
     asked = whole_pass(run, source.dataset, episodes)
     statistics = compute_statistics(source.dataset, source.split.train)
@@ -61,17 +60,6 @@ def run(run: Run) -> None:
     atomic.write_json(run.folder / METRICS, metrics)
     run.write_summary({"task": "predict", **{key: metrics[key] for key in ("mse", "mae", "num_trajectories")}})
     run.log(f"mse {metrics['mse']:.4f}, mae {metrics['mae']:.4f} over {metrics['num_windows']} windows")
-
-
-def _source(config: "DictConfig") -> tuple[Source, str]:
-    """The dataset to predict on and its held-out episodes: those the training run itself held out, where it is one."""
-    found = source_of(config.predict.checkpoint, config.data, config.predict.data_root)
-    if found is None:
-        raise UserError(
-            f"predict.checkpoint={config.predict.checkpoint} is not an xp training run, so its dataset is unknown. "
-            "Give the dataset: predict.data_root=FOLDER"
-        )
-    return found
 
 
 def _truth(dataset: Dataset, episodes: tuple[int, ...], steps: int) -> Truth:

@@ -8,13 +8,12 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xp.errors import UserError
 from xp.metrics.replay import MODES, Execution, Lane, Trace
 from xp.metrics.replay_summary import MEASURES, Scales, demonstration_of, spread, summarise
 from xp.models.sensitivity import image_sensitivity
 from xp.runs import Run, atomic
-from xp.tasks.episodes import Source, own_folder, source_of, training_data
-from xp.tasks.replay_inputs import check_policy, check_same_fps, checkpoints_of, chosen_episodes, long_enough
+from xp.tasks.episodes import Source, measured_on
+from xp.tasks.replay_inputs import check_policy, checkpoints_of, chosen_episodes, long_enough
 from xp.tasks.replay_policy import Asker, hold
 from xp.tasks.shared import fit_cameras, load, shared_frames
 
@@ -34,16 +33,14 @@ def run(run: Run) -> None:
     from xp.data import compute_statistics
 
     config = run.config
-    source, how = _source(config)
-    trained = training_data(own_folder(config.eval.checkpoint))
-    check_same_fps(trained, source.dataset, config)
+    source, how = measured_on(config, "eval")
     scales = Scales.of(compute_statistics(source.dataset, source.split.train)["action"], source.dataset.fps)
     asked = chosen_episodes(config, source)
     found: dict[str, dict[str, Rows]] = {}
     for label, path in checkpoints_of(config):
-        policy = load(config, path)
+        policy = load(config, path, cameras=config.eval.cameras)
         check_policy(config, policy.spec, path)
-        fit_cameras(policy, list(source.dataset.cameras), f"the dataset {source.dataset.root}")
+        fit_cameras(policy, list(source.dataset.cameras), f"the dataset {source.dataset.root}", "eval.cameras")
         episodes = long_enough(run, source.dataset, asked, executions(config, policy.spec), policy.spec.horizon)
         asker = _asker(run, source, policy, episodes)
         if not found:
@@ -54,17 +51,6 @@ def run(run: Run) -> None:
         if len(found) == 1:
             _draw(run, source, traces, episodes)
     _write(run, found, {**_facts(run, source, how, asked, policy.spec), "image_sensitivity": sensitivity})
-
-
-def _source(config: "DictConfig") -> tuple[Source, str]:
-    """The dataset to replay and its held-out episodes: those the training run itself held out, where it is one."""
-    found = source_of(config.eval.checkpoint, config.data, config.eval.data_root)
-    if found is None:
-        raise UserError(
-            f"eval.checkpoint={config.eval.checkpoint} is not an xp training run, so its dataset is unknown. Give the "
-            "dataset: eval.data_root=FOLDER"
-        )
-    return found
 
 
 def executions(config: "DictConfig", spec: "PolicySpec") -> dict[str, Execution]:

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from xp.data import Dataset
 from xp.errors import UserError
@@ -47,17 +47,6 @@ def checkpoints_of(config: "DictConfig") -> list[tuple[str, str]]:
     )
     earlier = steps[1:] if (Path(path) / "final").is_dir() else steps  # the newest holds the weights of final/
     return [("final", path), *((f"step {step}", f"{path}@{step}") for step in earlier[: config.eval.checkpoints - 1])]
-
-
-def check_same_fps(trained: dict[str, Any] | None, dataset: Dataset, config: "DictConfig") -> None:
-    """Refuse to ask a policy trained at one frame rate on recordings of another: its chunks would mean other times."""
-    fps = (trained or {}).get("fps")
-    if fps is not None and fps != dataset.fps:
-        raise UserError(
-            f"The policy {config.eval.checkpoint} was trained at {fps:g} frames per second; the dataset "
-            f"{dataset.root} has {dataset.fps:g}, so its chunks would be executed at another speed. Give a dataset of "
-            f"{fps:g} frames per second (eval.data_root=FOLDER), or a policy trained on this one."
-        )
 
 
 def check_policy(config: "DictConfig", spec: "PolicySpec", path: str) -> None:

@@ -37,19 +37,35 @@ def use_framework(config: DictConfig, family: str) -> None:
         prepare_jax(Path(config.paths.cache) / "jax")
 
 
-def load(config: DictConfig, path: str) -> "Policy":
-    """The policy saved at `path`, its framework prepared."""
+def load(config: DictConfig, path: str, cameras: Mapping[str, str] | None = None) -> "Policy":
+    """The policy saved at `path`, its framework prepared; `cameras` maps its cameras to those that feed them."""
     from xp.models.registry import family_of, load_policy
 
     use_framework(config, family_of(path))
-    return load_policy(path)
+    return load_policy(path, cameras=cameras)
 
 
-def fit_cameras(policy: "Policy", cameras: list[str], key: str) -> None:
-    """Refuse a policy that needs a camera which is not there."""
+def fit_cameras(policy: "Policy", cameras: list[str], where: str, key: str | None = None) -> None:
+    """Refuse a policy that needs a camera which is not there.
+
+    Args:
+        policy: the policy, its cameras already mapped.
+        cameras: those that there are.
+        where: who has them, for the message.
+        key: the configuration key that maps the policy's cameras to others, where there is one.
+
+    Raises:
+        UserError: both sets of cameras, and the override that maps them.
+    """
     missing = [name for name in policy.spec.cameras if name not in cameras]
-    if missing:
-        raise UserError(
-            f"The policy needs the cameras {listing(policy.spec.cameras)}; {key} has {listing(cameras)}. "
-            f"Add {listing(missing)}, or take a policy trained on these cameras."
-        )
+    if not missing:
+        return
+    slots = getattr(policy, "camera_slots", None)
+    if key is not None and slots is not None:
+        from xp.models.lerobot.cameras import mismatch
+
+        raise UserError(mismatch(key, list(slots), cameras, where, fed=slots))
+    raise UserError(
+        f"The policy needs the cameras {listing(policy.spec.cameras)}; {where} has {listing(cameras)}. "
+        f"Add {listing(missing)}, or take a policy trained on these cameras."
+    )

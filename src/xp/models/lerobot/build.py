@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from xp.errors import UserError
+from xp.errors import UserError, closest, listing
+from xp.models.lerobot.cameras import camera_name, image_key, resolve_cameras
 from xp.models.lerobot.cameras import camera_sizes as sizes_of
-from xp.models.lerobot.cameras import image_key, mismatch, resolve_cameras
 from xp.models.lerobot.catalog import config_class, missing_package, policy_class
 from xp.models.lerobot.folder import load_by_name, load_exactly
 from xp.models.lerobot.papers import Papers, read_papers
@@ -240,8 +240,14 @@ def _saved_config(papers: Papers, device: str) -> Any:
 def _fed(papers: Papers, cameras: Mapping[str, str]) -> dict[str, str]:
     asked = {image_key(name): camera for name, camera in cameras.items()}
     wanted = list(papers.images)
-    if not asked.keys() <= set(wanted):
-        raise UserError(mismatch("cameras", wanted, list(cameras.values())))
+    unknown = [name for name in cameras if image_key(name) not in wanted]
+    if unknown:
+        names = [camera_name(key) for key in wanted]
+        raise UserError(
+            f"The map of cameras names '{unknown[0]}', which is no camera of the policy in {papers.folder}"
+            f"{closest(unknown[0], names)}. Its cameras are {listing(names)}; the map gives each the camera that "
+            f"feeds it, for instance {{{names[0] if names else 'ITS_CAMERA'}: {cameras[unknown[0]]}}}"
+        )
     own = {key: key.removeprefix("observation.images.").removeprefix("observation.") for key in wanted}
     return {key: asked.get(key) or papers.cameras.get(key) or own[key] for key in wanted}
 

@@ -72,6 +72,11 @@ class LeRobotPolicy:
         self.spec = assembly.spec
         self.module = module
 
+    @property
+    def camera_slots(self) -> dict[str, str]:
+        """{image input of the policy: the camera that feeds it}."""
+        return {key: camera for key, (camera, _, _) in self.assembly.images.items()}
+
     def predict(self, observation: Batch, *, seed: int = 0, **options: Any) -> np.ndarray:
         """Actions [B, H, A] float32 in dataset units; `seed` fixes every draw (a diffusion policy's noise).
 
