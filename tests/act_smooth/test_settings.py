@@ -15,7 +15,7 @@ from lerobot_policy_act_smooth.statistics import delta_statistics
 @pytest.mark.parametrize(
     ("given", "text"),
     [
-        ({"length_prefix_future": 0}, "length_prefix_future=0 must be 1 or more.*use the type act"),
+        ({"length_prefix_future": 0}, "length_prefix_future=0 must be 1 or more.*or take the type act"),
         ({"length_prefix_past": -1}, "length_prefix_past=-1 must be 0 or more"),
         ({"length_prefix_future": 7}, "prefix .*length_prefix_future=7.* is longer than the chunk .*chunk_size=6"),
         ({"length_prefix_past": 7}, "longer than the chunk"),

@@ -82,11 +82,12 @@ def foreign(dataset, tmp_path_factory):
         ),
         (
             [*SMOOTH, "model.length_prefix_future=5"],
-            r"the prefix \(length_prefix_past=\d+, length_prefix_future=5\) is longer than the chunk.*chunk_size=4",
+            r"do not fit: act_smooth: the prefix \(length_prefix_past=\d+, length_prefix_future=5\) is longer than the "
+            r"chunk.*chunk_size=4.*An option NAME is typed model.NAME=VALUE, chunk_size is horizon.train",
         ),
         (
             [*SMOOTH, "model.length_prefix_past=1", "model.length_prefix_future=0"],
-            r"length_prefix_future=0 must be 1 or more.*use the type act",
+            r"length_prefix_future=0 must be 1 or more.*Give 1, or take the type act",
         ),
     ],
     ids=["chunk longer than every episode", "prefix longer than the chunk", "no committed action"],
@@ -105,7 +106,11 @@ def test_a_dataset_of_another_rate(xp_here, arm, dataset, tmp_path):
     assert "10 steps per second, the dataset has 5" in (said := xp_here(*train)) and "allow_fps_change=true" in said
     predict = ["task=predict", f"predict.checkpoint={own}", "predict.num_trajectories=1"]
     said = xp_here(*predict, f"predict.data_root={slow}")
-    assert "trained at 10 frames per second" in said and "Give one of 10" in said and "predict.data_root=FOLDER" in said
+    assert (
+        "trained at 10 frames per second" in said
+        and "Give a dataset of 10" in said
+        and "predict.data_root=FOLDER" in said
+    )
     said = xp_here("task=eval", f"eval.checkpoint={own}", "env.fps=30")
     assert "trained at 10 frames per second; the simulation (env.fps) has 30" in said and "Type env.fps=10" in said
 

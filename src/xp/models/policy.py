@@ -165,8 +165,8 @@ class TorchTrainable:
     numpy batch into host tensors (and strings); it may share the batch's memory. `loss(inputs)` takes them on the
     module's device and returns the scalar objective and a dict of scalar parts; it draws from torch's global generators
     alone. `place(device)` tells what stands beside the module (processors) where it runs. `policy(weights)` wraps the
-    module as it is (None), or with other weights (a mapping by name) the one copy of it, made when it is first asked for,
-    as a deployable Policy.
+    module as it is (None), or its one copy, made when first asked for, with other weights (a mapping by name), as a
+    deployable Policy.
     """
 
     spec: PolicySpec

@@ -127,7 +127,7 @@ class ACTSmoothConfig(PreTrainedConfig):
         if self.length_prefix_future < 1:
             raise ValueError(
                 f"act_smooth: length_prefix_future={self.length_prefix_future} must be 1 or more: the action at the "
-                "observed step is always committed. For a policy without a committed prefix use the type act."
+                "observed step is always committed. Give 1, or take the type act, which has no committed prefix."
             )
         if max(self.length_prefix_past, self.length_prefix_future) > self.chunk_size:
             raise ValueError(

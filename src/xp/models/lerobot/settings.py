@@ -168,19 +168,20 @@ def _decoded(cls: type, policy_type: str, values: Mapping[str, Any]) -> Any:
     except ImportError as error:
         raise missing_package(policy_type, error) from error
     except Exception as error:  # draccus and the policies' own checks raise many kinds; all are about these values
+        chunk = ", chunk_size is horizon.train" if "chunk_size" in _fields(cls) else ""
         raise UserError(
-            f"The options of model.type={policy_type} do not fit: {_said(error)} Change them with "
-            "model.OPTION=VALUE; `xp --cfg job` shows what is set."
+            f"The options of model.type={policy_type} do not fit: {_said(error)} An option NAME is typed "
+            f"model.NAME=VALUE{chunk}; `xp --cfg job` shows what is set."
         ) from error
 
 
 def _said(error: BaseException) -> str:
-    """What was wrong, with the policy's own words where draccus only says that it could not be made."""
-    causes = [
-        str(error),
-        *([str(error.__cause__ or error.__context__)] if error.__cause__ or error.__context__ else []),
-    ]
-    return " ".join(" ".join(causes).split())
+    """What was wrong, in the policy's own words where draccus only says that it could not be made."""
+    cause = error.__cause__ or error.__context__
+    own = [] if cause is None else [str(cause)]
+    said = own if own and str(error).startswith("Couldn't instantiate class") else [str(error), *own]
+    text = " ".join(" ".join(said).split())
+    return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
 def _plain(value: Any) -> Any:
