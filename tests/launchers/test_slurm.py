@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -110,14 +111,16 @@ def test_a_sweep_larger_than_an_array_may_be_is_split(on_slurm, xp, place):
     assert len(ids) == 2 and states(place / "multirun" / "sweep") == {f"seed_{n}": "done" for n in range(5)}
 
 
-def test_a_killed_job_is_noticed_without_accounting(on_slurm, waiting, place):
+def test_a_killed_job_is_noticed_within_ten_seconds_without_accounting(on_slurm, waiting, place):
     overrides, folder, _ = waiting
     command = [sys.executable, str(APP / "app.py"), *overrides, *SLURM, "hydra.launcher.detach=false"]
     command += ["hydra.launcher.retries=0", "-m"]
     controller = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     wait_for(lambda: begun(folder) or controller.poll() is not None)
+    killed = time.monotonic()
     os.kill(RunFolder(folder).record()["pid"], signal.SIGKILL)
     output = controller.communicate(timeout=120)[0]
+    assert time.monotonic() - killed < 10  # from the kill to the end of the waiting command
     assert controller.returncode == 1 and "killed (SIGKILL)" in output and "retry_failed=true" in output
 
 
@@ -151,9 +154,15 @@ def test_cancel_ends_what_runs_and_what_waits_and_the_same_command_goes_on(on_sl
     other = folder.with_name("work.steps_6-seed_2")
     wait_for(lambda: begun(folder))
     assert states(folder.parent) == {folder.name: "running", other.name: "queued"}
+    follower = subprocess.Popen(
+        [sys.executable, "-u", "-m", "xp", "task=attach", f"attach.run={other}"], stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    assert follower.stdout is not None and follower.stdout.readline().startswith("queued ")
     done = xp_command("task=cancel", f"cancel.folder={folder.parent}")
     assert done.returncode == 0 and "slurm: cancelled" in done.stdout
     wait_for(lambda: states(folder.parent) == {folder.name: "cancelled", other.name: "cancelled"})
+    assert f"cancelled: {other}" in follower.communicate(timeout=60)[0] and follower.returncode == 1
     go.write_text("")
     code, output = xp(*both, "hydra.launcher.detach=false")
     assert code == 0 and output.splitlines()[-1] == "2 done"

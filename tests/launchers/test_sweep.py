@@ -111,6 +111,27 @@ def test_another_configuration_in_the_same_folders_is_refused_before_anything_st
     assert (place / "multirun" / "zipped" / "journal.txt").read_text() == before
 
 
+def test_what_was_only_frozen_by_a_refused_call_makes_way_for_another_configuration(xp, place, monkeypatch):
+    from hydra_plugins.xp_local_launcher._executor import LocalExecutor
+    from xp.errors import UserError
+
+    def refuse(self, jobs):
+        raise UserError("not today")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LocalExecutor, "submit", refuse)
+        assert xp("+experiment=chain", "horizon.train=4")[0] == 2
+    folder = place / "multirun" / "chain"
+    assert set(states(folder).values()) == {"pending"}
+    code, output = xp("+experiment=chain", "horizon.train=4", "horizon.predict=1", "seed=5")
+    assert code == 0, output
+    record = Record(folder / "horizon_4" / "record.json")
+    assert record["attempts"] == 1 and RunFolder(folder / "horizon_4").config().seed == 5
+    record.update(state=State.PENDING, attempts=1)
+    code, output = xp("+experiment=chain", "horizon.train=4", "horizon.predict=1")
+    assert code == 2 and "holds another run" in output
+
+
 def test_a_transient_key_does_not_make_another_run(xp, place):
     assert xp("+experiment=zipped", "seed=0")[0] == 0
     code, output = xp("+experiment=zipped", "seed=0", "+experiment.note=hello")

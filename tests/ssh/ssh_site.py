@@ -27,6 +27,13 @@ def wait_for(condition, what="it", patience_s: float | None = None):
         time.sleep(0.02)
 
 
+def at_work(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
 class Site:
     """A working folder that the nodes do not share, the program in it, and what it leaves behind."""
 
@@ -82,7 +89,8 @@ class Site:
         """Until the keeper has ended by itself."""
         desk = self.desk(experiment)
         wait_for(lambda: desk.state().get("jobs"), "the keeper's first word", patience_s)
-        wait_for(lambda: not desk.attended, "the keeper's end", patience_s)
+        wait_for(lambda: not desk.attended, "the keeper's leave", patience_s)
+        wait_for(lambda: not at_work(desk.state()["pid"]), "the keeper's end", patience_s)
 
     def states(self, experiment: str = "sweep") -> dict[str, str]:
         return {Path(folder).name: entry["state"] for folder, entry in self.desk(experiment).state()["jobs"].items()}

@@ -48,8 +48,15 @@ def test_an_unattended_experiment_is_shown_with_the_command_and_what_is_not_fini
     assert "removed from 2 hosts" in xp(site, "task=gc", "gc.remove=true")
     assert not any((copy / "multirun/sweep").exists() for copy in copies)
     assert all((copy / "data").is_dir() for copy in copies) and len(site.results()) == 2
-    xp(site, "task=gc", "gc.remove=true", "gc.data=true")
+    for box in pair.boxes:  # as environment=uv leaves it
+        (box.home / ".xp/venv/bin").mkdir(parents=True, exist_ok=True)
+        (box.home / ".xp/venv/bin/python").write_bytes(b"x" * 30_000)
+    listed = xp(site, "task=gc")
+    assert listed.count("the jobs' environment") == 2 and "gc.remove=true" not in listed
+    assert "0.06 MB removed from 2 hosts" in xp(site, "task=gc", "gc.remove=true", "gc.data=true")
     assert not any((copy / "data").exists() for copy in copies) and data(site).is_dir()
+    assert not any((box.home / ".xp/venv").exists() for box in pair.boxes)
+    assert "Nothing lies on other machines." in xp(site, "task=gc")
     for place in (site.folder, *(box.home for box in pair.boxes)):
         found = subprocess.run(["grep", "-rl", "--exclude-dir=.pyenv", "sec-ret-42", str(place)], capture_output=True)
         assert found.stdout == b""

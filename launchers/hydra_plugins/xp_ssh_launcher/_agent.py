@@ -41,6 +41,8 @@ from hydra_plugins.xp_ssh_launcher._agent_jobs import Runner, Slots, at_work, fe
 BUDGET = 4 * 1024 * 1024
 """Bytes of files inside one answer, at most."""
 LOOK_S = 0.05
+NOTES = ("jobs", "locks", "placed", "setup")
+"""Folders in WORKDIR that are the agent's own."""
 OWNER = ".xp_owner"
 """In an experiment's folder on a node: which controller it belongs to."""
 
@@ -303,7 +305,7 @@ class Agent:
     # -- what lies here
 
     def survey(self, experiments):
-        """Sizes of the given experiment folders, of what was put here by content, and of the jobs' notes."""
+        """Sizes of the given experiments' folders, of what was put here by content, and of the jobs' environment."""
         placed = []
         folder = os.path.join(self.workdir, "placed")
         for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
@@ -321,7 +323,9 @@ class Agent:
         names = sorted(set(jobs) | set(experiments))
         found = [{"path": path, "bytes": size_of(path), "jobs": len(jobs.get(path, [])), "running": path in running}
                  for path in names if os.path.isdir(path)]  # fmt: skip
-        return {"experiments": found, "placed": placed, "free": self.free()}
+        made = sum(size_of(path) for path in self._made())
+        environments = [{"path": self.workdir, "bytes": made, "running": bool(running)}] if made else []
+        return {"experiments": found, "placed": placed, "environments": environments, "free": self.free()}
 
     def clear(self, experiment):
         """Remove an experiment's folder and notes; refused while one of its jobs is at work."""
@@ -338,6 +342,20 @@ class Agent:
         for key in keys:
             remove(os.path.join(folder, key))
         return {"bytes": freed}
+
+    def clear_environment(self, path):
+        """Remove what set-up commands made in the working folder; the next job there has it made again."""
+        if self.survey([])["environments"][0]["running"]:
+            raise Refused(f"a job runs in the environment in {path}")
+        freed = sum(size_of(each) for each in self._made())
+        for each in (os.path.join(self.workdir, "setup"), *self._made()):
+            remove(each)
+        return {"bytes": freed}
+
+    def _made(self):
+        """What set-up commands have made in the working folder: all there that is not the agent's own."""
+        names = sorted(os.listdir(self.workdir)) if os.path.isdir(self.workdir) else []
+        return [os.path.join(self.workdir, name) for name in names if name not in NOTES]
 
     def clear_placed(self, path):
         """Remove something that xp put here by content."""

@@ -20,6 +20,7 @@ from xp.runs.record import Record
 MEETING_S = 45.0
 """Longest wait for the first word of every host."""
 _LOOK_S = 0.05
+_EARLY = ("connecting", "setting up")
 _RESTARTS = 3
 
 
@@ -120,8 +121,12 @@ class SshExecutor:
         return Desk(experiment).attended
 
     def trouble(self, experiment: Path) -> list[str]:
-        """What is wrong with hosts, a line each."""
-        return [host["line"] for host in Desk(experiment).state().get("hosts", {}).values() if host["line"]]
+        """What is wrong with hosts, or keeps them from work yet, a line each."""
+        desk = Desk(experiment)
+        hosts, attended = desk.state().get("hosts", {}), desk.attended
+        early = {name: f"{name}: {host['standing']}" for name, host in hosts.items()
+                 if attended and host["standing"] in _EARLY}  # fmt: skip
+        return [line for name, host in hosts.items() if (line := host["line"] or early.get(name))]
 
     def survey(self, experiment: Path) -> list[dict[str, Any]]:
         """What lies on the hosts: one entry per experiment, per dataset that was sent, per host without an answer."""

@@ -10,6 +10,12 @@ from hydra_plugins.xp_ssh_launcher._hosts import Host
 from hydra_plugins.xp_ssh_launcher._settings import Settings
 from hydra_plugins.xp_ssh_launcher._transport import Agent, Link
 
+_PARTS = (
+    ("experiments", "experiment", "clear", "experiment"),
+    ("placed", "data", "clear_placed", "path"),
+    ("environments", "environment", "clear_environment", "path"),
+)
+"""(part of a survey's answer, kind of thing, request that removes one, the request's argument)."""
 _LONG_S = 600.0
 """Patience while a node adds up the sizes of many files."""
 
@@ -39,11 +45,10 @@ def survey(settings: Settings, experiment: Path) -> list[dict[str, Any]]:
         except (Unreachable, Refused) as error:
             found.append({**entry, "kind": "fault", "line": str(error)})
             continue
-        for kind, request, name in (("experiments", "clear", "experiment"), ("placed", "clear_placed", "path")):
-            for item in seen[kind]:
+        for part, kind, request, name in _PARTS:
+            for item in seen[part]:
                 remove = _remover(settings, host, request, {name: item["path"]})
-                shown = "data" if kind == "placed" else "experiment"
-                found.append({**entry, **item, "kind": shown, "remove": remove})
+                found.append({**entry, **item, "kind": kind, "remove": remove})
     return found
 
 

@@ -14,7 +14,7 @@ from xp.runs.folder import RECORD
 from xp.runs.progress import clock_text
 from xp.runs.record import Record, State
 from xp.runs.single import compare
-from xp.runs.submitted import ask, is_open
+from xp.runs.submitted import ask, is_open, never_begun
 
 
 class Action(StrEnum):
@@ -84,7 +84,7 @@ def _action(
     if planned.skip:
         return Action.DONE
     record = Record(planned.job.folder / RECORD)
-    if not planned.job.always:
+    if not planned.job.always and not never_begun(planned.job.folder):
         compare(planned.job, rules.science)
     needs = [known[need.job.folder] for need in planned.needs]
     if record.state is State.DONE and not (planned.job.always and _outdated(planned, record, needs)):

@@ -27,7 +27,7 @@ def launcher_of(experiment: Path) -> Executor | None:
 
 
 def remarks(experiment: Path, states: Iterable[str]) -> list[str]:
-    """Lines for people about an experiment with open jobs: what is wrong with its hosts; whether it is unattended."""
+    """Lines for people about an experiment with open jobs: what keeps its hosts from work; whether it is unattended."""
     if not any(state in (State.PENDING, State.RUNNING, "interrupted", "queued", "starting") for state in states):
         return []
     executor: Any = launcher_of(experiment)

@@ -112,6 +112,15 @@ def is_open(record: Record, seen: JobState | None) -> bool:
     return not seen.ended if seen is not None else record.alive
 
 
+def never_begun(folder: Path) -> bool:
+    """Whether a job was frozen for a sweep that ended before the job was in anybody's hands: refused, or killed."""
+    record = Record(folder / RECORD)
+    if record.state is not State.PENDING or record.interrupted or record.get("attempts") or record.get("handle"):
+        return False
+    noted = read_json(folder.parent / LAUNCHER, default={}).get("controller", {})
+    return noted.get("host") == socket.gethostname() and controller_of(folder.parent) in (None, os.getpid())
+
+
 def submit_and_note(executor: Executor, jobs: Sequence[Submission]) -> list[str]:
     """Hand jobs to an executor; store the handles in the records if the executor's jobs outlive this process."""
     handles = executor.submit(jobs)

@@ -43,7 +43,7 @@ def _follow(run: RunFolder, lines: int) -> Row:
     row = _row(run)
     while True:
         looked = time.monotonic()
-        if row.open and row.state != "running" and (words := f"{row.state} {row.handle} {row.remark}".strip()) != said:
+        if row.open and (words := _standing(row)) != said:
             print(words, flush=True)
             said = words
         while time.monotonic() - looked < _LOOK_EVERY_S:
@@ -53,6 +53,13 @@ def _follow(run: RunFolder, lines: int) -> Row:
                 return row
             time.sleep(_EVERY_S)
         row = _row(run)
+
+
+def _standing(row: Row) -> str:
+    """What there is to say of an open run beside its log."""
+    if row.state == "running":
+        return f"running on {row.host} (Ctrl-C leaves it at work)"
+    return f"{row.state} {row.handle} {row.remark}".strip()
 
 
 def _row(run: RunFolder) -> Row:
@@ -86,6 +93,9 @@ def _last_words(run: RunFolder, row: Row) -> None:
     executor = executor_of(run.path)
     if executor is None:
         return
-    log = executor.log(row.handle)
+    try:
+        log = executor.log(row.handle)
+    except UserError:  # it has nothing, or nothing any more
+        return
     if log.exists():
         print(log.read_text(errors="replace"), end="")

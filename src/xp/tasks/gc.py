@@ -24,7 +24,10 @@ def show(config: DictConfig) -> int:
     if not experiments:
         console.print("No experiment here has run on other machines.")
         return 0
-    found = [item for experiment in experiments for item in survey(experiment, data=config.gc.data)]
+    found = each_once([item for experiment in experiments for item in survey(experiment, data=config.gc.data)])
+    if not found:
+        console.print("Nothing lies on other machines.")
+        return 0
     console.print(gc_table(found))
     removable = [item for item in found if item["removable"]]
     if not config.gc.remove:
@@ -48,8 +51,17 @@ def survey(experiment: Path, *, data: bool) -> list[dict[str, Any]]:
     for item in found:
         mine = item["path"] == str(experiment)
         item["what"] = "at work" if item["running"] else _what(item, mine, done)
-        item["removable"] = not item["running"] and done and (mine or (item["kind"] == "data" and data))
+        wanted = mine or (item["kind"] in ("data", "environment") and data)
+        item["removable"] = not item["running"] and done and wanted
     return found
+
+
+def each_once(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Experiments see one another's things on a host they share: one entry of each is kept, one that may go if any."""
+    kept: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for item in sorted(found, key=lambda item: not item["removable"]):
+        kept.setdefault((item["host"], item["kind"], item["path"] or item.get("line", "")), item)
+    return [item for item in found if any(item is each for each in kept.values())]
 
 
 def finished(experiment: Path) -> bool:
@@ -73,6 +85,8 @@ def _what(item: dict[str, Any], mine: bool, done: bool) -> str:
         return item["line"]
     if item["kind"] == "data":
         return "data that was sent"
+    if item["kind"] == "environment":
+        return "the jobs' environment"
     if not mine:
         return "another experiment"
     return "finished: its results are here" if done else "not finished"
