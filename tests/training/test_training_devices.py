@@ -127,3 +127,21 @@ def test_a_batch_that_cannot_be_shared_evenly_is_refused():
         UserError, match=r"trainer.batch_size=10 is shared by 2 devices.*no multiple of 4.*batch_size=8"
     ):
         check_accumulate(10, 2, 2)
+
+
+def test_devices_are_counted_and_never_more_than_there_are(monkeypatch):
+    import torch
+
+    from xp.training.torch_group import count_devices, device_of
+
+    def asked(**options):
+        return TrainerOptions.read({"steps": 1, **options})
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert [count_devices(asked(devices=count)) for count in (1, 3, "auto")] == [1, 3, 1]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert count_devices(asked(devices="auto")) == 2 and count_devices(asked(devices="auto", device="cpu")) == 1
+    assert [device_of(asked(), rank) for rank in (None, 1)] == ["cuda", "cuda:1"]
+    with pytest.raises(UserError, match=r"trainer.devices=3: torch sees 2 GPUs here. Type trainer.devices=2, or"):
+        count_devices(asked(devices=3))
