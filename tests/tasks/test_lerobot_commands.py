@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tasks_setup import environment
 
+pytestmark = pytest.mark.slow
 SIZE = 32
 SMALL = [
     "task=train", f"model.image_size=[{SIZE},{SIZE}]", "horizon.train=6", "trainer.steps=4", "trainer.batch_size=4",
@@ -46,7 +47,6 @@ def lerobot(command, *arguments, cwd):
     return done.stdout + done.stderr
 
 
-@pytest.mark.slow
 def test_lerobot_eval_runs_an_episode(run, tmp_path):
     lerobot(
         "eval", f"--policy.path={run[0] / 'final'}", "--policy.device=cpu",
@@ -59,7 +59,6 @@ def test_lerobot_eval_runs_an_episode(run, tmp_path):
     assert list((tmp_path / "out").rglob("*.mp4"))
 
 
-@pytest.mark.slow
 def test_lerobot_rollout_drives_the_arm_and_act_smooth_in_real_time(run, tmp_path):
     folder, model = run
     inference = ["--inference.type=rtc", "--inference.rtc.execution_horizon=6", "--inference.queue_threshold=4"]
@@ -74,7 +73,6 @@ def test_lerobot_rollout_drives_the_arm_and_act_smooth_in_real_time(run, tmp_pat
     assert "Rollout finished" in said and "Traceback" not in said
 
 
-@pytest.mark.slow
 def test_lerobot_train_goes_on_from_it_and_xp_takes_the_result(run, xp, arm, tmp_path):
     from safetensors.numpy import load_file
 

@@ -10,6 +10,7 @@ import pytest
 from xp.__main__ import main
 from xp.models.lerobot import catalog
 
+pytestmark = pytest.mark.slow
 SIZE = 32
 SHORT = [
     "task=train", "trainer.steps=1", "trainer.batch_size=2", "trainer.eval_every=null", "trainer.device=cpu",

@@ -145,3 +145,15 @@ def test_devices_are_counted_and_never_more_than_there_are(monkeypatch):
     assert [device_of(asked(), rank) for rank in (None, 1)] == ["cuda", "cuda:1"]
     with pytest.raises(UserError, match=r"trainer.devices=3: torch sees 2 GPUs here. Type trainer.devices=2, or"):
         count_devices(asked(devices=3))
+
+
+def test_weights_without_an_axis_cannot_be_spread():
+    import torch
+
+    from xp.training.torch_group import refuse_scalars
+
+    module = torch.nn.Linear(2, 2)
+    refuse_scalars(module)
+    module.scale = torch.nn.Parameter(torch.tensor(1.0))
+    with pytest.raises(UserError, match=r"scale is a single number. Type trainer.strategy=ddp"):
+        refuse_scalars(module)

@@ -20,7 +20,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from xp.errors import UserError
+from xp.errors import UserError, listing
 from xp.runs.ranks import Ranks
 from xp.training.options import TrainerOptions
 
@@ -98,6 +98,7 @@ class Together(Alone):
         spread with them.
         """
         if self.shards:
+            refuse_scalars(module)
             fully_shard(module, mesh=init_device_mesh(self.device.split(":")[0], (self.size,)))
 
 
@@ -207,6 +208,21 @@ def count_devices(options: TrainerOptions) -> int:
             f"{torch.cuda.device_count()}, or trainer.devices=auto"
         )
     return count
+
+
+def refuse_scalars(module: torch.nn.Module) -> None:
+    """Refuse to spread weights that have no axis to cut.
+
+    Raises:
+        UserError: naming the first ones.
+    """
+    scalars = [name for name, weight in module.named_parameters() if weight.ndim == 0]
+    if scalars:
+        raise UserError(
+            f"trainer.strategy=fsdp spreads every weight along its first axis; {listing(scalars[:3])} "
+            f"{'is a single number' if len(scalars) == 1 else 'and others are single numbers'}. Type "
+            "trainer.strategy=ddp"
+        )
 
 
 def whole(tensor: Tensor) -> Tensor:
