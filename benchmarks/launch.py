@@ -1,4 +1,5 @@
-"""What a job costs through `hydra/launcher=slurm` beyond SLURM itself, and how soon a killed one is noticed.
+"""What a job costs through `hydra/launcher=slurm` beyond SLURM itself, how soon a killed one is noticed, and how long
+handing in the main job takes.
 
     .venv/bin/python benchmarks/launch.py [--jobs 5]
 
@@ -61,6 +62,25 @@ def notice(executor: Executor, folder: Path) -> float:
     return time.monotonic() - began
 
 
+def hand_in(folder: Path) -> tuple[float, float]:
+    """Seconds from the start of `xp +experiment=multi_horizon` to its plan, and to the prompt; the jobs are held."""
+    folder.mkdir(parents=True)
+    command = [sys.executable, "-u", "-m", "xp", "+experiment=multi_horizon", "-m", "hydra/launcher=slurm"]
+    began, plan = time.monotonic(), 0.0
+    process = subprocess.Popen(
+        [*command, "debug=fast", "+hydra.launcher.extra.hold=true"], cwd=folder, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("16 jobs: "):
+            plan = time.monotonic() - began
+    if process.wait() or not plan:
+        sys.exit("multi_horizon was not handed in")
+    whole = time.monotonic() - began
+    subprocess.run(["scancel", "--user=root"], check=True)
+    return plan, whole
+
+
 def show(name: str, seconds: list[float]) -> None:
     spread = f"least {min(seconds):6.2f}   most {max(seconds):6.2f}   n {len(seconds)}"
     print(f"{name:<44} median {median(seconds):6.2f} s   {spread}", flush=True)
@@ -96,6 +116,9 @@ def measure(folder: Path, number: int) -> None:
     show("srun python -c pass", python)
     show("a trivial job through hydra/launcher=slurm", ours)
     show("kill -9 noticed without accounting", noticed)
+    plans, wholes = zip(*(hand_in(folder.parent.parent / f"main{each}") for each in range(number)))
+    show("multi_horizon: to the plan of its 16 jobs", list(plans))
+    show("multi_horizon: to the prompt, all handed in", list(wholes))
     more = [ours_ - bare_ for ours_, bare_ in zip(ours, bare)]
     print(f"more than srun's own: median {median(more):.2f} s, least {min(more):.2f} s; load {os.getloadavg()[0]:.1f}")
 

@@ -126,3 +126,18 @@ def test_names_are_safe_short_and_told_apart(name):
     safe = safe_name(name)
     assert 0 < len(safe) <= 100 and "/" not in safe and not safe.startswith(".")
     assert safe_name("x" * 150 + name) != safe_name("x" * 150 + name + "y")
+
+
+def test_jobs_of_a_short_run_are_named_by_what_was_typed():
+    from hydra_plugins.xp_staged_sweeper._experiment import plan_experiment, read_command_line
+    from hydra_plugins.xp_staged_sweeper._sweep import xp_rules
+    from xp.config import open_hydra
+
+    xp = open_hydra()
+    master = xp.compose_config("config", [], run_mode=RunMode.MULTIRUN, with_log_configuration=False)
+    typed = ["task=collect", "data.root=d", "debug=fast", "trainer.steps=9", "collect.first_seed=1,2"]
+    fresh = Composer(xp.config_loader, master)
+    jobs = plan_experiment(fresh, None, read_command_line(fresh, typed)[1], xp_rules()).jobs
+    assert jobs[0].job.config["trainer"]["steps"] == 9 and jobs[0].job.config["collect"]["episodes"] == 7
+    named = "task_collect-data.root_d-debug_fast-trainer.steps_9-collect.first_seed"
+    assert [planned.job.name for planned in jobs] == [f"{named}_1", f"{named}_2"]

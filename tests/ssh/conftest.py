@@ -1,5 +1,6 @@
 import contextlib
 import os
+import re
 import signal
 
 import pytest
@@ -27,7 +28,8 @@ def pair(tmp_path_factory, ground):
 @pytest.fixture
 def site(pair, ground, request):
     """An empty working folder of this test's own, on two nodes in good order."""
-    made = Site(ground / request.node.name.split("[")[0][:60], pair)
+    name = re.sub(r"\W+", "_", request.node.name).strip("_")  # with the parameters, which stand last
+    made = Site(ground / (name if len(name) <= 60 else f"{name[:45]}_{name[-14:]}"), pair)
     yield made
     made.close()
     for box in pair.boxes:

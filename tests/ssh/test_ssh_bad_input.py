@@ -2,7 +2,7 @@
 
 import pytest
 from ssh_nodes import PORT
-from ssh_site import expected
+from ssh_site import expected, wait_for
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -45,7 +45,7 @@ def test_each_bad_host_gets_one_line_and_the_good_one_does_the_jobs(site, bad_ho
 def test_without_any_usable_host_the_command_says_why_and_fails(site):
     code, output = site.run("seed=1", hosts=("'ssh root@nowhere.invalid'",))
     assert code == 2 and "No host can be used." in output and "nowhere.invalid" in output
-    assert not site.desk("sweep").attended
+    wait_for(lambda: not site.desk("sweep").attended, "the keeper's end")
     code, output = site.run("seed=1", "hydra.launcher.detach=false")
     assert code == 0, output
 

@@ -88,7 +88,8 @@ def read_command_line(composer: Composer, arguments: Sequence[str]) -> tuple[lis
             single[key] = values[0]
         else:
             sweeps[key] = values
-    return experiments, CommandLine(single={**_debug_values(composer, single), **single}, sweeps=sweeps)
+    implied = {key: value for key, value in _debug_values(composer, single).items() if key not in single}
+    return experiments, CommandLine(single={**implied, **single}, sweeps=sweeps, implied=frozenset(implied))
 
 
 def _debug_values(composer: Composer, single: Mapping[str, str]) -> dict[str, str]:
@@ -215,7 +216,8 @@ class _Planner:
         if stage.template:
             given = str(OmegaConf.select(config, f"stages.{stage.key}.name"))
             return safe_name(given + "".join(f"-{bare(key)}_{value}" for key, value in added.items()))
-        pairs = {**self._line.single, **assignment} if self._plain else assignment
+        typed = {key: value for key, value in self._line.single.items() if key not in self._line.implied}
+        pairs = {**typed, **assignment} if self._plain else assignment
         words = [f"{bare(key)}_{value}" for key, value in pairs.items() if self._tells(bare(key))]
         return safe_name("-".join(words if self._plain else [stage.key, *words]) or stage.key)
 

@@ -57,6 +57,8 @@ class CommandLine:
 
     single: Mapping[str, str] = field(default_factory=dict)
     sweeps: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    implied: frozenset[str] = frozenset()
+    """Keys of `single` that nobody typed: another choice sets them as if typed."""
 
     def choices(self, key: str) -> tuple[str, ...] | None:
         """Values that the command line gives to a key, if it names the key at all."""
