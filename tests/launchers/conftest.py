@@ -49,6 +49,9 @@ def slurm(tmp_path_factory):
 @pytest.fixture
 def on_slurm(slurm, place, monkeypatch):
     """The cluster, with this test's processes pointed at it and nothing in its queue afterwards."""
+    import slurm_cluster
+
     monkeypatch.setenv("SLURM_CONF", str(slurm.conf))
     yield slurm
     slurm.tell("scancel", "--user=root", check=False)
+    slurm_cluster.wait_for(lambda: not slurm.tell("squeue", "-h", check=False))

@@ -177,7 +177,10 @@ def xp_command(*arguments: str) -> subprocess.CompletedProcess:
 def test_attach_follows_the_log_until_the_end_and_ctrl_c_leaves_a_waiting_call(on_slurm, place, waiting):
     overrides, folder, go = waiting
     command = [sys.executable, str(APP / "app.py"), *overrides, *SLURM, "hydra.launcher.detach=false", "-m"]
-    controller = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    controller = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # ignored in what a script starts
+    )  # fmt: skip
     wait_for(lambda: begun(folder) or controller.poll() is not None)
     controller.send_signal(signal.SIGINT)
     output = controller.communicate(timeout=120)[0]

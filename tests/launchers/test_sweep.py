@@ -127,6 +127,11 @@ def test_what_was_only_frozen_by_a_refused_call_makes_way_for_another_configurat
     assert code == 0, output
     record = Record(folder / "horizon_4" / "record.json")
     assert record["attempts"] == 1 and RunFolder(folder / "horizon_4").config().seed == 5
+    cell = Record(folder / "train_h4_pred_h1" / "record.json")
+    cell.update(state=State.CANCELLED, attempts=0)  # it waited when it was cancelled
+    lean = ("+experiment=chain", "horizon.train=4", "horizon.predict=1", "seed=5")
+    code, output = xp(*lean, "stages.predict.set.model=small")
+    assert code == 0 and RunFolder(cell.path.parent).config().model.width == 8, output
     record.update(state=State.PENDING, attempts=1)
     code, output = xp("+experiment=chain", "horizon.train=4", "horizon.predict=1")
     assert code == 2 and "holds another run" in output

@@ -79,6 +79,11 @@ def test_settings_have_bounds_and_unknown_ones_are_refused():
         ("ssh: Could not resolve hostname gpu7: Name or service not known", "there is no machine 'gpu7'", False),
         ("@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\nHost key verification failed.",
          "ssh-keygen -R '[gpu7]:41'", False),
+        ("@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\nOffending ED25519 key in /home/me/known hosts:3\r\n"
+         "  remove with:\r\n  ssh-keygen -f \"/home/me/known hosts\" -R \"[1.2.3.4]:41\"\r\n",
+         "anew: ssh-keygen -f \"/home/me/known hosts\" -R \"[1.2.3.4]:41\" ; then", False),
+        ("Offending RSA key in /home/me/.ssh/known_hosts:12\nHost key verification failed.",
+         "anew: sed -i 12d /home/me/.ssh/known_hosts ; then", False),
         ("No ED25519 host key is known for [gpu7]:41 and you have requested strict checking.\n"
          "Host key verification failed.", "accept it once: ssh -p 41 gpu7", False),
         ("root@gpu7: Permission denied (publickey).", "the login was refused", False),

@@ -122,7 +122,10 @@ class Agent:
         try:
             done = subprocess.run([python, "-c", code], stdin=subprocess.DEVNULL, capture_output=True, timeout=120)
         except (OSError, subprocess.SubprocessError) as error:
-            raise Refused(f"{python} cannot be run ({getattr(error, 'strerror', error)})") from None
+            raise Refused(
+                f"{python} cannot be run ({getattr(error, 'strerror', error)}). Name the jobs' interpreter there: "
+                "hydra.launcher.python=PATH for all hosts, or `python` of this one"
+            ) from None
         if done.returncode:
             words = done.stderr.decode(errors="replace").strip().splitlines() or ["no words"]
             raise Refused(

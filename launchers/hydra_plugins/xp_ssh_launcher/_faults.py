@@ -38,9 +38,8 @@ def fault_of(host: Host, stderr: str) -> Fault:
     last = text.splitlines()[-1] if text else "no words"
     at = f"{host.host}" + (f" port {host.port}" if host.port else "")
     if "HOST IDENTIFICATION HAS CHANGED" in text or "Offending" in text:
-        place = f"[{host.host}]:{host.port}" if host.port and host.port != 22 else host.host
         return Fault(
-            f"{name}: its host key is not the one known here. If the machine was set up anew: ssh-keygen -R '{place}' "
+            f"{name}: its host key is not the one known here. If the machine was set up anew: {_forget(host, text)} "
             f"; then look at the new key and accept it: {host.command} . Otherwise somebody is in between.",
             False,
         )
@@ -64,6 +63,16 @@ def fault_of(host: Host, stderr: str) -> Fault:
     if "Connection refused" in text:
         return Fault(f"{name}: nothing listens at {at}. Is the port right, and is the machine up? {host.command}", True)
     return Fault(f"{name}: no connection to {at} ({last}). Try by hand: {host.command}", True)
+
+
+def _forget(host: Host, text: str) -> str:
+    """The command that removes a host's old key: ssh's own words, else by the file and line that ssh names."""
+    if said := re.search(r"ssh-keygen -f .+", text):
+        return said.group().strip()
+    if where := re.search(r"Offending \S+ key in (.+):(\d+)", text):
+        return f"sed -i {where[2]}d {where[1]}"
+    place = f"[{host.host}]:{host.port}" if host.port and host.port != 22 else host.host
+    return f"ssh-keygen -R '{place}'"
 
 
 def python_fault(host: Host, python: str) -> str:

@@ -139,7 +139,7 @@ def summary_line(plan: Plan, workers: int | None, now: datetime | None = None) -
     else:
         starts = any(action.starts for action in plan.actions.values())
         about = "; time unknown, nothing like it has run here yet" if starts else ""
-    return f"{len(plan.jobs)} jobs: {parts}{about}"
+    return f"{len(plan.jobs)} job{'s' * (len(plan.jobs) != 1)}: {parts}{about}"
 
 
 def clock_time(moment: datetime, now: datetime) -> str:

@@ -58,7 +58,9 @@ def submissions(jobs: Sequence[Planned], handles: Mapping[Path, str]) -> list[Su
 def tell(plan: Plan, executor: str, console: Any) -> int:
     """The last lines of a call that does not wait: how to look, follow and cancel. Gives the exit code 0."""
     number = sum(action.starts for action in plan.actions.values())
-    say(console, f"{number} jobs are with {executor} and go on without this process. The same command adopts them.")
+    one = number == 1
+    told = f"1 job is with {executor} and goes" if one else f"{number} jobs are with {executor} and go"
+    say(console, f"{told} on without this process. The same command adopts {'it' if one else 'them'}.")
     for experiment in plan.experiments:
         say(console, f"  look:   xp task=status status.folder={experiment.folder}")
         say(console, f"  cancel: xp task=cancel cancel.folder={experiment.folder}")

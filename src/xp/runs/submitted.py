@@ -113,9 +113,15 @@ def is_open(record: Record, seen: JobState | None) -> bool:
 
 
 def never_begun(folder: Path) -> bool:
-    """Whether a job was frozen for a sweep that ended before the job was in anybody's hands: refused, or killed."""
+    """Whether a job was only frozen: cancelled before it started, or of a sweep that was refused or killed before it
+    had put the job into anybody's hands.
+    """
     record = Record(folder / RECORD)
-    if record.state is not State.PENDING or record.interrupted or record.get("attempts") or record.get("handle"):
+    if record.state not in (State.PENDING, State.CANCELLED) or record.interrupted or record.get("attempts"):
+        return False
+    if record.state is State.CANCELLED:
+        return True
+    if record.get("handle"):
         return False
     noted = read_json(folder.parent / LAUNCHER, default={}).get("controller", {})
     return noted.get("host") == socket.gethostname() and controller_of(folder.parent) in (None, os.getpid())
