@@ -1,6 +1,7 @@
 """Small LeRobot policies, data for them, and LeRobot's own way of doing the same."""
 
 import numpy as np
+import torch
 
 from xp.models.lerobot.build import build
 from xp.models.policy import DataSpec, Treatment
@@ -17,6 +18,25 @@ DIFFUSION = {
     "num_inference_steps": 2, "use_group_norm": True, "pretrained_backbone_weights": None,
     "use_separate_rgb_encoder_per_camera": False, "diffusion_step_embed_dim": 16,
 }  # fmt: skip
+
+
+def use_narrow_backbone(monkeypatch):
+    """Let `vision_backbone="resnet_narrow"` be a ResNet-18 of a quarter of the width: a fourteenth of the weights.
+
+    For what is about training and not about pictures: LeRobot's policies look backbones up in `torchvision.models`.
+    """
+    import torchvision
+    from torchvision.models.resnet import BasicBlock, ResNet
+
+    class Narrow(ResNet):
+        def __init__(self, weights=None, **options):
+            super().__init__(BasicBlock, [2, 2, 2, 2], **options)
+            self.fc = torch.nn.Linear(128, 10)  # policies read from it how many channels come out
+
+        def _make_layer(self, block, planes, *arguments, **options):
+            return super()._make_layer(block, planes // 4, *arguments, **options)
+
+    monkeypatch.setattr(torchvision.models, "resnet_narrow", Narrow, raising=False)
 
 
 def statistics(size=3):
@@ -65,8 +85,6 @@ def batch_for(spec, size=3, seed=0, cameras=CAMERAS):
 
 def lerobot_batch(batch):
     """The same windows as `lerobot-train` would hand them to the processors of an ACT."""
-    import torch
-
     found = {
         key: torch.tensor(value[:, -1]).permute(0, 3, 1, 2).contiguous().float() / 255.0
         for key, value in batch.items()

@@ -12,7 +12,7 @@ from xp.runs import RunInterrupted
 from xp.training import ActionLayout, make_validator, train_any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
-from lerobot_made_up import ACT, DIFFUSION, SMOOTH, batch_for, made, statistics  # noqa: E402
+import lerobot_made_up as made_up  # noqa: E402 # pyright: ignore[reportMissingImports]
 
 
 class Made:
@@ -23,16 +23,18 @@ class Made:
 
     def at(self, step):
         hidden = np.random.default_rng(step).random(2) < 0.5
-        return {**batch_for(self.spec, size=2, seed=step), "observation_is_dropped": hidden}
+        return {**made_up.batch_for(self.spec, size=2, seed=step), "observation_is_dropped": hidden}
 
     def epoch(self, step):
         return step / 10
 
 
 def go(folder, model, *, stop_after=None, watched=False, seed=0):
-    trainable = made(model, seed=seed, obs_dropout=0.5)
+    trainable = made_up.made({**model, "vision_backbone": "resnet_narrow"}, seed=seed, obs_dropout=0.5)
     validate = make_validator(
-        lambda: [batch_for(trainable.spec, seed=99)], layout=ActionLayout((0, 1, 2)), statistics=statistics()
+        lambda: [made_up.batch_for(trainable.spec, seed=99)],
+        layout=ActionLayout((0, 1, 2)),
+        statistics=made_up.statistics(),
     )
     options = trainer(steps=5, log_every=2, checkpoint_every=2, ema_decay=0.9, eval_every=1 if watched else None)
     run = run_in(folder, stop_after=stop_after)
@@ -43,8 +45,11 @@ def go(folder, model, *, stop_after=None, watched=False, seed=0):
     return trainable
 
 
-@pytest.mark.parametrize("model", [ACT, SMOOTH, DIFFUSION], ids=["act", "act_smooth", "diffusion"])
-def test_a_policy_goes_on_bit_for_bit_and_watching_changes_nothing(tmp_path, model):
+@pytest.mark.parametrize(
+    "model", [made_up.ACT, made_up.SMOOTH, made_up.DIFFUSION], ids=["act", "act_smooth", "diffusion"]
+)
+def test_a_policy_goes_on_bit_for_bit_and_watching_changes_nothing(tmp_path, monkeypatch, model):
+    made_up.use_narrow_backbone(monkeypatch)
     go(tmp_path / "whole", model)
     for attempt, stop in enumerate((1, 2)):
         with pytest.raises(RunInterrupted):
