@@ -69,10 +69,12 @@ def test_a_paired_difference_is_the_mean_over_common_episodes_and_seeds(sweep):
     worse, base, same = found.arms
     one, other = worse.grid("self_chained", "l1"), base.grid("self_chained", "l1")
     difference = paired(worse, base, "self_chained", "l1")
+    assert difference is not None
     assert difference.value == pytest.approx(np.mean([one[key] - other[key] for key in one]))
     assert (difference.episodes, difference.seeds) == (8, 2)
     assert difference.verdict == "higher"
-    assert paired(same, base, "self_chained", "l1").verdict == "not distinguishable"
+    no_difference = paired(same, base, "self_chained", "l1")
+    assert no_difference is not None and no_difference.verdict == "not distinguishable"
 
 
 def test_findings_name_the_best_with_evidence_and_what_cannot_be_told_apart(sweep):
@@ -85,11 +87,11 @@ def test_findings_name_the_best_with_evidence_and_what_cannot_be_told_apart(swee
 
 @pytest.mark.parametrize("width", [80, 60])
 def test_the_terminal_table_fits(sweep, width):
-    console = Console(width=width, file=io.StringIO())
-    console.print(terminal_table(sweep))
-    text = console.file.getvalue()
+    out = io.StringIO()
+    Console(width=width, file=out).print(terminal_table(sweep))
+    text = out.getvalue()
     assert max(map(len, text.splitlines())) <= width
-    for word in ("hold-last", "demonstration", "baseline"):
+    for word in ("hold-last", "demonstration", "baseline", "tracks best"):
         assert word in text
 
 
@@ -113,16 +115,22 @@ def test_one_replay_alone_is_reported_without_differences(tmp_path):
 def test_an_interval_over_two_seeds_is_wider_than_over_one():
     draw = np.random.default_rng(0)
     effects = np.array([[0.5], [-0.5]]) + 0.1 * draw.normal(size=(2, 10))
-    one, both = crossed_interval(effects[:1]), crossed_interval(effects)
+    one, both = (_known(crossed_interval(some)) for some in (effects[:1], effects))
     assert both[1] - both[0] > one[1] - one[0]
     assert one[0] > 0 > both[0]
     assert crossed_interval(effects[:, :1]) == (None, None)
+
+
+def _known(ends: tuple[float | None, float | None]) -> tuple[float, float]:
+    low, high = ends
+    assert low is not None and high is not None
+    return low, high
 
 
 def test_the_crossed_interval_covers_the_true_mean_about_as_often_as_it_says():
     draw, covered = np.random.default_rng(1), 0
     for _ in range(200):
         values = draw.normal(size=(3, 1)) + draw.normal(size=(1, 8)) + draw.normal(size=(3, 8))
-        low, high = crossed_interval(values, resamples=1000)
+        low, high = _known(crossed_interval(values, resamples=1000))
         covered += low <= 0 <= high
     assert covered / 200 > 0.85

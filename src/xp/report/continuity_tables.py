@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from rich.markup import escape
 from rich.table import Table as Terminal
+from rich.text import Text
 
 from xp.metrics.replay import MODES
 from xp.metrics.replay_summary import MEASURES, estimate
@@ -166,9 +167,15 @@ def _pairs(difference: Difference) -> str:
     return f"{difference.episodes} episodes and {seeds}"
 
 
-def continuity_terminal(experiment: Experiment) -> list[Terminal]:
-    """A table for each comparison that fits 80 columns: the main mode, three measures, differences below the values."""
-    return [_terminal(found) for found in comparisons(experiment)]
+def continuity_terminal(experiment: Experiment) -> list[Terminal | Text]:
+    """For each comparison a table that fits 80 columns, and in words which arm tracks best.
+
+    The table has the main mode and three measures, with differences below the values.
+    """
+    parts: list[Terminal | Text] = []
+    for found in comparisons(experiment):
+        parts += [_terminal(found), *(Text(finding.text) for finding in _best(found))]
+    return parts
 
 
 def _terminal(found: Comparison) -> Terminal:
