@@ -91,3 +91,23 @@ def test_a_worker_sends_even_words_of_other_languages_to_the_log(tmp_path, capfd
         os.write(2, b"error from below\n")
     assert (tmp_path / "log.txt").read_text() == "python\nfrom below\nerror from below\n"
     assert capfd.readouterr().out == ""
+
+
+def test_a_handler_made_in_one_run_writes_to_the_log_of_the_next(tmp_path, capfd):
+    import logging
+
+    logger = logging.getLogger("a library that is imported once")
+    with to_log(tmp_path / "first.txt", echo=False):
+        handler = logging.StreamHandler()
+        logger.addHandler(handler)
+        logger.warning("one")
+    try:
+        with to_log(tmp_path / "second.txt", echo=False):
+            logger.warning("two")
+            print("three")
+        logger.warning("between")
+    finally:
+        logger.removeHandler(handler)
+    assert (tmp_path / "first.txt").read_text() == "one\n"
+    assert (tmp_path / "second.txt").read_text() == "two\nthree\n"
+    assert "I/O operation on closed file" not in capfd.readouterr().err

@@ -56,6 +56,57 @@ class Tee(TextIOBase):
         return True
 
 
+class Standing(TextIOBase):
+    """A text stream that outlives runs: it writes to the log of the run at hand, between runs to standard error.
+
+    Libraries make log handlers when they are first imported, and such a handler keeps the stream of that moment. In a
+    worker the next run has another log, and that of the first is closed.
+    """
+
+    def __init__(self) -> None:
+        self.log: TextIO | None = None
+
+    def write(self, text: str) -> int:
+        """Write to the log of the run at hand."""
+        stream = self.log or sys.__stderr__
+        return len(text) if stream is None else stream.write(text)
+
+    def flush(self) -> None:
+        """Flush that log."""
+        if (stream := self.log or sys.__stderr__) is not None:
+            stream.flush()
+
+    def isatty(self) -> bool:
+        """False: see `Tee`."""
+        return False
+
+    def fileno(self) -> int:
+        """The descriptor of standard error, which `to_log` points at the log."""
+        return 2
+
+    @property
+    def encoding(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Logs are UTF-8."""
+        return "utf-8"
+
+    def writable(self) -> bool:
+        """True."""
+        return True
+
+    @contextmanager
+    def to(self, log: TextIO) -> Iterator[None]:
+        """Let this stream stand for standard output and error, and write to `log`."""
+        before, self.log = self.log, log
+        try:
+            with redirect_stdout(self), redirect_stderr(self):  # pyright: ignore[reportArgumentType]
+                yield
+        finally:
+            self.log = before
+
+
+_STANDING = Standing()
+
+
 @contextmanager
 def to_log(path: Path, *, echo: bool) -> Iterator[None]:
     """Send what this process prints to the end of `path`.
@@ -68,7 +119,7 @@ def to_log(path: Path, *, echo: bool) -> Iterator[None]:
             with _echoing(log):
                 yield
         else:
-            with _descriptors(log), redirect_stdout(log), redirect_stderr(log):
+            with _descriptors(log), _STANDING.to(log):
                 yield
 
 
