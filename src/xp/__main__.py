@@ -40,6 +40,17 @@ def run_task(run: "Run") -> None:
     module.run(run)
 
 
+def warm_up(folder: str) -> None:
+    """Import what the run frozen in `folder` will import: a worker that is idle does it ahead."""
+    import importlib
+
+    from xp.runs import RunFolder
+
+    config = RunFolder(folder).config()
+    module = importlib.import_module(f"xp.tasks.{config.task.name}")
+    getattr(module, "warm_up", lambda config: None)(config)
+
+
 def _main(arguments: list[str]) -> int:
     from xp.config import open_hydra
     from xp.config.compose import CONFIG_NAME

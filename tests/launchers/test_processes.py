@@ -84,6 +84,7 @@ def test_a_second_ctrl_c_does_not_wait(sweep, place):
     for pid in [RunFolder(folder).record()["pid"] for folder in folders[:2]]:
         os.kill(pid, signal.SIGSTOP)  # jobs that do not hear
     process.send_signal(signal.SIGINT)
+    assert process.stdout is not None
     while "leaving" not in process.stdout.readline():
         pass
     process.send_signal(signal.SIGINT)
@@ -142,6 +143,19 @@ def test_a_worker_killed_from_outside_fails_its_job_by_name(sweep):
     output = process.communicate(timeout=60)[0]
     assert process.returncode == 1 and "2 done, 1 failed: xp" in output
     assert "SIGKILL" in RunFolder(folders[0]).record()["error"]["message"]
+
+
+def test_a_worker_without_work_imports_ahead_what_the_next_stage_needs(place):
+    process = start("+experiment=chain", f"work.wait_for={place}/go", "hydra.launcher.n_jobs=2")
+    folder = place / "multirun" / "chain"
+    wait_for(lambda: (folder / "warmed.txt").exists() and at_work(folder / "pretrain"), process)
+    (place / "go").write_text("")
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 0, output
+    job, pid = (folder / "warmed.txt").read_text().split()
+    by_pid = {name: RunFolder(folder / name).record()["pid"] for name in ("pretrain", "horizon_1", "horizon_4")}
+    assert job == "horizon_1" and int(pid) != by_pid["pretrain"]
+    assert int(pid) in by_pid.values()
 
 
 def test_each_worker_gets_one_gpu_and_an_equal_share_of_threads(monkeypatch, tmp_path):

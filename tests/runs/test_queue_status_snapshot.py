@@ -34,6 +34,17 @@ def test_a_job_is_ready_when_its_own_needs_are_done():
     assert ready(queue) == [2]
 
 
+def test_what_waits_for_nothing_but_running_jobs_comes_next():
+    queue = JobQueue(chain((), (), (0,), (0, 1), (2,)))
+    assert queue.coming() == []
+    queue.set(Path("0"), JobState.RUNNING)
+    assert [job.folder.name for job in queue.coming()] == ["2"]
+    queue.set(Path("1"), JobState.DONE)
+    assert [job.folder.name for job in queue.coming()] == ["2", "3"]
+    queue.set(Path("0"), JobState.DONE)
+    assert queue.coming() == []
+
+
 def test_failure_blocks_everything_downstream_but_what_runs_always():
     queue = JobQueue(chain((), (), (0,), (2,), (1, 3), always=(4,)))
     queue.set(Path("0"), JobState.FAILED)

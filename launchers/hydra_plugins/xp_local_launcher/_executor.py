@@ -50,6 +50,7 @@ class LocalExecutor:
         self._elsewhere: dict[Path, float] = {}
         """Jobs that another process works on, and when to look again."""
         self._kill_at: float | None = None
+        self._may_warm_up = True
         self._closed = False
 
     def submit(self, jobs: Sequence[Submission]) -> list[str]:
@@ -60,6 +61,7 @@ class LocalExecutor:
     def poll(self, timeout_s: float = 0.0) -> dict[str, JobState]:
         """Hear from the workers, start what may start, wait up to `timeout_s` for news."""
         self._fill()
+        self._warm_up()
         self._hear(timeout_s)
         self._overdue()
         self._fill()
@@ -138,6 +140,16 @@ class LocalExecutor:
             self._hire()
         return None
 
+    def _warm_up(self) -> None:
+        """While a stage is at work, let idle workers import what the jobs behind it will need."""
+        coming = self._queue.coming() if self._may_warm_up and not self._closed else []
+        workers = list(self._workers.values())
+        if len(workers) < min(self.n_jobs, len(coming)) and all(worker.ready for worker in workers):
+            self._hire()
+        for worker in workers:
+            if coming and worker.ready and worker.job is None and not worker.warmed:
+                worker.warm_up(coming[0].folder)
+
     def _hire(self) -> None:
         number = next(n for n in range(self.n_jobs) if n not in self._workers)
         environment = _machine.worker_environment(number, self.n_jobs, self._devices, self._threads)
@@ -171,7 +183,9 @@ class LocalExecutor:
             job, code = worker.job, worker.end()
             if job is not None:
                 self._died(worker, job, code)
-            elif not worker.ready:
+            elif worker.ready:
+                self._may_warm_up = False  # it died while it had nothing to do but this; the job itself will say why
+            else:
                 words = worker.last_words() or "no words"
                 raise UserError(
                     f"A worker process {cause_of_death(code)} before its first job: {words}. Check that the Python "

@@ -23,6 +23,8 @@ class Worker:
         """Whether the process is up: jobs go to those that are, so none waits for an interpreter to start."""
         self.asked_at: float | None = None
         """When the present job was asked to leave."""
+        self.warmed = False
+        """Whether it has been told to import ahead; the first job does as much."""
         self._buffer = b""
         self._words = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker; its last words
         self._process = subprocess.Popen(
@@ -52,15 +54,16 @@ class Worker:
 
     def start(self, folder: Path, secrets: Mapping[str, str]) -> bool:
         """Hand over a job; False if the worker is gone."""
-        assert self.job is None and self._process.stdin is not None
-        order = json.dumps({"folder": str(folder), "secrets": dict(secrets)}) + "\n"
-        try:
-            self._process.stdin.write(order.encode())
-            self._process.stdin.flush()
-        except OSError:
+        assert self.job is None
+        if not self._order({"folder": str(folder), "secrets": dict(secrets)}):
             return False
-        self.job, self.asked_at = folder, None
+        self.job, self.asked_at, self.warmed = folder, None, True
         return True
+
+    def warm_up(self, folder: Path) -> None:
+        """Let the idle worker import what the job frozen in `folder` will import."""
+        self.warmed = True
+        self._order({"warm_up": str(folder)})
 
     def ask_to_leave(self) -> None:
         """Let the present job write a checkpoint and end."""
@@ -103,6 +106,16 @@ class Worker:
         size = self._words.seek(0, os.SEEK_END)
         self._words.seek(max(0, size - 2000))
         return self._words.read().decode(errors="replace").strip()
+
+    def _order(self, order: Mapping[str, Any]) -> bool:
+        """Send a line; False if the worker is gone."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write((json.dumps(order) + "\n").encode())
+            self._process.stdin.flush()
+        except OSError:
+            return False
+        return True
 
     def _signal(self, number: signal.Signals) -> None:
         if self._process.poll() is None:

@@ -1,11 +1,12 @@
 """A worker process: takes folders of frozen jobs from its standard input, one after the other, and runs them.
 
 What is imported for the first job stays imported for the next. Lines of JSON go both ways: in comes
-`{"folder": ..., "secrets": {...}}`, out goes `{"ready": true}` once and `{"folder": ..., "state": ...}` per job. When
-the input ends (the controller is gone, however it went) the job at hand is asked to write a checkpoint and leave, and
-then the worker ends.
+`{"folder": ..., "secrets": {...}}`, out goes `{"ready": true}` once and `{"folder": ..., "state": ...}` per job. With
+`{"warm_up": folder}` comes time to spare: what that job will import is imported ahead. When the input ends (the
+controller is gone, however it went) the job at hand is asked to write a checkpoint and leave, and then the worker ends.
 """
 
+import contextlib
 import gc
 import importlib
 import json
@@ -30,6 +31,9 @@ def main() -> None:
     threading.Thread(target=_listen, args=(orders, grace_s), daemon=True).start()
     reports.write('{"ready": true}\n')
     while (order := orders.get()) is not None:
+        if "warm_up" in order:
+            _warm_up(order["warm_up"], target)
+            continue
         reports.write(json.dumps(_serve(order, target)) + "\n")
         gc.collect()
 
@@ -47,6 +51,13 @@ def _serve(order: dict[str, Any], target: str) -> dict[str, str]:
     except UserError as error:
         return {"folder": folder, "state": "failed", "message": str(error)}
     return {"folder": folder, "state": str(state)}
+
+
+def _warm_up(folder: str, target: str) -> None:
+    """Call `warm_up` of the module that runs jobs, where it has one."""
+    # Whatever goes wrong here goes wrong in the job again, and is said in its log.
+    with contextlib.suppress(Exception):
+        importlib.import_module(target.partition(":")[0]).warm_up(folder)
 
 
 def _task(target: str) -> Callable[[Any], None]:

@@ -39,6 +39,16 @@ def build(
     return package.build(model_cfg, **options, pretrained=pretrained)
 
 
+def import_family(model_cfg: Mapping[str, Any]) -> None:
+    """Import what `build` will need for these options, the framework included, and make nothing."""
+    family = _family(model_cfg)
+    importlib.import_module(f"xp.models.{family}.build")
+    if family == "lerobot" and model_cfg.get("type"):
+        from xp.models.lerobot.catalog import policy_class
+
+        policy_class(str(model_cfg["type"]))
+
+
 def camera_sizes(
     model_cfg: Mapping[str, Any], cameras: Mapping[str, Any], pretrained_path: str | None = None
 ) -> dict[str, tuple[int, int]]:

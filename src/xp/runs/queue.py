@@ -36,6 +36,14 @@ class JobQueue:
         waiting = (job for job in self._jobs.values() if self.states[job.folder] is JobState.WAITING)
         return [job for job in waiting if self._fed(job)]
 
+    def coming(self) -> list[Submission]:
+        """Jobs that may start when what runs now is done, in the order of submission."""
+        feeding = (JobState.RUNNING, JobState.DONE)
+        waiting = (job for job in self._jobs.values() if self.states[job.folder] is JobState.WAITING)
+        return [
+            job for job in waiting if not self._fed(job) and all(self.states[need] in feeding for need in job.needs)
+        ]
+
     def set(self, folder: Path, state: JobState) -> None:
         """Note a job's state; those that can never start any more become blocked."""
         self.states[folder] = state

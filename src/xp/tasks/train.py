@@ -39,6 +39,16 @@ def fit(run: Run) -> None:
     run.write_summary({**_summary(run, source, trainable), **_last_validation(run)})
 
 
+def warm_up(config: "DictConfig") -> None:
+    """Import what a training with this configuration imports: the data, the model's family and its loop."""
+    import xp.tasks.shared  # noqa: F401
+    from xp.models.registry import import_family
+    from xp.training.frameworks import import_loop
+
+    import_family(plain(config.model))
+    import_loop(config.model.family)
+
+
 def _build(run: Run, source: "Source", statistics: dict[str, Any]) -> "Trainable":
     from xp.models import build
     from xp.tasks.shared import use_framework

@@ -1,10 +1,19 @@
 """The loop that fits a model: the one of the framework it is written in."""
 
+import importlib
 from typing import Any
 
 from xp.models.policy import Policy, TorchTrainable, Trainable
 from xp.runs import Run
 from xp.training.overfit import StepBatches
+
+LOOPS = {"octo": "loop", "lerobot": "torch_loop"}
+"""The module that trains a family's models."""
+
+
+def import_loop(family: str) -> None:
+    """Import what `train_any` will for models of this family, the framework included."""
+    importlib.import_module(f"xp.training.{LOOPS[family]}")
 
 
 def train_any(run: Run, trainable: Trainable, batches: StepBatches, **options: Any) -> Policy:

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from pathlib import Path
 
 from xp.runs.atomic import write_text
 
@@ -11,6 +12,12 @@ def note(run, word):
     journal = os.open(run.folder.parent / "journal.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.write(journal, f"{word} {run.folder.name} {os.getpid()} {os.environ.get('OMP_NUM_THREADS')}\n".encode())
     os.close(journal)
+
+
+def warm_up(folder):
+    """What a worker with time to spare does ahead: here it notes for which job, and who."""
+    job = Path(folder)
+    write_text(job.parent / "warmed.txt", f"{job.name} {os.getpid()}", durable=False)
 
 
 def run(run):
