@@ -143,8 +143,9 @@ def _dataset() -> tuple[Dataset, dict[str, np.ndarray]]:
         for name, (h, w) in SIZES.items()
     }
     info = DatasetInfo(
-        root=Path("made-up"), fps=10.0, streams=streams, action_names=joints, state_names=joints, num_episodes=EPISODES,
-        num_frames=n, robot_type="", codebase_version="v3.0", data_path="", video_path="",
+        root=Path("made-up"), fps=10.0, streams=streams, action_names=joints, state_names=joints,
+        environment_state_names=(), num_episodes=EPISODES, num_frames=n, robot_type="", codebase_version="v3.0",
+        data_path="", video_path="",
     )  # fmt: skip
     info.__dict__["tasks"] = ["put the red cube on the target"]
     starts, episode = np.arange(EPISODES) * LENGTH, np.repeat(np.arange(EPISODES), LENGTH)
@@ -153,6 +154,7 @@ def _dataset() -> tuple[Dataset, dict[str, np.ndarray]]:
         info=info, decoder="auto",
         episodes=Episodes(starts, np.full(EPISODES, LENGTH), zeros, ("put the red cube on the target",) * EPISODES),
         action=rng.normal(size=(n, ACTION)).astype(np.float32), state=rng.normal(size=(n, ACTION)).astype(np.float32),
+        environment_state=np.zeros((n, 0), np.float32),
         episode_index=episode, frame_index=np.arange(n) - starts[episode], task_index=np.zeros(n, np.int64),
         data_files=(), videos={},
     )  # fmt: skip
@@ -168,7 +170,8 @@ def _octo(dataset: Dataset) -> JaxTrainable:
     model = cast(dict[str, Any], OmegaConf.to_container(compose(["model=octo_tiny"]).model, resolve=True))
     spec = DataSpec(cameras=dataset.cameras, action_dim=ACTION, state_dim=ACTION, fps=dataset.fps, tasks=dataset.tasks)
     found = compute_statistics(dataset, range(EPISODES))
-    return build(model, data=spec, statistics=found, horizon=HORIZON, seed=0, pretrained_path=None)
+    trainable = build(model, data=spec, statistics=found, horizon=HORIZON, seed=0, pretrained_path=None)
+    return cast(JaxTrainable, trainable)
 
 
 class _Unsaved:

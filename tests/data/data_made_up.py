@@ -6,8 +6,18 @@ from pathlib import Path
 import numpy as np
 
 
-def made_up(lengths: list[int], tasks: list[int] | None = None, *, action_dim: int = 2, state_dim: int = 1):
-    """A dataset in memory, for laws about windows, splits and statistics: action[n] = n, state[n] = -n, in each dim."""
+def made_up(
+    lengths: list[int],
+    tasks: list[int] | None = None,
+    *,
+    action_dim: int = 2,
+    state_dim: int = 1,
+    environment_dim: int = 0,
+):
+    """A dataset in memory, for laws about windows, splits and statistics.
+
+    In each dimension action[n] = n, state[n] = -n, environment_state[n] = 1000 + n.
+    """
     from xp.data.info import CameraInfo, DatasetInfo
     from xp.data.reader import Dataset, Episodes
 
@@ -19,6 +29,7 @@ def made_up(lengths: list[int], tasks: list[int] | None = None, *, action_dim: i
         root=Path("made-up"), fps=10.0,
         streams={"top": CameraInfo(name="top", key="observation.images.top", height=2, width=2, is_video=False)},
         action_names=tuple(f"a{i}" for i in range(action_dim)), state_names=tuple(f"s{i}" for i in range(state_dim)),
+        environment_state_names=tuple(f"e{i}" for i in range(environment_dim)),
         num_episodes=len(lengths), num_frames=n, robot_type="", codebase_version="v3.0", data_path="", video_path="",
     )  # fmt: skip
     names = [f"task {i}" for i in range(int(task_of.max()) + 1)]
@@ -28,6 +39,7 @@ def made_up(lengths: list[int], tasks: list[int] | None = None, *, action_dim: i
         episodes=Episodes(starts, np.asarray(lengths), task_of, tuple(names[i] for i in task_of)),
         action=np.repeat(np.arange(n, dtype=np.float32)[:, None], action_dim, 1),
         state=np.repeat(-np.arange(n, dtype=np.float32)[:, None], state_dim, 1),
+        environment_state=np.repeat(1000 + np.arange(n, dtype=np.float32)[:, None], environment_dim, 1),
         episode_index=episode, frame_index=np.arange(n) - starts[episode], task_index=task_of[episode],
         data_files=(), videos={},
     )  # fmt: skip

@@ -103,3 +103,12 @@ def test_no_episodes_and_broken_files_are_refused(tmp_path):
     (tmp_path / "s.json").write_text('{"action": 3}')
     with pytest.raises(UserError, match=r"s\.json"):
         load_statistics(tmp_path / "s.json")
+
+
+def test_an_environment_state_has_statistics_of_its_own_that_survive_the_file(tmp_path):
+    dataset = made_up([4, 6], environment_dim=2)
+    found = compute_statistics(dataset, [0])
+    assert found["environment_state"]["max"].tolist() == [1003, 1003]
+    save_statistics(tmp_path / "s.json", found)
+    np.testing.assert_allclose(load_statistics(tmp_path / "s.json")["environment_state"]["std"], np.sqrt([1.25] * 2))
+    assert "environment_state" not in compute_statistics(made_up([4]), [0])

@@ -20,6 +20,7 @@ def naive(dataset, frames, row: int, history: int, horizon: int) -> dict:
     return {
         "observation.images.top": np.stack([frames["top"][n] for n in inside]),
         "observation.state": np.stack([dataset.state[n] for n in inside]),
+        "observation.environment_state": np.stack([dataset.environment_state[n] for n in inside]),
         "observation_is_pad": np.asarray([n < first for n in seen]),
         "action": np.stack([dataset.action[n] for n in near]),
         "action_is_pad": np.asarray([n < first or n > last for n in steps]),
@@ -40,7 +41,7 @@ def cases(draw):
 @given(cases(), st.randoms(use_true_random=False))
 def test_batches_equal_windows_cut_frame_by_frame(case, random):
     lengths, tasks, chosen, history, horizon = case
-    dataset = made_up(lengths, tasks)
+    dataset = made_up(lengths, tasks, environment_dim=3)
     frames = made_up_frames(dataset)
     windows = Windows(dataset, frames, chosen, history=history, horizon=horizon)
     rows = [int(n) for e in chosen for n in range(dataset.episodes.starts[e], dataset.episodes.starts[e] + lengths[e])]
@@ -125,3 +126,7 @@ def test_a_window_that_does_not_exist_is_an_error_and_does_not_wrap_around(index
 def test_impossible_windows_are_refused(options, words):
     with pytest.raises(UserError, match=words):
         Windows(made_up([5]), {}, options.pop("episodes", [0]), **options)
+
+
+def test_windows_of_a_dataset_without_environment_state_do_not_speak_of_one():
+    assert "observation.environment_state" not in Windows(made_up([3]), {}, [0], history=1, horizon=1).batch([0])

@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ def test_lerobot_itself_opens_what_was_written(kind, request):
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
     written = request.getfixturevalue(kind)
-    theirs = LeRobotDataset("local/x", root=written.root, video_backend="pyav", return_uint8=True)
+    theirs: Any = LeRobotDataset("local/x", root=written.root, video_backend="pyav", return_uint8=True)
     assert (theirs.num_episodes, theirs.num_frames, theirs.fps) == (len(LENGTHS), sum(LENGTHS), 10)
     assert theirs.meta.robot_type == "arm"
     row = 0
@@ -36,7 +37,7 @@ def test_lerobot_itself_opens_what_was_written(kind, request):
 def test_lerobot_reads_the_same_pixels_from_stored_images(image_set):
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
-    theirs = LeRobotDataset("local/x", root=image_set.root)
+    theirs: Any = LeRobotDataset("local/x", root=image_set.root)
     for camera in CAMERAS:
         for row in range(0, len(theirs), 5):
             pixels = theirs[row][f"observation.images.{camera}"].permute(1, 2, 0).numpy()
@@ -126,3 +127,20 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         DatasetWriter(tmp_path / "file" / "d", state_names=[], **OPTIONS)
+
+
+def test_an_environment_state_comes_back_in_lerobot_and_in_xp_and_needs_no_camera(tmp_path):
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+    around = np.random.default_rng(0).normal(size=(4, 2)).astype(np.float32)
+    options = {**OPTIONS, "cameras": {}, "state_names": ["s"], "environment_state_names": ["cube.x", "cube.y"]}
+    with DatasetWriter(tmp_path / "d", **options) as writer:
+        with pytest.raises(UserError, match="environment state"):
+            writer.add_episode("t", {}, np.zeros((4, 1)), np.ones((4, 2)))
+        writer.add_episode("t", {}, np.zeros((4, 1)), np.ones((4, 2)), environment_state=around)
+    theirs: Any = LeRobotDataset("local/x", root=tmp_path / "d")
+    assert theirs.meta.features["observation.environment_state"]["names"] == ["cube.x", "cube.y"]
+    np.testing.assert_array_equal(np.stack([row["observation.environment_state"] for row in theirs]), around)
+    dataset = open_dataset(tmp_path / "d")
+    np.testing.assert_array_equal(dataset.environment_state, around)
+    assert dataset.info.environment_state_names == ("cube.x", "cube.y") and not dataset.cameras

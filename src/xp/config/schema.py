@@ -152,6 +152,7 @@ class Env:
     renderer: str = _one_of("raycast", "gl")
     fps: float = _between(1.0, 100.0)
     max_steps: int | None = _at_least(1, None)
+    environment_state: bool = False
 
 
 @dataclass

@@ -7,6 +7,7 @@ difference between two draws (common random numbers). Arrays, all with N windows
 - `observation.images.<camera>` [N, T, h, w, 3] uint8, `observation.state` [N, T, S] and `action` [N, T-1+H, A] float32
   in dataset units, `observation_is_pad` [N, T] and `action_is_pad` [N, T-1+H] bool, `episode_index`, `frame_index` and
   `task_index` [N] int64 (the texts are in the header);
+- where the dataset has one, `observation.environment_state` [N, T, E] float32;
 - `noise` [N, D, T, H, A] float32, standard normal, and `time` [N, D, T] float32, uniform in [0, 1): D draws for every
   observed step. A model with a distribution of times of its own takes `time` as the quantile.
 
@@ -99,6 +100,9 @@ class Dump:
             wrong.append(f"actions of {actions} dimensions (the policy has {spec.action_dim})")
         if spec.state_dim and states != spec.state_dim:
             wrong.append(f"states of {states} dimensions (the policy reads {spec.state_dim})")
+        around = self.arrays.get("observation.environment_state", np.zeros((0, 0, 0))).shape[2]
+        if spec.environment_dim and around != spec.environment_dim:
+            wrong.append(f"{around or 'no'} numbers of environment state (the policy reads {spec.environment_dim})")
         if self.horizon < spec.horizon:
             wrong.append(f"{self.horizon} future actions (the policy gives {spec.horizon})")
         if self.history < spec.history:

@@ -36,6 +36,7 @@ class DatasetInfo:
     streams: Mapping[str, CameraInfo]
     action_names: tuple[str, ...]
     state_names: tuple[str, ...]
+    environment_state_names: tuple[str, ...]
     num_episodes: int
     num_frames: int
     robot_type: str
@@ -57,6 +58,11 @@ class DatasetInfo:
     def state_dim(self) -> int:
         """S, the number of state dimensions; 0 where the dataset has no `observation.state`."""
         return len(self.state_names)
+
+    @property
+    def environment_dim(self) -> int:
+        """E, the number of dimensions of `observation.environment_state`; 0 where the dataset has none."""
+        return len(self.environment_state_names)
 
     @cached_property
     def tasks(self) -> list[str]:
@@ -87,6 +93,7 @@ def dataset_info(root: str | Path) -> DatasetInfo:
         streams=_streams(features),
         action_names=_names(root, features, "action"),
         state_names=_names(root, features, "observation.state"),
+        environment_state_names=_names(root, features, "observation.environment_state"),
         num_episodes=int(raw.get("total_episodes", 0)),
         num_frames=int(raw.get("total_frames", 0)),
         robot_type=str(raw.get("robot_type") or ""),

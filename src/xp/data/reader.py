@@ -50,13 +50,15 @@ class VideoPart:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A dataset opened for training. N frames, A action and S state dimensions; actions and states in dataset units."""
+    """A dataset opened for training: N frames, A action, S state and E environment state dimensions, in its units."""
 
     info: DatasetInfo
     decoder: str
     episodes: Episodes
     action: np.ndarray
     state: np.ndarray
+    environment_state: np.ndarray
+    """[N, E]: what the robot does not sense itself, such as where objects are; E = 0 in most datasets."""
     episode_index: np.ndarray
     frame_index: np.ndarray
     task_index: np.ndarray
@@ -94,6 +96,11 @@ class Dataset:
         return self.info.state_dim
 
     @property
+    def environment_dim(self) -> int:
+        """E; 0 without an environment state."""
+        return self.info.environment_dim
+
+    @property
     def action_names(self) -> tuple[str, ...]:
         """Names of the A action dimensions."""
         return self.info.action_names
@@ -119,15 +126,15 @@ class Dataset:
     def fingerprint(self) -> str:
         """64 hex digits that name the content, wherever the folder lies.
 
-        sha256 over all actions, states, episode and task indices, over `features` of info.json, and over sizes and
-        16 evenly spread 64 KiB blocks of every data and video file (small files are hashed whole). Folder names and
-        file times do not count, so a copy has the same fingerprint; nor do the footers of parquet files, where the
-        `datasets` library leaves a random number.
+        sha256 over all actions, states, environment states, episode and task indices, over `features` of info.json,
+        and over sizes and 16 evenly spread 64 KiB blocks of every data and video file (small files are hashed whole).
+        Folder names and file times do not count, so a copy has the same fingerprint; nor do the footers of parquet
+        files, where the `datasets` library leaves a random number.
         """
         digest = hashlib.sha256(b"xp.data 2")
         features = json.loads((self.root / "meta" / "info.json").read_text(encoding="utf-8"))["features"]
         digest.update(json.dumps([features, self.fps, self.tasks], sort_keys=True).encode())
-        for array in (self.action, self.state, self.episode_index, self.task_index):
+        for array in (self.action, self.state, self.environment_state, self.episode_index, self.task_index):
             digest.update(np.ascontiguousarray(array).data)
         for path in self.files:
             digest.update(str(path.relative_to(self.root)).encode())
@@ -186,6 +193,8 @@ def open_dataset(root: str | Path, *, decoder: str = "auto") -> Dataset:
     check_episodes(info.root, lengths, integers(table, "length"), integers(table, "episode_index"))
     check_finite(info.root, "action", columns["action"], info.action_names, episode, frame)
     check_finite(info.root, "observation.state", columns["state"], info.state_names, episode, frame)
+    around, names = columns["environment_state"], info.environment_state_names
+    check_finite(info.root, "observation.environment_state", around, names, episode, frame)
     _check_tasks(info, columns["task_index"])
     task_index = columns["task_index"][starts]
     return Dataset(
@@ -194,6 +203,7 @@ def open_dataset(root: str | Path, *, decoder: str = "auto") -> Dataset:
         episodes=Episodes(starts, lengths, task_index, tuple(info.tasks[i] for i in task_index)),
         action=columns["action"],
         state=columns["state"],
+        environment_state=around,
         episode_index=episode,
         frame_index=frame,
         task_index=columns["task_index"],
@@ -214,21 +224,21 @@ def _data_files(info: DatasetInfo, table: pa.Table) -> list[Path]:
 
 def _read_frames(info: DatasetInfo, paths: list[Path]) -> dict[str, np.ndarray]:
     """The numeric columns of all data files, concatenated; images are not read."""
-    names = ["action", "episode_index", "frame_index", "index", "task_index"]
-    names += ["observation.state"] if info.state_dim else []
+    vector_dims = {
+        "action": info.action_dim,
+        "observation.state": info.state_dim,
+        "observation.environment_state": info.environment_dim,
+    }
+    numbers = ["episode_index", "frame_index", "index", "task_index"]
     parts: dict[str, list[np.ndarray]] = {}
     for path in paths:
-        table = read_columns(path, names)
-        parts.setdefault("action", []).append(vectors(table, "action", info.action_dim, path))
-        state = vectors(table, "observation.state", info.state_dim, path) if info.state_dim else _no_state(table)
-        parts.setdefault("state", []).append(state)
-        for name in ("episode_index", "frame_index", "index", "task_index"):
+        table = read_columns(path, [*numbers, *(name for name, dim in vector_dims.items() if dim)])
+        for name, dim in vector_dims.items():
+            values = vectors(table, name, dim, path) if dim else np.zeros((len(table), 0), np.float32)
+            parts.setdefault(name.removeprefix("observation."), []).append(values)
+        for name in numbers:
             parts.setdefault(name, []).append(integers(table, name))
     return {name: np.concatenate(arrays) for name, arrays in parts.items()}
-
-
-def _no_state(table: pa.Table) -> np.ndarray:
-    return np.zeros((len(table), 0), np.float32)
 
 
 def _check_tasks(info: DatasetInfo, task_index: np.ndarray) -> None:

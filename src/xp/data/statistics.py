@@ -18,6 +18,7 @@ from xp.runs import atomic
 STD_FLOOR = 1e-6
 """A dimension that varies less is constant: dividing by it would only blow up rounding noise, so it passes through."""
 _EPSILON = 1e-8
+_GROUPS = ("action", "proprio", "environment_state")
 
 
 def compute_statistics(dataset: Dataset, episodes: Sequence[int]) -> dict[str, Any]:
@@ -26,7 +27,8 @@ def compute_statistics(dataset: Dataset, episodes: Sequence[int]) -> dict[str, A
     Returns:
         `action` and `proprio` (the state), each with float32 arrays `mean`, `std` (population), `min`, `max`, `p01`,
         `p99` (linear interpolation) of shape [A] or [S] and a bool `mask` (False where std < 1e-6);
-        `num_transitions` and `num_trajectories`. With S = 0 the arrays of `proprio` are empty.
+        `num_transitions` and `num_trajectories`. With S = 0 the arrays of `proprio` are empty. A dataset with an
+        environment state also has `environment_state`, of shape [E].
 
     Raises:
         UserError: no episodes.
@@ -37,9 +39,11 @@ def compute_statistics(dataset: Dataset, episodes: Sequence[int]) -> dict[str, A
             "choose more tasks with data.tasks."
         )
     rows = dataset.rows(list(episodes))
+    around = {"environment_state": describe(dataset.environment_state[rows])} if dataset.environment_dim else {}
     return {
         "action": describe(dataset.action[rows]),
         "proprio": describe(dataset.state[rows]),
+        **around,
         "num_transitions": len(rows),
         "num_trajectories": len(episodes),
     }
@@ -146,7 +150,7 @@ def load_statistics(path: str | Path) -> dict[str, Any]:
     """
     try:
         raw = json.loads(Path(path).read_text(encoding="utf-8"))
-        groups = {group: _group(raw[group]) for group in ("action", "proprio") if group in raw}
+        groups = {group: _group(raw[group]) for group in _GROUPS if group in raw}
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path} cannot be read as dataset statistics ({type(error).__name__}: {error}). It is the "

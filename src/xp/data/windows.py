@@ -76,6 +76,8 @@ class Windows:
         data = self.dataset
         batch: dict[str, Any] = {f"observation.images.{name}": self._images(name, inside) for name in self._pixels}
         batch["observation.state"] = data.state.take(inside, axis=0)
+        if data.environment_dim:
+            batch["observation.environment_state"] = data.environment_state.take(inside, axis=0)
         batch["observation_is_pad"] = inside != seen
         batch["action"] = data.action.take(near, axis=0)
         batch["action_is_pad"] = near != steps

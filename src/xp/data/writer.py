@@ -23,6 +23,7 @@ class DatasetWriter:
         cameras: Camera name (without `observation.images.`) to (height, width) in pixels.
         state_names: Names of the S state dimensions; empty for a dataset without state.
         action_names: Names of the A action dimensions.
+        environment_state_names: Names of the E dimensions of `observation.environment_state`; empty for none.
         robot_type: Noted in the dataset.
         use_videos: Store mp4 (AV1, LeRobot's default encoder: lossy) instead of PNG images (lossless).
         overwrite: Replace an existing folder at `root` (when closing, in one step) instead of refusing.
@@ -40,12 +41,17 @@ class DatasetWriter:
         state_names: Sequence[str],
         action_names: Sequence[str],
         robot_type: str,
+        environment_state_names: Sequence[str] = (),
         use_videos: bool = False,
         overwrite: bool = False,
     ) -> None:
         self.root = Path(root).expanduser()
         self.cameras = {name: (int(height), int(width)) for name, (height, width) in cameras.items()}
-        self.state_names, self.action_names = list(state_names), list(action_names)
+        self.names = {
+            "observation.state": list(state_names),
+            "observation.environment_state": list(environment_state_names),
+            "action": list(action_names),
+        }
         self.num_episodes = 0
         self._check(fps, overwrite)
         self._stack = ExitStack()
@@ -63,7 +69,15 @@ class DatasetWriter:
             self.abort()
             raise
 
-    def add_episode(self, task: str, images: Mapping[str, np.ndarray], state: np.ndarray, action: np.ndarray) -> None:
+    def add_episode(
+        self,
+        task: str,
+        images: Mapping[str, np.ndarray],
+        state: np.ndarray,
+        action: np.ndarray,
+        *,
+        environment_state: np.ndarray | None = None,
+    ) -> None:
         """Append one episode of N >= 1 frames.
 
         Args:
@@ -71,18 +85,19 @@ class DatasetWriter:
             images: Camera name to [N, h, w, 3] uint8.
             state: [N, S], finite.
             action: [N, A], finite: what was done at each frame.
+            environment_state: [N, E], finite; None for E = 0.
 
         Raises:
             UserError: shapes that do not fit the dataset, or NaN or infinity.
         """
-        state, action = np.asarray(state, np.float32), np.asarray(action, np.float32)
-        self._check_episode(images, state, action)
+        around = np.zeros((len(action), 0)) if environment_state is None else environment_state
+        given = zip(self.names, (state, around, action), strict=True)
+        vectors = {key: np.asarray(values, np.float32) for key, values in given}
+        self._check_episode(images, vectors, len(action))
         for i in range(len(action)):
             frame: dict[str, Any] = {f"observation.images.{name}": images[name][i] for name in self.cameras}
-            frame["action"] = action[i]
+            frame |= {key: values[i] for key, values in vectors.items() if self.names[key]}
             frame["task"] = task
-            if self.state_names:
-                frame["observation.state"] = state[i]
             self._dataset.add_frame(frame)
         with _quiet():
             # Not in a process pool: forking a process that runs jax or torch threads can deadlock.
@@ -133,8 +148,11 @@ class DatasetWriter:
             )
         if fps != int(fps) or fps < 1:
             raise UserError(f"fps={fps} is not possible in a LeRobotDataset: give a whole number, for instance fps=10.")
-        if not self.action_names or not self.cameras:
-            raise UserError("A dataset needs at least one camera and one action dimension; give their names and sizes.")
+        if not self.names["action"] or not (self.cameras or self.names["observation.environment_state"]):
+            raise UserError(
+                "A dataset needs at least one action dimension, and one camera or an environment state: give names and "
+                "sizes, e.g. 'env.cameras={oblique: [96, 96]}' or env.environment_state=true."
+            )
 
     def _features(self, use_videos: bool) -> dict[str, dict[str, Any]]:
         features: dict[str, dict[str, Any]] = {
@@ -145,20 +163,20 @@ class DatasetWriter:
             }
             for name, (height, width) in self.cameras.items()
         }
-        for key, names in (("observation.state", self.state_names), ("action", self.action_names)):
+        for key, names in self.names.items():
             if names:
                 features[key] = {"dtype": "float32", "shape": (len(names),), "names": names}
         return features
 
-    def _check_episode(self, images: Mapping[str, np.ndarray], state: np.ndarray, action: np.ndarray) -> None:
+    def _check_episode(self, images: Mapping[str, np.ndarray], vectors: Mapping[str, np.ndarray], n: int) -> None:
         assert self._dataset is not None, "the writer is closed"
-        n = len(action)
         expected = {name: (n, *size, 3) for name, size in self.cameras.items()}
         found = {name: np.shape(image) for name, image in images.items()}
         wrong_type = [name for name, image in images.items() if image.dtype != np.uint8]
         if found != expected or wrong_type:
             raise UserError(f"An episode of {n} frames needs uint8 images of {expected}, got {found}.")
-        for what, values, names in (("state", state, self.state_names), ("action", action, self.action_names)):
+        for key, values in vectors.items():
+            what, names = key.removeprefix("observation.").replace("_", " "), self.names[key]
             if values.shape != (n, len(names)) or n == 0:
                 raise UserError(
                     f"The {what} of an episode has shape {values.shape}; it needs ({max(n, 1)}, {len(names)})."

@@ -49,8 +49,9 @@ class ArmEnv:
     """One task of the suite.
 
     An observation has LeRobot's keys, unbatched: `observation.images.<camera>` [h, w, 3] uint8, `observation.state`
-    [6] float32 (five joint angles in radians, gripper opening 0..1) and `task`. An action [6] float32 is where each of
-    the six shall be one control period later; the servos' targets move there in a straight line.
+    [6] float32 (five joint angles in radians, gripper opening 0..1) and `task`; on request also
+    `observation.environment_state` [12] float32, where the cubes and the target are. An action [6] float32 is where
+    each of the six shall be one control period later; the servos' targets move there in a straight line.
 
     Args:
         task: name of a task (`xp.envs.tasks.TASKS`).
@@ -58,6 +59,7 @@ class ArmEnv:
         renderer: `raycast` (any machine) or `gl` (needs a working EGL or OSMesa).
         fps: control steps a second; must divide the physics rate of 300 Hz.
         max_steps: length limit of an episode; default ten seconds.
+        environment_state: whether observations hold the simulator's own knowledge of cubes and target.
 
     Raises:
         UserError: an unknown task, camera, renderer or size, or an fps that does not divide 300.
@@ -65,6 +67,12 @@ class ArmEnv:
 
     state_names = NAMES
     action_names = NAMES
+    environment_state_names = (
+        *(f"{cube}.{part}" for cube in CUBES for part in ("x", "y", "z", "cos_yaw", "sin_yaw")),
+        "target.x",
+        "target.y",
+    )
+    """What the numbers of `observation.environment_state` are: metres, and a yaw that knows no jump at pi."""
 
     def __init__(
         self,
@@ -74,6 +82,7 @@ class ArmEnv:
         renderer: str = "raycast",
         fps: int = 10,
         max_steps: int | None = None,
+        environment_state: bool = False,
     ):
         self.info = task_info(task)
         self.task = task
@@ -84,6 +93,7 @@ class ArmEnv:
                 "give one that does, e.g. env.fps=10, 15, 20, 30 or 50."
             )
         self.fps = int(fps)
+        self._environment_state = bool(environment_state)
         self.max_steps = round(LIMIT_SECONDS * fps) if max_steps is None else int(max_steps)
         self.model = build_model(1.0 / PHYSICS_HZ)
         self.data = mujoco.MjData(self.model)
@@ -141,13 +151,20 @@ class ArmEnv:
 
     def _look(self) -> Observation:
         images = {f"observation.images.{name}": self._renderer.render(self.data, name) for name in self.cameras}
-        self._observation = {**images, "observation.state": self.state(), "task": self.info.language}
+        knowledge = {"observation.environment_state": self.environment_state()} if self._environment_state else {}
+        self._observation = {**images, "observation.state": self.state(), **knowledge, "task": self.info.language}
         return self._observation
 
     def state(self) -> np.ndarray:
         """Joint angles and gripper opening [6] float32."""
         opening = (self.data.qpos[5] + self.data.qpos[6]) / (2 * FINGER_TRAVEL)
         return np.append(self.data.qpos[:5], opening).astype(np.float32)
+
+    def environment_state(self) -> np.ndarray:
+        """Poses of the cubes and the target's centre [12] float32, as `environment_state_names` says."""
+        poses = (self.cube_pose(name) for name in CUBES)
+        numbers = [(x, y, z, np.cos(yaw), np.sin(yaw)) for x, y, z, yaw in poses]
+        return np.concatenate([*numbers, self.target]).astype(np.float32)
 
     @property
     def command(self) -> np.ndarray:

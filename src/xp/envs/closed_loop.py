@@ -20,7 +20,8 @@ Predict = Callable[[Mapping[str, Any]], np.ndarray]
 """Batch of one observation window -> actions [1, H, A] in dataset units.
 
 The batch: `observation.images.<camera>` [1, T, h, w, 3] uint8, `observation.state` [1, T, S] float32,
-`observation_is_pad` [1, T] bool, `task` list of one string, `episode_index` [1] (the seed) and `frame_index` [1] int64.
+`observation_is_pad` [1, T] bool, `task` list of one string, `episode_index` [1] (the seed) and `frame_index` [1] int64;
+also `observation.environment_state` [1, T, E] float32 where the env gives it.
 """
 
 EXECUTIONS = ("receding", "ensembling")

@@ -27,10 +27,12 @@ class Episode:
 
     `images` camera to [N, h, w, 3] uint8; `state` and `action` [N, 6] float32, `action[t]` being the command issued
     when `state[t]` and `images[..][t]` were seen (LeRobot's convention); `task` is the instruction.
+    `environment_state` [N, 12] float32 where the env gives it, else [N, 0].
     """
 
     images: Mapping[str, np.ndarray]
     state: np.ndarray
+    environment_state: np.ndarray
     action: np.ndarray
     success: bool
     task: str
@@ -44,13 +46,15 @@ def collect_episode(
     observation = env.reset(seed)
     actor.reset(seed)
     images: dict[str, list[np.ndarray]] = {camera: [] for camera in env.cameras}
-    states, actions = [], []
+    states, surroundings, actions = [], [], []
+    nothing = np.zeros(0, np.float32)
     done = success = False
     while not done:
         action = np.asarray(actor.act(), np.float32)
         for camera, seen in images.items():
             seen.append(observation[f"observation.images.{camera}"])
         states.append(observation["observation.state"])
+        surroundings.append(observation.get("observation.environment_state", nothing))
         actions.append(action)
         result = env.step(action)
         observation, done, success = result.observation, result.done, result.success
@@ -59,6 +63,7 @@ def collect_episode(
     return Episode(
         images={camera: np.stack(seen) for camera, seen in images.items()},
         state=np.stack(states),
+        environment_state=np.stack(surroundings),
         action=np.stack(actions),
         success=success,
         task=env.info.language,

@@ -14,7 +14,8 @@ Batch = Mapping[str, Any]
 """Numpy batch with LeRobot's keys, in dataset units:
 
 `observation.images.<camera>` [B, T, h, w, C] uint8, `observation.state` [B, T, S] float32,
-`observation_is_pad` [B, T] bool, `task` list of B strings, `episode_index` [B] and `frame_index` [B] int64; for
+`observation_is_pad` [B, T] bool, `task` list of B strings, `episode_index` [B] and `frame_index` [B] int64; where
+there is one, `observation.environment_state` [B, T, E] float32; for
 training also `action` [B, P+F, A] float32 (steps t-P .. t+F-1 around the last observed step t; P = T-1 and F = H unless
 the policy's `window` says otherwise) and `action_is_pad` [B, P+F] bool, and, where observation dropout is on,
 `observation_is_dropped` [B] bool.
@@ -29,6 +30,8 @@ class PolicySpec:
     action_dim: int
     state_dim: int
     cameras: Mapping[str, tuple[int, int, int]]
+    environment_dim: int = 0
+    """E: how many numbers of `observation.environment_state` the policy reads."""
     history: int = 1
     language: bool = True
     prefix_past: int = 0
@@ -98,6 +101,7 @@ class DataSpec:
     action_dim: int
     state_dim: int
     fps: float
+    environment_dim: int = 0
     tasks: Sequence[str] = ()
 
 

@@ -32,11 +32,13 @@ def image_sensitivity(
 
     Returns:
         `black` and `noise`: the largest absolute change of any action, in dataset units, over the observations;
-        `blind`: whether the actions do not change at all.
+        `blind`: whether the actions do not change at all. A policy that takes no images ignores none: 0, 0, False.
 
     Raises:
         UserError: they do not, so the policy ignores its images, and `allow_blind` is off.
     """
+    if not any(_images(observation) for observation in observations):
+        return {"black": 0.0, "noise": 0.0, "blind": False}
     real = [policy.predict(observation, seed=0) for observation in observations]
     scale = max(float(np.abs(actions).max()) for actions in real)
     changes = {
@@ -58,9 +60,12 @@ def image_sensitivity(
 
 def _with_images(observation: Mapping[str, Any], kind: str) -> dict[str, Any]:
     draw = np.random.default_rng(0)
-    images = {key: value for key, value in observation.items() if key.startswith("observation.images.")}
     other = {
         key: np.zeros_like(value) if kind == "black" else draw.integers(0, 256, value.shape, dtype=np.uint8)
-        for key, value in images.items()
+        for key, value in _images(observation).items()
     }
     return {**observation, **other}
+
+
+def _images(observation: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in observation.items() if key.startswith("observation.images.")}

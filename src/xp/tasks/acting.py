@@ -9,7 +9,8 @@ import numpy as np
 
 from xp.envs import ArmEnv, Episode, ScriptedExpert, collect_episode
 from xp.envs.closed_loop import Ensembling, History, Receding
-from xp.errors import UserError
+from xp.envs.scene import CAMERAS
+from xp.errors import UserError, listing
 from xp.tasks.shared import fit_cameras
 
 if TYPE_CHECKING:
@@ -22,13 +23,19 @@ Options = tuple[tuple[str, Any], ...]
 """Keyword arguments of `ArmEnv` as hashable pairs, so that each process makes each env once."""
 
 
-def env_options(env: "DictConfig", cameras: Mapping[str, tuple[int, int]]) -> Options:
-    """Keyword arguments of `ArmEnv` from the `env` section."""
+def env_options(env: "DictConfig", cameras: Mapping[str, tuple[int, int]], *, environment_state: bool) -> Options:
+    """Keyword arguments of `ArmEnv` from the `env` section, for given cameras and with or without the cubes' poses."""
     fps = int(env.fps)
     if fps != env.fps:
         raise UserError(f"env.fps={env.fps}: the suite needs a whole number that divides 300, such as env.fps=10")
     sizes = tuple((name, (int(height), int(width))) for name, (height, width) in cameras.items())
-    return (("cameras", sizes), ("renderer", env.renderer), ("fps", fps), ("max_steps", env.max_steps))
+    return (
+        ("cameras", sizes),
+        ("renderer", env.renderer),
+        ("fps", fps),
+        ("max_steps", env.max_steps),
+        ("environment_state", environment_state),
+    )
 
 
 @lru_cache(maxsize=16)
@@ -65,7 +72,9 @@ class PolicyRecorder:
     def load(cls, config: "DictConfig", options: Options) -> "PolicyRecorder":
         """The policy folder `collect.policy`, executed as the `chunk_size` section says."""
         policy = load_acting_policy(config, config.collect.policy)
-        fit_cameras(policy, [name for name, _ in dict(options)["cameras"]], "env.cameras")
+        given = dict(options)
+        fit_cameras(policy, [name for name, _ in given["cameras"]], "env.cameras")
+        _fit_environment(policy, given["environment_state"], "env.environment_state=false")
         return cls(policy, options, config.chunk_size.steps, config.chunk_size.execution, config.seed)
 
     def __call__(self, task: str, seed: int) -> Episode:
@@ -143,6 +152,27 @@ def load_acting_policy(config: "DictConfig", path: str, cameras: Mapping[str, st
     policy = load(config, path, cameras)
     refuse_long_chunk(config, policy, path)
     return policy
+
+
+def fit_suite(policy: "Policy", key: str | None = None) -> None:
+    """Refuse a policy that looks at what the suite does not have; `key` maps its cameras, as for `fit_cameras`."""
+    fit_cameras(policy, list(CAMERAS), "the suite", key)
+    _fit_environment(policy, True, "the suite")
+
+
+def _fit_environment(policy: "Policy", given: bool, where: str) -> None:
+    """Refuse a policy that reads another environment state than there is."""
+    wanted, names = policy.spec.environment_dim, ArmEnv.environment_state_names
+    if wanted and not given:
+        raise UserError(
+            f"The policy reads observation.environment_state, which {where} does not give. Type "
+            "env.environment_state=true, or take a policy that goes by cameras."
+        )
+    if wanted and wanted != len(names):
+        raise UserError(
+            f"The policy reads {wanted} numbers of observation.environment_state; {where} gives {len(names)} "
+            f"({listing(names)}). Take a policy trained on a dataset recorded with env.environment_state=true."
+        )
 
 
 def refuse_long_chunk(config: "DictConfig", policy: "Policy", path: str) -> None:

@@ -7,13 +7,11 @@ import numpy as np
 
 from xp.envs import Noop, rollout, side_by_side, write_video
 from xp.envs.closed_loop import EpisodeResult, Predict
-from xp.envs.scene import CAMERAS
 from xp.metrics.success import success_metrics
 from xp.models.sensitivity import image_sensitivity
 from xp.runs import Run, atomic
-from xp.tasks.acting import Continuing, Options, env_options, load_acting_policy, make_env
+from xp.tasks.acting import Continuing, Options, env_options, fit_suite, load_acting_policy, make_env
 from xp.tasks.episodes import refuse_other_rate
-from xp.tasks.shared import fit_cameras
 
 if TYPE_CHECKING:
     from xp.models.policy import Policy
@@ -27,9 +25,9 @@ def run(run: Run) -> None:
     mend = "Type env.fps={fps:g}"
     refuse_other_rate(config.eval.checkpoint, config.env.fps, "the simulation (env.fps)", mend)
     policy = load_acting_policy(config, config.eval.checkpoint, cameras=config.eval.cameras)
-    fit_cameras(policy, list(CAMERAS), "the suite", "eval.cameras")
+    fit_suite(policy, "eval.cameras")
     cameras = {name: (height, width) for name, (height, width, _) in policy.spec.cameras.items()}
-    options = env_options(config.env, cameras)
+    options = env_options(config.env, cameras, environment_state=bool(policy.spec.environment_dim))
     sensitivity = _sensitivity(run, policy, options)
     steps = config.chunk_size.steps if config.chunk_size.execution == "receding" else 1
     policies: dict[str, Predict] = {"policy": Continuing(policy, steps, config.seed)}

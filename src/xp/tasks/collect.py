@@ -38,6 +38,7 @@ def run(run: Run) -> None:
         cameras=cameras,
         state_names=ArmEnv.state_names,
         action_names=ArmEnv.action_names,
+        environment_state_names=ArmEnv.environment_state_names if config.env.environment_state else (),
         robot_type="xp_arm",
         use_videos=config.collect.use_videos,
         overwrite=run.resuming or root.resolve().is_relative_to(run.folder.resolve()),
@@ -62,7 +63,13 @@ def _record(run: Run, cameras: dict[str, tuple[int, int]], writer: "DatasetWrite
                     raise run.interrupted
                 outcomes.append(replace(episode, images={}))
                 if episode.success or config.collect.keep_failures:
-                    writer.add_episode(TASKS[task].language, episode.images, episode.state, episode.action)
+                    writer.add_episode(
+                        TASKS[task].language,
+                        episode.images,
+                        episode.state,
+                        episode.action,
+                        environment_state=episode.environment_state,
+                    )
                     written += 1
                     bar.advance()
                 if written == wanted:
@@ -82,7 +89,7 @@ def _require(task: str, written: int, wanted: int, attempts: int) -> None:
 def _source(run: Run, cameras: dict[str, tuple[int, int]], stack: ExitStack) -> Callable[[str], Iterator[Episode]]:
     """A function: task name -> its recorded episodes, in the order of their seeds."""
     config = run.config
-    options = env_options(config.env, cameras)
+    options = env_options(config.env, cameras, environment_state=config.env.environment_state)
     seeds = range(config.collect.first_seed, config.collect.first_seed + ATTEMPTS * config.collect.episodes)
     if config.collect.policy != "expert":
         policy = PolicyRecorder.load(config, options)

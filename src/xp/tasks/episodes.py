@@ -33,6 +33,7 @@ class Source:
             cameras=dataset.cameras,
             action_dim=dataset.action_dim,
             state_dim=dataset.state_dim,
+            environment_dim=dataset.environment_dim,
             fps=dataset.fps,
             tasks=tuple(dataset.tasks),
         )
@@ -160,11 +161,13 @@ def statistics_of(source: Source, given: str | None) -> dict[str, Any]:
     if given is None:
         return compute_statistics(source.dataset, source.split.train)
     statistics = load_statistics(given)
-    dims = {name: len(statistics.get(name, {}).get("mean", ())) for name in ("action", "proprio")}
-    if dims != {"action": source.dataset.action_dim, "proprio": source.dataset.state_dim}:
+    dataset = source.dataset
+    wanted = {"action": dataset.action_dim, "proprio": dataset.state_dim, "environment_state": dataset.environment_dim}
+    dims = {name: len(statistics.get(name, {}).get("mean", ())) for name in wanted}
+    if dims != wanted:
+        has, needs = (", ".join(f"{number} {name}" for name, number in each.items()) for each in (dims, wanted))
         raise UserError(
-            f"data.statistics={given} is about {dims['action']} action and {dims['proprio']} state dimensions; "
-            f"{source.dataset.root} has {source.dataset.action_dim} and {source.dataset.state_dim}. Give the "
+            f"data.statistics={given} is about other dimensions ({has}) than {dataset.root} ({needs}). Give the "
             "statistics that task=split wrote for this dataset, or leave it out."
         )
     return statistics

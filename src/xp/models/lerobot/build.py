@@ -201,11 +201,12 @@ def _assembly(
     config: Any, processors: tuple[Any, Any], images: Mapping[str, tuple[str, int, int]], notes: Mapping[str, Any]
 ) -> Assembly:
     history, before, ahead = window_of(config)
-    state = config.robot_state_feature
+    state, around = config.robot_state_feature, config.env_state_feature
     spec = PolicySpec(
         horizon=chunk_of(config),
         action_dim=int(config.action_feature.shape[0]),
         state_dim=int(state.shape[0]) if state is not None else 0,
+        environment_dim=int(around.shape[0]) if around is not None else 0,
         cameras={camera: (height, width, 3) for camera, height, width in images.values()},
         history=history,
         language=takes_language(processors[0]),

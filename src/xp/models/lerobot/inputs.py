@@ -9,11 +9,17 @@ import torch
 from xp.errors import UserError, listing
 from xp.models.policy import Batch
 
-STATE, ACTION, IS_PAD, TASK = "observation.state", "action", "action_is_pad", "task"
+STATE, ENVIRONMENT = "observation.state", "observation.environment_state"
+ACTION, IS_PAD, TASK = "action", "action_is_pad", "task"
 
 
 def host_tensors(
-    batch: Batch, *, images: Mapping[str, tuple[str, int, int]], history: int | None, state_dim: int
+    batch: Batch,
+    *,
+    images: Mapping[str, tuple[str, int, int]],
+    history: int | None,
+    state_dim: int,
+    environment_dim: int = 0,
 ) -> dict[str, Any]:
     """A batch as host tensors under LeRobot's keys; arrays of the right kind are shared, not copied.
 
@@ -22,10 +28,14 @@ def host_tensors(
         images: for each image input of the policy the dataset camera that feeds it, and (height, width) in pixels.
         history: T that the policy takes; None takes the last step alone, without an axis for time.
         state_dim: S; 0 leaves the state out.
+        environment_dim: E; 0 leaves the environment state out.
 
     Returns:
         Images [B, (T,) 3, h, w] uint8 in channels-last memory (a view of the batch: convolutions are fastest on it),
-        state [B, (T,) S], action [B, n, A], action_is_pad [B, n], and `task`, a list of strings.
+        states [B, (T,) S] and [B, (T,) E], action [B, n, A], action_is_pad [B, n], and `task`, a list of strings.
+
+    Raises:
+        UserError: a camera or the environment state is missing, or has another form.
     """
     found: dict[str, Any] = {}
     for key, (camera, height, width) in images.items():
@@ -33,6 +43,8 @@ def host_tensors(
         found[key] = torch.from_numpy(_steps(frames, history)).movedim(-1, -3)
     if state_dim:
         found[STATE] = torch.from_numpy(_steps(np.asarray(batch[STATE], np.float32), history))
+    if environment_dim:
+        found[ENVIRONMENT] = torch.from_numpy(_steps(_environment(batch, environment_dim), history))
     if ACTION in batch:
         found[ACTION] = torch.from_numpy(np.ascontiguousarray(batch[ACTION], np.float32))
         found[IS_PAD] = torch.from_numpy(np.ascontiguousarray(batch[IS_PAD], bool))
@@ -72,6 +84,18 @@ def _is_bytes(value: Any) -> bool:
 def _steps(array: np.ndarray, history: int | None) -> np.ndarray:
     """The last `history` steps of [B, T, ...]; the last one without its axis where history is None."""
     return array[:, -1] if history is None else array[:, -history:]
+
+
+def _environment(batch: Batch, dim: int) -> np.ndarray:
+    given = batch.get(ENVIRONMENT)
+    values = None if given is None else np.asarray(given, np.float32)
+    if values is None or values.ndim != 3 or values.shape[2] != dim:
+        what = "is missing" if values is None else f"has the shape {values.shape}"
+        raise UserError(
+            f"The policy reads '{ENVIRONMENT}' [B, T, {dim}] float32, which {what} in the observation. Give it (the "
+            "suite records it with env.environment_state=true), or take a policy that goes by cameras."
+        )
+    return values
 
 
 def _frames(batch: Batch, camera: str) -> np.ndarray:

@@ -34,7 +34,8 @@ class Assembly:
 
     def prepare(self, batch: Batch) -> dict[str, Any]:
         """A numpy batch as host tensors; see `xp.models.lerobot.inputs`."""
-        return host_tensors(batch, images=self.images, history=self.time, state_dim=self.spec.state_dim)
+        dims = {"state_dim": self.spec.state_dim, "environment_dim": self.spec.environment_dim}
+        return host_tensors(batch, images=self.images, history=self.time, **dims)
 
     def processed(self, inputs: Mapping[str, Any], *, contiguous: bool = True) -> dict[str, Any]:
         """What the policy itself takes: normalised, tokenised, on its device; see `as_float` for `contiguous`.

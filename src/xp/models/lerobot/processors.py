@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from xp.errors import UserError
+from xp.models.lerobot.inputs import ACTION, ENVIRONMENT, STATE
 from xp.models.lerobot.papers import POSTPROCESSOR, PREPROCESSOR, Papers
 from xp.models.policy import Treatment
 
@@ -24,9 +25,10 @@ def lerobot_statistics(statistics: Mapping[str, Any], images: list[str]) -> dict
     from lerobot.utils.constants import IMAGENET_STATS
 
     found = {}
-    for ours, theirs in (("proprio", "observation.state"), ("action", "action")):
-        entry = statistics[ours]
-        if not len(entry["mean"]):
+    names = {"proprio": STATE, "environment_state": ENVIRONMENT, "action": ACTION}
+    for ours, theirs in names.items():
+        entry = statistics.get(ours)
+        if entry is None or not len(entry["mean"]):
             continue
         varies = np.asarray(entry.get("mask", np.ones(len(entry["mean"]), bool)))
         values = {QUANTILES.get(name, name): np.asarray(value) for name, value in entry.items() if name != "mask"}

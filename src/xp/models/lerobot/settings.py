@@ -152,7 +152,9 @@ def _default(cls: type, name: str) -> Any:
 def _inputs(data: DataSpec, images: Mapping[str, tuple[int, int, int]]) -> dict[str, Any]:
     seen = {key: {"type": "VISUAL", "shape": [c, height, width]} for key, (height, width, c) in images.items()}
     state = {"observation.state": {"type": "STATE", "shape": [data.state_dim]}} if data.state_dim else {}
-    return {**state, **seen}
+    around = {"type": "ENV", "shape": [data.environment_dim]}
+    environment = {"observation.environment_state": around} if data.environment_dim else {}
+    return {**state, **environment, **seen}
 
 
 def _outputs(data: DataSpec) -> dict[str, Any]:

@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from xp.envs import rollout
-from xp.envs.scene import CAMERAS
 from xp.merging.objective import without_gradient
-from xp.tasks.acting import Options, env_options, make_env, refuse_long_chunk
-from xp.tasks.shared import fit_cameras
+from xp.tasks.acting import Options, env_options, fit_suite, make_env, refuse_long_chunk
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -38,7 +36,7 @@ class Success:
     @classmethod
     def of(cls, config: "DictConfig", policy: "Policy", where: str, with_weights: Callable[..., "Policy"]) -> "Success":
         """From the sections `env`, `eval` (episodes per task) and `chunk_size`."""
-        fit_cameras(policy, list(CAMERAS), "the suite")
+        fit_suite(policy)
         refuse_long_chunk(config, policy, where)
         cameras = {name: (height, width) for name, (height, width, _) in policy.spec.cameras.items()}
         episodes, tasks = config.eval.episodes, tuple(config.env.tasks)
@@ -46,7 +44,7 @@ class Success:
             policy=policy,
             with_weights=with_weights,
             tasks=tasks,
-            options=env_options(config.env, cameras),
+            options=env_options(config.env, cameras, environment_state=bool(policy.spec.environment_dim)),
             episodes=episodes,
             chunk_steps=config.chunk_size.steps,
             execution=config.chunk_size.execution,

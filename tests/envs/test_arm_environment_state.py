@@ -1,0 +1,46 @@
+"""Claims about `observation.environment_state`: the simulator's own knowledge, on request, in a stated order."""
+
+import numpy as np
+
+from xp.envs import ArmEnv, ScriptedExpert, collect_episode, rollout
+from xp.envs.arm import HOME
+
+KEY = "observation.environment_state"
+
+
+def named(env, observation):
+    return dict(zip(env.environment_state_names, observation[KEY].tolist(), strict=True))
+
+
+def test_it_says_where_the_cubes_and_the_target_are_at_every_step():
+    env = ArmEnv("push_red", cameras={}, environment_state=True)
+    expert = ScriptedExpert(env)
+    before = named(env, env.reset(3))
+    expert.reset(3)
+    assert env.initial is not None
+    np.testing.assert_allclose((before["target.x"], before["target.y"]), env.initial.target, atol=1e-6)
+    while not env.step(expert.act()).done:
+        pass
+    after = named(env, env.observe())
+    for cube in ("red", "blue"):
+        x, y, z, yaw = env.cube_pose(cube)
+        told = [after[f"{cube}.{part}"] for part in ("x", "y", "z", "cos_yaw", "sin_yaw")]
+        np.testing.assert_allclose(told, [x, y, z, np.cos(yaw), np.sin(yaw)], atol=1e-6)
+    moved = np.hypot(after["red.x"] - before["red.x"], after["red.y"] - before["red.y"])
+    assert moved > 0.05 and env.observe()[KEY].dtype == np.float32
+
+
+def test_only_those_who_ask_get_it():
+    assert KEY not in ArmEnv("stack", cameras={}).reset(0)
+
+
+def test_it_is_recorded_beside_what_was_done_and_shown_to_a_policy():
+    env = ArmEnv("stack", cameras={}, max_steps=5, environment_state=True)
+    episode = collect_episode(env, ScriptedExpert(env), 2)
+    assert episode.environment_state.shape == (5, len(env.environment_state_names))
+    np.testing.assert_array_equal(episode.environment_state[0], env.reset(2)[KEY])
+    seen = []
+    rollout(env, lambda batch: seen.append(batch[KEY]) or HOME[None, None], seeds=[2], chunk_steps=1, history=2)
+    assert [window.shape for window in seen] == [(1, 2, len(env.environment_state_names))] * 5
+    without = ArmEnv("stack", cameras={}, max_steps=5)
+    assert collect_episode(without, ScriptedExpert(without), 2).environment_state.shape == (5, 0)
