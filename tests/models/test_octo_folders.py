@@ -178,8 +178,12 @@ def test_cameras_of_other_names_are_mapped_to_the_image_slots(saved):
     plain, mapped = load_policy(saved), load_policy(saved, cameras={"primary": "oblique"})
     assert set(mapped.spec.cameras) == {"oblique", "wrist"}
     assert np.array_equal(plain.predict(batch), mapped.predict(renamed))
-    assert not np.array_equal(plain.predict(renamed), mapped.predict(renamed))  # a camera that is not there is masked
-    with pytest.raises(UserError, match="no image slot 'top'.*primary, wrist.*{primary: CAMERA}"):
+    masked = load_policy(saved, cameras={"primary": "oblique", "wrist": None})
+    assert set(masked.spec.cameras) == {"oblique"}
+    without = {name: value for name, value in renamed.items() if name != "observation.images.wrist"}
+    assert np.array_equal(masked.predict(renamed), mapped.predict(without))
+    assert not np.array_equal(masked.predict(renamed), mapped.predict(renamed))
+    with pytest.raises(UserError, match="'top', which is no image slot.*primary, wrist.*{primary: oblique}"):
         load_policy(saved, cameras={"top": "oblique"})
 
 

@@ -1,6 +1,7 @@
 """Every task from the command line, on a recorded dataset: what it leaves, and that its numbers can be trusted."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -89,8 +90,30 @@ def test_predict_scores_held_out_episodes_at_any_horizon(xp, trained, horizon):
     assert np.mean(errors**2) == pytest.approx(metrics["mse"], rel=1e-4)
     assert np.mean(np.abs(errors)) == pytest.approx(metrics["mae"], rel=1e-4)
     assert set(metrics["baselines"]) == {"zero", "mean", "hold_last"}
+    assert metrics["image_sensitivity"]["noise"] > 0 and metrics["image_sensitivity"]["blind"] is False
     if horizon == 6:
         np.testing.assert_array_equal(arrays["predictions"][:, 4], arrays["predictions"][:, 3])
+
+
+def test_a_foreign_octo_whose_slots_have_other_names_says_which_override_feeds_them(xp, trained, arm, tmp_path):
+    foreign = shutil.copytree(trained / "final", tmp_path / "octo")
+    config = read(foreign / "config.json")
+    cameras = config.pop("xp")["cameras"]
+    assert cameras["primary"]["camera"] == "oblique"
+    (foreign / "config.json").write_text(json.dumps({**config, "xp": {}}))
+    ask = ["task=predict", f"predict.data_root={arm}", "horizon.predict=4", "predict.bootstrap=50"]
+    refused = xp(*ask, f"predict.checkpoint={foreign}", "hydra.run.dir=refused", code=2)
+    assert "The policy's cameras are primary, wrist" in refused.stderr
+    assert "'predict.cameras={primary: oblique, wrist: wrist}'" in refused.stderr
+    mapped = "predict.cameras={primary: oblique, wrist: wrist}"
+    xp(*ask, f"predict.checkpoint={foreign}", mapped, "hydra.run.dir=mapped")
+    masked = "predict.cameras={primary: oblique, wrist: null}"
+    xp(*ask, f"predict.checkpoint={foreign}", masked, "hydra.run.dir=masked")
+    xp(*ask, f"predict.checkpoint={trained}/final", "hydra.run.dir=own")
+    own, same, other = (
+        np.load(xp.cwd / name / "predictions.npz")["predictions"] for name in ("own", "mapped", "masked")
+    )
+    assert np.array_equal(own, same) and not np.array_equal(own, other)
 
 
 def test_requery_asks_again_where_hold_last_repeats(xp, trained):

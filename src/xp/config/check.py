@@ -198,10 +198,10 @@ def _check_cameras(config: DictConfig, key: str) -> None:
     given = OmegaConf.select(config, key)
     if given is None:
         return
-    if not isinstance(given, DictConfig) or not all(isinstance(camera, str) for camera in given.values()):
+    if not isinstance(given, DictConfig) or not all(isinstance(camera, str | None) for camera in given.values()):
         raise UserError(
             f"{key}={given}: give {{the policy's camera: the camera that feeds it}}, for instance '{key}="
-            "{front: top}', or null where the names are the same."
+            "{front: top}' (an Octo's may be null: it is masked), or null where the names are the same."
         )
 
 

@@ -195,6 +195,7 @@ class Predict:
     bootstrap: int = _at_least(1)
     validation: str | None = None
     cameras: Any = None
+    dataset: str | None = None
 
 
 @dataclass
@@ -209,6 +210,7 @@ class ClosedLoop:
     controls: bool = True
     allow_blind: bool = False
     cameras: Any = None
+    dataset: str | None = None
 
 
 @dataclass
@@ -229,6 +231,7 @@ class OfflineReplay:
     batch_size: int = _at_least(1)
     bootstrap: int = _at_least(1)
     cameras: Any = None
+    dataset: str | None = None
 
 
 @dataclass

@@ -63,7 +63,7 @@ def camera_sizes(
 def load_policy(
     path: str | Path,
     device: str | None = None,
-    cameras: Mapping[str, str] | None = None,
+    cameras: Mapping[str, str | None] | None = None,
     dataset: str | None = None,
 ) -> Policy:
     """The policy saved at `path`: an Octo folder, a LeRobot `pretrained_model` folder, or an xp run folder.
@@ -74,7 +74,8 @@ def load_policy(
         path: the folder.
         device: for an Octo a jax platform such as "cpu" or "gpu", for a LeRobot policy a torch device; None takes the
             framework's default.
-        cameras: {the policy's camera (of an Octo: image slot): the camera that feeds it}, where the names differ.
+        cameras: {the policy's camera (of an Octo: image slot): the camera that feeds it}, where the names differ. An
+            Octo's slot may be fed by None: it is masked.
         dataset: whose statistics an Octo uses, where its folder has those of several datasets.
 
     Raises:
@@ -85,11 +86,6 @@ def load_policy(
         from xp.models.lerobot.build import load as load_lerobot
 
         return load_lerobot(folder, device, cameras)
-    if cameras:
-        raise UserError(
-            f"cameras={dict(cameras)}: {folder} holds an Octo, which takes the cameras of the dataset that it was "
-            "trained on. Leave the map out, or give the policy frames under those names."
-        )
     from xp.models.octo.build import load
 
     return load(folder, step, device, cameras, dataset)

@@ -145,11 +145,13 @@ class _PolicyActor:
         return self._predict(self._window.batch())[0]
 
 
-def load_acting_policy(config: "DictConfig", path: str, cameras: Mapping[str, str] | None = None) -> "Policy":
-    """Load a policy and check that the chunk fits its horizon; `cameras` maps its cameras to those that feed them."""
+def load_acting_policy(
+    config: "DictConfig", path: str, cameras: Mapping[str, str | None] | None = None, dataset: str | None = None
+) -> "Policy":
+    """Load a policy (see `xp.load_policy`) and check that the chunk fits its horizon."""
     from xp.tasks.shared import load
 
-    policy = load(config, path, cameras)
+    policy = load(config, path, cameras, dataset)
     refuse_long_chunk(config, policy, path)
     return policy
 

@@ -24,7 +24,7 @@ def run(run: Run) -> None:
     config = run.config
     mend = "Type env.fps={fps:g}"
     refuse_other_rate(config.eval.checkpoint, config.env.fps, "the simulation (env.fps)", mend)
-    policy = load_acting_policy(config, config.eval.checkpoint, cameras=config.eval.cameras)
+    policy = load_acting_policy(config, config.eval.checkpoint, config.eval.cameras, config.eval.dataset)
     fit_suite(policy, "eval.cameras")
     cameras = {name: (height, width) for name, (height, width, _) in policy.spec.cameras.items()}
     options = env_options(config.env, cameras, environment_state=bool(policy.spec.environment_dim))

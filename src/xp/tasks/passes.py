@@ -1,6 +1,7 @@
 """One pass of a policy over held-out episodes: its chunk at every frame, computed once and shared through the cache."""
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,13 @@ import numpy as np
 from xp.data import Dataset, Windows
 from xp.data.locks import FileLock
 from xp.models.registry import locate
+from xp.models.sensitivity import image_sensitivity
 from xp.runs import Run, atomic
 from xp.tasks.shared import fit_cameras, load, shared_frames
 
-VERSION = 1
+VERSION = 2
+LOOKED_AT = 32
+"""Windows on which it is asked whether the images reach the actions: a batch size that is compiled anyway."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,8 @@ class Pass:
     chunks: np.ndarray
     means: np.ndarray
     scale_tril: np.ndarray | None
+    image_sensitivity: dict[str, Any]
+    """Largest change of an action on `black` and `noise` images, and whether it is `blind`; empty without cameras."""
 
     @property
     def horizon(self) -> int:
@@ -49,13 +55,16 @@ def whole_pass(run: Run, dataset: Dataset, episodes: tuple[int, ...]) -> Pass:
             chunks=arrays["chunks"],
             means=arrays.get("means", arrays["chunks"]),
             scale_tril=arrays.get("scale_tril"),
+            image_sensitivity=json.loads(str(arrays["image_sensitivity"])),
         )
 
 
 def _key(run: Run, dataset: Dataset, episodes: tuple[int, ...]) -> str:
-    folder, _ = locate(run.config.predict.checkpoint)
-    fed = sorted((run.config.predict.cameras or {}).items())
-    digest = hashlib.sha256(f"{VERSION}|{dataset.fingerprint}|{episodes}|{run.config.seed}|{fed}".encode())
+    asked = run.config.predict
+    folder, step = locate(asked.checkpoint)
+    fed = sorted((asked.cameras or {}).items())
+    key = (VERSION, step, dataset.fingerprint, episodes, run.config.seed, fed, asked.dataset)
+    digest = hashlib.sha256(repr(key).encode())
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         digest.update(file.relative_to(folder).as_posix().encode())
         with file.open("rb") as stream:
@@ -65,12 +74,28 @@ def _key(run: Run, dataset: Dataset, episodes: tuple[int, ...]) -> str:
 
 def _ask(run: Run, dataset: Dataset, episodes: tuple[int, ...]) -> dict[str, Any]:
     config = run.config
-    policy = load(config, config.predict.checkpoint, cameras=config.predict.cameras)
+    policy = load(config, config.predict.checkpoint, cameras=config.predict.cameras, dataset=config.predict.dataset)
     fit_cameras(policy, list(dataset.cameras), f"the dataset {dataset.root}", "predict.cameras")
     sizes = {camera: (height, width) for camera, (height, width, _) in policy.spec.cameras.items()}
     frames = shared_frames(run, dataset, sizes)
     windows = Windows(dataset, frames, episodes, history=policy.spec.history, horizon=1)
-    return _over(run, windows, policy, batch_size=config.predict.batch_size, seed=config.seed)
+    answers = _over(run, windows, policy, batch_size=config.predict.batch_size, seed=config.seed)
+    return {**answers, "image_sensitivity": json.dumps(_sensitivity(run, windows, policy))}
+
+
+def _sensitivity(run: Run, windows: Windows, policy: Any) -> dict[str, Any]:
+    """Whether the images reach the actions; a blind policy is scored, with a warning."""
+    if not policy.spec.cameras:
+        return {}
+    rows = np.unique(np.linspace(0, len(windows) - 1, LOOKED_AT).round().astype(int))
+    where = str(run.config.predict.checkpoint)
+    found = image_sensitivity(policy, [windows.batch(rows)], where=where, allow_blind=True)
+    if found["blind"]:
+        run.log(
+            f"Warning: {where} ignores its images: its actions are the same for real, black and noise images. Its "
+            "errors say nothing about what it sees."
+        )
+    return found
 
 
 def _over(run: Run, windows: Windows, policy: Any, *, batch_size: int, seed: int) -> dict[str, Any]:

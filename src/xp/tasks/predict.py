@@ -54,7 +54,11 @@ def run(run: Run) -> None:
         distribution=distribution,
         seed=config.seed,
         resamples=config.predict.bootstrap,
-        extra={**_context(config, source, episodes, how), **_validation(config)},
+        extra={
+            **_context(config, source, episodes, how),
+            "image_sensitivity": asked.image_sensitivity,
+            **_validation(config),
+        },
     )
     _write_arrays(run.folder / PREDICTIONS, source.dataset, statistics, predictions, truth)
     atomic.write_json(run.folder / METRICS, metrics)

@@ -38,7 +38,7 @@ def run(run: Run) -> None:
     asked = chosen_episodes(config, source)
     found: dict[str, dict[str, Rows]] = {}
     for label, path in checkpoints_of(config):
-        policy = load(config, path, cameras=config.eval.cameras)
+        policy = load(config, path, cameras=config.eval.cameras, dataset=config.eval.dataset)
         check_policy(config, policy.spec, path)
         fit_cameras(policy, list(source.dataset.cameras), f"the dataset {source.dataset.root}", "eval.cameras")
         episodes = long_enough(run, source.dataset, asked, executions(config, policy.spec), policy.spec.horizon)

@@ -37,12 +37,14 @@ def use_framework(config: DictConfig, family: str) -> None:
         prepare_jax(Path(config.paths.cache) / "jax")
 
 
-def load(config: DictConfig, path: str, cameras: Mapping[str, str] | None = None) -> "Policy":
-    """The policy saved at `path`, its framework prepared; `cameras` maps its cameras to those that feed them."""
+def load(
+    config: DictConfig, path: str, cameras: Mapping[str, str | None] | None = None, dataset: str | None = None
+) -> "Policy":
+    """The policy saved at `path`, its framework prepared; `cameras` and `dataset` as in `xp.load_policy`."""
     from xp.models.registry import family_of, load_policy
 
     use_framework(config, family_of(path))
-    return load_policy(path, cameras=cameras)
+    return load_policy(path, cameras=cameras, dataset=dataset)
 
 
 def fit_cameras(policy: "Policy", cameras: list[str], where: str, key: str | None = None) -> None:

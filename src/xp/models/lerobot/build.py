@@ -71,7 +71,7 @@ def build(
     return _trainable(assembly, module, config, report)
 
 
-def load(folder: Path, device: str | None = None, cameras: Mapping[str, str] | None = None) -> LeRobotPolicy:
+def load(folder: Path, device: str | None = None, cameras: Mapping[str, str | None] | None = None) -> LeRobotPolicy:
     """A saved policy, every weight accounted for.
 
     Args:
@@ -238,7 +238,7 @@ def _saved_config(papers: Papers, device: str) -> Any:
         ) from error
 
 
-def _fed(papers: Papers, cameras: Mapping[str, str]) -> dict[str, str]:
+def _fed(papers: Papers, cameras: Mapping[str, str | None]) -> dict[str, str]:
     asked = {image_key(name): camera for name, camera in cameras.items()}
     wanted = list(papers.images)
     unknown = [name for name in cameras if image_key(name) not in wanted]
@@ -248,6 +248,12 @@ def _fed(papers: Papers, cameras: Mapping[str, str]) -> dict[str, str]:
             f"The map of cameras names '{unknown[0]}', which is no camera of the policy in {papers.folder}"
             f"{closest(unknown[0], names)}. Its cameras are {listing(names)}; the map gives each the camera that "
             f"feeds it, for instance {{{names[0] if names else 'ITS_CAMERA'}: {cameras[unknown[0]]}}}"
+        )
+    unfed = [name for name, camera in cameras.items() if camera is None]
+    if unfed:
+        raise UserError(
+            f"The map of cameras gives '{unfed[0]}' nothing: the policy in {papers.folder} cannot go without a camera. "
+            f"Name the camera that feeds it, for instance {{{unfed[0]}: top}}"
         )
     own = {key: key.removeprefix("observation.images.").removeprefix("observation.") for key in wanted}
     return {key: asked.get(key) or papers.cameras.get(key) or own[key] for key in wanted}

@@ -47,7 +47,8 @@ class Assembly:
             given = "none was chosen" if dataset is None else f"'{dataset}' is none of them"
             raise UserError(
                 f"This Octo has action statistics of {len(self.datasets)} datasets ({listing(self.datasets)}) and "
-                f"{given}{closest(dataset or '', self.datasets)}. Choose one: predict(..., dataset='NAME')."
+                f"{given}{closest(dataset or '', self.datasets)}. Choose one: predict(..., dataset='NAME'), or "
+                "predict.dataset=NAME, eval.dataset=NAME on the command line."
             )
         return self.datasets[dataset]
 
@@ -57,7 +58,7 @@ def assemble(
     weights: Mapping[str, Any] = MappingProxyType({}),
     *,
     remat: bool = False,
-    cameras: Mapping[str, str] = MappingProxyType({}),
+    cameras: Mapping[str, str | None] = MappingProxyType({}),
     dataset: str | None = None,
 ) -> Assembly:
     """Build the network and its surroundings.
@@ -94,7 +95,7 @@ def assemble(
         horizon=head.action_horizon,
         action_dim=len(only.mean),
         state_dim=len(proprio.mean) if proprio is not None else 0,
-        cameras={slot.camera: (slot.height, slot.width, 3) for slot in slots.values()},
+        cameras={slot.camera: (slot.height, slot.width, 3) for slot in slots.values() if slot.camera},
         history=int(folder.example["observation"]["timestep_pad_mask"].shape[1]),
         language=texts is not None,
     )
@@ -138,13 +139,14 @@ def _chosen(statistics: Mapping[str, Mapping[str, Any]], dataset: str | None) ->
     return {dataset: statistics[dataset]}
 
 
-def _fed(slots: dict[str, Slot], cameras: Mapping[str, str]) -> dict[str, Slot]:
+def _fed(slots: dict[str, Slot], cameras: Mapping[str, str | None]) -> dict[str, Slot]:
     """The slots with the cameras that `cameras` names for them; slots it leaves out keep theirs."""
     for name in cameras:
         if name not in slots:
             raise UserError(
-                f"The policy has no image slot '{name}'{closest(name, slots)}; it has {listing(slots)}. Say which "
-                f"camera feeds which (the slot's name first): {{{next(iter(slots), 'primary')}: CAMERA}}."
+                f"The map of cameras names '{name}', which is no image slot of the policy{closest(name, slots)}. Its "
+                f"slots are {listing(slots)}; the map gives each the camera that feeds it, or null to mask it, for "
+                f"instance {{{next(iter(slots))}: {cameras[name]}}}"
             )
     return {name: slot._replace(camera=cameras.get(name, slot.camera)) for name, slot in slots.items()}
 

@@ -69,7 +69,7 @@ def load(
     path: Path,
     step: int | None = None,
     device: str | None = None,
-    cameras: Mapping[str, str] | None = None,
+    cameras: Mapping[str, str | None] | None = None,
     dataset: str | None = None,
 ) -> OctoPolicy:
     """A saved Octo, every weight accounted for; the arguments are those of `xp.load_policy`."""

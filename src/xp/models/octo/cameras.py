@@ -10,9 +10,12 @@ PRIMARY_WORDS = ("primary", "top", "front", "oblique", "agent", "base")
 
 
 class Slot(NamedTuple):
-    """One image input of the model: the dataset camera that feeds it and the size it is resized to, in pixels."""
+    """One image input of the model: the dataset camera that feeds it and the size it is resized to, in pixels.
 
-    camera: str
+    `camera` is None where nothing feeds a saved policy's slot, which is then masked.
+    """
+
+    camera: str | None
     height: int
     width: int
 
@@ -54,6 +57,7 @@ def camera_sizes(model_cfg: Mapping[str, Any], cameras: Mapping[str, Any]) -> di
     sizes: dict[str, tuple[int, int]] = {}
     for name, slot in resolve_slots(model_cfg, cameras).items():
         size = (slot.height, slot.width)
+        assert slot.camera is not None
         if sizes.setdefault(slot.camera, size) != size:
             raise UserError(
                 f"model.cameras.{name} wants camera '{slot.camera}' at {size[0]}x{size[1]}, another slot wants it at "

@@ -48,7 +48,7 @@ class Prepare:
         images = {name: batch.get(f"observation.images.{slot.camera}") for name, slot in self.slots.items()}
         shapes = [np.shape(image) for image in images.values() if image is not None]
         if not shapes:
-            wanted = listing(slot.camera for slot in self.slots.values())
+            wanted = listing(slot.camera for slot in self.slots.values() if slot.camera)
             raise UserError(
                 f"The observation has none of the policy's cameras ({wanted}); its keys are {listing(batch)}. "
                 "Give at least one as observation.images.<camera> [B, T, h, w, 3]."

@@ -34,6 +34,12 @@ class OctoPolicy:
         self.spec = assembly.spec
         self._weights = jax.device_put(weights, device)
 
+    @property
+    def camera_slots(self) -> dict[str, str]:
+        """{image slot: the camera that feeds it}."""
+        slots = self.assembly.prepare.slots
+        return {name: slot.camera for name, slot in slots.items() if slot.camera is not None}
+
     def predict(self, observation: Batch, *, seed: int = 0, **options: Any) -> np.ndarray:
         """Actions [*sample_shape, B, H, A] float32 in dataset units; A is that of the dataset's statistics.
 
