@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from ssh_nodes import PORT
 from ssh_site import expected, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -60,6 +61,20 @@ def test_an_unattended_experiment_is_shown_with_the_command_and_what_is_not_fini
     for place in (site.folder, *(box.home for box in pair.boxes)):
         found = subprocess.run(["grep", "-rl", "--exclude-dir=.pyenv", "sec-ret-42", str(place)], capture_output=True)
         assert found.stdout == b""
+
+
+def test_a_machine_under_two_names_is_cleared_once_and_a_host_that_is_gone_is_one_line(site, pair):
+    one = pair["node1"]
+    twin = f"{{host: {one.address}, user: root, port: {PORT}, identity: {pair.key}, name: twin}}"
+    gone = f"{{host: {one.address}, user: root, port: 2299, name: gone}}"
+    code, output = site.run("seed=1,2", "hydra.launcher.detach=false", hosts=("node1", twin, gone))
+    assert code == 0, output
+    (one.home / ".xp/venv").mkdir(parents=True)
+    (one.home / ".xp/venv/python").write_bytes(b"x" * 30_000)
+    listed = xp(site, "task=gc").splitlines()
+    assert sum(line.startswith("gone: nothing listens at") for line in listed) == 1
+    assert "MB removed from 2 hosts" in xp(site, "task=gc", "gc.remove=true", "gc.data=true")
+    assert not (one.home / ".xp/venv").exists() and len(site.results()) == 2
 
 
 def data(site):

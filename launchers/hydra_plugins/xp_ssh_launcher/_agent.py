@@ -348,7 +348,8 @@ class Agent:
 
     def clear_environment(self, path):
         """Remove what set-up commands made in the working folder; the next job there has it made again."""
-        if self.survey([])["environments"][0]["running"]:
+        folder = os.path.join(self.workdir, "jobs")
+        if any(self.state(key) == "running" for key in (os.listdir(folder) if os.path.isdir(folder) else [])):
             raise Refused(f"a job runs in the environment in {path}")
         freed = sum(size_of(each) for each in self._made())
         for each in (os.path.join(self.workdir, "setup"), *self._made()):

@@ -9,6 +9,7 @@ from hydra_plugins.xp_ssh_launcher._faults import Refused, Unreachable
 from hydra_plugins.xp_ssh_launcher._hosts import Host
 from hydra_plugins.xp_ssh_launcher._settings import Settings
 from hydra_plugins.xp_ssh_launcher._transport import Agent, Link
+from xp.errors import UserError
 
 _PARTS = (
     ("experiments", "experiment", "clear", "experiment"),
@@ -53,10 +54,13 @@ def survey(settings: Settings, experiment: Path) -> list[dict[str, Any]]:
 
 
 def _remover(settings: Settings, host: Host, request: str, what: dict[str, str]) -> Callable[[], int]:
-    """A function that removes one thing and gives the bytes that it took."""
+    """A function that removes one thing and gives the bytes that it took; a `UserError` says why it stays."""
 
     def remove() -> int:
-        with agent_at(settings, host) as agent:
-            return int(agent.ask(request, **what, patience_s=_LONG_S)["bytes"])
+        try:
+            with agent_at(settings, host) as agent:
+                return int(agent.ask(request, **what, patience_s=_LONG_S)["bytes"])
+        except (Unreachable, Refused) as error:
+            raise UserError(str(error)) from None
 
     return remove

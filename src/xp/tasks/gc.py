@@ -28,7 +28,12 @@ def show(config: DictConfig) -> int:
     if not found:
         console.print("Nothing lies on other machines.")
         return 0
-    console.print(gc_table(found))
+    things = [item for item in found if item["kind"] != "fault"]
+    if things:
+        console.print(gc_table(things))
+    for item in found:
+        if item["kind"] == "fault":
+            console.print(item["line"], markup=False, highlight=False, soft_wrap=True)
     removable = [item for item in found if item["removable"]]
     if not config.gc.remove:
         if removable:
@@ -36,9 +41,21 @@ def show(config: DictConfig) -> int:
                 f"{_size(sum(item['bytes'] for item in removable))} can go: the same command with gc.remove=true"
             )
         return 0
-    freed = sum(item["remove"]() for item in removable)
-    console.print(f"{_size(freed)} removed from {len({item['host'] for item in removable})} hosts")
-    return 0
+    return _remove(removable, console)
+
+
+def _remove(removable: list[dict[str, Any]], console: Console) -> int:
+    """Remove each, saying what stays and why. Exit code 1 if anything did."""
+    freed, hosts, stays = 0, set(), False
+    for item in removable:
+        try:
+            freed += item["remove"]()
+            hosts.add(item["host"])
+        except UserError as error:
+            stays = True
+            console.print(f"{item['path']} at {item['host']} stays: {error}", markup=False, soft_wrap=True)
+    console.print(f"{_size(freed)} removed from {len(hosts)} host{'s' * (len(hosts) != 1)}")
+    return int(stays)
 
 
 def survey(experiment: Path, *, data: bool) -> list[dict[str, Any]]:
@@ -76,13 +93,11 @@ def gc_table(found: list[dict[str, Any]]) -> Table:
     for column in ("host", "path", "size", "what"):
         table.add_column(column, overflow="fold", justify="right" if column == "size" else "left")
     for item in found:
-        table.add_row(item["host"], item["path"], _size(item["bytes"]) if item["path"] else "", item["what"])
+        table.add_row(item["host"], item["path"], _size(item["bytes"]), item["what"])
     return table
 
 
 def _what(item: dict[str, Any], mine: bool, done: bool) -> str:
-    if item["kind"] == "fault":
-        return item["line"]
     if item["kind"] == "data":
         return "data that was sent"
     if item["kind"] == "environment":
