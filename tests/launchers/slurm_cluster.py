@@ -70,6 +70,7 @@ class Cluster:
     def __init__(self, folder: Path, nodes: int = 2):
         self.folder, self.nodes = folder, [f"n{number}" for number in range(1, nodes + 1)]
         self.conf = folder / "etc" / "slurm.conf"
+        self._hastened: dict[str, float] = {}
 
     def up(self) -> None:
         for name in ("etc", "run", "state", "log", "dev", "munge", *(f"spool/{node}" for node in self.nodes)):
@@ -117,12 +118,16 @@ class Cluster:
         """Let queued-again jobs start in a moment: SLURM makes them wait for two minutes.
 
         Not at once: within the second in which a job was queued again its new credential counts as revoked with the old
-        one, and SLURM gives the job up ("Killing non-startable batch job").
+        one, and SLURM gives the job up ("Killing non-startable batch job"). Nor again before it had time to start: a
+        start that is put off whenever it is due never comes.
         """
         for line in self.tell("squeue", "-h", "-r", "-t", "PENDING", "-o", "%i %S %r").splitlines():
             name, start, reason = line.split(maxsplit=2)
             late = datetime.now() + timedelta(seconds=5)
+            if time.monotonic() - self._hastened.get(name, -60.0) < 20:
+                continue
             if reason == "BeginTime" and (start == "N/A" or datetime.fromisoformat(start) > late):
+                self._hastened[name] = time.monotonic()
                 self.tell("scontrol", "update", f"JobId={name}", "StartTime=now+3", check=False)
 
     def _configure(self) -> None:

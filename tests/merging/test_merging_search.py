@@ -79,6 +79,16 @@ def test_inverse_loss_weights_are_inverse_squares():
     np.testing.assert_allclose(found.weights[0], raw / raw.sum(), rtol=1e-12)
 
 
+def test_inverse_losses_below_zero_are_refused():
+    class Likelihood(OnSimplex):
+        def loss(self, weights):
+            return super().loss(weights) - 0.025
+
+    mixer = Likelihood(np.array([0.7, 0.2, 0.1]))
+    with pytest.raises(UserError, match=r"checkpoint 0 is -0\.002\d+.*merge_method=greedy"):
+        search.inverse_loss(mixer, search.Candidates(mixer))
+
+
 def test_greedy_adds_what_helps_and_stops():
     best = np.array([0.5, 0.5, 0.0])
     mixer = OnSimplex(best)

@@ -15,6 +15,7 @@ from xp.merging.formats.lora import adapter_base, folded_tree, is_adapter, open_
 from xp.merging.formats.octo import create_octo, open_octo, orbax_metadata
 from xp.merging.formats.safetensors import INDEX, MODEL, create_safetensors, open_safetensors, shards
 from xp.runs import atomic
+from xp.runs.kept import kept_steps, policy_places
 
 STEP = "0"
 """The step under which formats with steps store a merged checkpoint."""
@@ -67,20 +68,9 @@ def open_checkpoint(path: str | Path, *, base: str | Path | None = None, lora_sc
 
 
 def _candidates(root: Path, step: int | None) -> list[Path]:
-    """The folder itself, then the places where a run keeps policies, best choice first."""
-    checkpoints = root / "checkpoints"
-    numbered = {number: folder for number, folder in run_steps(root).items() if step in (None, number)}
-    newest = [numbered[number] for number in sorted(numbered, reverse=True)]
-    inside = newest if step is not None else [root / "final", root / "best", *newest]
-    places = [place for folder in inside for place in (folder, folder / "policy")]
-    return [root, *places] if not checkpoints.is_dir() or step is None else [*places, root]
-
-
-def run_steps(root: Path) -> dict[int, Path]:
-    """Step to folder, for the `checkpoints/checkpoint-N` of a run."""
-    folder = root / "checkpoints"
-    entries = folder.iterdir() if folder.is_dir() else ()
-    return {int(e.name.rpartition("-")[2]): e for e in entries if re.fullmatch(r"checkpoint-\d+", e.name)}
+    """The folder itself, then the places where a run keeps policies; those first where a step of a run is asked for."""
+    places = policy_places(root, step)
+    return [*places, root] if step is not None and kept_steps(root) else [root, *places]
 
 
 def step_paths(path: str | Path) -> list[str]:
@@ -90,7 +80,7 @@ def step_paths(path: str | Path) -> list[str]:
         UserError: fewer than two steps.
     """
     root = Path(path)
-    numbers = sorted(run_steps(root)) or sorted(int(e.name) for e in root.iterdir() if e.name.isdigit())
+    numbers = sorted(kept_steps(root)) or sorted(int(e.name) for e in root.iterdir() if e.name.isdigit())
     if len(numbers) < 2:
         raise UserError(
             f"{root} keeps {len(numbers)} steps, and averaging over a run needs two or more. Train with a larger "

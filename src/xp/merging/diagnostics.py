@@ -33,12 +33,12 @@ class Angles:
         self._count: dict[str, int] = {}
         self._lock = threading.Lock()
 
-    def sample(self, leaf: Leaf, start: int, arrays: Sequence[np.ndarray]) -> None:
-        """Add the sampled elements of one range: the base first where there is one."""
+    def sample(self, leaf: Leaf, arrays: Sequence[np.ndarray]) -> None:
+        """Add sampled elements of a leaf: the base first where there is one."""
         rows = np.stack(arrays).astype(np.float64)
         origin = rows[0] if self._has_base else rows.mean(axis=0)
         away = (rows[1:] if self._has_base else rows) - origin
-        products, length = away @ away.T, float(origin @ origin)
+        products, length = inner_products(away), float(np.einsum("k,k->", origin, origin))
         group = group_of(leaf.name, self._groups)
         with self._lock:
             self._products[group] = self._products.get(group, 0.0) + products
@@ -60,6 +60,15 @@ class Angles:
             cosines = np.divide(products, scale, out=np.full_like(products, np.nan), where=scale > 0)
             found |= {"task_vector_length": np.sqrt(squares / length).tolist(), "cosine": cosines.tolist()}
         return found
+
+
+def inner_products(rows: np.ndarray) -> np.ndarray:
+    """[N, N] of rows [N, n], N small: in the calling thread alone. BLAS would wake threads that spin for more work."""
+    found = np.empty((len(rows), len(rows)))
+    for i, row in enumerate(rows):
+        for j in range(i + 1):
+            found[i, j] = found[j, i] = np.einsum("k,k->", row, rows[j])
+    return found
 
 
 def midpoints(losses: Mapping[tuple[int, int], float], singles: Sequence[float]) -> list[dict[str, Any]]:

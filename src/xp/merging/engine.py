@@ -1,8 +1,8 @@
 """Streaming: every leaf of every input once (or as often as the method looks), in ranges, into a writer.
 
 Nothing is held but the ranges at work. Formats that can be read anywhere are cut into jobs of `SEGMENT` elements;
-those whose chunks are decoded as a whole (Orbax) get one job a leaf, the largest first, as many at once as fit into
-`MEMORY` bytes. Content digests are over segments, so they do not depend on how a format stores its arrays.
+leaves that are decoded from their front or as a whole (Orbax) are one job each, the largest first, as many at once as
+fit into `MEMORY` bytes. Content digests are over segments, so they do not depend on how a format stores its arrays.
 """
 
 import contextlib
@@ -26,7 +26,10 @@ MEMORY = 700_000_000
 WORKERS = 2
 """Threads; numpy and tensorstore work outside the interpreter lock."""
 
-Look = Callable[[Leaf, int, Sequence[np.ndarray]], None]
+SAMPLED_AT_ONCE = 64
+"""Ranges whose samples are handed on together."""
+
+Look = Callable[[Leaf, Sequence[np.ndarray]], None]
 
 
 class NotFinite(Exception):  # noqa: N818 - a finding, turned into a message where the inputs are known
@@ -39,18 +42,24 @@ class NotFinite(Exception):  # noqa: N818 - a finding, turned into a message whe
 
 @dataclass(frozen=True)
 class Job:
-    """Elements [start, stop) of a leaf, worked on `step` at a time."""
+    """Elements [start, stop) of a leaf, read and worked on `step` at a time, written `room` at a time."""
 
     leaf: Leaf
     start: int
     stop: int
     step: int
+    room: int
     cost: int
 
     def ranges(self) -> Iterator[tuple[int, int]]:
-        """Consecutive ranges."""
-        for start in range(self.start, self.stop, self.step):
-            yield start, min(start + self.step, self.stop)
+        """Consecutive ranges to read."""
+        return _cut(self.start, self.stop, self.step)
+
+
+def _cut(start: int, stop: int, step: int) -> Iterator[tuple[int, int]]:
+    """Ranges of `step` elements from `start` on; the last may be shorter."""
+    for first in range(start, stop, step):
+        yield first, min(first + step, stop)
 
 
 @dataclass
@@ -97,21 +106,24 @@ class Stream:
         """The work cut up: ranges of leaves, the largest first."""
         jobs = []
         for leaf in self.leaves.values():
-            grains = [reader.grain(leaf.name) for reader in self.readers] + [
-                getattr(writer, "grain", _anywhere)(leaf.name)
-            ]
-            grain, itemsize = max(grains), leaf.dtype.itemsize
-            step = -(-BLOCK // grain) * grain
-            whole = grain > 1 or mixture.looks or leaf.size <= SEGMENT
+            grain = max(reader.grain(leaf.name) for reader in self.readers)
+            written = getattr(writer, "grain", _anywhere)(leaf.name)
+            step = BLOCK if grain == 1 else _rounded(BLOCK, max(grain, written))
+            room = step if grain > 1 else _rounded(BLOCK, written)
+            in_order = any(reader.in_order(leaf.name) for reader in self.readers)
+            whole = max(grain, written) > 1 or in_order or mixture.looks or leaf.size <= SEGMENT
             length = max(leaf.size, 1) if whole else SEGMENT
-            cost = min(step, leaf.size) * (
-                4 + 2 * itemsize if mixture.looks == 0 else (4 + itemsize) * len(self.readers)
-            )
             jobs += [
-                Job(leaf, start, min(start + length, leaf.size), step, cost)
+                Job(leaf, start, min(start + length, leaf.size), step, room, self._cost(leaf, step, room, mixture))
                 for start in range(0, max(leaf.size, 1), length)
             ]
         return sorted(jobs, key=lambda job: job.start - job.stop)
+
+    def _cost(self, leaf: Leaf, step: int, room: int, mixture: Mixture) -> int:
+        """About how many bytes a job holds: what is written, and the ranges it is made of."""
+        size = leaf.dtype.itemsize
+        inputs = 2 * size if mixture.looks == 0 else (4 + size) * len(self.readers)
+        return min(room, leaf.size) * (4 + size) + min(step, leaf.size) * inputs
 
     def _work(self, job: Job, mixture: Mixture, writer: Writer) -> None:
         with self._gate.holding(job.cost):
@@ -128,25 +140,33 @@ class Stream:
         wide = np.dtype(np.float64 if leaf.dtype == np.float64 else np.float32)
         size = min(job.step, job.stop - job.start)
         out, finite = np.empty(size, wide), np.empty(size, bool)
-        narrow = out if leaf.dtype == wide else np.empty(size, leaf.dtype)
+        ready = np.empty(min(job.room, job.stop - job.start), leaf.dtype)
         digests = [LeafDigest() for _ in range(len(self.readers) + 1)]
-        for start, stop in job.ranges():
-            part, sampled = out[: stop - start], []
-            arrays = self._arrays(leaf, start, stop, digests, sampled)
-            mixture.apply(leaf, start, arrays, part)
-            for _ in arrays:  # what the method left unread counts in the digests
-                pass
-            if not np.isfinite(part, out=finite[: stop - start]).all():
-                raise NotFinite(leaf.name, start + int(np.argmin(finite[: stop - start])))
-            data = narrow[: stop - start]
-            if narrow is not out:
+        sampled: list[list[np.ndarray]] = []
+        for first, last in _cut(job.start, job.stop, job.room):
+            for start, stop in _cut(first, last, job.step):
+                part = out[: stop - start]
+                sampled.append([])
+                arrays = self._arrays(leaf, start, stop, digests, sampled[-1])
+                mixture.apply(leaf, start, arrays, part)
+                for _ in arrays:  # what the method left unread counts in the digests
+                    pass
+                if not np.isfinite(part, out=finite[: stop - start]).all():
+                    raise NotFinite(leaf.name, start + int(np.argmin(finite[: stop - start])))
+                data = ready[start - first : stop - first]
                 np.copyto(data, part, casting="unsafe")
-            writer.write(leaf.name, start, data)
-            digests[-1].update(data)
-            if self.sample is not None:
-                self.sample(leaf, start, sampled)
+                digests[-1].update(data)
+                if len(sampled) == SAMPLED_AT_ONCE or stop == job.stop:
+                    self._sample(leaf, sampled)
+            writer.write(leaf.name, first, ready[: last - first])
         for content, digest in zip((*self.contents, self.written), digests):
             content.add(leaf.name, job.start, digest)
+
+    def _sample(self, leaf: Leaf, sampled: list[list[np.ndarray]]) -> None:
+        """Hand on the samples of some ranges, joined for each input."""
+        if self.sample is not None:
+            self.sample(leaf, [np.concatenate(arrays) for arrays in zip(*sampled)])
+        sampled.clear()
 
     def _arrays(
         self, leaf: Leaf, start: int, stop: int, digests: list[LeafDigest], sampled: list[np.ndarray]
@@ -164,7 +184,7 @@ class Stream:
         leaf = job.leaf
         digests = [LeafDigest() for _ in range(len(self.readers) + 1)]
         differs = False
-        for start, stop in job.ranges():
+        for start, stop in _cut(job.start, job.stop, job.room):
             first = self.readers[0].read(leaf.name, start, stop).copy()
             writer.write(leaf.name, start, first)
             digests[-1].update(first)
@@ -197,7 +217,7 @@ class Stream:
 
 def _first_not_finite(reader: Reader, leaf: Leaf) -> tuple[float, int] | None:
     """The first value of a leaf that is NaN or infinite, and its index."""
-    step = -(-BLOCK // reader.grain(leaf.name)) * reader.grain(leaf.name)
+    step = _rounded(BLOCK, reader.grain(leaf.name))
     for start in range(0, leaf.size, step):
         values = reader.read(leaf.name, start, min(start + step, leaf.size)).astype(np.float32)
         finite = np.isfinite(values)
@@ -213,6 +233,11 @@ def _place(leaf: Leaf, index: int) -> tuple[int, ...]:
 
 def _anywhere(name: str) -> int:
     return 1
+
+
+def _rounded(count: int, grain: int) -> int:
+    """The least multiple of `grain` that is at least `count`."""
+    return -(-count // grain) * grain
 
 
 def _thinned(array: np.ndarray) -> np.ndarray:
@@ -252,7 +277,7 @@ def verify(reader: Reader, leaves: Mapping[str, Leaf], written: Content) -> None
     assert dict(reader.leaves) == dict(leaves), "headers differ from what was to be written"
 
     def read(leaf: Leaf, start: int, stop: int) -> Any:
-        step = -(-BLOCK // reader.grain(leaf.name)) * reader.grain(leaf.name)
+        step = _rounded(BLOCK, reader.grain(leaf.name))
         digest = LeafDigest()
         for first in range(start, stop, step):
             digest.update(reader.read(leaf.name, first, min(first + step, stop)))
@@ -262,7 +287,8 @@ def verify(reader: Reader, leaves: Mapping[str, Leaf], written: Content) -> None
     with ThreadPoolExecutor(WORKERS, "verify") as pool:
         futures = []
         for leaf in leaves.values():
-            length = SEGMENT if reader.grain(leaf.name) == 1 else max(leaf.size, 1)
+            anywhere = reader.grain(leaf.name) == 1 and not reader.in_order(leaf.name)
+            length = SEGMENT if anywhere else max(leaf.size, 1)
             futures += [
                 pool.submit(read, leaf, start, min(start + length, leaf.size))
                 for start in range(0, max(leaf.size, 1), length)

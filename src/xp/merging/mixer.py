@@ -3,6 +3,9 @@
 Memory: the N checkpoints as they are stored, one mix and one gradient; with `memory="stream"` the checkpoints stay on
 disk and only the mix and the gradient are held. A mix is made by the same rule, in the same order and rounding, as the
 file that is written in the end: what is validated is what is kept.
+
+A gradient's iteration reads the checkpoints twice: to mix them, and, when the gradient is there, for its products with
+them. The next mix needs all products first, so the two cannot be one pass; either costs a fraction of a loss.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +21,8 @@ from xp.merging.mixtures import Linear, pieces
 from xp.merging.objective import Objective
 
 MEMORY_MODES = ("ram", "stream")
+ALIGNMENT = 64
+"""Bytes: arrays that start at a multiple are taken by JAX without a copy."""
 
 
 class Mixer:
@@ -43,7 +48,8 @@ class Mixer:
         self.count, self.units, self.objective = len(readers), units, objective
         self._leaves = dict(leaves)
         self._readers = readers if memory == "stream" else [_Held(reader, leaves) for reader in readers]
-        self._mix = {name: _room(leaf) for name, leaf in leaves.items()}
+        given: Mapping[str, np.ndarray] = getattr(objective, "room", dict)()
+        self._mix = {name: _room(leaf, given.get(name)) for name, leaf in leaves.items()}
         for name, leaf in leaves.items():
             if not leaf.is_float:
                 self._mix[name][:] = readers[0].read(name, 0, leaf.size)
@@ -112,9 +118,14 @@ class Mixer:
         return [(start, min(start + step, leaf.size)) for start in range(0, leaf.size, step)]
 
 
-def _room(leaf: Leaf) -> np.ndarray:
-    wide = np.float64 if leaf.dtype == np.float64 else np.float32
-    return np.empty(leaf.size, wide if leaf.is_float else leaf.dtype)
+def _room(leaf: Leaf, given: np.ndarray | None) -> np.ndarray:
+    """Where a leaf's mix is made, 1-D: what the objective gives, or memory that JAX takes as it is (aligned)."""
+    wide = np.dtype(np.float64 if leaf.dtype == np.float64 else np.float32) if leaf.is_float else leaf.dtype
+    if given is not None and given.dtype == wide and given.shape == leaf.shape and given.flags.c_contiguous:
+        return given.reshape(-1)
+    bytes_ = np.empty(leaf.size * wide.itemsize + ALIGNMENT, np.uint8)
+    first = -bytes_.ctypes.data % ALIGNMENT
+    return bytes_[first : first + leaf.size * wide.itemsize].view(wide)
 
 
 class _Held:
@@ -122,13 +133,26 @@ class _Held:
 
     def __init__(self, reader: Reader, leaves: Mapping[str, Leaf]) -> None:
         self.leaves, self.ties, self.files = reader.leaves, reader.ties, reader.files
-        self._arrays = {name: np.array(reader.read(name, 0, leaf.size)) for name, leaf in leaves.items()}
+        self._arrays = {name: _whole(reader, name, leaf.size) for name, leaf in leaves.items()}
 
     def grain(self, name: str) -> int:
         return 1
 
+    def in_order(self, name: str) -> bool:
+        return False
+
     def read(self, name: str, start: int, stop: int) -> np.ndarray:
         return self._arrays[name][start:stop]
+
+
+def _whole(reader: Reader, name: str, size: int) -> np.ndarray:
+    """A leaf of its own, read part by part: a reader keeps a buffer as large as what it was asked for."""
+    grain = reader.grain(name)
+    array = np.empty(size, reader.leaves[name].dtype)
+    for start in range(0, size, step := -(-BLOCK // grain) * grain):
+        stop = min(start + step, size)
+        array[start:stop] = reader.read(name, start, stop)
+    return array
 
 
 def finite(loss: float, what: str) -> float:

@@ -26,6 +26,9 @@ class Objective(Protocol):
 
     Both methods must only read `weights`: the arrays are views into buffers that are reused after the call returns,
     so an objective that keeps them must copy them (putting them on a device does).
+
+    An objective may also have `room() -> Mapping[str, np.ndarray]`: writable arrays, of the weights' names and shapes,
+    that it measures where they lie. Mixes are then made in them, and no copy of the weights stands between.
     """
 
     name: str
@@ -37,7 +40,7 @@ class Objective(Protocol):
     def loss_and_gradient(self, weights: Weights) -> tuple[float, Mapping[str, np.ndarray]]:
         """The same loss, and its gradient with respect to each float weight (same names and shapes, float32).
 
-        A name that is left out counts as a gradient of zero.
+        A name that is left out counts as a gradient of zero. The arrays need to hold until the next call only.
 
         Raises:
             UserError: the objective has no gradient; make the error with `without_gradient`.

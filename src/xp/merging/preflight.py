@@ -116,6 +116,11 @@ class Patched:
         reader, own = self._source[name]
         return reader.grain(own)
 
+    def in_order(self, name: str) -> bool:
+        """See `Reader.in_order`."""
+        reader, own = self._source[name]
+        return reader.in_order(own)
+
     def read(self, name: str, start: int, stop: int) -> np.ndarray:
         """See `Reader.read`."""
         reader, own = self._source[name]

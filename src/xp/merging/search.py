@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from xp.errors import UserError
 from xp.merging.mixer import Mixer, finite
 from xp.merging.rules import inverse_loss_weights
 
@@ -80,8 +81,20 @@ def singles(mixer: Mixer, tried: Candidates) -> list[float]:
 
 
 def inverse_loss(mixer: Mixer, tried: Candidates) -> Search:
-    """Weights by the inverse squared losses; the uniform mix is measured beside it."""
-    weights = shares(mixer, inverse_loss_weights(singles(mixer, tried)))
+    """Weights by the inverse squared losses; the uniform mix is measured beside it.
+
+    Raises:
+        UserError: a loss below zero: the squares would favour what is far from zero, not what is good.
+    """
+    losses = singles(mixer, tried)
+    low = int(np.argmin(losses))
+    if losses[low] < 0:
+        raise UserError(
+            f"merge_method=inverse_loss: the loss of checkpoint {low} is {losses[low]:.4g}, and inverse losses are "
+            "weights only while no loss is below zero (a log-likelihood, as of model.head.type=gaussian, can be). Take "
+            "a method that compares losses: merge_method=greedy or merge_method=gradient_descent"
+        )
+    weights = shares(mixer, inverse_loss_weights(losses))
     tried.measure("uniform", mix_of(mixer, list(range(mixer.count))))
     loss = tried.measure("inverse_loss", weights)
     return Search(weights, loss, "inverse_loss", tried.tried)

@@ -9,6 +9,7 @@ from typing import Any
 from xp.errors import UserError, closest, listing
 from xp.models.lerobot.papers import is_lerobot
 from xp.models.policy import DataSpec, Policy, Trainable, Treatment
+from xp.runs.kept import policy_places
 
 FAMILIES = ("octo", "lerobot")
 
@@ -108,7 +109,7 @@ def locate(path: str | Path) -> tuple[Path, int | None]:
         return folder, None
     if _is_octo(folder):
         return folder, step
-    for candidate in _in_run(folder, step):
+    for candidate in policy_places(folder, step):
         if candidate.is_dir() and (_is_octo(candidate) or is_lerobot(candidate)):
             return candidate, None
     raise UserError(_nothing(folder, step))
@@ -135,19 +136,6 @@ def _family(model_cfg: Mapping[str, Any]) -> str:
 def _is_octo(folder: Path) -> bool:
     steps = (entry for entry in folder.iterdir() if entry.name.isdigit())
     return any((entry / "default" / "checkpoint").is_file() for entry in steps)
-
-
-def _in_run(folder: Path, step: int | None) -> list[Path]:
-    """Where a run keeps policies, best choice first."""
-    checkpoints = folder / "checkpoints"
-    found = {
-        int(entry.name.rpartition("-")[2]): entry
-        for entry in (checkpoints.iterdir() if checkpoints.is_dir() else ())
-        if re.fullmatch(r"checkpoint-\d+", entry.name)
-    }
-    chosen = [found[number] for number in sorted(found, reverse=True) if step in (None, number)]
-    roots = chosen if step is not None else [folder / "final", folder / "best", *chosen]
-    return [place for root in roots for place in (root, root / "policy")]
 
 
 def _nothing(folder: Path, step: int | None) -> str:

@@ -1,12 +1,12 @@
 """What a replay works on: which episodes, which checkpoints; and what a user can get wrong about them."""
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xp.data import Dataset
 from xp.errors import UserError
 from xp.metrics.replay import Execution, first_query, is_long_enough
+from xp.runs.kept import kept_steps
 from xp.tasks.episodes import Source, held_out, own_folder
 
 if TYPE_CHECKING:
@@ -38,13 +38,9 @@ def chosen_episodes(config: "DictConfig", source: Source) -> tuple[int, ...]:
 def checkpoints_of(config: "DictConfig") -> list[tuple[str, str]]:
     """(label, path) of the policies to replay: what eval.checkpoint names, then a run's newest earlier checkpoints."""
     path = str(config.eval.checkpoint)
-    folder = own_folder(path) / "checkpoints"
-    if path != str(own_folder(path)) or not folder.is_dir():
+    steps = sorted(kept_steps(path), reverse=True)
+    if path != str(own_folder(path)) or not steps:
         return [("policy", path)]
-    steps = sorted(
-        (int(match[1]) for entry in folder.iterdir() if (match := re.fullmatch(r"checkpoint-(\d+)", entry.name))),
-        reverse=True,
-    )
     earlier = steps[1:] if (Path(path) / "final").is_dir() else steps  # the newest holds the weights of final/
     return [("final", path), *((f"step {step}", f"{path}@{step}") for step in earlier[: config.eval.checkpoints - 1])]
 

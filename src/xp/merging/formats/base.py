@@ -72,6 +72,10 @@ class Reader(Protocol):
         """How many consecutive elements are cheapest read together: 1, or those of one stored chunk."""
         ...
 
+    def in_order(self, name: str) -> bool:
+        """Whether ranges are cheap only where each follows the one that the same thread read before it."""
+        ...
+
     def read(self, name: str, start: int, stop: int) -> np.ndarray:
         """Elements [start, stop) of the flattened array, 1-D; valid until this thread's next read of the reader.
 

@@ -49,6 +49,10 @@ class FlatReader:
         """Bytes can be read from anywhere."""
         return 1
 
+    def in_order(self, name: str) -> bool:
+        """Any order will do."""
+        return False
+
     def read(self, name: str, start: int, stop: int) -> np.ndarray:
         """See `Reader.read`."""
         extent = self._extents[name]

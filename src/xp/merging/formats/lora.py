@@ -37,6 +37,10 @@ class Folded:
         row = self._updates[name].row(self.leaves[name])
         return -(-grain // row) * row
 
+    def in_order(self, name: str) -> bool:
+        """As the weights that are adapted."""
+        return self._reader.in_order(name)
+
     def read(self, name: str, start: int, stop: int) -> np.ndarray:
         """See `Reader.read`."""
         if name not in self._updates:

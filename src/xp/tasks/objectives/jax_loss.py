@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from xp.data.dumps import Dump
@@ -35,7 +36,11 @@ class PolicyLoss:
         def of_floats(floats: Any, others: Any, inputs: Any, share: Any) -> jax.Array:
             return share * loss({**others, **floats}, inputs)
 
-        self._gradient = jax.jit(jax.value_and_grad(of_floats))
+        def added(total: Any, floats: Any, others: Any, inputs: Any, share: Any) -> tuple[jax.Array, Any]:
+            value, gradient = jax.value_and_grad(of_floats)(floats, others, inputs, share)
+            return value, jax.tree.map(jnp.add, total, gradient)
+
+        self._add_gradient = jax.jit(added, donate_argnums=0)  # the sum stays where it is: one gradient is held
 
     def loss(self, weights: Mapping[str, np.ndarray]) -> float:
         """The loss of these weights over the whole dump."""
@@ -50,12 +55,11 @@ class PolicyLoss:
         placed = jax.device_put(dict(weights))
         floats = {name: array for name, array in placed.items() if np.issubdtype(array.dtype, np.floating)}
         others = {name: array for name, array in placed.items() if name not in floats}
-        value, total = 0.0, None
+        value, total = 0.0, jax.tree.map(jnp.zeros_like, floats)
         for inputs, share in self._batches:
-            part, gradient = self._gradient(floats, others, inputs, share)
+            part, total = self._add_gradient(total, floats, others, inputs, share)
             value += float(part)
-            total = gradient if total is None else jax.tree.map(lambda a, b: a + b, total, gradient)
-        return value, {name: np.asarray(array) for name, array in (total or {}).items()}
+        return value, {name: np.asarray(array) for name, array in total.items()}
 
     def by_episode(self, weights: Mapping[str, np.ndarray]) -> Sums:
         """Sums of the loss over the action values of each episode, and their counts: what an interval needs."""

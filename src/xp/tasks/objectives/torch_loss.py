@@ -54,10 +54,16 @@ class PolicyLoss:
             value = self._measured(inputs, seed) * share
             value.backward()
             total += float(value.detach())
-        found = self._policy.module.named_parameters()
-        gradient = {name: as_numpy(p.grad).astype(np.float32, copy=True) for name, p in found if p.grad is not None}
-        self._policy.module.zero_grad(set_to_none=True)
-        return total, {name: array for name, array in gradient.items() if name in weights}
+        found = [(n, p.grad) for n, p in self._policy.module.named_parameters() if n in weights and p.grad is not None]
+        return total, {name: as_numpy(gradient).astype(np.float32, copy=False) for name, gradient in found}
+
+    def room(self) -> dict[str, np.ndarray]:
+        """The module's own memory, where that is float32 on the host: weights put there are in place."""
+        return {
+            name: tensor.numpy()
+            for name, tensor in self._state.items()
+            if tensor.device.type == "cpu" and tensor.dtype == torch.float32 and tensor.is_contiguous()
+        }
 
     def by_episode(self, weights: Mapping[str, np.ndarray]) -> Sums:
         """Sums of the loss over the action steps of each episode, and their counts: what an interval needs."""
@@ -97,7 +103,8 @@ class PolicyLoss:
         refuse_other_names(weights, shapes)
         with torch.no_grad():
             for name, array in weights.items():
-                self._state[name].copy_(torch.from_numpy(np.array(array)))
+                if array.__array_interface__["data"][0] != self._state[name].data_ptr():
+                    self._state[name].copy_(torch.from_numpy(np.array(array)))
 
 
 def with_weights(policy: LeRobotPolicy, weights: Mapping[str, np.ndarray]) -> LeRobotPolicy:
