@@ -31,6 +31,8 @@ def site(pair, ground, request):
     name = re.sub(r"\W+", "_", request.node.name).strip("_")  # with the parameters, which stand last
     made = Site(ground / (name if len(name) <= 60 else f"{name[:45]}_{name[-14:]}"), pair)
     yield made
+    with contextlib.suppress(OSError):
+        print(made.log())  # pytest shows it with a failure: what the keeper did, and when
     made.close()
     for box in pair.boxes:
         box.mend()

@@ -218,7 +218,7 @@ class _Job:
         pairs = list(combinations(range(len(self.tuned)), 2)) if self.options.midpoints else []
         pairs = pairs if len(self.tuned) <= MIDPOINTS_UP_TO else []
         total = methods.evaluations(self.asked, len(self.tuned)) + len(pairs)
-        with self.hooks.bar(total, f"searching ({self.asked.name})", "loss") as bar:
+        with self.hooks.bar(total, f"searching ({self.asked.name})", "evaluation") as bar:
 
             def tick() -> None:
                 bar.advance(1)
