@@ -18,6 +18,7 @@ from xp.errors import UserError
 from xp.merging.content import SEGMENT, Content, LeafDigest
 from xp.merging.formats.base import Leaf, Reader, Writer
 from xp.merging.mixtures import Mixture
+from xp.merging.ranges import cut, rounded_up
 
 BLOCK = 1 << 17
 """Elements read at once from formats that can be read anywhere: buffers of half a megabyte stay in the cache."""
@@ -50,16 +51,6 @@ class Job:
     step: int
     room: int
     cost: int
-
-    def ranges(self) -> Iterator[tuple[int, int]]:
-        """Consecutive ranges to read."""
-        return _cut(self.start, self.stop, self.step)
-
-
-def _cut(start: int, stop: int, step: int) -> Iterator[tuple[int, int]]:
-    """Ranges of `step` elements from `start` on; the last may be shorter."""
-    for first in range(start, stop, step):
-        yield first, min(first + step, stop)
 
 
 @dataclass
@@ -108,8 +99,8 @@ class Stream:
         for leaf in self.leaves.values():
             grain = max(reader.grain(leaf.name) for reader in self.readers)
             written = getattr(writer, "grain", _anywhere)(leaf.name)
-            step = BLOCK if grain == 1 else _rounded(BLOCK, max(grain, written))
-            room = step if grain > 1 else _rounded(BLOCK, written)
+            step = BLOCK if grain == 1 else rounded_up(BLOCK, max(grain, written))
+            room = step if grain > 1 else rounded_up(BLOCK, written)
             in_order = any(reader.in_order(leaf.name) for reader in self.readers)
             whole = max(grain, written) > 1 or in_order or mixture.looks or leaf.size <= SEGMENT
             length = max(leaf.size, 1) if whole else SEGMENT
@@ -131,7 +122,7 @@ class Stream:
                 self._copy(job, writer)
                 return
             for turn in range(mixture.looks):
-                for start, stop in job.ranges():
+                for start, stop in cut(job.start, job.stop, job.step):
                     mixture.look(turn, job.leaf, start, [r.read(job.leaf.name, start, stop) for r in self.readers])
             self._merge(job, mixture, writer)
 
@@ -143,8 +134,8 @@ class Stream:
         ready = np.empty(min(job.room, job.stop - job.start), leaf.dtype)
         digests = [LeafDigest() for _ in range(len(self.readers) + 1)]
         sampled: list[list[np.ndarray]] = []
-        for first, last in _cut(job.start, job.stop, job.room):
-            for start, stop in _cut(first, last, job.step):
+        for first, last in cut(job.start, job.stop, job.room):
+            for start, stop in cut(first, last, job.step):
                 part = out[: stop - start]
                 sampled.append([])
                 arrays = self._arrays(leaf, start, stop, digests, sampled[-1])
@@ -184,7 +175,7 @@ class Stream:
         leaf = job.leaf
         digests = [LeafDigest() for _ in range(len(self.readers) + 1)]
         differs = False
-        for start, stop in _cut(job.start, job.stop, job.room):
+        for start, stop in cut(job.start, job.stop, job.room):
             first = self.readers[0].read(leaf.name, start, stop).copy()
             writer.write(leaf.name, start, first)
             digests[-1].update(first)
@@ -217,7 +208,7 @@ class Stream:
 
 def _first_not_finite(reader: Reader, leaf: Leaf) -> tuple[float, int] | None:
     """The first value of a leaf that is NaN or infinite, and its index."""
-    step = _rounded(BLOCK, reader.grain(leaf.name))
+    step = rounded_up(BLOCK, reader.grain(leaf.name))
     for start in range(0, leaf.size, step):
         values = reader.read(leaf.name, start, min(start + step, leaf.size)).astype(np.float32)
         finite = np.isfinite(values)
@@ -233,11 +224,6 @@ def _place(leaf: Leaf, index: int) -> tuple[int, ...]:
 
 def _anywhere(name: str) -> int:
     return 1
-
-
-def _rounded(count: int, grain: int) -> int:
-    """The least multiple of `grain` that is at least `count`."""
-    return -(-count // grain) * grain
 
 
 def _thinned(array: np.ndarray) -> np.ndarray:
@@ -277,7 +263,7 @@ def verify(reader: Reader, leaves: Mapping[str, Leaf], written: Content) -> None
     assert dict(reader.leaves) == dict(leaves), "headers differ from what was to be written"
 
     def read(leaf: Leaf, start: int, stop: int) -> Any:
-        step = _rounded(BLOCK, reader.grain(leaf.name))
+        step = rounded_up(BLOCK, reader.grain(leaf.name))
         digest = LeafDigest()
         for first in range(start, stop, step):
             digest.update(reader.read(leaf.name, first, min(first + step, stop)))

@@ -19,6 +19,7 @@ from xp.merging.formats.base import Leaf, Reader
 from xp.merging.groups import Units
 from xp.merging.mixtures import Linear, pieces
 from xp.merging.objective import Objective
+from xp.merging.ranges import cut, rounded_up
 
 MEMORY_MODES = ("ram", "stream")
 ALIGNMENT = 64
@@ -114,8 +115,7 @@ class Mixer:
 
     def _ranges(self, leaf: Leaf) -> list[tuple[int, int]]:
         grain = max(reader.grain(leaf.name) for reader in self._readers)
-        step = -(-BLOCK // grain) * grain
-        return [(start, min(start + step, leaf.size)) for start in range(0, leaf.size, step)]
+        return list(cut(0, leaf.size, rounded_up(BLOCK, grain)))
 
 
 def _room(leaf: Leaf, given: np.ndarray | None) -> np.ndarray:
@@ -147,10 +147,8 @@ class _Held:
 
 def _whole(reader: Reader, name: str, size: int) -> np.ndarray:
     """A leaf of its own, read part by part: a reader keeps a buffer as large as what it was asked for."""
-    grain = reader.grain(name)
     array = np.empty(size, reader.leaves[name].dtype)
-    for start in range(0, size, step := -(-BLOCK // grain) * grain):
-        stop = min(start + step, size)
+    for start, stop in cut(0, size, rounded_up(BLOCK, reader.grain(name))):
         array[start:stop] = reader.read(name, start, stop)
     return array
 

@@ -19,7 +19,7 @@ def run(run: Run) -> None:
     config = run.config
     asked, method = plain(config.merge), plain(config.merge_method)
     checkpoints, output = asked.pop("checkpoints"), asked.pop("output")
-    asked.pop("validation"), asked.pop("objective")
+    del asked["validation"], asked["objective"]
     own = output is None
     merged = merge(
         checkpoints,

@@ -48,9 +48,9 @@ class Values(io.RawIOBase):
 class ChunkStream:
     """The values of an array in C order whose chunks are zstd frames that follow one another along its first axis."""
 
-    def __init__(self, store: Any, keys: Sequence[str], chunk: int, total: int) -> None:
-        """`chunk`: bytes of each chunk when decoded (the last one may be filled up); `total`: bytes of the array."""
-        self._store, self._keys, self._chunk, self._total = store, list(keys), chunk, total
+    def __init__(self, store: Any, keys: Sequence[str], chunk: int) -> None:
+        """`chunk`: bytes of each chunk when decoded (the last one may be filled up)."""
+        self._store, self._keys, self._chunk = store, list(keys), chunk
         self.at = 0
         """Bytes that were read."""
         self._stream: Any = None

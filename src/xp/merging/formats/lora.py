@@ -15,6 +15,7 @@ import numpy as np
 
 from xp.merging.formats.base import Damaged, Leaf, Reader
 from xp.merging.formats.safetensors import open_safetensors
+from xp.merging.ranges import rounded_up
 
 CONFIG, ADAPTER = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
@@ -35,7 +36,7 @@ class Folded:
         if name not in self._updates:
             return grain
         row = self._updates[name].row(self.leaves[name])
-        return -(-grain // row) * row
+        return rounded_up(grain, row)
 
     def in_order(self, name: str) -> bool:
         """As the weights that are adapted."""
@@ -47,7 +48,7 @@ class Folded:
             return self._reader.read(name, start, stop)
         leaf, update = self.leaves[name], self._updates[name]
         row = update.row(leaf)
-        first, last = start // row * row, min(-(-stop // row) * row, leaf.size)
+        first, last = start // row * row, min(rounded_up(stop, row), leaf.size)
         values = self._reader.read(name, first, last).astype(np.float32)
         values += update.of(leaf, first // row, -(-last // row)).reshape(-1)
         return values[start - first : stop - first].astype(leaf.dtype)

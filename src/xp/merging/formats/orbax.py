@@ -133,7 +133,7 @@ class OrbaxReader:
         try:
             if stream is None or stream.at > start * size:
                 chunk = math.prod(self._headers[leaf.name]["chunks"]) * size
-                stream = ChunkStream(self._store, self._streamed[leaf.name], chunk, leaf.nbytes)
+                stream = ChunkStream(self._store, self._streamed[leaf.name], chunk)
             stream.skip(start * size - stream.at)
             if len(local.get("buffer", ())) < (stop - start) * size:
                 local["buffer"] = np.empty((stop - start) * size, np.uint8)
