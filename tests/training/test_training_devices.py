@@ -11,9 +11,9 @@ import pytest
 from safetensors.numpy import load_file
 from training_fakes import final_weights, rows_without_time, same_bytes
 
+from xp.config.devices import check_accumulate
 from xp.errors import UserError
 from xp.training.options import TrainerOptions
-from xp.training.session import check_accumulate
 
 
 @pytest.fixture(scope="module")

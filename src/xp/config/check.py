@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from xp.config.dataset_facts import dataset_facts
-from xp.config.devices import check_devices
+from xp.config.devices import check_accumulate, check_devices
 from xp.config.explain import unknown_key
 from xp.config.schema import MERGE_METHODS, SECTIONS, TASKS
 from xp.config.tokenizer import tokenizer_folder
@@ -116,18 +116,8 @@ def _check_train(config: DictConfig) -> None:
             f"trainer.accumulate={trainer.accumulate} splits a batch of trainer.batch_size={trainer.batch_size} into "
             f"more parts than it has samples. Give 1..{trainer.batch_size}."
         )
-    if trainer.batch_size % trainer.accumulate:
-        raise UserError(
-            f"trainer.batch_size={trainer.batch_size} is not a multiple of trainer.accumulate={trainer.accumulate}."
-        )
     check_devices(trainer.devices, trainer.strategy, trainer.compile)
-    if trainer.devices != "auto" and trainer.batch_size % (trainer.devices * trainer.accumulate):
-        parts = trainer.devices * trainer.accumulate
-        raise UserError(
-            f"trainer.batch_size={trainer.batch_size} is shared by {trainer.devices} devices (trainer.devices), each "
-            f"in {trainer.accumulate} equal parts (trainer.accumulate): it must be a multiple of {parts}. Type for "
-            f"instance trainer.batch_size={max(1, trainer.batch_size // parts) * parts}"
-        )
+    check_accumulate(trainer.batch_size, trainer.accumulate, 1 if trainer.devices == "auto" else trainer.devices)
     peak = OmegaConf.to_container(config.lr, resolve=False)["peak"]  # type: ignore[index,call-overload]
     if "${best:" not in str(peak) and config.lr.peak <= 0:
         raise UserError(f"lr.peak={config.lr.peak}: must be above 0, for instance lr.peak=3e-4.")

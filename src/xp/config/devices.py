@@ -1,5 +1,6 @@
-"""Checks of `trainer.devices` and `trainer.strategy`, the same before a sweep and in the training loop."""
+"""Checks of devices, strategy and parts of a batch, the same before a sweep and in the training loop."""
 
+import math
 from typing import Any
 
 from xp.errors import UserError
@@ -27,3 +28,21 @@ def check_devices(devices: Any, strategy: str, compiled: bool) -> None:
             "trainer.compile=true does not go with trainer.strategy=fsdp, which gathers weights between the parts of a "
             "compiled step. Type trainer.compile=false, or trainer.strategy=ddp"
         )
+
+
+def check_accumulate(size: int, accumulate: int, devices: int = 1) -> None:
+    """Refuse a batch of `size` windows that `trainer.accumulate`, on each of so many devices, does not divide."""
+    parts = accumulate * devices
+    if not size % parts:
+        return
+    if devices == 1:
+        divisor = math.gcd(size, parts)
+        raise UserError(
+            f"trainer.accumulate={parts} does not divide the batch of {size} windows into equal "
+            f"parts. Give a divisor of {size}, for instance trainer.accumulate={divisor}."
+        )
+    raise UserError(
+        f"trainer.batch_size={size} is shared by {devices} devices (trainer.devices), each in {accumulate} equal parts "
+        f"(trainer.accumulate), and {size} is no multiple of {parts}. Type for instance trainer.batch_size="
+        f"{max(1, size // parts) * parts}"
+    )

@@ -67,6 +67,11 @@ class Policy(Protocol):
 
     spec: PolicySpec
 
+    @property
+    def camera_slots(self) -> Mapping[str, str]:
+        """{the policy's own name of a camera: the camera that feeds it}."""
+        ...
+
     def predict(self, observation: Batch, *, seed: int = 0, **options: Any) -> np.ndarray:
         """Actions [B, H, A] float32 in dataset units. Images may have any size; they are resized to the spec's.
 

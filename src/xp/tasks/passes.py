@@ -28,7 +28,7 @@ class Pass:
     means: np.ndarray
     scale_tril: np.ndarray | None
     image_sensitivity: dict[str, Any]
-    """Largest change of an action on `black` and `noise` images, and whether it is `blind`; empty without cameras."""
+    """Largest change of an action on `black` and `noise` images, and whether it is `blind`."""
 
     @property
     def horizon(self) -> int:
@@ -85,8 +85,6 @@ def _ask(run: Run, dataset: Dataset, episodes: tuple[int, ...]) -> dict[str, Any
 
 def _sensitivity(run: Run, windows: Windows, policy: Any) -> dict[str, Any]:
     """Whether the images reach the actions; a blind policy is scored, with a warning."""
-    if not policy.spec.cameras:
-        return {}
     rows = np.unique(np.linspace(0, len(windows) - 1, LOOKED_AT).round().astype(int))
     where = str(run.config.predict.checkpoint)
     found = image_sensitivity(policy, [windows.batch(rows)], where=where, allow_blind=True)

@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 
 from xp.data import Dataset, open_frames
 from xp.errors import UserError, listing
+from xp.models.camera_maps import mismatch
 from xp.runs import Run
 
 if TYPE_CHECKING:
@@ -62,11 +63,8 @@ def fit_cameras(policy: "Policy", cameras: list[str], where: str, key: str | Non
     missing = [name for name in policy.spec.cameras if name not in cameras]
     if not missing:
         return
-    slots = getattr(policy, "camera_slots", None)
-    if key is not None and slots is not None:
-        from xp.models.lerobot.cameras import mismatch
-
-        raise UserError(mismatch(key, list(slots), cameras, where, fed=slots))
+    if key is not None:
+        raise UserError(mismatch(key, policy.camera_slots, cameras, where))
     raise UserError(
         f"The policy needs the cameras {listing(policy.spec.cameras)}; {where} has {listing(cameras)}. "
         f"Add {listing(missing)}, or take a policy trained on these cameras."

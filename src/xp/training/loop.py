@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from xp.config.devices import check_accumulate
 from xp.models.policy import JaxTrainable, Policy
 from xp.runs import Run
 from xp.training.loggers import Logger
@@ -15,7 +16,7 @@ from xp.training.overfit import StepBatches
 from xp.training.partition import split
 from xp.training.prefetch import prefetched
 from xp.training.schedules import Schedule
-from xp.training.session import Session, Validate, check_accumulate
+from xp.training.session import Session, Validate
 from xp.training.sharding import make_placement
 from xp.training.step import (
     deployed,

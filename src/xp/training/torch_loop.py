@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from xp.config.devices import check_accumulate
 from xp.models.policy import Policy, TorchTrainable
 from xp.runs import Run
 from xp.training.checkpoints import Restored, read_checkpoint
@@ -26,7 +27,7 @@ from xp.training.overfit import StepBatches
 from xp.training.partition import Partition
 from xp.training.prefetch import prefetched
 from xp.training.schedules import Schedule
-from xp.training.session import Outcome, Session, Validate, check_accumulate
+from xp.training.session import Outcome, Session, Validate
 from xp.training.storage import bytes_of, digest_of
 from xp.training.torch_group import Alone, joined, spread_like, whole
 from xp.training.torch_state import (
@@ -407,6 +408,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-train = TorchSession.train

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from xp.errors import UserError, closest, listing
+from xp.errors import UserError
+from xp.models.camera_maps import check_map
 from xp.models.lerobot.cameras import camera_name, image_key, resolve_cameras
 from xp.models.lerobot.cameras import camera_sizes as sizes_of
 from xp.models.lerobot.catalog import config_class, missing_package, policy_class
@@ -241,14 +242,8 @@ def _saved_config(papers: Papers, device: str) -> Any:
 def _fed(papers: Papers, cameras: Mapping[str, str | None]) -> dict[str, str]:
     asked = {image_key(name): camera for name, camera in cameras.items()}
     wanted = list(papers.images)
-    unknown = [name for name in cameras if image_key(name) not in wanted]
-    if unknown:
-        names = [camera_name(key) for key in wanted]
-        raise UserError(
-            f"The map of cameras names '{unknown[0]}', which is no camera of the policy in {papers.folder}"
-            f"{closest(unknown[0], names)}. Its cameras are {listing(names)}; the map gives each the camera that "
-            f"feeds it, for instance {{{names[0] if names else 'ITS_CAMERA'}: {cameras[unknown[0]]}}}"
-        )
+    named = {camera_name(key): camera for key, camera in asked.items()}
+    check_map(named, [camera_name(key) for key in wanted], f"camera of the policy in {papers.folder}")
     unfed = [name for name, camera in cameras.items() if camera is None]
     if unfed:
         raise UserError(

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from xp.errors import UserError, closest, listing
+from xp.models.camera_maps import mismatch, shown
 from xp.models.lerobot.papers import Papers, read_papers
 
 PREFIX = "observation.images."
@@ -50,36 +50,8 @@ def resolve_cameras(model_cfg: Mapping[str, Any], cameras: Mapping[str, Any], pa
     if given is None and set(wanted) <= set(chosen):
         return {key: chosen[key] for key in wanted}
     if set(wanted) != set(chosen):
-        raise UserError(mismatch("model.cameras", wanted, list(cameras)))
+        raise UserError(mismatch("model.cameras", {name: name for name in map(camera_name, wanted)}, list(cameras)))
     return {key: chosen[key] for key in wanted}
-
-
-def mismatch(
-    key: str,
-    wanted: list[str],
-    cameras: list[str],
-    where: str | None = None,
-    fed: Mapping[str, str] = MappingProxyType({}),
-) -> str:
-    """Both sets of cameras, and the override `key` that maps the policy's to those at hand.
-
-    Args:
-        key: the configuration key.
-        wanted: inputs of the policy.
-        cameras: those that there are.
-        where: who has them; None for `here`.
-        fed: {input of the policy: the camera that was to feed it}.
-    """
-    names = {camera_name(name): fed.get(name, camera_name(name)) for name in wanted}
-    free = [camera for camera in cameras if camera not in names.values()]
-    pairs = {name: fit if fit in cameras else (free.pop(0) if free else "CAMERA") for name, fit in names.items()}
-    others = {name: fit for name, fit in names.items() if fit != name}
-    asked = f" (fed by {listing(f'{fit} for {name}' for name, fit in others.items())})" if others else ""
-    here = f"{where} has" if where else "here are"
-    return (
-        f"The policy's cameras are {listing(names)}{asked}; {here} {listing(cameras)}. Say which feeds which (the "
-        f"policy's name first): '{key}={_shown(pairs)}'"
-    )
 
 
 def camera_sizes(
@@ -116,5 +88,5 @@ def _image_size(model_cfg: Mapping[str, Any]) -> tuple[int, int] | None:
 
 def _shown(given: Any) -> str:
     if isinstance(given, Mapping):
-        return "{" + ", ".join(f"{name}: {camera}" for name, camera in given.items()) + "}"
+        return shown(given)
     return "null" if given is None else "[" + ",".join(map(str, given)) + "]"

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from xp.errors import UserError, closest, listing
+from xp.models.lerobot.cameras import camera_name
 from xp.models.lerobot.folder import write_folder
 from xp.models.lerobot.inputs import as_float, host_tensors
 from xp.models.policy import Batch, PolicySpec
@@ -75,8 +76,8 @@ class LeRobotPolicy:
 
     @property
     def camera_slots(self) -> dict[str, str]:
-        """{image input of the policy: the camera that feeds it}."""
-        return {key: camera for key, (camera, _, _) in self.assembly.images.items()}
+        """See `Policy.camera_slots`."""
+        return {camera_name(key): camera for key, (camera, _, _) in self.assembly.images.items()}
 
     def predict(self, observation: Batch, *, seed: int = 0, **options: Any) -> np.ndarray:
         """Actions [B, H, A] float32 in dataset units; `seed` fixes every draw (a diffusion policy's noise).

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from xp.errors import UserError, closest, listing
+from xp.models.camera_maps import check_map
 from xp.models.octo.cameras import Slot
 from xp.models.octo.construct import build_module
 from xp.models.octo.folder import OctoFolder
@@ -141,13 +142,7 @@ def _chosen(statistics: Mapping[str, Mapping[str, Any]], dataset: str | None) ->
 
 def _fed(slots: dict[str, Slot], cameras: Mapping[str, str | None]) -> dict[str, Slot]:
     """The slots with the cameras that `cameras` names for them; slots it leaves out keep theirs."""
-    for name in cameras:
-        if name not in slots:
-            raise UserError(
-                f"The map of cameras names '{name}', which is no image slot of the policy{closest(name, slots)}. Its "
-                f"slots are {listing(slots)}; the map gives each the camera that feeds it, or null to mask it, for "
-                f"instance {{{next(iter(slots))}: {cameras[name]}}}"
-            )
+    check_map(cameras, slots, "image slot of the policy")
     return {name: slot._replace(camera=cameras.get(name, slot.camera)) for name, slot in slots.items()}
 
 

@@ -36,7 +36,7 @@ class OctoPolicy:
 
     @property
     def camera_slots(self) -> dict[str, str]:
-        """{image slot: the camera that feeds it}."""
+        """See `Policy.camera_slots`."""
         slots = self.assembly.prepare.slots
         return {name: slot.camera for name, slot in slots.items() if slot.camera is not None}
 

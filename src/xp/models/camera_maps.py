@@ -1,0 +1,50 @@
+"""Which camera feeds which of a policy's own, as a user maps them. Light: no numpy, no frameworks."""
+
+from collections.abc import Collection, Mapping
+
+from xp.errors import UserError, closest, listing
+
+
+def shown(cameras: Mapping[str, str]) -> str:
+    """A map as it is typed: `{front: top, wrist: wrist}`."""
+    return "{" + ", ".join(f"{name}: {camera}" for name, camera in cameras.items()) + "}"
+
+
+def check_map(given: Mapping[str, str | None], names: Collection[str], what: str) -> None:
+    """Refuse a map that names a camera which the policy does not have.
+
+    Args:
+        given: {the policy's own name of a camera: the camera that feeds it}.
+        names: the policy's own names.
+        what: what such a name stands for, for the message: `camera of the policy in FOLDER`.
+
+    Raises:
+        UserError: what was given, and the names there are.
+    """
+    for name, camera in given.items():
+        if name not in names:
+            raise UserError(
+                f"The map of cameras names '{name}', which is no {what}{closest(name, names)}. There are "
+                f"{listing(names)}; the map gives each the camera that feeds it, for instance "
+                f"{shown({next(iter(names), 'ITS_CAMERA'): str(camera)})}"
+            )
+
+
+def mismatch(key: str, fed: Mapping[str, str], cameras: Collection[str], where: str | None = None) -> str:
+    """Both sets of cameras, and the override `key` that maps the policy's to those at hand.
+
+    Args:
+        key: the configuration key.
+        fed: {the policy's own name of a camera: the camera that was to feed it}.
+        cameras: those that there are.
+        where: who has them; None for `here`.
+    """
+    free = [camera for camera in cameras if camera not in fed.values()]
+    pairs = {name: fit if fit in cameras else (free.pop(0) if free else "CAMERA") for name, fit in fed.items()}
+    others = {name: fit for name, fit in fed.items() if fit != name}
+    asked = f" (fed by {listing(f'{fit} for {name}' for name, fit in others.items())})" if others else ""
+    here = f"{where} has" if where else "here are"
+    return (
+        f"The policy's cameras are {listing(fed)}{asked}; {here} {listing(cameras)}. Say which feeds which (the "
+        f"policy's name first): '{key}={shown(pairs)}'"
+    )
