@@ -1,7 +1,6 @@
 """Checks of one job before anything heavy is imported: types, words, bounds, and keys that must agree."""
 
 import dataclasses
-from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from xp.config.dataset_facts import dataset_facts
+from xp.config.dataset_facts import choose_tasks, dataset_facts, hub_hint
 from xp.config.devices import check_accumulate, check_devices
 from xp.config.explain import unknown_key
 from xp.config.schema import MERGE_METHODS, SECTIONS, TASKS
@@ -136,8 +135,12 @@ def _check_data(config: DictConfig) -> None:
         )
     if not _made_by_another_job(config, "data.root") and not Path(data.root).is_dir():
         raise UserError(
-            f"data.root={data.root}: there is no dataset. Record the embedded suite there with: "
-            f"xp task=collect data.root={data.root} ; or give the folder of a LeRobotDataset v3: data.root=FOLDER"
+            f"data.root={data.root}: there is no dataset. "
+            + (
+                hub_hint(str(data.root))
+                or f"Record the embedded suite there with: xp task=collect data.root={data.root} ; or give the folder "
+                "of a LeRobotDataset v3: data.root=FOLDER"
+            )
         )
     made = _made_by_another_job(config, "data.split")
     if data.split is not None and not made and not Path(data.split).is_file():
@@ -147,15 +150,11 @@ def _check_data(config: DictConfig) -> None:
 
 
 def _check_task_selection(config: DictConfig) -> None:
-    wanted = [(key, task) for key in ("tasks", "exclude_tasks") for task in config.data.get(key) or ()]
-    facts = dataset_facts(config.data.root) if wanted else None
-    known = facts.tasks if facts else ()
-    for key, task in wanted:
-        if known and not any(name == task or fnmatchcase(name, task) for name in known):
-            raise UserError(
-                f"data.{key}: the dataset {config.data.root} has no task {task!r}. "
-                f"Its tasks: {'; '.join(known)}{closest(str(task), known)}"
-            )
+    wanted = {key: config.data.get(key) for key in ("tasks", "exclude_tasks")}
+    facts = dataset_facts(config.data.root) if any(entries is not None for entries in wanted.values()) else None
+    for key, entries in wanted.items():
+        if entries is not None and facts and facts.tasks:
+            choose_tasks(f"data.{key}", list(entries), facts.tasks, config.data.root)
 
 
 def _check_model(config: DictConfig) -> None:

@@ -88,7 +88,7 @@ def _open_camera(
         description = f"decoding {camera} at {size[0]}x{size[1]}"
         bar = progress(len(array), description, unit="frame") if progress else nullcontext()
         with bar as shown:
-            for rows, frames in iter_frames(dataset, camera, size, decoder):
+            for rows, frames in iter_frames(dataset, camera, size, decoder, log):
                 array[rows] = frames
                 if shown is not None:
                     shown.advance(len(rows))

@@ -73,7 +73,7 @@ def decode(source: bytes | Path, where: str, size: tuple[int, int]) -> "Image.Im
         MissingError, RefusedError: the file is not there or no file; it is no PNG or JPEG, of another size, damaged, or
             made so that decoding takes long.
     """
-    data = source if isinstance(source, bytes) else _bytes_of(source, where)
+    data = source if isinstance(source, bytes) else bytes_of(source, where)
     header = read_header(data, where)
     if (header.height, header.width) != tuple(size):
         raise RefusedError(
@@ -97,7 +97,8 @@ def decode(source: bytes | Path, where: str, size: tuple[int, int]) -> "Image.Im
 _AGAIN = "Copy the file again from where it came from, or record again."
 
 
-def _bytes_of(path: Path, where: str) -> bytes:
+def bytes_of(path: Path, where: str) -> bytes:
+    """The bytes of a picture's file, at most `MOST_BYTES`; raises as `decode`."""
     with opened(path, where) as handle:
         data = handle.read(MOST_BYTES + 1)
     if len(data) > MOST_BYTES:
