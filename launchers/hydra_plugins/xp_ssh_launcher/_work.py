@@ -62,12 +62,12 @@ def launch(keeper: "Keeper", node: "Node", folder: Path, attempt: int) -> None:
         keeper.ledger_end(folder, attempt, End.UNFIT, str(error))
         keeper.note(f"{folder.name}: {error}")
         return
+    keeper.answered(folder, attempt, answer)
     if answer["started"]:
         keeper.note(f"{folder.name}: attempt {attempt} at {node.name}")
-    elif answer["why"] == "full":
-        keeper.ledger_end(folder, attempt, End.DISPLACED)
-    else:
-        keeper.hand_back(folder, attempt)
+    elif answer["why"] != "full":
+        if answer.get("line"):
+            keeper.note(f"{folder.name} waits: {node.name}: {answer['line']}")
         node.rest(_REST_S)
 
 
