@@ -55,8 +55,9 @@ def _main(arguments: list[str]) -> int:
     from xp.config import open_hydra
     from xp.config.compose import CONFIG_NAME
     from xp.config.explain import explained
-    from xp.runs import late
+    from xp.runs import late, threads
 
+    threads.settle()
     late.register()
     parser, options = _parse(arguments)
     hydra = open_hydra(options.config_dir)

@@ -38,7 +38,7 @@ class LocalExecutor:
 
         Args:
             n_jobs: workers at most; None: one per GPU, without GPUs two (one on a single core).
-            threads: CPU threads of each worker; None: the machine's cores shared among its default number of workers.
+            threads: CPU threads of each worker; None: as a single run has, see `xp.runs.threads`.
             grace_s: seconds that a job has for its last checkpoint when the controller is gone.
             target: MODULE:FUNCTION that runs a `Run`.
         """

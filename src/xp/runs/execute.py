@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from xp.errors import UserError
-from xp.runs import late
+from xp.runs import late, threads
 from xp.runs.atomic import write_json
 from xp.runs.folder import CONFIG, LOG, PROGRESS, RECORD, as_config
 from xp.runs.frozen import Job, open_job, secrets_of
@@ -58,8 +58,10 @@ def execute(
             return record.state
         attempts = record.get("attempts", 0)
         with to_log(folder / LOG, echo=echo), listening() as stop, beating(folder, lambda: last_step(folder)) as handle:
+            warning = threads.resume(record.get("threads")) if attempts else None
             _begin(record, attempts, handle)
             try:
+                print(*filter(None, (threads.line(), warning)), sep="\n", flush=True)
                 job = open_job(folder)
                 run = _prepare(
                     job,
@@ -94,6 +96,7 @@ def _begin(record: Record, attempts: int, handle: str | None) -> None:
         error=None,
         traceback=None,
         handle=handle,
+        threads=threads.facts(),
         **whereabouts(),
     )
 
