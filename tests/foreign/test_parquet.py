@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xp.foreign.parquet import allowance, iter_batches, open_parquet, read_table
+from xp.foreign.bounds import allowance
+from xp.foreign.parquet import iter_batches, open_parquet, read_table
 from xp.foreign.paths import MissingError, RefusedError
 
 TASKS = "the dataset's tasks"

@@ -1,7 +1,7 @@
 """Parquet files from outside: what the footer announces is compared with what the file's size can explain.
 
 A column of one repeated value takes a few bytes for any number of rows, so rows alone bound nothing. The rule: decoded,
-a file takes at most `allowance(size)` bytes, 64 MB + 256 times its size. Tables of recorded robots take 2 to 20 times.
+a file takes at most `bounds.allowance(size)` bytes.
 pyarrow is imported when a file is opened.
 """
 
@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xp.foreign.bounds import allowance
 from xp.foreign.paths import RefusedError, opened, regular_file
 from xp.foreign.text import printable
 
@@ -19,11 +20,6 @@ if TYPE_CHECKING:
 _WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8}
 _BATCH = 65_536
 _AGAIN = "Copy it again from where it came from; if its recording was cut off before `finalize()`, record it again."
-
-
-def allowance(size: int) -> int:
-    """Bytes that the decoded content of a parquet file of `size` bytes may take."""
-    return 64_000_000 + 256 * size
 
 
 def open_parquet(path: str | Path, what: str, *, most_rows: int | None = None) -> "pq.ParquetFile":

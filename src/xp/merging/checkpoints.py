@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from xp.errors import UserError, listing
+from xp.foreign.paths import RefusedError
 from xp.merging.formats import orbax
 from xp.merging.formats.base import Damaged, Leaf, Reader, Writer
 from xp.merging.formats.lora import adapter_base, folded_tree, is_adapter, open_adapter
 from xp.merging.formats.octo import create_octo, open_octo, orbax_metadata
-from xp.merging.formats.safetensors import INDEX, MODEL, create_safetensors, open_safetensors, shards
+from xp.merging.formats.safetensors import INDEX, MODEL, create_safetensors, open_folder, open_safetensors
 from xp.runs import atomic
 from xp.runs.kept import kept_steps, policy_places
 
@@ -59,6 +60,8 @@ def open_checkpoint(path: str | Path, *, base: str | Path | None = None, lora_sc
                 found = find(candidate, step if candidate == root else None)
                 if found is not None:
                     return _opened(root, *found, base=base, lora_scale=lora_scale)
+    except RefusedError as error:
+        raise UserError(f"The checkpoint {path} is damaged: {error} Nothing was written.") from error
     except Damaged as error:
         raise UserError(
             f"The checkpoint {path} is damaged: {error}. Nothing was written. Copy it again from where it came "
@@ -140,7 +143,7 @@ def _opened(
         below = open_checkpoint(under)
         return Checkpoint(path, kind, place, below.papers, open_adapter(place, below.reader))
     else:
-        reader = open_safetensors((place,) if place.is_file() else shards(place))
+        reader = open_safetensors((place,)) if place.is_file() else open_folder(place)
     return Checkpoint(path, kind, place, papers, reader)
 
 
