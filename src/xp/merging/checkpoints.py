@@ -3,7 +3,6 @@
 `papers` is what stands beside the weights: configuration, statistics, processors. Pickle files are never opened.
 """
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from xp.merging.formats.base import Damaged, Leaf, Reader, Writer
 from xp.merging.formats.lora import adapter_base, folded_tree, is_adapter, open_adapter
 from xp.merging.formats.octo import create_octo, open_octo, orbax_metadata
 from xp.merging.formats.safetensors import INDEX, MODEL, create_safetensors, open_folder, open_safetensors
+from xp.reference import Reference
 from xp.runs import atomic
 from xp.runs.kept import kept_steps, policy_places
 
@@ -48,10 +48,8 @@ def open_checkpoint(path: str | Path, *, base: str | Path | None = None, lora_sc
     Raises:
         UserError: nothing there that can be merged, or a damaged file.
     """
-    text = str(path)
-    named = re.fullmatch(r"(.+)@(\d+)", text)
-    root = Path(named[1] if named else text).expanduser()
-    step = int(named[2]) if named else None
+    reference = Reference.parse(path)
+    root, step = reference.path, reference.step
     if not root.exists():
         raise UserError(f"There is no checkpoint {root}. Give a run's or a policy's folder: merge.checkpoints=[A,B,C]")
     try:
