@@ -143,3 +143,16 @@ def test_every_type_that_lerobot_knows_is_offered():
 def test_a_type_needs_nothing_that_another_type_needs(saved):
     config = json.loads((saved / "config.json").read_text())
     assert config["type"] == "act" and "transformers" not in sys.modules
+
+
+def test_saved_statistics_that_cannot_be_right_are_refused_by_feature(saved, tmp_path):
+    from safetensors.numpy import load_file, save_file
+
+    folder = tmp_path / "negative"
+    shutil.copytree(saved, folder)
+    (path,) = folder.glob("policy_preprocessor*normalizer*.safetensors")
+    stats = load_file(path)
+    stats["action.std"] = -stats["action.std"]
+    save_file(stats, path)
+    with pytest.raises(UserError, match=r"'action' in .*negative std in dimension 0"):
+        load_policy(folder)
