@@ -21,7 +21,7 @@ from xp.runs.lock import Busy, locked
 from xp.runs.reading import read_json
 from xp.runs.record import Record, State
 from xp.runs.run import Run
-from xp.runs.secret import redact_overrides
+from xp.runs.secret import redact, redact_overrides
 
 STOCK = "hydra"
 """The executor's name in jobs that a launcher of Hydra's own will run."""
@@ -230,5 +230,8 @@ def _hydra_yaml() -> str | None:
     if not HydraConfig.initialized():
         return None
     node: Any = OmegaConf.to_container(HydraConfig.instance().cfg, resolve=False)
-    node["hydra"]["overrides"]["task"] = redact_overrides(node["hydra"]["overrides"]["task"])
-    return to_yaml(plain(node))
+    clean, found = redact(plain(node))
+    overrides = clean["hydra"]["overrides"]
+    for kind in ("task", "hydra"):
+        overrides[kind] = redact_overrides(node["hydra"]["overrides"][kind], found.values())
+    return to_yaml(clean)
