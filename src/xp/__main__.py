@@ -2,9 +2,9 @@
 
 import sys
 from argparse import Namespace
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-from xp.errors import UserError, listing
+from xp.errors import UserError
 
 if TYPE_CHECKING:
     from hydra._internal.hydra import Hydra
@@ -55,9 +55,8 @@ def _main(arguments: list[str]) -> int:
     from xp.config import open_hydra
     from xp.config.compose import CONFIG_NAME
     from xp.config.explain import explained
-    from xp.runs import late, threads
+    from xp.runs import late
 
-    threads.settle()
     late.register()
     parser, options = _parse(arguments)
     hydra = open_hydra(options.config_dir)
@@ -86,7 +85,6 @@ def _parse(arguments: list[str]):  # noqa: ANN202 - argparse's own types
     from xp.config.shorthand import spelled_out
 
     parser = get_args_parser()
-    parser.error = _refuse_flags
     options = parser.parse_intermixed_args(arguments)  # so that overrides may stand on both sides of -m
     options.overrides = spelled_out(options.overrides)
     if options.resolve and not options.cfg:
@@ -94,22 +92,11 @@ def _parse(arguments: list[str]):  # noqa: ANN202 - argparse's own types
     return parser, options
 
 
-def _refuse_flags(message: str) -> NoReturn:
-    raise UserError(f"{message}. `xp --help` shows what can be typed; overrides look like key=value.")
-
-
 def _show_config(hydra: "Hydra", name: str, options: Namespace) -> None:
-    from omegaconf import OmegaConf
-
     from xp.config import check
     from xp.config.compose import without_hydra
 
-    composed = _composed(hydra, name, options.overrides)
-    check(without_hydra(composed), complete=False)
-    if options.package is not None and OmegaConf.select(composed, options.package) is None:
-        raise UserError(
-            f"--package {options.package}: there is no such section. Sections: {listing(map(str, composed))}"
-        )
+    check(without_hydra(_composed(hydra, name, options.overrides)), complete=False)
     hydra.show_cfg(
         config_name=name,
         overrides=options.overrides,

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xp.reference import Reference
 from xp.runs.folder import CONFIG, RECORD
 from xp.runs.frozen import Job
 from xp.runs.identity import flatten
@@ -97,7 +96,7 @@ def _absolute_text(value: str) -> str:
 
 
 def _absolute(value: str) -> Path:
-    return Path(_absolute_text(str(Reference.parse(value).path)))
+    return Path(_absolute_text(value.split("@")[0]))
 
 
 def _around(path: Path, experiment: Path) -> bool:

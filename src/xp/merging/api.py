@@ -264,13 +264,14 @@ class _Job:
     def _papers(self, folder: Path) -> None:
         first = self.tuned[0]
         if first.papers is not None:
-            copy_papers(first.kind, first.papers, folder)
+            copy_papers(first.kind, first.layers or (first.papers,), folder)
             write_statistics(first.kind, [c.papers for c in self.tuned if c.papers is not None], folder, self.pooled)
 
     def _record(self, units: Units, mixture: Mixture, found: Search | None, stream: Stream) -> dict[str, Any]:
         inputs = ([self.base] if self.base else []) + self.tuned
         read = [
             {"path": str(c.path), "place": str(c.place.absolute()), "content": content.hexdigest(reader.leaves)}
+            | ({"folded_into": str(c.base.absolute())} if c.base else {})
             for c, content, reader in zip(inputs, stream.contents, self.readers)
         ]
         for name in sorted(stream.unequal):

@@ -3,18 +3,19 @@
 `papers` is what stands beside the weights: configuration, statistics, processors. Pickle files are never opened.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from xp.errors import UserError, listing
-from xp.foreign.paths import RefusedError
+from xp.merging.adapters import named_base, papers_of
 from xp.merging.formats import orbax
+from xp.merging.formats.adapter import is_adapter, open_adapter
 from xp.merging.formats.base import Damaged, Leaf, Reader, Writer
-from xp.merging.formats.lora import adapter_base, folded_tree, is_adapter, open_adapter
+from xp.merging.formats.lora import folded_tree
 from xp.merging.formats.octo import create_octo, open_octo, orbax_metadata
-from xp.merging.formats.safetensors import INDEX, MODEL, create_safetensors, open_folder, open_safetensors
-from xp.reference import Reference
+from xp.merging.formats.safetensors import INDEX, MODEL, create_safetensors, open_safetensors, shards
 from xp.runs import atomic
 from xp.runs.kept import kept_steps, policy_places
 
@@ -35,6 +36,10 @@ class Checkpoint:
     papers: Path | None
     """The folder whose small files describe the model; None for a lone file."""
     reader: Reader = field(compare=False)
+    base: Path | None = None
+    """Of an adapter: what it was folded into."""
+    layers: tuple[Path, ...] = ()
+    """Where its small files are copied from, later ones over earlier ones; empty: `papers` alone."""
 
 
 def open_checkpoint(path: str | Path, *, base: str | Path | None = None, lora_scale: float = 1.0) -> Checkpoint:
@@ -42,29 +47,36 @@ def open_checkpoint(path: str | Path, *, base: str | Path | None = None, lora_sc
 
     Args:
         path: the place; `FOLDER@STEP` chooses a step.
-        base: for a LoRA adapter whose configuration names no local folder: the checkpoint it was trained on.
+        base: for a LoRA adapter whose configuration names no folder beside it: the checkpoint it was trained on.
         lora_scale: alpha / rank of LoRA weights inside an openpi checkpoint.
 
     Raises:
         UserError: nothing there that can be merged, or a damaged file.
     """
-    reference = Reference.parse(path)
-    root, step = reference.path, reference.step
+    root, step = _asked(path)
     if not root.exists():
         raise UserError(f"There is no checkpoint {root}. Give a run's or a policy's folder: merge.checkpoints=[A,B,C]")
     try:
-        for candidate in _candidates(root, step):
-            for find in (_orbax, _octo, _safetensors):
-                found = find(candidate, step if candidate == root else None)
-                if found is not None:
-                    return _opened(root, *found, base=base, lora_scale=lora_scale)
-    except RefusedError as error:
-        raise UserError(f"The checkpoint {path} is damaged: {error} Nothing was written.") from error
+        return _opened(root, *_found(root, step), base=base, lora_scale=lora_scale)
     except Damaged as error:
         raise UserError(
             f"The checkpoint {path} is damaged: {error}. Nothing was written. Copy it again from where it came "
             "from, or take another step of its run."
         ) from error
+
+
+def _asked(path: str | Path) -> tuple[Path, int | None]:
+    named = re.fullmatch(r"(.+)@(\d+)", str(path))
+    return Path(named[1] if named else str(path)).expanduser(), int(named[2]) if named else None
+
+
+def _found(root: Path, step: int | None) -> tuple[str, Path, Path | None]:
+    """Format, place of the weights and papers of what lies at `root`."""
+    for candidate in _candidates(root, step):
+        for find in (_orbax, _octo, _safetensors):
+            found = find(candidate, step if candidate == root else None)
+            if found is not None:
+                return found
     raise UserError(_nothing(root, step))
 
 
@@ -132,17 +144,46 @@ def _opened(
     elif kind == "octo":
         reader = open_octo(place)
     elif is_adapter(place):
-        under = base or adapter_base(place)
-        if under is None:
-            raise UserError(
-                f"{place} is a LoRA adapter, and its adapter_config.json names no local folder. Give the checkpoint it "
-                "was trained on: merge.base=FOLDER"
-            )
-        below = open_checkpoint(under)
-        return Checkpoint(path, kind, place, below.papers, open_adapter(place, below.reader))
+        return _folded(path, place, base)
     else:
-        reader = open_safetensors((place,)) if place.is_file() else open_folder(place)
+        reader = open_safetensors((place,) if place.is_file() else shards(place))
     return Checkpoint(path, kind, place, papers, reader)
+
+
+def _folded(path: Path, place: Path, base: str | Path | None) -> Checkpoint:
+    """An adapter, folded into the base that is given or that lies beside it."""
+    if (place / MODEL).exists() or (place / INDEX).exists():
+        raise UserError(
+            f"{place} holds a whole model and an adapter, and nothing says which of them is meant. Move one of them "
+            f"into a folder of its own: {MODEL}, or adapter_config.json and adapter_model.safetensors."
+        )
+    own = named_base(place, given=base is not None)
+    root, step = _asked(base) if base is not None else (own, None)
+    assert root is not None
+    if not root.exists():
+        raise UserError(f"There is no checkpoint {root}. Give the one that {place} was trained on: merge.base=FOLDER")
+    kind, under, papers = _found(root, step)
+    if own is not None and base is not None and _found(own, None)[1].resolve() != under.resolve():
+        raise UserError(
+            f"{place} was trained on {own}, by its adapter_config.json, and merge.base is {root}. Fold the adapter "
+            f"into its own base first: {_fold(place, own)}"
+        )
+    if is_adapter(under):
+        raise UserError(
+            f"The base of {place} is an adapter itself: {under}. Fold that one into its base first, and give the "
+            f"outcome: {_fold(under, 'FOLDER')}, then merge.base=OUTPUT"
+        )
+    below = _opened(root, kind, under, papers, base=None, lora_scale=1.0)
+    own_papers, layers = papers_of(place, below.papers)
+    return Checkpoint(path, kind, place, own_papers, open_adapter(place, below.reader), below.place, layers)
+
+
+def _fold(adapter: Path, base: Path | str) -> str:
+    """The command line that writes an adapter's weights folded into its base."""
+    return (
+        f"xp task=merge merge_method=interpolate merge_method.alpha=1 merge.checkpoints=[{adapter}] merge.base={base} "
+        "merge.output=OUTPUT"
+    )
 
 
 def _nothing(root: Path, step: int | None) -> str:

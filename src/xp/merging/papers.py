@@ -6,22 +6,49 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from xp.foreign.json_file import read_object
 from xp.merging.checkpoints import STEP
+from xp.merging.formats.adapter_config import CONFIG as ADAPTER_CONFIG
 from xp.merging.statistics import Pooled, statistics_files, write_like
+from xp.runs import atomic
 
 _KEPT = re.compile(r".+\.(json|txt|msgpack|model|jinja|yaml)|policy_.+\.safetensors")
 """Small files of the model; never code, pickles, optimiser states or other weights."""
+_ADDED = re.compile(r"tokenizer|special_tokens|added_tokens|vocab|merges|chat_template|spiece|.*statistics|norm_stats")
+"""What an adapter without a configuration of its own adds to the papers of its base."""
 _LEFT = {"merge.json", "model.safetensors.index.json", "adapter_config.json"}
 """Of these the merged checkpoint has its own, or none."""
 
 
-def copy_papers(kind: str, papers: Path, output: Path) -> None:
-    """Copy the first checkpoint's papers into the output, where its format wants them."""
+def copy_papers(kind: str, folders: Sequence[Path], output: Path) -> None:
+    """Copy the first checkpoint's papers into the output, where its format wants them.
+
+    Args:
+        kind: the format.
+        folders: where they lie, later ones over earlier ones; of all but the first the tokenizer and the statistics.
+        output: the merged checkpoint.
+    """
     if kind == "orbax":
         return  # openpi keeps its configuration in code; the statistics are written by `write_statistics`
-    for file in sorted(papers.iterdir()):
-        if file.is_file() and _KEPT.fullmatch(file.name) and file.name not in _LEFT:
-            shutil.copyfile(file, output / file.name)
+    for number, folder in enumerate(folders):
+        for file in sorted(folder.iterdir()):
+            wanted = file.is_file() and _KEPT.fullmatch(file.name) and file.name not in _LEFT
+            if wanted and (number == 0 or _ADDED.match(file.name)):
+                shutil.copyfile(file, output / file.name)
+    if any((folder / ADAPTER_CONFIG).is_file() for folder in folders):
+        _no_longer_adapter(output)
+
+
+def _no_longer_adapter(output: Path) -> None:
+    """What LeRobot's configuration says of an adapter does not hold for whole weights: it would load the base alone."""
+    (output / "train_config.json").unlink(missing_ok=True)
+    config = output / "config.json"
+    if not config.is_file():
+        return
+    content = read_object(config, "a policy's configuration")
+    if content.get("use_peft"):
+        changed = {"use_peft": False, **({"pretrained_path": None} if "pretrained_path" in content else {})}
+        atomic.write_json(config, {**content, **changed}, durable=False)
 
 
 def write_statistics(kind: str, papers: Sequence[Path], output: Path, pooled: Pooled) -> None:

@@ -11,6 +11,8 @@ from xp.errors import UserError
 CONFIG, WEIGHTS, XP = "config.json", "model.safetensors", "xp.json"
 """LeRobot's configuration and weights, and xp's own notes, which LeRobot passes over."""
 PREPROCESSOR, POSTPROCESSOR = "policy_preprocessor.json", "policy_postprocessor.json"
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
+"""PEFT's files: a folder that has one is a base's adapter, whatever stands beside it."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,21 @@ def is_lerobot(folder: Path) -> bool:
         return "type" in json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
+
+
+def refuse_adapter(folder: Path) -> None:
+    """Refuse a folder, or a step of LeRobot's training, that holds a PEFT adapter: its weights are its base's, changed.
+
+    Raises:
+        UserError: says how to write them as one policy.
+    """
+    for place in (folder, folder / "pretrained_model"):
+        if any((place / name).exists() for name in ADAPTER):
+            raise UserError(
+                f"{place} holds a PEFT adapter, which is no policy without the base that it was trained on. Fold it "
+                "into that base, and give the outcome: xp task=merge merge_method=interpolate merge_method.alpha=1 "
+                f"merge.checkpoints=[{place}] merge.base=BASE merge.output=FOLDER"
+            )
 
 
 def read_papers(folder: Path) -> Papers:
