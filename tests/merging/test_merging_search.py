@@ -100,12 +100,30 @@ def test_greedy_adds_what_helps_and_stops():
     assert "mix [0, 1, 2]" in names
 
 
+def test_greedy_keeps_the_uniform_mix_where_it_measured_that_to_be_better():
+    """Two mixes that are each worse than the best checkpoint, and a uniform mix that is better than all."""
+
+    class Valley(OnSimplex):
+        def loss(self, weights):
+            used = int((weights[0] > 0).sum())
+            return {1: 0.5 + 0.1 * float(weights[0] @ [0, 1, 2]), 2: 0.6, 3: 0.1}[used]
+
+    mixer = Valley(None)
+    found = search.greedy(mixer, search.Candidates(mixer))
+    assert found.chosen == "uniform"
+    np.testing.assert_allclose(found.weights[0], [1 / 3] * 3)
+    assert found.loss == min(entry["loss"] for entry in found.candidates)
+
+
 def test_a_search_is_never_worse_than_the_uniform_mix_and_every_checkpoint():
     for seed in range(20):
         mixer = OnSimplex(np.random.default_rng(seed).dirichlet([0.2, 0.2, 0.2]))
-        for adaptive in (None, "gradient", "step"):
+        for adaptive in ("greedy", None, "gradient", "step"):
             tried = search.Candidates(mixer)
-            found = search.gradient_descent(mixer, tried, iterations=5, learning_rate=2.0, adaptive=adaptive)
+            if adaptive == "greedy":
+                found = search.greedy(mixer, tried)
+            else:
+                found = search.gradient_descent(mixer, tried, iterations=5, learning_rate=2.0, adaptive=adaptive)
             reference = [mixer.loss(np.full((1, 3), 1 / 3)), *(mixer.loss(np.eye(3)[k : k + 1]) for k in range(3))]
             assert found.loss <= min(reference) + 1e-12
             assert mixer.loss(found.weights) == found.loss

@@ -90,7 +90,7 @@ def _check_value(path: str, value: Any, typed: DictConfig, key: str, spec: datac
         raise UserError(f"{path}={value}: allowed are {listing(allowed)}{closest(str(value), allowed)}")
     low, high = spec.metadata.get("min"), spec.metadata.get("max")
     if isinstance(value, int | float) and not _within(value, low, high):
-        bounds = f"at least {low:g}" if high is None else f"between {low:g} and {high:g}"
+        bounds = "a number" if low is None else f"at least {low:g}" if high is None else f"between {low:g} and {high:g}"
         raise UserError(f"{path}={value}: must be {bounds}.")
 
 

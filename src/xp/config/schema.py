@@ -24,7 +24,8 @@ def _between(low: float, high: float, default: Any = MISSING) -> Any:
 
 MERGE_METHODS = (
     "none", "average", "manual", "linear", "inverse_loss", "greedy", "gradient_descent", "adaptive_gradient_descent",
-    "task_arithmetic", "ties", "dare", "model_stock", "interpolate", "slerp", "karcher", "ema", "swa",
+    "task_arithmetic", "ties", "dare", "dare_ties", "breadcrumbs", "breadcrumbs_ties", "della", "sce", "model_stock",
+    "interpolate", "slerp", "nuslerp", "karcher", "ema", "swa",
 )  # fmt: skip
 EVALS = ("closed_loop", "offline_replay")
 """What `task=eval` can measure: the options of the group `eval`, each with keys of its own."""
@@ -94,8 +95,14 @@ class MergeMethod:
 
     name: str = _one_of(*MERGE_METHODS)
     scale: float | None = None
-    density: float | None = _between(0.0, 1.0, None)
-    t: float | None = None
+    density: Any = None
+    gamma: Any = None
+    epsilon: Any = None
+    across: str | None = _one_of("tensor", "model", default=None)
+    rescale: str | None = _one_of("none", "l1", "probability", default=None)
+    select_topk: float | None = _between(0.0, 1.0, None)
+    along: str | None = _one_of("tensor", "last", "first", default=None)
+    t: float | None = _between(0.0, 1.0, None)
     alpha: Any = None
     decay: float | None = _between(0.0, 1.0, None)
     normalize: bool | None = None

@@ -170,7 +170,7 @@ class _Job:
             raise UserError(f"merge.dtype={options.dtype}: allowed are {', '.join(DTYPES)}, or null to keep it.")
         opened = [open_checkpoint(path, base=options.base, lora_scale=options.lora_scale) for path in paths]
         base = open_checkpoint(options.base) if options.base is not None else None
-        relative = base is not None and asked.method.base
+        relative = base is not None and (asked.method.base or asked.method.base_too)
         inputs = [base, *opened] if relative and base is not None else opened
         check_places([*inputs, *([base] if base else [])], output, overwrite=options.overwrite)
         readers, leaves, found = agree(
@@ -211,7 +211,7 @@ class _Job:
     ) -> tuple[Mixture, Search | None, list[dict[str, Any]]]:
         if self.asked.name not in methods.NEEDS_OBJECTIVE:
             mixture, found = methods.build(
-                self.asked, units, len(self.tuned), mixer=_no_mixer, tick=lambda: None, seed=self.options.seed
+                self.asked, units, len(self.tuned), mixer=_no_mixer, tick=lambda: None, **self._context()
             )
             return mixture, found, []
         mixer = self._mixer(units, objective)
@@ -225,7 +225,7 @@ class _Job:
                 self.hooks.stop()
 
             mixture, found = methods.build(
-                self.asked, units, len(self.tuned), mixer=lambda: mixer, tick=tick, seed=self.options.seed
+                self.asked, units, len(self.tuned), mixer=lambda: mixer, tick=tick, **self._context()
             )
             losses = {}
             for pair in pairs:
@@ -234,6 +234,9 @@ class _Job:
             ends = [mixer.loss(mix_of(mixer, [k])) for k in range(len(self.tuned))]
         self.hooks.log(f"chosen: {found.chosen if found else '-'}, loss {found.loss if found else float('nan'):.6g}")
         return mixture, found, midpoints(losses, ends)
+
+    def _context(self) -> dict[str, Any]:
+        return {"seed": self.options.seed, "leaves": self.leaves, "has_base": self.base is not None}
 
     def _mixer(self, units: Units, objective: Objective | Callable[[], Objective] | None) -> Mixer:
         if objective is None:
@@ -248,7 +251,7 @@ class _Job:
         writer = create_like(self.tuned[0], folder, self.leaves)
         stream = Stream(self.readers, self.leaves, stop=self.hooks.stop, sample=angles.sample)
         jobs = stream.jobs(mixture, writer)
-        with self.hooks.bar(len(jobs), f"merging ({self.asked.name})", "part") as bar:
+        with self.hooks.bar(stream.steps(jobs, mixture), f"merging ({self.asked.name})", "part") as bar:
             stream.advance = lambda: bar.advance(1)
             try:
                 stream.run(jobs, mixture, writer)
@@ -285,6 +288,7 @@ class _Job:
             "base": read[0] if self.base else None,
             "checkpoints": read[1:] if self.base else read,
             "weights": {unit: row.tolist() for unit, row in zip(units.names, mixture.weights)},
+            "tensors": mixture.report(),
             "chosen": asdict(found) | {"weights": None} if found else None,
             "output": {"content": stream.written.hexdigest(self.leaves), "format": self.tuned[0].kind},
             "mismatch": {"policy": self.options.mismatch, "differences": self.differences},

@@ -6,17 +6,19 @@ fit into `MEMORY` bytes. Content digests are over segments, so they do not depen
 """
 
 import contextlib
+import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from xp.errors import UserError
 from xp.merging.content import SEGMENT, Content, LeafDigest
-from xp.merging.formats.base import Leaf, Reader, Writer
+from xp.merging.formats.base import BFLOAT16, Leaf, Reader, Writer
 from xp.merging.mixtures import Mixture
 from xp.merging.ranges import cut, rounded_up
 
@@ -34,11 +36,11 @@ Look = Callable[[Leaf, Sequence[np.ndarray]], None]
 
 
 class NotFinite(Exception):  # noqa: N818 - a finding, turned into a message where the inputs are known
-    """A merged value is NaN or infinite."""
+    """A merged value is NaN or infinite, or becomes so in the type that is written."""
 
-    def __init__(self, leaf: str, index: int) -> None:
+    def __init__(self, leaf: str, index: int, value: float) -> None:
         super().__init__(leaf)
-        self.leaf, self.index = leaf, index
+        self.leaf, self.index, self.value = leaf, index, value
 
 
 @dataclass(frozen=True)
@@ -74,14 +76,23 @@ class Stream:
         self._gate = _Gate(MEMORY)
 
     def run(self, jobs: Sequence[Job], mixture: Mixture, writer: Writer) -> None:
-        """Do all jobs.
+        """Do all jobs, after as many surveys of the whole model as the method asks for.
 
         Raises:
             UserError: an input holds NaN or infinity; names the input, the weight and the element.
             Damaged: an input's data is not there.
         """
+        for turn in range(mixture.surveys):
+            self._each([job for job in jobs if job.leaf.is_float], lambda job, turn=turn: self._see(turn, job, mixture))
+        self._each(jobs, lambda job: self._work(job, mixture, writer))
+
+    def steps(self, jobs: Sequence[Job], mixture: Mixture) -> int:
+        """How often `advance` is called."""
+        return len(jobs) + mixture.surveys * sum(job.leaf.is_float for job in jobs)
+
+    def _each(self, jobs: Sequence[Job], work: Callable[[Job], None]) -> None:
         with ThreadPoolExecutor(WORKERS, "merge") as pool:
-            running = [pool.submit(self._work, job, mixture, writer) for job in jobs]
+            running = [pool.submit(work, job) for job in jobs]
             try:
                 for done in as_completed(running):
                     done.result()
@@ -99,10 +110,13 @@ class Stream:
         for leaf in self.leaves.values():
             grain = max(reader.grain(leaf.name) for reader in self.readers)
             written = getattr(writer, "grain", _anywhere)(leaf.name)
+            together = mixture.grain(leaf) if leaf.is_float else 1
             step = BLOCK if grain == 1 else rounded_up(BLOCK, max(grain, written))
             room = step if grain > 1 else rounded_up(BLOCK, written)
+            if together > 1:
+                step = room = rounded_up(BLOCK, math.lcm(max(grain, written), together))
             in_order = any(reader.in_order(leaf.name) for reader in self.readers)
-            whole = max(grain, written) > 1 or in_order or mixture.looks or leaf.size <= SEGMENT
+            whole = max(grain, written, together) > 1 or in_order or mixture.looks or leaf.size <= SEGMENT
             length = max(leaf.size, 1) if whole else SEGMENT
             jobs += [
                 Job(leaf, start, min(start + length, leaf.size), step, room, self._cost(leaf, step, room, mixture))
@@ -126,11 +140,16 @@ class Stream:
                     mixture.look(turn, job.leaf, start, [r.read(job.leaf.name, start, stop) for r in self.readers])
             self._merge(job, mixture, writer)
 
+    def _see(self, turn: int, job: Job, mixture: Mixture) -> None:
+        """Show a method the ranges of a job, before anything is merged."""
+        with self._gate.holding(job.cost):
+            for start, stop in cut(job.start, job.stop, job.step):
+                mixture.survey(turn, job.leaf, start, [r.read(job.leaf.name, start, stop) for r in self.readers])
+
     def _merge(self, job: Job, mixture: Mixture, writer: Writer) -> None:
         leaf = job.leaf
         wide = np.dtype(np.float64 if leaf.dtype == np.float64 else np.float32)
-        size = min(job.step, job.stop - job.start)
-        out, finite = np.empty(size, wide), np.empty(size, bool)
+        out = np.empty(min(job.step, job.stop - job.start), wide)
         ready = np.empty(min(job.room, job.stop - job.start), leaf.dtype)
         digests = [LeafDigest() for _ in range(len(self.readers) + 1)]
         sampled: list[list[np.ndarray]] = []
@@ -142,10 +161,8 @@ class Stream:
                 mixture.apply(leaf, start, arrays, part)
                 for _ in arrays:  # what the method left unread counts in the digests
                     pass
-                if not np.isfinite(part, out=finite[: stop - start]).all():
-                    raise NotFinite(leaf.name, start + int(np.argmin(finite[: stop - start])))
                 data = ready[start - first : stop - first]
-                np.copyto(data, part, casting="unsafe")
+                _cast(leaf, start, part, data)
                 digests[-1].update(data)
                 if len(sampled) == SAMPLED_AT_ONCE or stop == job.stop:
                     self._sample(leaf, sampled)
@@ -200,10 +217,34 @@ class Stream:
                     "or infinite weights cannot be merged: leave it out of merge.checkpoints, or take an earlier step "
                     "of its run."
                 )
+        largest = largest_of(leaf.dtype)
+        remedy = "merge.dtype=bfloat16 or float32, or " if largest < largest_of(BFLOAT16) else ""
         return UserError(
-            f"{leaf.name} overflows at {_place(leaf, error.index)} when merged, although every input is finite. Give "
-            "smaller weights (merge.weights, merge_method.scale)."
+            f"{leaf.name} is {error.value:.6g} at {_place(leaf, error.index)} when merged, although every input is "
+            f"finite, and {leaf.dtype.name}, in which it would be written, ends at {largest:.6g}. Give {remedy}smaller "
+            "weights (merge.weights, merge_method.scale)."
         )
+
+
+def largest_of(dtype: np.dtype) -> float:
+    """The largest finite value of a float type."""
+    return float(ml_dtypes.finfo(dtype).max)
+
+
+def _cast(leaf: Leaf, start: int, values: np.ndarray, data: np.ndarray) -> None:
+    """Put values into the type they are written in.
+
+    Raises:
+        NotFinite: one is NaN or infinite there: a narrow type overflows where float32 does not.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        np.copyto(data, values, casting="unsafe")
+    most = largest_of(data.dtype)
+    if len(values) and not (-most <= values.min() and values.max() <= most):  # NaN is not, either
+        finite = np.isfinite(data)  # just above the largest value some still round to it
+        if not finite.all():
+            index = int(np.argmin(finite))
+            raise NotFinite(leaf.name, start + index, float(values[index]))
 
 
 def _first_not_finite(reader: Reader, leaf: Leaf) -> tuple[float, int] | None:

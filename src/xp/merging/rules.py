@@ -15,26 +15,36 @@ TILE = 1 << 16
 Numbers = Sequence[float] | np.ndarray
 PARALLEL = 0.9995
 """Cosine above which slerp interpolates linearly (mergekit's DOT_THRESHOLD): the sine in its denominator vanishes."""
+CANCELLED = 1e-12
+"""A sum that is so small a share of its terms' magnitudes is 0, but for the order in which they were added.
+Task vectors of low precision have few values, and cancel often."""
+NEARLY_ONE = 1.0 - 1e-12
+"""The same for nuslerp, which follows the great circle as long as float64 can tell the directions apart."""
 
 
 def linear(arrays: Iterable[np.ndarray], weights: Numbers, out: np.ndarray) -> np.ndarray:
     """sum_k weights[k] * arrays[k], in the order given, into `out` (float32 or float64); `arrays` are taken one by one.
 
     Weights of 0 are left out, so (1, 0, 0) gives the first array bit for bit. Equal weights that sum to 1 are a sum
-    divided by N: the average as anyone would compute it.
+    divided by N: the average as anyone would compute it. Any other weights are summed in float64: where terms cancel,
+    sums in float32 are off by more than a bfloat16 is wide.
     """
     used = [float(weight) for weight in weights if weight != 0]
     share = len(used) if used and all(weight == used[0] for weight in used) and _is_share(used) else 0
-    scratch = np.empty(min(TILE, len(out)), out.dtype)
+    total = out if share or out.dtype == np.float64 else np.empty(len(out))
+    scratch = np.empty(min(TILE, len(out)), total.dtype)
     first = True
     for array, weight in zip(arrays, weights, strict=True):
         if weight != 0:
-            _add(array, 1.0 if share else float(weight), out, scratch, first=first)
+            _add(array, 1.0 if share else float(weight), total, scratch, first=first)
             first = False
     if first:
-        out[:] = 0
+        total[:] = 0
     elif share > 1:
-        np.divide(out, out.dtype.type(share), out=out)
+        np.divide(total, total.dtype.type(share), out=total)
+    if total is not out:
+        with np.errstate(over="ignore"):  # what overflows is found and named where it is written
+            np.copyto(out, total, casting="unsafe")
     return out
 
 
@@ -55,13 +65,67 @@ def _add(array: np.ndarray, weight: float, out: np.ndarray, scratch: np.ndarray,
             np.add(total, term, out=total)
 
 
+def combine(
+    base: np.ndarray,
+    vectors: Sequence[np.ndarray],
+    weights: Numbers,
+    *,
+    scale: float = 1.0,
+    normalize: bool = False,
+    elect: bool = False,
+    weigh_votes: bool = True,
+) -> np.ndarray:
+    """Base + scale * the weighted sum of task vectors, float64: what all methods relative to a base have in common.
+
+    Args:
+        base: [n] the values that the vectors start from.
+        vectors: [N] arrays [n] float64: what each checkpoint adds, trimmed or not. NaN and infinity come through.
+        weights: [N]. A negative weight turns its vector around, sign and all.
+        scale: factor on the sum.
+        normalize: divide the sum by the sum of the weights in it; with `elect` by the sum of their magnitudes, since
+            there a weight's sign is part of the vector. Where nothing is summed the base stays.
+        elect: sum only entries that have the elected sign, that of the sum of all weighted entries (TIES, Yadav et
+            al., arXiv 2306.01708, section 4). Entries that cancel out (`CANCELLED`) elect nothing: the base stays.
+        weigh_votes: whether the election, too, is by weights.
+    """
+    start = base.astype(np.float64)
+    total, share = np.zeros_like(start), np.zeros_like(start)
+    with np.errstate(invalid="ignore", over="ignore"):
+        elected = _elected(vectors, weights if weigh_votes else np.ones(len(vectors))) if elect else None
+        for vector, weight in zip(vectors, weights, strict=True):
+            term = float(weight) * vector
+            if elected is not None:
+                agrees = (term if weigh_votes else vector) * elected > 0
+                term = np.where(agrees, term, 0.0)
+                share += np.where(agrees, abs(float(weight)), 0.0)
+            total += term
+        if normalize:
+            whole = share if elected is not None else np.full_like(start, float(np.sum(weights)))
+            total = np.divide(total, whole, out=np.zeros_like(start), where=whole != 0)
+        if elected is not None:
+            total += elected * 0.0  # an entry that is NaN or infinite agrees with nothing, and must not vanish
+        return start + scale * total
+
+
+def _elected(vectors: Sequence[np.ndarray], weights: Numbers) -> np.ndarray:
+    """The sum whose sign is elected [n]; 0 where it is nothing but what rounding left of terms that cancel out."""
+    total, magnitudes = np.zeros(len(vectors[0])), np.zeros(len(vectors[0]))
+    for vector, weight in zip(vectors, weights, strict=True):
+        term = float(weight) * vector
+        total += term
+        magnitudes += np.abs(term)
+    total[np.abs(total) < CANCELLED * magnitudes] = 0.0  # infinite ones are not
+    return total
+
+
+def task_vector(base: np.ndarray, array: np.ndarray) -> np.ndarray:
+    """What fine-tuning added: array - base [n], float64."""
+    return array.astype(np.float64) - base.astype(np.float64)
+
+
 def task_arithmetic(base: np.ndarray, arrays: Sequence[np.ndarray], weights: Numbers, scale: float) -> np.ndarray:
     """Base + scale * sum_k weights[k] * (arrays[k] - base). Ilharco et al., arXiv 2212.04089."""
-    start = _float(base)
-    total = np.zeros_like(start)
-    for array, weight in zip(arrays, weights, strict=True):
-        total += start.dtype.type(weight) * (_float(array) - start)
-    return start + start.dtype.type(scale) * total
+    return combine(base, [task_vector(base, array) for array in arrays], weights, scale=scale)
 
 
 def ties(
@@ -73,25 +137,13 @@ def ties(
 ) -> np.ndarray:
     """Trim, elect sign, disjoint merge. Yadav et al., arXiv 2306.01708, with weights (all 1 in the paper).
 
-    Of each task vector the entries below its threshold in magnitude are dropped (see `magnitude_threshold`); the sign
-    of an entry is that of the weighted sum of what is left; the result is base + scale * weighted mean of the entries
-    that have the elected sign.
+    Of each task vector the entries below its threshold in magnitude are dropped (`trims.Largest` finds thresholds);
+    the sign of an entry is that of the weighted sum of what is left; the result is base + scale * weighted mean of the
+    entries that have the elected sign.
     """
-    start = _float(base)
-    elected = np.zeros_like(start)
-    vectors = []
-    for array, weight, threshold in zip(arrays, weights, thresholds, strict=True):
-        vector = _float(array) - start
-        vector[np.abs(vector) < threshold] = 0
-        elected += start.dtype.type(weight) * vector
-        vectors.append(vector)
-    total, share = np.zeros_like(start), np.zeros_like(start)
-    for vector, weight in zip(vectors, weights, strict=True):
-        agrees = vector * elected > 0
-        total += np.where(agrees, start.dtype.type(weight) * vector, 0)
-        share += np.where(agrees, start.dtype.type(weight), 0)
-    mean = np.divide(total, share, out=np.zeros_like(start), where=share != 0)
-    return start + start.dtype.type(scale) * mean
+    vectors = [task_vector(base, array) for array in arrays]
+    kept = [vector * (np.abs(vector) >= threshold) for vector, threshold in zip(vectors, thresholds, strict=True)]
+    return combine(base, kept, weights, scale=scale, normalize=True, elect=True)
 
 
 def dare(
@@ -106,12 +158,9 @@ def dare(
 
     `draws[k]` are uniform in [0, 1), one an element; an entry stays where its draw is at least `drop`.
     """
-    start = _float(base)
-    kept = [np.where(draw >= drop, _float(array) - start, 0) for array, draw in zip(arrays, draws, strict=True)]
-    total = np.zeros_like(start)
-    for vector, weight in zip(kept, weights, strict=True):
-        total += start.dtype.type(weight) * vector
-    return start + start.dtype.type(scale / (1.0 - drop)) * total
+    vectors = [task_vector(base, array) for array in arrays]
+    kept = [vector * (draw >= drop) / (1.0 - drop) for vector, draw in zip(vectors, draws, strict=True)]
+    return combine(base, kept, weights, scale=scale)
 
 
 def uniform_draws(key: int, start: int, count: int) -> np.ndarray:
@@ -128,25 +177,35 @@ def gram(arrays: Sequence[np.ndarray], base: np.ndarray | None = None) -> np.nda
     """Inner products [N, N] float64 of the arrays, or of their task vectors."""
     total = np.zeros((len(arrays), len(arrays)))
     for start in range(0, len(arrays[0]), TILE):
-        rows = np.stack([_float(array[start : start + TILE]) for array in arrays]).astype(np.float64)
+        rows = np.stack([array[start : start + TILE].astype(np.float64) for array in arrays])
         if base is not None:
-            rows -= _float(base[start : start + TILE])
+            rows -= base[start : start + TILE].astype(np.float64)
         total += rows @ rows.T
     return total
 
 
-def slerp_weights(products: np.ndarray, t: float) -> np.ndarray:
+def slerp_weights(products: np.ndarray, t: float, parallel: float = PARALLEL) -> np.ndarray:
     """Weights [2] of spherical interpolation from the first array to the second. Shoemake, SIGGRAPH 1985.
 
-    The angle is that between the arrays; nearly parallel ones (`PARALLEL`) and arrays of zeros are interpolated
-    linearly.
+    The angle is that between the arrays; nearly parallel ones (cosines beyond `parallel`) and arrays of zeros are
+    interpolated linearly.
     """
-    norms = np.sqrt(np.diag(products))
-    cosine = products[0, 1] / norms.prod() if norms.all() else 1.0
-    if abs(cosine) > PARALLEL:
-        return np.array([1.0 - t, t])
-    angle = math.acos(cosine)
-    return np.array([math.sin((1.0 - t) * angle), math.sin(t * angle)]) / math.sin(angle)
+    upper = np.array([[products[0, 0]], [products[0, 1]], [products[1, 1]]])
+    return line_weights(upper, np.array([t]), parallel)[:, 0]
+
+
+def line_weights(products: np.ndarray, t: np.ndarray, parallel: float = NEARLY_ONE) -> np.ndarray:
+    """Weights [2, L] of spherical interpolation of L pairs at once, by t [L]; see `slerp_weights`.
+
+    `products` [3, L]: inner products of the first with itself, of both, and of the second with itself.
+    """
+    with np.errstate(invalid="ignore"):  # what is not finite comes out as such
+        length = np.sqrt(products[0]) * np.sqrt(products[2])
+        cosine = np.divide(products[1], length, out=np.ones_like(length), where=length != 0)
+        straight = np.abs(cosine) > parallel
+        angle = np.arccos(np.where(straight, 0.0, np.clip(cosine, -1.0, 1.0)))
+        bent = np.stack([np.sin((1.0 - t) * angle), np.sin(t * angle)]) / np.sin(angle)
+    return np.where(straight, np.stack([1.0 - t, t]), bent)
 
 
 def karcher_weights(
@@ -196,60 +255,17 @@ def model_stock_ratio(products: np.ndarray) -> float:
 
 
 def ema_weights(count: int, decay: float) -> np.ndarray:
-    """Weights [count] of checkpoints in order of their steps: e = decay * e + (1 - decay) * next, from the first on."""
-    weights = (1.0 - decay) * decay ** np.arange(count - 1, -1, -1, dtype=np.float64)
-    weights[0] = decay ** (count - 1)
-    return weights
+    """Weights [count] of checkpoints in order of their steps: proportional to decay^age, the newest has age 0.
+
+    This is the moving average e = decay * e + (1 - decay) * next from e = 0, divided by the sum of its weights
+    (the bias correction of Kingma & Ba, arXiv 1412.6980, section 3): started from the first checkpoint instead, that
+    one, the least trained, would keep decay^(count - 1) of all weight. decay = 1 weighs all alike, 0 takes the last.
+    """
+    weights = decay ** np.arange(count - 1, -1, -1, dtype=np.float64)
+    return weights / weights.sum()
 
 
 def inverse_loss_weights(losses: Numbers) -> np.ndarray:
     """Weights proportional to (1 / (loss + 1e-8))^2, normalised: the seed's `inverse_loss`."""
     raw = (1.0 / (np.asarray(losses, np.float64) + 1e-8)) ** 2
     return raw / raw.sum()
-
-
-class MagnitudeHistogram:
-    """The k-th largest magnitude of a stream, exactly, in two passes and 256 KiB.
-
-    A float32 without its sign orders as its bits do: the first pass counts the upper 16 bits, the second the lower ones
-    of the values that share the upper bits of the answer.
-    """
-
-    def __init__(self, keep: int) -> None:
-        """`keep` of the values seen are to be at or above the threshold (ties may add to them)."""
-        self._keep = keep
-        self._high = np.zeros(1 << 16, np.int64)
-        self._low = np.zeros(1 << 16, np.int64)
-
-    def look(self, turn: int, values: np.ndarray) -> None:
-        """See values [n] float32: all of them in turn 0, and all of them again in turn 1."""
-        bits = np.abs(values).view(np.uint32)
-        high = bits >> np.uint32(16)
-        if turn == 0:
-            self._high += np.bincount(high, minlength=1 << 16)
-        else:
-            inside = bits[high == self._bin()] & np.uint32(0xFFFF)
-            self._low += np.bincount(inside, minlength=1 << 16)
-
-    def threshold(self) -> float:
-        """The magnitude that `keep` values reach; infinity for none."""
-        if self._keep <= 0:
-            return math.inf
-        upper = self._bin()
-        missing = self._keep - int(self._high[upper + 1 :].sum())
-        lower = _from_above(self._low, missing)
-        return float(np.array([upper << 16 | lower], np.uint32).view(np.float32)[0])
-
-    def _bin(self) -> int:
-        return _from_above(self._high, self._keep) if self._keep > 0 else 1 << 16
-
-
-def _from_above(counts: np.ndarray, wanted: int) -> int:
-    """The highest index from which on the counts add up to `wanted`."""
-    reached = np.cumsum(counts[::-1]) >= wanted
-    return len(counts) - 1 - int(np.argmax(reached))
-
-
-def _float(array: np.ndarray) -> np.ndarray:
-    """As float32, or float64 where that is what it is."""
-    return array if array.dtype == np.float64 else array.astype(np.float32)

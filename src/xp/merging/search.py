@@ -104,7 +104,8 @@ def greedy(mixer: Mixer, tried: Candidates) -> Search:
     """Start from the best checkpoint; add the one whose equal-weight mix is best, while that is strictly better.
 
     Wortsman et al., arXiv 2203.05482 (greedy soup), in the seed's form: every remaining checkpoint is tried each time,
-    and none enters twice. At most N (N + 1) / 2 evaluations, and the uniform mix beside them.
+    and none enters twice. At most N (N + 1) / 2 evaluations, and the uniform mix beside them, which the search may not
+    get to: the answer is the best of all that was measured.
     """
     losses = singles(mixer, tried)
     members, loss = [int(np.argmin(losses))], min(losses)
@@ -116,7 +117,7 @@ def greedy(mixer: Mixer, tried: Candidates) -> Search:
         loss = min(found)
         members.append(rest[int(np.argmin(found))])
     tried.measure("uniform", mix_of(mixer, list(range(mixer.count))))
-    return Search(mix_of(mixer, sorted(members)), loss, f"mix {sorted(members)}", tried.tried)
+    return tried.best()
 
 
 def gradient_descent(

@@ -1,0 +1,120 @@
+"""The options of merge methods: what each may be, and one check for all of them."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any
+
+from xp.errors import UserError, closest, listing
+
+
+@dataclass(frozen=True)
+class Number:
+    """A finite number. `above`: it must be more than `low`; `whole`: an integer; `each`: or one for each checkpoint."""
+
+    default: float | None
+    low: float | None = None
+    high: float | None = None
+    above: bool = False
+    whole: bool = False
+    each: bool = False
+
+    def check(self, key: str, given: Any, count: int) -> Any:
+        """The value as it will be used.
+
+        Raises:
+            UserError: no number, or one out of bounds.
+        """
+        if self.each and isinstance(given, Sequence) and not isinstance(given, str):
+            if len(given) != count:
+                raise UserError(
+                    f"{key}={list(given)}: {len(given)} values for {count} checkpoints. Give one number, or one for "
+                    f"each checkpoint: {key}=[{','.join([str(self._example())] * count)}]"
+                )
+            return [self._one(key, value) for value in given]
+        return self._one(key, given)
+
+    def _one(self, key: str, given: Any) -> float:
+        fits = isinstance(given, Real) and not isinstance(given, bool) and math.isfinite(given)
+        value = float(given) if fits else math.nan
+        if not fits or (self.whole and value != int(value)):
+            more = ", or a list with one for each checkpoint" if self.each else ""
+            raise UserError(
+                f"{key}={given}: expected {'a whole' if self.whole else 'a finite'} number{more}. Type for instance "
+                f"{key}={self._example()}"
+            )
+        low = self.low is not None and (value < self.low or (self.above and value == self.low))
+        if low or (self.high is not None and value > self.high):
+            raise UserError(f"{key}={given}: {self._bounds()}. Type for instance {key}={self._example()}")
+        return int(value) if self.whole else value
+
+    def _bounds(self) -> str:
+        least = [f"{'more than' if self.above else 'at least'} {self.low:g}"] if self.low is not None else []
+        return "must be " + " and ".join(least + ([f"at most {self.high:g}"] if self.high is not None else []))
+
+    def _example(self) -> float:
+        return self.default if self.default is not None else 0.05
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of some words, or true and false."""
+
+    default: Any
+    allowed: tuple[Any, ...] = (True, False)
+
+    def check(self, key: str, given: Any, count: int) -> Any:
+        """The value.
+
+        Raises:
+            UserError: something else.
+        """
+        if not any(given is word or (isinstance(given, str) and given == word) for word in self.allowed):
+            words = [str(word).lower() if isinstance(word, bool) else word for word in self.allowed]
+            raise UserError(
+                f"{key}={given}: allowed are {listing(words)}{closest(str(given), words)}. Type for instance "
+                f"{key}={str(self.default).lower()}"
+            )
+        return given
+
+
+@dataclass(frozen=True)
+class ByGroup:
+    """A finite number, or one for each group: {pattern: number}."""
+
+    default: float
+
+    def check(self, key: str, given: Any, count: int) -> Any:
+        """The value.
+
+        Raises:
+            UserError: no number.
+        """
+        one = Number(self.default)
+        if isinstance(given, Mapping):
+            if not given:
+                raise UserError(f"{key}={{}}: names no group. Type for instance '{key}={{language: 0.5, *: 1.0}}'")
+            return {name: one.check(f"{key}.{name}", value, count) for name, value in given.items()}
+        return one.check(key, given, count)
+
+
+Option = Number | Choice | ByGroup
+
+
+def checked(method: str, options: Mapping[str, Option], given: Mapping[str, Any], count: int) -> dict[str, Any]:
+    """All options of a method: what is given, checked, and the defaults of the rest. None means the default.
+
+    Raises:
+        UserError: an option that the method has not, or a value that does not fit.
+    """
+    given = {key: value for key, value in given.items() if value is not None}
+    for key in given:
+        if key not in options:
+            raise UserError(
+                f"merge_method={method} has no option '{key}'; its options: {listing(options)}{closest(key, options)}"
+            )
+    return {
+        key: option.check(f"merge_method.{key}", given[key], count) if key in given else option.default
+        for key, option in options.items()
+    }
