@@ -2,9 +2,9 @@
 
 import sys
 from argparse import Namespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
-from xp.errors import UserError
+from xp.errors import UserError, listing
 
 if TYPE_CHECKING:
     from hydra._internal.hydra import Hydra
@@ -55,8 +55,9 @@ def _main(arguments: list[str]) -> int:
     from xp.config import open_hydra
     from xp.config.compose import CONFIG_NAME
     from xp.config.explain import explained
-    from xp.runs import late
+    from xp.runs import late, threads
 
+    threads.settle()
     late.register()
     parser, options = _parse(arguments)
     hydra = open_hydra(options.config_dir)
@@ -85,6 +86,7 @@ def _parse(arguments: list[str]):  # noqa: ANN202 - argparse's own types
     from xp.config.shorthand import spelled_out
 
     parser = get_args_parser()
+    parser.error = _refuse_flags
     options = parser.parse_intermixed_args(arguments)  # so that overrides may stand on both sides of -m
     options.overrides = spelled_out(options.overrides)
     if options.resolve and not options.cfg:
@@ -92,11 +94,22 @@ def _parse(arguments: list[str]):  # noqa: ANN202 - argparse's own types
     return parser, options
 
 
+def _refuse_flags(message: str) -> NoReturn:
+    raise UserError(f"{message}. `xp --help` shows what can be typed; overrides look like key=value.")
+
+
 def _show_config(hydra: "Hydra", name: str, options: Namespace) -> None:
+    from omegaconf import OmegaConf
+
     from xp.config import check
     from xp.config.compose import without_hydra
 
-    check(without_hydra(_composed(hydra, name, options.overrides)), complete=False)
+    composed = _composed(hydra, name, options.overrides)
+    check(without_hydra(composed), complete=False)
+    if options.package is not None and OmegaConf.select(composed, options.package) is None:
+        raise UserError(
+            f"--package {options.package}: there is no such section. Sections: {listing(map(str, composed))}"
+        )
     hydra.show_cfg(
         config_name=name,
         overrides=options.overrides,

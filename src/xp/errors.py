@@ -15,8 +15,9 @@ class UserError(Exception):
 
 def closest(given: str, allowed: Iterable[str]) -> str:
     """Say which allowed word `given` most resembles: `" (did you mean 'octo_tiny'?)"`, or nothing."""
-    match = difflib.get_close_matches(given, list(allowed), n=1, cutoff=0.5)
-    return f" (did you mean '{match[0]}'?)" if match else ""
+    names = {name.lower(): name for name in allowed}
+    match = difflib.get_close_matches(given.lower(), list(names), n=1, cutoff=0.5)
+    return f" (did you mean '{names[match[0]]}'?)" if match else ""
 
 
 def listing(words: Iterable[str]) -> str:

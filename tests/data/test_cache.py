@@ -1,4 +1,5 @@
 import errno
+import json
 import logging
 import os
 import shutil
@@ -15,8 +16,9 @@ import numpy as np
 import pytest
 from data_small import write_small
 
-from xp.data import open_dataset, open_frames
+from xp.data import cache, open_dataset, open_frames, use_marks
 from xp.data.cache_store import CacheStore
+from xp.data.turns import Turn
 from xp.errors import UserError
 
 SHAPE = (1000, 1000)
@@ -288,3 +290,223 @@ def test_finding_a_video_cache_ready_does_not_import_torch(video_set, tmp_path):
     command = [sys.executable, "-c", code, str(video_set.root), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == f"{len(video_set.action)} []"
+
+
+MANY = textwrap.dedent("""
+    import json, os, pathlib, sys, time
+    import multiprocessing
+    import numpy as np
+    from xp.data.cache_store import CacheStore
+
+    folder, count, seconds = pathlib.Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
+    fork = multiprocessing.get_context("fork")
+    barrier, answers = fork.Barrier(count), fork.Queue()
+
+    def one(number):
+        builds = []
+
+        def build(array):
+            time.sleep(seconds)
+            array[:] = 7
+            builds.append(time.monotonic())
+
+        barrier.wait()
+        before = time.process_time()
+        array = CacheStore(folder, 1, log=lambda line: None).open("a", (100, 10), build)
+        cpu = time.process_time() - before
+        answers.put({"ready": time.monotonic(), "built": builds, "cpu": cpu, "right": bool((array == 7).all())})
+        time.sleep(60)  # a training, which keeps its frames
+
+    processes = [fork.Process(target=one, args=(n,), daemon=True) for n in range(count)]
+    for process in processes:
+        process.start()
+    print(json.dumps([answers.get(timeout=100) for _ in range(count)]))
+""")
+
+
+def test_readers_have_the_frames_when_the_builder_ends_and_cost_nothing_while_they_wait(tmp_path):
+    command = [sys.executable, "-c", MANY, str(tmp_path / "cache"), "40", "3"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    answers = json.loads(done.stdout)
+    assert len(answers) == 40 and all(answer["right"] for answer in answers)
+    (built,) = [moment for answer in answers for moment in answer["built"]]  # nobody builds twice
+    late = sorted(answer["ready"] - built for answer in answers)
+    assert late[20] < 0.5  # half of them: on a machine with much other work the last ones wait for a core
+    waited = sorted(answer["cpu"] for answer in answers if not answer["built"])
+    assert waited[20] < 0.03  # 1% of a core for 3 s
+
+
+def test_two_processes_build_two_cameras_at_once(tmp_path):
+    """Who finds one camera being built builds another."""
+    code = textwrap.dedent("""
+        import sys, time, pathlib
+        from xp.data.cache_store import CacheStore, Wanted
+        mine, folder = sys.argv[1], pathlib.Path(sys.argv[2])
+
+        def plan(name):
+            def build(array):
+                (folder / f"{name}.begun_by_{mine}").touch()
+                while len({path.name[-1] for path in folder.glob("*.begun_by_*")}) < 2:
+                    time.sleep(0.01)  # until the other process builds too
+                array[:] = 1
+            return lambda: (name, build)
+
+        store = CacheStore(folder / "cache", 1)
+        wanted = [Wanted(name, (name,), (10, 10), plan(name)) for name in ("top", "wrist")]
+        assert all((array == 1).all() for array in store.open_all(wanted))
+    """)
+    processes = [subprocess.Popen([sys.executable, "-c", code, name, str(tmp_path)]) for name in "xy"]
+    assert [process.wait(60) for process in processes] == [0, 0]
+    assert len(list(tmp_path.glob("*.begun_by_*"))) == 2
+
+
+def test_builders_killed_one_after_another_are_replaced_by_one_waiter_each_time(tmp_path, marks):
+    """kill -9, four times over, among waiters; readers that have the entry are not disturbed."""
+    processes = {name: worker(tmp_path / "cache", marks, name) for name in "vwxyz"}
+    for killed in range(4):
+        until(lambda killed=killed: len(list(marks.glob("built_by_*"))) == killed + 1)
+        builder = max(marks.glob("built_by_*"), key=lambda path: path.stat().st_mtime_ns).name[-1]
+        until(lambda killed=killed: len(list(marks.glob("waits_*"))) >= 4)
+        processes[builder].kill()
+        processes[builder].wait(30)
+        del processes[builder]
+    until(lambda: len(list(marks.glob("built_by_*"))) == 5)
+    (marks / "go").touch()
+    assert [process.wait(30) for process in processes.values()] == [0]
+    assert names(tmp_path / "cache") == ["a"] and leftovers(tmp_path / "cache") == []
+
+
+def test_a_builder_that_lost_its_turn_does_no_harm(tmp_path):
+    """On a shared disk a process that was silent for long may find its file cleared away and the entry there."""
+    store = CacheStore(tmp_path, 1)
+
+    def build(array):
+        array[:] = 3
+        (tmp_path / "a.claim").unlink()
+        (partial,) = tmp_path.glob("a.*.partial")
+        partial.unlink()
+        np.save(tmp_path / "a.npy", np.full(SHAPE, 3, np.uint8))
+
+    assert (store.open("a", SHAPE, build) == 3).all()
+    assert leftovers(tmp_path) == []
+
+
+def test_an_entry_that_appears_stays_with_its_builder_whoever_makes_room(tmp_path):
+    """Between its appearing and its being mapped nobody may remove it."""
+    store, other = CacheStore(tmp_path, LIMIT_GB), CacheStore(tmp_path, 0.0012)
+    replace = Path.replace
+
+    def replaced(self, target):
+        replace(self, target)
+        with pytest.raises(UserError, match="running processes use"):
+            other.open("b", SHAPE, fill(1))
+        return target
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "replace", replaced)
+        assert (store.open("a", SHAPE, fill(0)) == 0).all()
+
+
+def test_a_read_only_cache_serves_what_it_has_and_refuses_the_rest_once(tmp_path, monkeypatch):
+    CacheStore(tmp_path, 1).open("a", SHAPE, fill(4))
+    (tmp_path / "a.lock").unlink()
+    opened = os.open
+
+    def read_only(path, flags, *mode, **more):
+        if flags & (os.O_CREAT | os.O_RDWR | os.O_WRONLY):
+            raise OSError(errno.EROFS, "Read-only file system")
+        return opened(path, flags, *mode, **more)
+
+    monkeypatch.setattr(os, "open", read_only)
+    store = CacheStore(tmp_path, 1)
+    assert (store.open("a", SHAPE, fill(9)) == 4).all()
+    with pytest.raises(UserError, match=r"cannot be written \(Read-only file system\).*paths\.cache=<folder>"):
+        store.open("b", SHAPE, fill(1))
+    assert names(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("favail", [0, 500])
+def test_a_disk_without_inodes_is_called_full_and_says_of_what(tmp_path, monkeypatch, favail):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    there = namedtuple("there", "f_files f_favail f_bavail f_frsize")
+    monkeypatch.setattr(os, "open", full)
+    monkeypatch.setattr(os, "statvfs", lambda path: there(1000, favail, 10**6, 4096))
+    said = "no inodes are free" if favail == 0 else "4.1 GB free"
+    with pytest.raises(UserError, match=f"disk of .* is full .*{said}.*paths.cache=<folder>"):
+        CacheStore(tmp_path, 1).open("a", SHAPE, fill(0))
+
+
+def test_who_waits_and_who_decodes_can_be_asked_to_leave(small, tmp_path):
+    class Leave(Exception):  # noqa: N818
+        pass
+
+    def leave():
+        raise Leave
+
+    with pytest.raises(Leave):
+        open_frames(small[0], {"top": (12, 16)}, cache_dir=tmp_path / "cache", cache_gb=1, check=leave)
+    assert names(tmp_path / "cache") == [] and leftovers(tmp_path / "cache") == []
+    turn = Turn(tmp_path / "b")
+    assert turn.take()
+    with pytest.raises(Leave):
+        CacheStore(tmp_path, 1, check=leave).open("b", SHAPE, fill(1))
+    turn.release()
+
+
+def test_waiting_for_a_video_does_not_try_decoders(video_set, tmp_path, monkeypatch):
+    """To try whether torchcodec loads takes seconds of a core: the builder alone does it."""
+    dataset = open_dataset(video_set.root)
+    turn = Turn(tmp_path / cache.entry_name(dataset, "top", (48, 48), "any"))
+    assert turn.take()
+    monkeypatch.setattr(cache, "choose_decoder", lambda *_: pytest.fail("a waiter chose a decoder"))
+    with pytest.raises(KeyboardInterrupt):
+        open_frames(dataset, {"top": (48, 48)}, cache_dir=tmp_path, cache_gb=1, check=interrupt)
+    turn.release()
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+MOUNTS = """\
+22 1 259:1 / / rw,relatime - ext4 /dev/root rw
+40 22 0:50 / /data rw - nfs4 server:/export rw
+41 40 259:2 / /data/local\\040disk rw - xfs /dev/nvme1n1 rw
+damaged line
+"""
+
+
+@pytest.mark.parametrize(
+    ("folder", "shared"),
+    [("/data/cache", True), ("/data", True), ("/data/local disk/cache", False), ("/database", False), ("/", False)],
+)
+def test_a_shared_disk_is_known_by_its_file_system(folder, shared, tmp_path):
+    (tmp_path / "mountinfo").write_text(MOUNTS)
+    assert use_marks.on_shared_disk(Path(folder), tmp_path / "mountinfo") is shared
+
+
+def test_on_a_shared_disk_an_entry_touched_a_while_ago_is_in_use_whatever_the_clocks_say(tmp_path, monkeypatch):
+    """Locks of another machine may not be seen here: the entry's last touch counts, by the server's own clock."""
+    monkeypatch.setattr(use_marks, "on_shared_disk", lambda folder: True)
+    store = CacheStore(tmp_path, LIMIT_GB)
+    for i, name in enumerate("abc"):
+        store.open(name, SHAPE, fill(i))
+    with pytest.raises(UserError, match="running processes use"):
+        store.open("d", SHAPE, fill(3))
+    old = (tmp_path / "b.npy").stat().st_mtime - use_marks.IN_USE_S - 1
+    os.utime(tmp_path / "b.npy", (old, old))
+    store.open("d", SHAPE, fill(3))
+    assert names(tmp_path) == ["a", "c", "d"] and leftovers(tmp_path) == []
+    assert use_marks._mapped == {}
+
+
+def test_on_a_shared_disk_a_mapped_entry_is_touched(tmp_path, monkeypatch):
+    monkeypatch.setattr(use_marks, "on_shared_disk", lambda folder: True)
+    monkeypatch.setattr(use_marks, "TOUCH_S", 0.01)
+    monkeypatch.setattr(use_marks, "_toucher", None)
+    held = CacheStore(tmp_path, 1).open("a", SHAPE, fill(0))
+    os.utime(tmp_path / "a.npy", (1, 1))
+    until(lambda: (tmp_path / "a.npy").stat().st_mtime > 1)
+    assert held.shape == SHAPE

@@ -112,3 +112,53 @@ def test_an_environment_state_has_statistics_of_its_own_that_survive_the_file(tm
     save_statistics(tmp_path / "s.json", found)
     np.testing.assert_allclose(load_statistics(tmp_path / "s.json")["environment_state"]["std"], np.sqrt([1.25] * 2))
     assert "environment_state" not in compute_statistics(made_up([4]), [0])
+
+
+def found_of(values) -> dict:
+    from xp.data.statistics import describe
+
+    return describe(np.asarray(values, np.float32).reshape(-1, 1))
+
+
+@pytest.mark.parametrize("at", [1.0, 1e3, -1e3, 3.0e7])
+@pytest.mark.parametrize("units", [1, 2])
+def test_a_parked_joint_that_jitters_by_a_unit_of_the_last_place_is_constant(at, units):
+    at = np.float32(at)
+    values = np.tile([at, at + units * np.spacing(at)], 50)
+    assert found_of(values)["std"] > 0
+    assert not found_of(values)["mask"]
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-3, 3e-7, 1e-20])
+def test_a_signal_is_normalised_whatever_its_size(size):
+    values = size * np.sin(np.arange(100))
+    found = found_of(values)
+    assert found["mask"]
+    back = unnormalise(normalise(np.float32(values)[:, None], found), found)
+    np.testing.assert_allclose(back[:, 0], values, rtol=1e-5, atol=1e-5 * size)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-5, 3e-7])
+def test_a_normalised_signal_is_of_size_one(size):
+    found = found_of(size * np.sin(np.arange(100)))
+    scaled = normalise(np.float32(size * np.sin(np.arange(100)))[:, None], found)
+    assert scaled.std() == pytest.approx(1, rel=0.1)  # Octo adds 1e-8 to the deviation
+
+
+def test_a_small_signal_on_a_large_value_counts_where_float32_can_tell_it():
+    fine = 1000 + 1e-2 * np.sin(np.arange(100))  # 160 units of the last place
+    assert found_of(fine)["mask"]
+
+
+def test_differences_that_are_rounding_alone_are_not_blown_up():
+    from data_made_up import made_up
+
+    from xp.data.statistics import delta_statistics
+
+    dataset = made_up([50], action_dim=2)
+    parked = np.tile(np.float32([1000, 1000 + 6.2e-5]), 25)
+    object.__setattr__(dataset, "action", np.stack([parked, np.arange(50, dtype=np.float32)], axis=1))
+    found = delta_statistics(dataset, [0], [(0, 1)], "action")
+    assert found["std"][0] == 1.0
+    found = delta_statistics(dataset, [0], [(0, 1), (0, 2)], "action")
+    assert found["std"][1] == pytest.approx(0.5, rel=0.02)

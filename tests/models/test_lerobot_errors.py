@@ -165,3 +165,16 @@ assert not hidden & sys.modules.keys() and policy.spec.action_dim
     assert json.loads((saved / "config.json").read_text())["type"] == "act"
     done = subprocess.run([sys.executable, "-c", script, str(saved)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_saved_statistics_that_cannot_be_right_are_refused_by_feature(saved, tmp_path):
+    from safetensors.numpy import load_file, save_file
+
+    folder = tmp_path / "negative"
+    shutil.copytree(saved, folder)
+    (path,) = folder.glob("policy_preprocessor*normalizer*.safetensors")
+    stats = load_file(path)
+    stats["action.std"] = -stats["action.std"]
+    save_file(stats, path)
+    with pytest.raises(UserError, match=r"'action' in .*negative std in dimension 0"):
+        load_policy(folder)

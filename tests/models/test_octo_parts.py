@@ -218,3 +218,17 @@ def test_a_policy_that_ignores_its_images_is_refused_unless_told_otherwise():
         image_sensitivity(Deaf(0.0), batches, where="p")
     found = image_sensitivity(Deaf(0.0), batches, where="p", allow_blind=True)
     assert found == {"black": 0.0, "noise": 0.0, "blind": True}
+
+
+@pytest.mark.parametrize(
+    "change", [{"std": [-1.0, 1.0]}, {"mean": [float("nan"), 0.0]}, {"p01": [2, 0], "p99": [1, 0]}]
+)
+def test_statistics_that_cannot_be_right_are_refused_wherever_a_folder_has_them(change):
+    with pytest.raises(UserError, match="'action' cannot be used.*dimension 0"):
+        normal_of({"action": {"mean": [0.0, 0.0], "std": [1.0, 1.0], **change}}, "action")
+
+
+def test_a_small_signal_comes_back_as_it_was():
+    normal = normal_of({"action": {"mean": [0.0], "std": [3e-7]}}, "action")
+    values = np.float32([[3e-7], [-1e-7]])
+    np.testing.assert_allclose(normal.unnormalize(normal.normalize(values)), values, rtol=1e-5)

@@ -283,3 +283,15 @@ def test_a_recycled_process_number_is_not_taken_for_a_live_run(tmp_path):
     record.update(process_start="another-boot/12345")
     assert not record.alive and record.interrupted
     assert process_start(2**22 + 1) is None
+
+
+@pytest.mark.parametrize("what", ["a file", "a dataset", "nothing at all"])
+def test_a_run_folder_that_holds_something_else_is_refused(tmp_path, what):
+    from xp.runs.single import start_run
+
+    place = {"a file": tmp_path / "file", "a dataset": tmp_path / "dataset", "nothing at all": ""}[what]
+    (tmp_path / "file").write_text("text")
+    (tmp_path / "dataset/meta").mkdir(parents=True)
+    with pytest.raises(UserError, match="hydra.run.dir"):
+        start_run(OmegaConf.create({"task": {"name": "x"}}), place, ["hydra.run.dir=x"], science=lambda config: config)
+    assert [path.name for path in (tmp_path / "dataset").iterdir()] == ["meta"]

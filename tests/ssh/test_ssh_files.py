@@ -203,7 +203,8 @@ def test_a_slot_is_free_again_when_the_job_and_all_it_started_have_ended(agent, 
     assert start(agent, "c-1", order(tmp_path, "exit 0"), ("cpu-0", "cpu-1"), 2) == {"started": False, "why": "busy"}
     assert start(agent, "d-1", order(tmp_path, "exit 0"), ("cpu-0", "cpu-1"), 1)["started"]
     assert state_of(agent, "a-1") == "ended 0"
-    assert start(agent, "b-1", order(tmp_path, "exit 0"))["started"]
+    assert start(agent, "b-1", order(tmp_path, "exit 0")) == {"started": False, "why": "fenced"}  # the answer was no
+    assert start(agent, "b-2", order(tmp_path, "exit 0", attempt=2))["started"]
 
 
 def test_an_attempt_that_was_given_up_is_ended_and_may_not_start_again(agent, tmp_path):

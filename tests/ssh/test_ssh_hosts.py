@@ -3,6 +3,8 @@
 import tomllib
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hydra_plugins.xp_ssh_launcher._faults import fault_of
 from hydra_plugins.xp_ssh_launcher._hosts import parse_host, parse_hosts
@@ -11,7 +13,7 @@ from xp.errors import UserError
 
 
 @pytest.mark.parametrize(
-    ("given", "address", "name"),
+    ("shown", "address", "name"),
     [
         ("gpu1", ("--", "gpu1"), "gpu1"),
         ("ssh root@1.2.3.4 -p 41234", ("-p", "41234", "-l", "root", "--", "1.2.3.4"), "1.2.3.4:41234"),
@@ -27,21 +29,21 @@ from xp.errors import UserError
         ({"host": "fe80::1", "user": "me"}, ("-l", "me", "--", "fe80::1"), "fe80::1"),
     ],
 )
-def test_a_host_is_read_as_it_is_shown_by_providers(given, address, name):
-    host = parse_host(given)
+def test_a_host_is_read_as_it_is_shown_by_providers(shown, address, name):
+    host = parse_host(shown)
     assert host.address == address and host.name == name
     assert parse_host({key: value for key, value in vars(host).items() if key != "local"}) == host
 
 
 @pytest.mark.parametrize(
-    ("given", "gpus"), [(None, None), (2, ("0", "1")), ([1, 3], ("1", "3")), ([], ()), (0, ()), (["0"], ("0",))]
+    ("wanted", "gpus"), [(None, None), (2, ("0", "1")), ([1, 3], ("1", "3")), ([], ()), (0, ()), (["0"], ("0",))]
 )
-def test_gpus_are_a_number_or_indices(given, gpus):
-    assert parse_host({"host": "x", "gpus": given}).gpus == gpus
+def test_gpus_are_a_number_or_indices(wanted, gpus):
+    assert parse_host({"host": "x", "gpus": wanted}).gpus == gpus
 
 
 @pytest.mark.parametrize(
-    ("given", "words"),
+    ("hosts", "words"),
     [
         ([], "hosts is empty"),
         (["a", "a"], "names 'a' twice"),
@@ -52,13 +54,40 @@ def test_gpus_are_a_number_or_indices(given, gpus):
         ([{"host": "a", "port": 99999}], "none of 1..65535"),
         ([{"host": "a", "gpus": "all"}], "gpus='all'"),
         ([{"host": "-oProxyCommand=evil"}], "no `host`"),
+        (["me@-oProxyCommand=evil"], "no `host`"),
+        ([{"host": "a", "user": "-oProxyCommand=evil"}], "may not begin with '-'"),
+        (["ssh -l -oProxyCommand=x a"], "may not begin with '-'"),
+        (["-oProxyCommand=x@a"], "is not understood"),
+        ([{"host": "a", "jump": "-oProxyCommand=evil"}], "may not begin with '-'"),
+        ([{"host": "a", "jump": "b,-oProxyCommand=evil"}], "jump='b,-oProxyCommand=evil'"),
+        ([{"host": "a", "jump": "me@-evil"}], "jump='me@-evil'"),
+        ([{"host": "a", "jump": "b;touch x"}], "cannot be part of it"),
+        ([{"host": "a", "identity": "-oX"}], "may not begin with '-'"),
+        ([{"host": "a\nProxyCommand"}], "control characters"),
+        ([{"host": "a", "user": "me\nroot"}], "control characters"),
+        ([{"host": "a", "name": "x\x1b[2J"}], "control characters"),
+        ([{"host": "a", "python": "py\n"}], "control characters"),
+        ([{"host": "a", "workdir": "/x\0y"}], "control characters"),
+        (["a$(x)"], "cannot be part of it"),
+        (["a`x`"], "cannot be part of it"),
+        ([{"host": "a", "user": "me;x"}], "cannot be part of it"),
+        ([{"host": "a", "user": ["me"]}], "text is wanted"),
+        (["ssh 'a"], "cannot be read"),
+        (["''"], "no `host`"),
+        (["ssh"], "names 0 machines"),
+        ([{"host": "a", "port": "²"}], "none of 1..65535"),
+        ([{"host": "a", "slots": 10**9}], "slots=1000000000"),
+        ([{"host": "a", "slots": True}], "slots=True"),
+        ([{"host": "a", "gpus": 10**9}], "gpus=1000000000"),
+        ([{"host": "a", "gpus": [0, 0]}], "each once"),
+        ([{"host": "a", "gpus": [True]}], "gpus=[True]"),
         ([{"host": "a", "slots": 0}], "slots=0"),
         ([7], "7, which is no host"),
     ],
 )
-def test_a_host_that_cannot_be_read_is_refused_by_name(given, words):
+def test_a_host_that_cannot_be_read_is_refused_by_name(hosts, words):
     with pytest.raises(UserError, match="hydra.launcher.hosts") as error:
-        parse_hosts(given)
+        parse_hosts(hosts)
     assert words in str(error.value)
 
 
@@ -68,7 +97,11 @@ def test_settings_have_bounds_and_unknown_ones_are_refused():
         hosts=[{"host": "a", "gpus": [0]}]
     )
     for name, value, words in (("retry", 1, "did you mean 'retries'"), ("sync_every_s", 0, "at least 0.1"),
-                               ("retries", "x", "a number")):  # fmt: skip
+                               ("retries", "x", "a number"), ("retries", 0.5, "a whole number"),
+                               ("lost_after_min", float("nan"), "a number"), ("grace_s", float("inf"), "a number"),
+                               ("threads", 0, "at least 1"), ("ssh_config", "a\nb", "control characters"),
+                               ("workdir", "-x", "begin with '-'"), ("env", {"A=B": "x"}, "a variable's name"),
+                               ("env", {"A": "x\0"}, "a variable's name"), ("env", ["A"], "is wanted")):  # fmt: skip
         with pytest.raises(UserError, match=words):
             settings_of(hosts=["a"], **{name: value})
 
@@ -109,3 +142,17 @@ def test_the_locked_environment_is_made_by_uv_and_jobs_run_in_it_unless_another_
     assert not settings_of(hosts=["a"]).prepares and settings_of(hosts=["a"]).interpreter == "python3"
     with pytest.raises(UserError, match="allowed are uv and null"):
         settings_of(hosts=["a"], environment="conda")
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(max_size=30), st.sampled_from(["host", "user", "jump", "identity", "name", None]))
+def test_whatever_a_host_is_called_it_is_refused_or_no_option_and_one_line(text, key):
+    given_host = text if key is None else {"host": "a", key: text}
+    try:
+        host = parse_host(given_host)
+    except UserError as error:
+        assert "hydra.launcher.hosts" in str(error)
+        return
+    arguments = [each for each in (host.host, host.user, host.identity, host.jump, host.name) if each]
+    assert not any(each.startswith("-") or "\n" in each or "\0" in each for each in arguments)
+    assert host.address[-2:] == ("--", host.host)

@@ -57,7 +57,9 @@ def test_what_an_attempt_without_lease_reports_is_discarded():
     book = ledger(job(A))
     assert taken(book, "one") == (A, 1)
     book.lose(A)
-    assert book.fences == {"one": {A: 1}} and taken(book, "two") == (A, 2)
+    assert book.fences == {"one": {A: 1}} and taken(book, "two") is None
+    book.give_up("one")
+    assert taken(book, "two") == (A, 2)
     assert book.end(A, 1, End.DONE) is None and book.end(A, 1, End.FAILED) is None
     assert book.queue.states[A] is JobState.RUNNING
     assert book.end(A, 2, End.DONE) is JobState.DONE and book.end(A, 2, End.FAILED) is None
@@ -150,6 +152,7 @@ def test_a_later_keeper_goes_on_from_the_papers():
     taken(book, "one")
     taken(book, "two")
     book.lose(B)
+    book.give_up("two")
     saved = book.to_json()
     later = Ledger()
     later.add([Submission(folder=f, needs=n, handle=str(f)) for f, n in ((A, ()), (B, ()), (C, (A,)))])
@@ -162,11 +165,18 @@ def test_a_job_whose_folder_was_written_anew_starts_anew_and_its_old_attempt_is_
     book = ledger(job(A))
     taken(book)
     book.add([job(A)])
-    assert book.fences == {"one": {A: 1}} and taken(book, "two") == (A, 2)
+    assert book.fences == {"one": {A: 1}} and taken(book, "two") is None  # the first attempt may still be at work
+    book.fenced("one", A)
+    assert taken(book, "two") == (A, 2)
     saved = book.to_json()
     later = ledger(job(A))
     later.restore(saved)
-    assert later.of("two") == {} and later.fences["two"] == {A: 2} and taken(later, "three") == (A, 3)
+    assert later.of("two") == {} and later.fences["two"] == {A: 2} and taken(later, "three") is None
+    again = ledger(job(A))
+    again.restore(later.to_json())
+    assert taken(again, "three") is None
+    again.give_up("two")
+    assert taken(again, "three") == (A, 3) and again.fences["two"] == {A: 2}
 
 
 def test_a_running_job_that_is_submitted_again_with_its_handle_is_left_alone():

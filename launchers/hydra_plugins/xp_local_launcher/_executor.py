@@ -19,6 +19,18 @@ _ENDS = {State.DONE: JobState.DONE, State.FAILED: JobState.FAILED, State.CANCELL
          State.PENDING: JobState.INTERRUPTED}  # fmt: skip
 _LOOK_AGAIN_S = 1.0
 """How often to look whether a job that another process works on has ended."""
+_MOST_WORKERS = 1024
+
+
+def _check(name: str, value: object, most: int, what: str) -> None:
+    """Refuse what is no number of workers or threads: none at all would wait for ever."""
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise UserError(
+            f"hydra.launcher.{name}={value!r}: a whole number from 1 to {most} is wanted ({what}). Leave it out, or "
+            f"give hydra.launcher.{name}=2."
+        )
 
 
 class LocalExecutor:
@@ -38,10 +50,17 @@ class LocalExecutor:
 
         Args:
             n_jobs: workers at most; None: one per GPU, without GPUs two (one on a single core).
-            threads: CPU threads of each worker; None: the machine's cores shared among its default number of workers.
+            threads: CPU threads of each worker; None: as a single run has, see `xp.runs.threads`.
             grace_s: seconds that a job has for its last checkpoint when the controller is gone.
             target: MODULE:FUNCTION that runs a `Run`.
+
+        Raises:
+            UserError: a number that makes no sense.
         """
+        _check("n_jobs", n_jobs, _MOST_WORKERS, "workers; null = one per GPU, without GPUs two")
+        _check("threads", threads, 4096, "CPU threads of a worker; null = a fair share of the cores")
+        if isinstance(grace_s, bool) or not isinstance(grace_s, int | float) or not 0 <= grace_s < float("inf"):
+            raise UserError(f"hydra.launcher.grace_s={grace_s!r}: a number of seconds from 0 on is wanted.")
         self._devices = _machine.gpus()
         self.n_jobs = n_jobs or _machine.default_workers(self._devices)
         self._threads, self._grace_s, self._target = threads, grace_s, target

@@ -5,10 +5,7 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 
-_THREAD_VARIABLES = (
-    "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
-    "NPROC",  # XLA's CPU client reads it
-)  # fmt: skip
+from xp.runs import threads as thread_rule
 
 
 def gpus(environment: Mapping[str, str] | None = None) -> list[str]:
@@ -27,25 +24,14 @@ def gpus(environment: Mapping[str, str] | None = None) -> list[str]:
     return [str(number) for number, line in enumerate(done.stdout.splitlines()) if line.startswith("GPU ")]
 
 
-def cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def default_workers(devices: list[str]) -> int:
     """One worker per GPU; without GPUs two, or one on a single core."""
-    return len(devices) or min(2, cores())
+    return len(devices) or min(2, thread_rule.cores())
 
 
 def worker_environment(number: int, workers: int, devices: list[str], threads: int | None) -> dict[str, str]:
-    """Environment of worker `number`: its GPU and its number of CPU threads.
-
-    `threads=None` shares the machine's cores among the machine's *default* number of workers, whatever `workers` is:
-    the number of threads can change the last bit of a sum, and n_jobs must not change any result.
-    """
-    environment = dict(os.environ)
-    share = threads or max(1, cores() // default_workers(devices))
-    environment.update(dict.fromkeys(_THREAD_VARIABLES, str(share)))
+    """Environment of worker `number`: its GPU and its CPU threads, by the rule of `xp.runs.threads`."""
+    environment = {**os.environ, **thread_rule.environment(threads)}
     if devices:
         environment["CUDA_VISIBLE_DEVICES"] = devices[number % len(devices)]
         if workers > len(devices):

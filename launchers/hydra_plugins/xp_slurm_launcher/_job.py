@@ -18,7 +18,6 @@ from typing import Any
 
 _AGAIN_S = (0.02, 0.05, 0.2, 1.0)
 """Pauses between attempts while another process holds the job's folder; the last one is repeated."""
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "NPROC")
 
 
 def main(arguments: list[str]) -> int:
@@ -42,13 +41,12 @@ def _run(folder: Path, target: str) -> int:
     for number in (signal.SIGTERM, signal.SIGUSR2):  # asked to leave before the job has begun
         signal.signal(number, lambda number, frame: os._exit(128 + number))
     os.environ["XP_HANDLE"], os.environ["XP_JOB_NODE"] = handle(), os.environ.get("SLURMD_NODENAME", "")
-    cpus = os.environ.get("SLURM_CPUS_PER_TASK") or os.environ.get("SLURM_CPUS_ON_NODE", "1")
-    for name in _THREADS:
-        os.environ.setdefault(name, cpus)
     hidden = json.loads(os.environ.pop("XP_JOB_SECRETS", "{}")).get(str(folder), {})
     from xp.errors import UserError
+    from xp.runs import threads
 
     try:
+        threads.settle()
         return _execute(folder, _task(target), hidden)
     except UserError as error:
         print(f"xp: {error}", file=sys.stderr, flush=True)

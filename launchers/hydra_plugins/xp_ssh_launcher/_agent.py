@@ -1,12 +1,12 @@
 """The node's side: one script of the standard library (Python 3.8+), sent over ssh's input with each connection.
 
 It answers lines of JSON with lines of JSON until its input ends. Jobs it starts are sessions of their own that hold a
-lock per GPU, so they outlive the connection, the controller and the agent. All that it knows about a job lies in files
-below WORKDIR/jobs/KEY: `spec.json` (what was started), `pid.json` (the runner and the job), `exit.json` (how it ended).
+lock per GPU, so they outlive the connection, the controller and the agent. All that it knows about an attempt lies in
+WORKDIR/jobs/KEY: `spec.json` (what was started), `pid.json` (the runner and the job), `exit.json` (how it ended);
+whether it is at work is told by its job's lock (`_agent_locks`).
 """
 
 import base64
-import contextlib
 import fcntl
 import hashlib
 import json
@@ -36,18 +36,19 @@ from hydra_plugins.xp_ssh_launcher._agent_files import (
     size_of,
     write_json,
 )  # fmt: skip
-from hydra_plugins.xp_ssh_launcher._agent_jobs import Runner, Slots, at_work, fence_of, gpus
+from hydra_plugins.xp_ssh_launcher._agent_jobs import gpus
+from hydra_plugins.xp_ssh_launcher._agent_locks import Claim, check_locks, number_of
+from hydra_plugins.xp_ssh_launcher._agent_work import Jobs
 
 BUDGET = 4 * 1024 * 1024
 """Bytes of files inside one answer, at most."""
-LOOK_S = 0.05
 NOTES = ("jobs", "locks", "placed", "setup")
 """Folders in WORKDIR that are the agent's own."""
 OWNER = ".xp_owner"
 """In an experiment's folder on a node: which controller it belongs to."""
 
 
-class Agent:
+class Agent(Jobs):
     """Answers requests. `workdir` holds what the node knows about jobs and about what was put where."""
 
     def __init__(self):
@@ -58,6 +59,7 @@ class Agent:
         """Who and where this is; makes the folders that jobs will live in."""
         self.workdir = os.path.expanduser(workdir)
         make_folder(self.workdir)
+        check_locks(self.workdir)
         shared = [path for path, mark in marks.items() if read_json(path) == mark]
         for folder in folders:
             make_folder(folder)
@@ -205,106 +207,6 @@ class Agent:
     def _note(self, path):
         return os.path.join(self.workdir, "placed", hashlib.sha256(path.encode()).hexdigest()[:24] + ".json")
 
-    # -- jobs
-
-    def start(self, key, order, slots, number, min_free):
-        """Start a job unless it was started before, all slots are taken, or a later attempt holds the folder."""
-        place = os.path.join(self.workdir, "jobs", key)
-        if os.path.exists(os.path.join(place, "spec.json")):
-            return {"started": True}
-        free = self.free()
-        if free < min_free:
-            return {"started": False, "why": "full", "free": free}
-        fence = fence_of(order["folder"])
-        if (read_json(fence) or 0) > order["attempt"]:
-            return {"started": False, "why": "fenced"}
-        held = Slots(slots).take(number)
-        if held is None:
-            return {"started": False, "why": "busy"}
-        try:
-            os.makedirs(place, exist_ok=True)
-            write_json(fence, order["attempt"])
-            spec = {name: order[name] for name in ("folder", "attempt", "argv", "cwd", "experiment")}
-            write_json(os.path.join(place, "spec.json"), spec)
-            Runner(place, order, held).detach()
-        except OSError as error:
-            remove(place)
-            if error.errno in NO_ROOM:
-                return {"started": False, "why": "full", "free": free}
-            raise
-        finally:
-            for descriptor in held.values():
-                os.close(descriptor)
-        return {"started": True}
-
-    def poll(self, keys, known, wait_s):
-        """{key: state}; answers as soon as one is not as `known`, or after `wait_s`."""
-        until = time.monotonic() + wait_s
-        while True:
-            states = {key: self.state(key) for key in keys}
-            if wait_s <= 0 or states != known or time.monotonic() >= until:
-                return {"jobs": states, "free": self.free()}
-            time.sleep(LOOK_S)
-
-    def state(self, key):
-        """`running`, `ended CODE`, `gone` (its processes vanished: a kill, a reboot), or `unknown` (never started)."""
-        place = os.path.join(self.workdir, "jobs", key)
-        end = read_json(os.path.join(place, "exit.json"))
-        if end:
-            return f"ended {end['code']}"
-        pids = read_json(os.path.join(place, "pid.json"))
-        if pids is None:
-            return "gone" if os.path.exists(os.path.join(place, "spec.json")) else "unknown"
-        if at_work(pids["runner"], pids["runner_start"]) or at_work(pids["pid"], pids["start"]):
-            return "running"
-        end = read_json(os.path.join(place, "exit.json"))  # it may have ended between the two looks
-        return f"ended {end['code']}" if end else "gone"
-
-    def words(self, key, limit=4000):
-        """The end of what a job's process wrote outside of its own log."""
-        try:
-            with open(os.path.join(self.workdir, "jobs", key, "out.txt"), "rb") as handle:
-                size = handle.seek(0, os.SEEK_END)
-                handle.seek(max(0, size - limit))
-                return {"text": handle.read().decode(errors="replace").strip()}
-        except OSError:
-            return {"text": ""}
-
-    def stop(self, key, grace_s):
-        """Ask a job to leave; its runner ends it when the grace time is over, whoever is connected then."""
-        place = os.path.join(self.workdir, "jobs", key)
-        if self.state(key) == "running":
-            write_json(os.path.join(place, "stop.json"), {"deadline": time.time() + grace_s})
-            self._signal(place, signal.SIGTERM if grace_s > 0 else signal.SIGKILL)
-        return {}
-
-    def fence(self, key, folder, attempt, discard):
-        """End an attempt that was given up; nothing below `attempt` may write here again. Discards its copy."""
-        place = os.path.join(self.workdir, "jobs", key)
-        if os.path.isdir(os.path.dirname(folder)):
-            write_json(fence_of(folder), max(attempt, read_json(fence_of(folder)) or 0))
-        until = time.monotonic() + 10.0
-        while self.state(key) == "running" and time.monotonic() < until:
-            self._signal(place, signal.SIGKILL)
-            time.sleep(LOOK_S)
-        if self.state(key) == "running":
-            raise Refused(f"the processes of {key} do not end")
-        if discard:
-            remove(folder)
-        return {}
-
-    def forget(self, key):
-        """Remove what is kept about an ended job (not its folder)."""
-        if self.state(key) != "running":
-            remove(os.path.join(self.workdir, "jobs", key))
-        return {}
-
-    def _signal(self, place, number):
-        pids = read_json(os.path.join(place, "pid.json"), {})
-        if at_work(pids.get("pid"), pids.get("start")):
-            with contextlib.suppress(OSError):
-                os.killpg(pids["pid"], number)
-
     # -- what lies here
 
     def survey(self, experiments):
@@ -343,6 +245,7 @@ class Agent:
         freed = size_of(experiment)
         remove(experiment)
         for key in keys:
+            Claim(self.workdir, key).raise_to(number_of(key) + 1)  # a request that is still on its way starts nothing
             remove(os.path.join(folder, key))
         return {"bytes": freed}
 

@@ -1,6 +1,7 @@
 """The node's side, processes: detached jobs that hold a lock per GPU. Standard library of Python 3.8+."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
@@ -10,6 +11,10 @@ import time
 import traceback
 
 from hydra_plugins.xp_ssh_launcher._agent_files import LIMIT_S, read_json, write_json
+from hydra_plugins.xp_ssh_launcher._agent_locks import KEY_VARIABLE
+
+NO_PROCESS = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+"""The machine has no room for another process now; later it may."""
 
 
 def process_start(pid):
@@ -31,7 +36,8 @@ def process_start(pid):
 
 
 def at_work(pid, start):
-    return pid is not None and process_start(pid) == start
+    """Whether that very process is there: a pid that was used again, or of before a reboot, is another one."""
+    return isinstance(pid, int) and pid > 1 and start is not None and process_start(pid) == start
 
 
 def gpus():
@@ -82,91 +88,126 @@ def hear_signals():
 
 
 class Runner:
-    """The process that starts a job, waits for it and writes down how it ended. It belongs to no connection."""
+    """The process that starts a job, waits for it and writes down how it ended. It belongs to no connection.
 
-    def __init__(self, place, order, held):
-        self.place, self.order, self.held = place, order, held
+    It and the job inherit the job's lock (`claim` made it, `lock` is its descriptor) and the slots' locks.
+    """
+
+    def __init__(self, place, key, order, slots, claim, lock):
+        self.place, self.key, self.order, self.slots, self.claim, self.lock = place, key, order, slots, claim, lock
 
     def detach(self):
-        """Fork twice into a session of its own; returns in the caller once the job's process is known."""
+        """Fork twice into a session of its own; returns in the caller once the job's process is known.
+
+        Raises:
+            OSError: no process could be made, or nothing could be written down about it: nothing is at work.
+        """
         ready, told = os.pipe()
-        first = os.fork()
-        if first:
+        try:
+            first = os.fork()
+        except OSError:
+            os.close(ready)
             os.close(told)
-            os.waitpid(first, 0)
-            with os.fdopen(ready, "rb") as handle:
-                return handle.read().decode()
-        os.setsid()
-        if os.fork():
-            os._exit(0)
-        os.close(ready)
+            raise
+        if first == 0:
+            self._in_child(ready, told)
+        os.close(told)
+        os.waitpid(first, 0)
+        with os.fdopen(ready, "rb") as handle:
+            word = handle.read().decode()
+        if word:
+            raise OSError(int(word), os.strerror(int(word)))
+
+    def _in_child(self, ready, told):
+        """Never returns: whatever happens, this process must not go on as a second agent."""
         status = 1
         try:
+            os.setsid()
+            if os.fork():
+                os._exit(0)
+            os.close(ready)
             status = self.run(told)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.write(told, str(error.errno or errno.EIO).encode())
         except BaseException:
-            with open(os.path.join(self.place, "out.txt"), "a") as handle:
+            with contextlib.suppress(OSError), open(os.path.join(self.place, "out.txt"), "a") as handle:
                 handle.write(traceback.format_exc())
-        os._exit(status)
+        finally:
+            os._exit(status)
 
     def run(self, told):
+        """Start the job and see it through; `told` is closed once it is at work, or gets the number of an error."""
         for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
-        kept = {told, *self.held.values()}
+        kept = {told, self.lock, *self.slots.values()}
         for number in range(3, 256):
             if number not in kept:  # the connection's pipes above all: ssh waits for them
                 with contextlib.suppress(OSError):
                     os.close(number)
-        out = os.open(os.path.join(self.place, "out.txt"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        out = os.open(os.path.join(self.place, "out.txt"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         null = os.open(os.devnull, os.O_RDWR)
         for target, source in ((0, null), (1, out), (2, out)):
             os.dup2(source, target)
-        job = self.start(out, told)
+        job = self.start(out)
+        os.close(told)
         if job is None:
             return 1
+        self._feed(job)
         code = self.attend(job)
         with contextlib.suppress(OSError):
             os.killpg(job.pid, signal.SIGKILL)  # what the job left behind must not hold the GPU
         self.note(code)
         return 0
 
-    def start(self, out, told):
+    def start(self, out):
+        """The job's process; None if its program cannot be run, which is noted as the end of the attempt."""
         order = self.order
         environment = dict(os.environ)
         environment.update(order["env"])
         environment.update(order["secret_env"])
-        names = sorted(name[4:] for name in self.held if name.startswith("gpu-"))
+        environment[KEY_VARIABLE] = self.key
+        names = sorted(name[4:] for name in self.slots if name.startswith("gpu-"))
         if names:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(names)
         try:
             job = subprocess.Popen(
                 order["argv"], cwd=order["cwd"], env=environment, stdin=subprocess.PIPE, stdout=out, stderr=out,
-                start_new_session=True, pass_fds=tuple(self.held.values()), preexec_fn=hear_signals,
+                start_new_session=True, pass_fds=(self.lock, *self.slots.values()), preexec_fn=hear_signals,
             )  # fmt: skip
         except OSError as error:
+            if error.errno in NO_PROCESS:
+                raise
             os.write(out, f"{order['argv'][0]}: {error.strerror}\n".encode())
             self.note(127)
-            os.close(told)
             return None
-        write_json(os.path.join(self.place, "pid.json"), {
-            "runner": os.getpid(), "runner_start": process_start(os.getpid()),
-            "pid": job.pid, "start": process_start(job.pid), "slots": sorted(self.held), "since": time.time(),
-        })  # fmt: skip
-        os.close(told)
+        try:
+            write_json(os.path.join(self.place, "pid.json"), {
+                "runner": os.getpid(), "runner_start": process_start(os.getpid()),
+                "pid": job.pid, "start": process_start(job.pid), "slots": sorted(self.slots), "since": time.time(),
+            })  # fmt: skip
+        except OSError:
+            os.killpg(job.pid, signal.SIGKILL)
+            job.wait()
+            raise
+        return job
+
+    def _feed(self, job):
+        """Give the job its input: what is secret and goes into no file."""
         assert job.stdin is not None
         with contextlib.suppress(OSError), job.stdin as channel:
-            channel.write(order["stdin"].encode())
-        return job
+            channel.write(self.order["stdin"].encode())
 
     def attend(self, job):
         """Wait for the job; end it when its grace time is over or when a later attempt has been fenced in."""
-        fence, mine = fence_of(self.order["folder"]), self.order["attempt"]
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 return job.wait(timeout=0.5)
             stop = read_json(os.path.join(self.place, "stop.json"), {})
-            overdue = stop and time.time() > stop["deadline"]
-            if overdue or (read_json(fence) or 0) > mine:
-                os.killpg(job.pid, signal.SIGKILL)
+            overdue = stop and time.monotonic() > stop["deadline"]
+            if overdue or self.claim.fence > self.order["attempt"]:
+                with contextlib.suppress(OSError):
+                    os.killpg(job.pid, signal.SIGKILL)
 
     def note(self, code):
         """Write the exit code; on a full disk, keep trying: nobody else knows it."""
@@ -176,8 +217,3 @@ class Runner:
                 return
             except OSError:
                 time.sleep(1.0)
-
-
-def fence_of(folder):
-    """The file that holds the number of the attempt which alone may write into a job's folder."""
-    return os.path.join(os.path.dirname(folder), ".xp_fence", os.path.basename(folder))

@@ -101,12 +101,14 @@ class Board:
             agent.ask("fence", key=_key(folder, attempt), folder=str(folder), attempt=attempt + 1, discard=True,
                       patience_s=30)  # fmt: skip
             with self.lock:
-                self.ledger.fenced(host.name, folder)
+                self.ledger.fenced(host.name, folder, attempt)
         for folder, attempt in mine.items():
             if folder in leaving:
                 agent.ask("stop", key=_key(folder, attempt), grace_s=self.settings.grace_s)
             state = agent.ask("poll", keys=[_key(folder, attempt)], known={}, wait_s=0)["jobs"][_key(folder, attempt)]
-            if state not in ("running", "unknown"):
+            if state == "unknown":  # the answer to its start was lost, or the start
+                self._launch(host, agent, courier, facts, folder, attempt)
+            elif state != "running":
                 self._collect(courier, folder, attempt)
         self.heard[host.name] = time.monotonic()
         taken = self._take(host, facts["slots"])
@@ -127,9 +129,8 @@ class Board:
         courier.push(folder, folder)
         order = {**self.orders[folder], "attempt": attempt}
         answer = agent.ask("start", key=_key(folder, attempt), order=order, slots=facts["slots"], number=1, min_free=0)
-        if not answer["started"]:
-            with self.lock:
-                self.ledger.hand_back(folder, attempt)
+        with self.lock:
+            self.ledger.answered(folder, attempt, answer)
 
     def _collect(self, courier: Courier, folder: Path, attempt: int) -> None:
         """Results first, the state after them: who sees a job done finds its result."""
@@ -147,6 +148,7 @@ class Board:
             for name in lost_hosts(silent, self.settings.lost_after_min * 60):
                 for folder in self.ledger.of(name):
                     self.ledger.lose(folder)
+                self.ledger.give_up(name)
 
 
 def order_of(folder: Path, settings: Settings, command: list[str], env: dict[str, str]) -> dict[str, Any]:

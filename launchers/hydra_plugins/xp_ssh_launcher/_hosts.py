@@ -1,6 +1,7 @@
 """Hosts as users write them: a name of ~/.ssh/config, a command line `ssh user@ip -p PORT`, or a mapping."""
 
 import hashlib
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,12 @@ from xp.errors import UserError, closest, listing
 
 _TAKES_VALUE = {"-p": "port", "-l": "user", "-i": "identity", "-J": "jump"}
 _KEYS = ("host", "user", "port", "identity", "jump", "name", "gpus", "tags", "slots", "python", "workdir")
+_MOST = 1024
+"""GPUs or slots of one machine, at most."""
+_UNFIT_HOST = re.compile(r"[\s'`\"$\\;&<>|(){}*?!#,/]|[^ -~\w]")
+"""What no name of a machine contains; ssh refuses most of it too (valid_hostname in ssh.c), commas part jump hosts."""
+_UNFIT_USER = re.compile(r"[\s'`\"$;&<>|(){}:]|\\$|[^ -~\w]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _EXAMPLES = 'gpu1, "ssh root@1.2.3.4 -p 41234", or {host: 1.2.3.4, user: root, port: 41234, gpus: [0, 1], tags: [big]}'
 
 
@@ -84,8 +91,11 @@ def parse_host(given: Any) -> Host:
 
 
 def _from_command(given: str) -> Host:
-    words = shlex.split(given)
-    if words[0] == "ssh":
+    try:
+        words = shlex.split(given)
+    except ValueError as error:
+        raise UserError(f"hydra.launcher.hosts: {given!r} cannot be read ({error}). Give {_EXAMPLES}.") from None
+    if words[:1] == ["ssh"]:
         words = words[1:]
     found: dict[str, Any] = {}
     rest: list[str] = []
@@ -119,15 +129,58 @@ def _from_mapping(given: Mapping[str, Any]) -> Host:
     user, _, host = address.rpartition("@")
     if not host or host.startswith("-"):
         raise UserError(f"hydra.launcher.hosts: {dict(given)!r} has no `host`. Give {_EXAMPLES}.")
+    _check_texts({**given, "host": host, "user": fields.get("user") or user})
     port = _port(fields.pop("port", None), given)
     gpus = _gpus(fields.pop("gpus", None), given)
     name = str(fields.pop("name", "") or (f"{host}:{port}" if port else host))
     tags, slots = _words(fields.pop("tags", ())), fields.pop("slots", 1)
-    if not isinstance(slots, int) or slots < 1:
-        raise UserError(f"hydra.launcher.hosts: slots={slots!r} of {name}: a whole number from 1 on is wanted.")
+    if isinstance(slots, bool) or not isinstance(slots, int) or not 1 <= slots <= _MOST:
+        raise UserError(f"hydra.launcher.hosts: slots={slots!r} of {name}: a whole number from 1 to {_MOST} is wanted.")
     texts = {key: str(value) for key, value in fields.items() if value not in (None, "")}
     user = str(texts.pop("user", user))
     return Host(host=host, name=name, port=port, gpus=gpus, tags=tags, slots=slots, user=user, **texts)  # type: ignore[arg-type]
+
+
+def _check_texts(fields: Mapping[str, Any]) -> None:
+    """Refuse what ssh would take for an option, or what cannot be part of a name.
+
+    Raises:
+        UserError: names the field and what was given.
+    """
+    for key in ("host", "user", "port", "identity", "jump", "name", "python", "workdir"):
+        value = fields.get(key)
+        if value is None or value == "":
+            continue
+        if isinstance(value, Mapping | list | tuple | bool):
+            raise UserError(f"hydra.launcher.hosts: {key}={value!r}: text is wanted. Give {_EXAMPLES}.")
+        text = str(value)
+        if text.startswith("-") or _CONTROL.search(text):
+            raise UserError(
+                f"hydra.launcher.hosts: {key}={text!r} of {str(fields['host'])!r}: it may not begin with '-' (ssh "
+                "would take it for an option) nor hold line breaks or other control characters."
+            )
+        if not text.isascii() and any(0xD800 <= ord(each) < 0xE000 for each in text):
+            raise UserError(f"hydra.launcher.hosts: {key}={text!a} is no text. Give {_EXAMPLES}.")
+    _check_names("host", _UNFIT_HOST, str(fields["host"]))
+    _check_names("user", _UNFIT_USER, str(fields.get("user") or ""))
+    for place in filter(None, str(fields.get("jump") or "").removeprefix("ssh://").split(",")):
+        user, _, host = place.rpartition("@")
+        if place.startswith("-") or host.startswith("-") or not host:
+            raise UserError(
+                f"hydra.launcher.hosts: jump={fields['jump']!r}: [USER@]HOST[:PORT], or several with commas."
+            )
+        _check_names("jump", _UNFIT_HOST, host.removeprefix("ssh://").rstrip("/"))
+        _check_names("jump", _UNFIT_USER, user)
+
+
+def _check_names(key: str, unfit: re.Pattern[str], text: str) -> None:
+    found = unfit.search(text)
+    if found or text.startswith("-"):
+        odd = found.group() if found else "-"
+        raise UserError(
+            f"hydra.launcher.hosts: {key}={text!r}: {odd!r} cannot be part of it. Put a machine whose way is written "
+            "otherwise into ~/.ssh/config under a plain Host name, and give that name."
+        )
 
 
 def vars_of(host: Host) -> dict[str, Any]:
@@ -139,7 +192,7 @@ def vars_of(host: Host) -> dict[str, Any]:
 def _port(value: Any, given: Any) -> int | None:
     if value is None:
         return None
-    if not str(value).isdigit() or not 0 < int(value) < 65536:
+    if not (str(value).isascii() and str(value).isdigit() and len(str(value)) < 6 and 0 < int(value) < 65536):
         raise UserError(f"hydra.launcher.hosts: port {value!r} of {given!r} is none of 1..65535.")
     return int(value)
 
@@ -148,11 +201,24 @@ def _gpus(value: Any, given: Any) -> tuple[str, ...] | None:
     """`[0, 2]`: these; `2`: the first two; None: all there are; `[]` or 0: none."""
     if value is None:
         return None
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST:
         return tuple(map(str, range(value)))
-    if isinstance(value, Sequence) and not isinstance(value, str) and all(str(each).isdigit() for each in value):
-        return tuple(str(each) for each in value)
-    raise UserError(f"hydra.launcher.hosts: gpus={value!r} of {given!r}: give a number or a list of indices, [0, 1].")
+    if isinstance(value, Sequence) and not isinstance(value, str) and all(map(_is_index, value)):
+        named = tuple(str(int(each)) for each in value)
+        if len(set(named)) == len(named):
+            return named
+    raise UserError(
+        f"hydra.launcher.hosts: gpus={value!r} of {given!r}: give a number or a list of indices, [0, 1], each once."
+    )
+
+
+def _is_index(value: Any) -> bool:
+    text = str(value)
+    return (
+        not isinstance(value, bool) and text.isascii() and text.isdigit() and int(text) < _MOST
+        if len(text) < 5
+        else False
+    )
 
 
 def _words(value: Any) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from xp.reference import Reference
 from xp.runs.folder import CONFIG, RECORD
 from xp.runs.frozen import Job
 from xp.runs.identity import flatten
@@ -96,7 +97,7 @@ def _absolute_text(value: str) -> str:
 
 
 def _absolute(value: str) -> Path:
-    return Path(_absolute_text(value.split("@")[0]))
+    return Path(_absolute_text(str(Reference.parse(value).path)))
 
 
 def _around(path: Path, experiment: Path) -> bool:

@@ -68,10 +68,10 @@ class Keeper:
             self._save()
         return state
 
-    def hand_back(self, folder: Path, attempt: int) -> None:
-        """An attempt could not be started now."""
+    def answered(self, folder: Path, attempt: int, answer: Mapping[str, Any]) -> None:
+        """Note a node's answer to `start`."""
         with self.lock:
-            self.ledger.hand_back(folder, attempt)
+            self.ledger.answered(folder, attempt, answer)
             self._save()
 
     def leases(self, host: str) -> dict[Path, int]:
@@ -90,10 +90,10 @@ class Keeper:
         with self.lock:
             return dict(self.ledger.fences.get(host, {}))
 
-    def fenced(self, host: str, folder: Path) -> None:
+    def fenced(self, host: str, folder: Path, attempt: int) -> None:
         """It was ended."""
         with self.lock:
-            self.ledger.fenced(host, folder)
+            self.ledger.fenced(host, folder, attempt)
             self._save()
 
     def leaving(self, host: str) -> list[tuple[Path, int, float]]:
@@ -213,19 +213,25 @@ class Keeper:
         self.note(f"asked to end {len(folders)} jobs")
 
     def _lose(self) -> None:
-        """Give up nodes that have been silent for too long or cannot be used, and let their jobs go elsewhere."""
-        far = [node for node in self.nodes if not node.host.local and node.standing is not Standing.REFUSED]
+        """Take jobs from nodes that were silent for too long or cannot be used, and give up those nobody can reach."""
+        far = [node for node in self.nodes if not node.host.local]
         silent = {node.name: time.monotonic() - node.heard for node in far}
-        minutes = self.settings.lost_after_min
-        why = dict.fromkeys(lost_hosts(silent, minutes * 60), f"silent for {minutes:g} minutes")
-        why |= {node.name: node.line for node in self.nodes if node.standing is Standing.REFUSED}
+        limit_s = self.settings.lost_after_min * 60
+        using = {node.name: silent[node.name] for node in far if node.standing is not Standing.REFUSED}
+        why = dict.fromkeys(lost_hosts(using, limit_s), f"silent for {self.settings.lost_after_min:g} minutes")
+        beyond = {node.name for node in far if node.standing is Standing.REFUSED and silent[node.name] >= limit_s}
         known = {node.name for node in self.nodes}
         with self.lock:
-            hosts = {lease.host for lease in self.ledger.leases.values()}
-        why |= {host: "not among the hosts any more" for host in hosts - known}
-        for name in hosts & why.keys():
+            left = {lease.host for lease in self.ledger.leases.values()} | self.ledger.fences.keys()
+        why |= {host: "not among the hosts any more" for host in left - known}
+        beyond |= why.keys()
+        why |= {node.name: node.line for node in self.nodes if node.standing is Standing.REFUSED}
+        for name in left & why.keys():
             for folder, attempt in self.leases(name).items():
                 self._lose_one(name, folder, attempt, why[name])
+        with self.lock:
+            for name in beyond:
+                self.ledger.give_up(name)
 
     def _lose_one(self, name: str, folder: Path, attempt: int, why: str) -> None:
         with self.writing(folder, attempt) as mine:

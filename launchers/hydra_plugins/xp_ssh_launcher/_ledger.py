@@ -1,8 +1,10 @@
 """Who works on what: the queue and its leases, as bookkeeping without clocks, threads or network.
 
 A job's lease names one host and the number of the attempt. Numbers only grow; whatever an attempt reports that is not
-the one on lease is discarded, so a node that was given up and comes back can change nothing. Nodes take jobs, jobs are
-not dealt out: `take` gives the first ready job that fits the host that asks.
+the one on lease is discarded, so a node that was given up and comes back can change nothing. A job is leased only when
+every earlier attempt of it is settled: it ended, its host said that it never will start, it was ended there by a fence,
+or its host was given up. Nodes take jobs, jobs are not dealt out: `take` gives the first ready job that fits the host
+that asks.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -76,6 +78,8 @@ class Ledger:
     """{folder: {host: why it cannot run there}}."""
     fences: dict[str, dict[Path, int]] = field(default_factory=dict)
     """{host: {folder: attempt}} that must be ended there before anything else is asked of it."""
+    unsettled: dict[Path, set[str]] = field(default_factory=dict)
+    """{folder: hosts where an attempt that is not on lease any more may be at work}: such a job is leased to nobody."""
     leaving: set[Path] = field(default_factory=set)
 
     def add(self, jobs: Sequence[Submission]) -> None:
@@ -107,8 +111,17 @@ class Ledger:
                 return job, attempt
         return None
 
+    def answered(self, folder: Path, attempt: int, answer: Mapping[str, Any]) -> None:
+        """Note a node's answer to `start`. A `no` holds for good: the node raised its fence before it gave it."""
+        if answer["started"]:
+            return
+        if answer["why"] == "full":
+            self.end(folder, attempt, End.DISPLACED)
+        else:
+            self.hand_back(folder, attempt)
+
     def hand_back(self, folder: Path, attempt: int) -> None:
-        """The attempt could not be started (all slots were taken by others): the job waits again."""
+        """The attempt was not started and never will be (all slots were taken by others): the job waits again."""
         if self._on_lease(folder, attempt):
             del self.leases[folder]
             self.queue.set(folder, JobState.WAITING)
@@ -130,6 +143,7 @@ class Ledger:
         if folder in self.leaving or end is End.LEFT:
             return JobState.INTERRUPTED
         if end is End.UNFIT:
+            self._fence(folder, lease)
             return JobState.WAITING
         if end is End.DISPLACED:
             self._fence(folder, lease)
@@ -140,18 +154,36 @@ class Ledger:
         return JobState.WAITING if self.deaths[folder] <= self.retries else JobState.FAILED
 
     def lose(self, folder: Path) -> None:
-        """Give up the attempt on lease: the job waits again, and that attempt is fenced off at its host."""
+        """Take the lease from its host: the job waits again, until its attempt is ended there or the host given up."""
         self._fence(folder, self.leases.pop(folder))
         self.queue.set(folder, JobState.INTERRUPTED if folder in self.leaving else JobState.WAITING)
 
+    def give_up(self, host: str) -> None:
+        """Nobody can reach a host: what it does counts for nothing until it has been fenced. Jobs need not wait for it.
+
+        Only here may two attempts of a job be at work at once: one where nobody can see or end it.
+        """
+        for folder in list(self.unsettled):
+            self._settle(host, folder)
+
     def _fence(self, folder: Path, lease: Lease) -> None:
         self.fences.setdefault(lease.host, {})[folder] = lease.attempt
+        self.unsettled.setdefault(folder, set()).add(lease.host)
 
-    def fenced(self, host: str, folder: Path) -> None:
-        """What was given up at a host has been ended there."""
+    def fenced(self, host: str, folder: Path, attempt: int | None = None) -> None:
+        """What was given up at a host has been ended there, up to `attempt` (None: whatever was to be ended)."""
+        if attempt is not None and attempt < self.fences.get(host, {}).get(folder, 0):
+            return  # an answer to an older question
         self.fences.get(host, {}).pop(folder, None)
         if not self.fences.get(host):
             self.fences.pop(host, None)
+        self._settle(host, folder)
+
+    def _settle(self, host: str, folder: Path) -> None:
+        hosts = self.unsettled.get(folder, set())
+        hosts.discard(host)
+        if not hosts:
+            self.unsettled.pop(folder, None)
 
     def stop(self, folders: Iterable[Path] | None = None) -> list[tuple[Path, Lease]]:
         """Jobs that wait will not start; gives the leases of those that must be asked to leave."""
@@ -175,7 +207,9 @@ class Ledger:
         return lease is not None and lease.attempt == attempt
 
     def _fits(self, job: Submission, offer: Offer) -> bool:
-        if job.folder in self.fences.get(offer.name, {}) or offer.name in self.unfit.get(job.folder, {}):
+        if self.unsettled.get(job.folder) or job.folder in self.fences.get(offer.name, {}):
+            return False
+        if offer.name in self.unfit.get(job.folder, {}):
             return False
         task = str(job.resources.get("task", ""))
         if offer.tasks is not None:
@@ -199,16 +233,18 @@ class Ledger:
 
     def to_json(self) -> dict[str, Any]:
         """Everything that a later keeper needs to go on; jobs themselves are kept elsewhere."""
+        known = dict.fromkeys(self.queue.states) | {folder: None for kept in self.fences.values() for folder in kept}
         return {
             str(folder): {
-                "state": str(state),
+                "state": str(self.queue.states.get(folder, JobState.INTERRUPTED)),
                 "host": self.leases[folder].host if folder in self.leases else None,
                 "attempt": self.attempts.get(folder, 0),
                 "deaths": self.deaths.get(folder, 0),
                 "fences": {host: kept[folder] for host, kept in self.fences.items() if folder in kept},
+                "unsettled": sorted(self.unsettled.get(folder, ())),
                 "leaving": folder in self.leaving,
             }
-            for folder, state in self.queue.states.items()
+            for folder in known
         }
 
     def restore(self, saved: Mapping[str, Any]) -> None:
@@ -218,7 +254,11 @@ class Ledger:
             self.attempts[folder] = entry["attempt"]
             for host, attempt in entry["fences"].items():
                 self.fences.setdefault(host, {})[folder] = attempt
-            if folder not in self.jobs:
+            if entry.get("unsettled"):
+                self.unsettled[folder] = set(entry["unsettled"])
+            if folder not in self.jobs:  # its folder was removed here
+                if entry["host"] is not None:
+                    self._fence(folder, Lease(entry["host"], entry["attempt"]))
                 continue
             self.deaths[folder] = entry["deaths"]
             if entry["host"] is not None:

@@ -127,11 +127,12 @@ class Node:
                 self._stop.wait(BACKOFF_S[-1])
             except Refused as error:
                 self.say(Standing.REFUSED, str(error))
-                return
+                break
             except Exception as error:  # noqa: BLE001 - one node's trouble must not end the others
                 self.keeper.trace()
                 self.say(Standing.REFUSED, f"{self.name}: {type(error).__name__}: {error}")
-                return
+                break
+        self._attend_refused()
 
     def _make_ready(self) -> None:
         """Connect, look around, send the code, run the set-up commands, end what was given up here."""
@@ -181,11 +182,34 @@ class Node:
         self.work.ask("check_python", python=_filled(self.python, words), code=PROBE, patience_s=120)
 
     def _end_given_up(self) -> None:
+        """End here what was taken from this node; what does not end is tried again in the next round."""
         for folder, attempt in self.keeper.fences(self.name).items():
             key = self.keeper.key(folder, attempt)
-            self.work.ask("fence", key=key, folder=str(folder), attempt=attempt + 1, discard=not self.shared,
-                          patience_s=30)  # fmt: skip
-            self.keeper.fenced(self.name, folder)
+            try:
+                self.work.ask("fence", key=key, folder=str(folder), attempt=attempt + 1, discard=not self.shared,
+                              patience_s=30)  # fmt: skip
+            except Refused as error:
+                self.keeper.note(f"{folder.name}: {error}")
+                self.rest(BACKOFF_S[2])
+                continue
+            self.keeper.fenced(self.name, folder, attempt)
+
+    def _attend_refused(self) -> None:
+        """A node that cannot be used may still be reached: end there what goes on elsewhere."""
+        while not self._stop.wait(BACKOFF_S[3]):
+            if not self.keeper.fences(self.name):
+                continue
+            try:
+                self.link.connect()
+                self.work.greet(workdir=self.host.workdir or self.keeper.settings.workdir, folders=[],
+                                marks={str(self.keeper.desk.mark): self.keeper.desk.identity()},
+                                gpus_wanted=[], slots=1)  # fmt: skip
+                self.heard = time.monotonic()
+                self._end_given_up()
+            except (Unreachable, Refused) as error:
+                self.keeper.note(f"{self.name}: {error}")
+            except Exception:  # noqa: BLE001 - it is written down, and tried again
+                self.keeper.trace()
 
     def _round(self) -> None:
         """One look at the jobs here, and at whether there is room for another."""

@@ -1,5 +1,6 @@
 """What `hydra/launcher=ssh` can be told, checked in one place."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -98,13 +99,40 @@ def settings_of(**given: Any) -> Settings:
     for name in ("setup", "pass_env", "here"):
         value = values.get(name, ())
         values[name] = (value,) if isinstance(value, str) else tuple(str(each) for each in value)
-    values["env"] = {str(key): str(value) for key, value in dict(values.get("env", {})).items()}
+    values["env"] = _environment(values.get("env", {}))
     for name, low in _LOWEST.items():
         value = values.get(name, low)
-        if isinstance(value, bool) or not isinstance(value, int | float) or value < low:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value < float("inf"):
             raise UserError(f"hydra.launcher.{name}={value!r}: a number, at least {low:g}, is wanted.")
+    for name, low in (("retries", 0), ("threads", 1)):
+        value = values.get(name, low)
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= 10**6:
+            raise UserError(f"hydra.launcher.{name}={value!r}: a whole number, at least {low}, is wanted.")
+    for name in ("workdir", "python", "ssh_config", "target"):
+        if name in values and (not isinstance(values[name], str) or re.search(r"^-|[\x00-\x1f\x7f]", values[name])):
+            raise UserError(
+                f"hydra.launcher.{name}={values[name]!r}: a text is wanted that does not begin with '-' and has no "
+                "line breaks or other control characters."
+            )
     if values.get("environment") not in (None, "uv"):
         raise UserError(f"hydra.launcher.environment={values['environment']}: allowed are uv and null.")
     if "here" not in given or given["here"] is None:
         del values["here"]
     return Settings(**values)
+
+
+def _environment(given: Any) -> dict[str, str]:
+    """Environment variables as text.
+
+    Raises:
+        UserError: a name or a value that no environment can hold.
+    """
+    if not isinstance(given, Mapping):
+        raise UserError(f"hydra.launcher.env={given!r}: {{NAME: VALUE}} is wanted, or +hydra.launcher.env.NAME=VALUE.")
+    found = {str(name): str(value) for name, value in given.items()}
+    for name, value in found.items():
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) or "\0" in value:
+            raise UserError(
+                f"hydra.launcher.env.{name!r}: a variable's name has letters, digits and '_', and its value no NUL."
+            )
+    return found

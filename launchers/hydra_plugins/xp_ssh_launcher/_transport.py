@@ -33,7 +33,7 @@ ANSWER_S = 60.0
 """Longest wait for an answer of the agent beyond what the request itself may take."""
 NO_ROOM = (28, 122)  # ENOSPC, EDQUOT
 
-_PARTS = ("_agent_files", "_agent_jobs", "_agent")
+_PARTS = ("_agent_files", "_agent_locks", "_agent_jobs", "_agent_work", "_agent")
 _START = "import sys;f=sys.stdin.buffer;exec(compile(f.read({size}),'xp_agent','exec'));main({mode!r},f)"
 _FIND = 'for p in {names}; do if command -v "$p" >/dev/null 2>&1; then exec "$p" -c {code}; fi; done; exit 97'
 

@@ -4,6 +4,7 @@ These are the keeper's methods (their first argument is the keeper), kept apart 
 runs, several at a time.
 """
 
+import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from hydra_plugins.xp_ssh_launcher._agent_files import content_hash, listing, qu
 from hydra_plugins.xp_ssh_launcher._faults import NoRoom, Refused, Unreachable
 from hydra_plugins.xp_ssh_launcher._inputs import inputs_of, skipped_in
 from hydra_plugins.xp_ssh_launcher._ledger import End
-from xp.runs import snapshot
+from xp.runs import snapshot, threads
 from xp.runs.atomic import write_json
 from xp.runs.execute import mark_failed, mark_interrupted
 from xp.runs.executor import JobState
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from hydra_plugins.xp_ssh_launcher._settings import Settings
 
 _MODULE = "hydra_plugins.xp_ssh_launcher._job"
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "NPROC")
 _FULL = ("No space left on device", "The disk is full", "Disk quota exceeded")
 _REST_S = 2.0
 _PULLS = 5
@@ -41,14 +41,13 @@ def code_of(folder: Path) -> Path:
     return folder.parent / ".code" / key
 
 
-def environment(settings: "Settings", node: "Node", folder: Path, code: Path) -> dict[str, str]:
-    """Code first on the path, a fair share of threads, the job's handle."""
+def environment(settings: "Settings", folder: Path, code: Path) -> dict[str, str]:
+    """Code first on the path, its threads by the rule of `xp.runs.threads`, the job's handle."""
     places = [str(code / part) for part in ("src", "launchers") if (code / part).is_dir()] or [str(code)]
     given = dict(settings.env)
     path = ":".join([*places, *filter(None, [given.pop("PYTHONPATH", "")])])
-    share = settings.threads or max(1, node.facts["cores"] // max(1, len(node.facts["slots"])))
-    return {**dict.fromkeys(_THREADS, str(share)), **given, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1",
-            HANDLE_VARIABLE: str(folder)}  # fmt: skip
+    counts = threads.environment(settings.threads, {**os.environ, **given})
+    return {**counts, **given, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", HANDLE_VARIABLE: str(folder)}
 
 
 def launch(keeper: "Keeper", node: "Node", folder: Path, attempt: int) -> None:
@@ -62,12 +61,12 @@ def launch(keeper: "Keeper", node: "Node", folder: Path, attempt: int) -> None:
         keeper.ledger_end(folder, attempt, End.UNFIT, str(error))
         keeper.note(f"{folder.name}: {error}")
         return
+    keeper.answered(folder, attempt, answer)
     if answer["started"]:
         keeper.note(f"{folder.name}: attempt {attempt} at {node.name}")
-    elif answer["why"] == "full":
-        keeper.ledger_end(folder, attempt, End.DISPLACED)
-    else:
-        keeper.hand_back(folder, attempt)
+    elif answer["why"] != "full":
+        if answer.get("line"):
+            keeper.note(f"{folder.name} waits: {node.name}: {answer['line']}")
         node.rest(_REST_S)
 
 
@@ -80,7 +79,7 @@ def _start(keeper: "Keeper", node: "Node", folder: Path, attempt: int) -> dict[s
     order = {
         "folder": str(folder), "attempt": attempt, "experiment": str(folder.parent), "cwd": str(keeper.cwd),
         "argv": [node.filled_python(code), "-u", "-m", _MODULE, keeper.settings.target, str(folder)],
-        "env": environment(keeper.settings, node, folder, code), "secret_env": keeper.secret_env(),
+        "env": environment(keeper.settings, folder, code), "secret_env": keeper.secret_env(),
         "stdin": _json(keeper.secrets_for(folder)),
     }  # fmt: skip
     return node.work.ask(

@@ -1,20 +1,17 @@
 """Checks of one job before anything heavy is imported: types, words, bounds, and keys that must agree."""
 
-import dataclasses
-from fnmatch import fnmatchcase
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from xp.config.dataset_facts import dataset_facts
+from xp.config.dataset_facts import choose_tasks, dataset_facts, hub_hint
 from xp.config.devices import check_accumulate, check_devices
-from xp.config.explain import unknown_key
-from xp.config.schema import MERGE_METHODS, SECTIONS, TASKS
+from xp.config.schema import MERGE_METHODS, TASKS
+from xp.config.sections import check_sections
 from xp.config.tokenizer import tokenizer_folder
 from xp.errors import UserError, closest, listing
+from xp.reference import Reference, missing_reference
 
 CLOSED_LOOP_EXECUTIONS = ("receding", "ensembling")
 REPLAY_MODES = ("ground_truth", "self_chained", "delayed")
@@ -30,83 +27,12 @@ def check(config: DictConfig, *, complete: bool = True) -> None:
     Raises:
         UserError: naming the key, the value given, what is allowed and the closest match.
     """
-    plain = OmegaConf.to_container(config, resolve=False)
-    assert isinstance(plain, dict)
-    for name, schema in SECTIONS.items():
-        if name in plain:
-            _check_section(name, schema, config, plain[name])  # type: ignore[index]
-    _check_top(config)
+    check_sections(config)
     task = config.task.name
     if task not in TASKS:
         raise UserError(f"task={task}: there is no such task. Tasks: {listing(TASKS)}{closest(str(task), TASKS)}")
     if complete:
         _BY_TASK[task](config)
-
-
-def _check_section(name: str, shape: type | dict[str, type], config: DictConfig, plain: Any) -> None:
-    schema = _schema(shape, plain)
-    if not isinstance(plain, dict):
-        raise UserError(f"{name}={plain!r}: '{name}' is a section. Set one of its keys: {listing(_fields(schema))}")
-    for key in plain:
-        if key not in _fields(schema):
-            raise UserError(unknown_key(f"{name}.{key}", {name: dict.fromkeys(_fields(schema))}))
-    typed = _typed(schema)
-    for key, spec in _fields(schema).items():
-        value = plain.get(key)
-        if isinstance(value, str) and value.startswith("${"):
-            if "${best:" in value:
-                continue
-            value = config[name][key]
-        _check_value(f"{name}.{key}", value, typed, key, spec)
-
-
-def _schema(shape: type | dict[str, type], plain: Any) -> type:
-    """The schema of a section; where it depends on the section's `name`, the first for a name that is not known."""
-    if isinstance(shape, type):
-        return shape
-    name = plain.get("name") if isinstance(plain, dict) else None
-    return shape.get(str(name)) or next(iter(shape.values()))
-
-
-@cache
-def _typed(schema: type) -> DictConfig:
-    """An object that takes a value for each field of a schema and refuses one of a wrong type; made once."""
-    return OmegaConf.structured(schema)
-
-
-@cache
-def _fields(schema: type) -> dict[str, dataclasses.Field]:
-    return {spec.name: spec for spec in dataclasses.fields(schema)}
-
-
-def _check_value(path: str, value: Any, typed: DictConfig, key: str, spec: dataclasses.Field) -> None:
-    try:
-        typed[key] = value
-        value = typed[key]
-    except OmegaConfBaseException as error:
-        raise UserError(f"{path}={value!r}: {_wanted(spec)} is wanted here.") from error
-    allowed = spec.metadata.get("allowed")
-    if allowed and value is not None and value not in allowed:
-        raise UserError(f"{path}={value}: allowed are {listing(allowed)}{closest(str(value), allowed)}")
-    low, high = spec.metadata.get("min"), spec.metadata.get("max")
-    if isinstance(value, int | float) and not _within(value, low, high):
-        bounds = "a number" if low is None else f"at least {low:g}" if high is None else f"between {low:g} and {high:g}"
-        raise UserError(f"{path}={value}: must be {bounds}.")
-
-
-def _within(value: float, low: float | None, high: float | None) -> bool:
-    return value == value and (low is None or value >= low) and (high is None or value <= high)
-
-
-def _wanted(spec: dataclasses.Field) -> str:
-    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-    return words.get(spec.type, str(spec.type).replace("typing.", "").replace("None", "null"))  # type: ignore[arg-type]
-
-
-def _check_top(config: DictConfig) -> None:
-    seed = config.get("seed", 0)
-    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-        raise UserError(f"seed={seed!r}: must be a whole number, at least 0.")
 
 
 def _check_train(config: DictConfig) -> None:
@@ -136,8 +62,12 @@ def _check_data(config: DictConfig) -> None:
         )
     if not _made_by_another_job(config, "data.root") and not Path(data.root).is_dir():
         raise UserError(
-            f"data.root={data.root}: there is no dataset. Record the embedded suite there with: "
-            f"xp task=collect data.root={data.root} ; or give the folder of a LeRobotDataset v3: data.root=FOLDER"
+            f"data.root={data.root}: there is no dataset. "
+            + (
+                hub_hint(str(data.root))
+                or f"Record the embedded suite there with: xp task=collect data.root={data.root} ; or give the folder "
+                "of a LeRobotDataset v3: data.root=FOLDER"
+            )
         )
     made = _made_by_another_job(config, "data.split")
     if data.split is not None and not made and not Path(data.split).is_file():
@@ -147,15 +77,11 @@ def _check_data(config: DictConfig) -> None:
 
 
 def _check_task_selection(config: DictConfig) -> None:
-    wanted = [(key, task) for key in ("tasks", "exclude_tasks") for task in config.data.get(key) or ()]
-    facts = dataset_facts(config.data.root) if wanted else None
-    known = facts.tasks if facts else ()
-    for key, task in wanted:
-        if known and not any(name == task or fnmatchcase(name, task) for name in known):
-            raise UserError(
-                f"data.{key}: the dataset {config.data.root} has no task {task!r}. "
-                f"Its tasks: {'; '.join(known)}{closest(str(task), known)}"
-            )
+    wanted = {key: config.data.get(key) for key in ("tasks", "exclude_tasks")}
+    facts = dataset_facts(config.data.root) if any(entries is not None for entries in wanted.values()) else None
+    for key, entries in wanted.items():
+        if entries is not None and facts and facts.tasks:
+            choose_tasks(f"data.{key}", list(entries), facts.tasks, config.data.root)
 
 
 def _check_model(config: DictConfig) -> None:
@@ -200,8 +126,8 @@ def _check_folder(config: DictConfig, key: str) -> None:
     if _made_by_another_job(config, key):
         return
     value = OmegaConf.select(config, key)
-    if value is not None and not Path(str(value).split("@")[0]).exists():
-        raise UserError(f"{key}={value}: no such folder. Give a run folder or a policy folder.")
+    if value is not None and not Reference.parse(str(value)).path.exists():
+        raise UserError(f"{key}={value}: {missing_reference(str(value))}. Give a run folder or a policy folder.")
 
 
 def _made_by_another_job(config: DictConfig, key: str) -> bool:
@@ -297,8 +223,9 @@ def _check_merge(config: DictConfig) -> None:
         if not config.merge.checkpoints:
             raise UserError("merge.checkpoints is empty: which checkpoints? merge.checkpoints=[FOLDER,FOLDER,FOLDER]")
         for folder in config.merge.checkpoints:
-            if not Path(str(folder).split("@")[0]).exists():
-                raise UserError(f"merge.checkpoints: there is no {folder}. Give run folders or policy folders.")
+            if not Reference.parse(str(folder)).path.exists():
+                why = missing_reference(str(folder))
+                raise UserError(f"merge.checkpoints: {folder}: {why}. Give run folders or policy folders.")
     for key in ("merge.base", "merge.validation"):
         _check_folder(config, key)
 

@@ -318,6 +318,14 @@ class Paths:
     cache: str = MISSING
 
 
+@dataclass
+class Top:
+    """The keys that stand in no section."""
+
+    seed: int = _between(0, 2**32 - 1)
+    pretrained_path: str | None = MISSING
+
+
 SECTIONS: dict[str, type | dict[str, type]] = {
     "task": Task,
     "horizon": Horizon,
@@ -343,7 +351,11 @@ SECTIONS: dict[str, type | dict[str, type]] = {
     "attach": Attach,
     "paths": Paths,
 }
-"""Sections with a fixed shape, or one for each `name`. `model` and `logger` belong to model families and loggers."""
+"""Sections with a fixed shape, or one for each `name`."""
+FREE_SECTIONS = ("model", "logger")
+"""Sections whose keys belong to model families and loggers."""
+OF_EXPERIMENTS = ("experiment", "stages")
+"""What experiment files add: parameters of the experiment and of its report, and its stages."""
 
 READ_BY: dict[str, tuple[str, ...]] = {
     "train": (

@@ -2,7 +2,7 @@
 
 import re
 
-_EPISODES = re.compile(r"(?:eval\.)?indices_episode=(\d+(?:,\d+)*)")
+_EPISODES = re.compile(r"(?:eval\.)?indices_episode=(-?\d+(?:,-?\d+)*)")
 
 
 def spelled_out(overrides: list[str]) -> list[str]:

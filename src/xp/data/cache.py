@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from xp.data.cache_store import CacheStore
+from xp.data.cache_store import CacheStore, Wanted
 from xp.data.reader import Dataset
 from xp.data.video import choose_decoder
 from xp.errors import UserError, closest, listing
@@ -29,6 +29,7 @@ def open_frames(
     cache_gb: float,
     progress: Progress | None = None,
     log: Callable[[str], None] | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> dict[str, np.memmap]:
     """Map all frames of the cameras in `sizes`, decoding those that no process has decoded yet.
 
@@ -40,6 +41,7 @@ def open_frames(
             in use by a living process never.
         progress: Shows the building; see `Progress`.
         log: Takes single lines, such as that another process is building.
+        check: Called now and then while waiting and decoding; what it raises ends either, and leaves nothing behind.
 
     Returns:
         Camera name to [N, h, w, 3] uint8, read-only; frame n is row n of the dataset. Keep the arrays alive while
@@ -54,9 +56,10 @@ def open_frames(
                 f"The dataset {dataset.root} has no camera '{camera}'; it has {listing(dataset.cameras)}"
                 f"{closest(camera, dataset.cameras)}. Choose one of them in the model's cameras."
             )
-    store = CacheStore(Path(cache_dir), cache_gb, log)
+    store = CacheStore(Path(cache_dir), cache_gb, log, check)
     _check_budget(dataset, sizes, cache_gb)
-    return {camera: _open_camera(store, dataset, camera, sizes[camera], progress, log) for camera in sizes}
+    wanted = [_wanted(dataset, camera, sizes[camera], progress, log, check) for camera in sizes]
+    return dict(zip(sizes, store.open_all(wanted), strict=True))
 
 
 def _check_budget(dataset: Dataset, sizes: Mapping[str, tuple[int, int]], cache_gb: float) -> None:
@@ -71,45 +74,45 @@ def _check_budget(dataset: Dataset, sizes: Mapping[str, tuple[int, int]], cache_
         )
 
 
-def _open_camera(
-    store: CacheStore,
+def _wanted(
     dataset: Dataset,
     camera: str,
     size: tuple[int, int],
     progress: Progress | None,
     log: Callable[[str], None] | None,
-) -> np.memmap:
+    check: Callable[[], None],
+) -> Wanted:
     size = (int(size[0]), int(size[1]))
-    decoder = _decoder(store, dataset, camera, size, log)
 
-    def build(array: np.ndarray) -> None:
+    def plan() -> tuple[str, Callable[[np.ndarray], None]]:
+        # Chosen by the builder alone: to try whether torchcodec loads takes seconds.
+        decoder = choose_decoder(dataset.decoder, log) if dataset.info.streams[camera].is_video else "png"
+        return entry_name(dataset, camera, size, decoder), lambda array: build(array, decoder)
+
+    def build(array: np.ndarray, decoder: str) -> None:
         from xp.data.frames import iter_frames
 
         description = f"decoding {camera} at {size[0]}x{size[1]}"
         bar = progress(len(array), description, unit="frame") if progress else nullcontext()
         with bar as shown:
-            for rows, frames in iter_frames(dataset, camera, size, decoder):
+            for rows, frames in iter_frames(dataset, camera, size, decoder, log):
                 array[rows] = frames
                 if shown is not None:
                     shown.advance(len(rows))
+                check()
 
-    return store.open(entry_name(dataset, camera, size, decoder), (dataset.num_frames, *size, 3), build)
+    names = tuple(entry_name(dataset, camera, size, decoder) for decoder in _decoders(dataset, camera))
+    return Wanted(entry_name(dataset, camera, size, "any"), names, (dataset.num_frames, *size, 3), plan)
 
 
-def _decoder(
-    store: CacheStore, dataset: Dataset, camera: str, size: tuple[int, int], log: Callable[[str], None] | None
-) -> str:
-    """What decodes this camera: `png`, or a video decoder. `auto` takes what an existing entry was decoded with.
+def _decoders(dataset: Dataset, camera: str) -> tuple[str, ...]:
+    """What this camera may have been decoded with: `png`, or a video decoder; `auto` takes what is there.
 
     Looking first keeps torch out of processes that find their frames ready.
     """
     if not dataset.info.streams[camera].is_video:
-        return "png"
-    if dataset.decoder == "auto":
-        for decoder in ("torchcodec", "pyav"):
-            if store.has(entry_name(dataset, camera, size, decoder)):
-                return decoder
-    return choose_decoder(dataset.decoder, log)
+        return ("png",)
+    return ("torchcodec", "pyav") if dataset.decoder == "auto" else (dataset.decoder,)
 
 
 def entry_name(dataset: Dataset, camera: str, size: tuple[int, int], decoder: str) -> str:

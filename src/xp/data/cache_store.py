@@ -1,28 +1,46 @@
 """Arrays on disk, shared by processes and bounded in size: built once, mapped by many, least recently used go first.
 
-An entry is one file `<name>.npy`, which appears whole (written as `<name>.partial`, synchronised, renamed), and a lock
-file `<name>.lock`: held exclusively while it is built or removed, shared while a process maps it. Locks vanish with
-their processes, so a killed builder leaves a `.partial` that anyone may clear away.
+An entry is one file `<name>.npy`, which appears whole (written as `<turn>.<random>.partial`, synchronised, renamed).
+Two locks, never one for the other: the turn to build it (`xp.data.turns`), which nobody keeps after it is built, and
+`<name>.lock`, shared while a process maps the entry and exclusive while one removes it. Both vanish with their
+processes. On a disk that several machines share, `xp.data.use_marks` protects what another machine maps.
 """
 
-import errno
 import logging
 import os
+import secrets
 import shutil
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Container, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from xp.data.locks import FileLock
+from xp.data import use_marks
+from xp.data.locks import FileLock, cannot_write
+from xp.data.turns import POLL_S, Turn
 from xp.errors import UserError
 
 GIGABYTE = 10**9
 _HEADER = 128
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """An array that is wanted: uint8 of `shape`, under any of `names`.
+
+    `turn` names whose turn it is to build it: one for all names, so that not even the choice among them is made twice.
+    `plan()`, called by the builder alone, gives the name it will have and what fills it.
+    """
+
+    turn: str
+    names: tuple[str, ...]
+    shape: tuple[int, ...]
+    plan: Callable[[], tuple[str, Callable[[np.ndarray], None]]]
 
 
 class CacheStore:
@@ -32,48 +50,87 @@ class CacheStore:
         root: The folder; made when needed.
         limit_gb: The bound on all entries together.
         log: Where lines for the user go, such as "waiting for another process"; default: this module's logger.
+        check: Called now and then while waiting; raises to end it.
     """
 
-    def __init__(self, root: Path, limit_gb: float, log: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        limit_gb: float,
+        log: Callable[[str], None] | None = None,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
         self.root = Path(root).expanduser()
         self.limit = int(limit_gb * GIGABYTE)
         self._log = log or _log.info
+        self._check = check
 
     def has(self, name: str) -> bool:
         """Whether the entry is there, complete."""
         return self._entry(name).is_file()
 
     def open(self, name: str, shape: tuple[int, ...], build: Callable[[np.ndarray], None]) -> np.memmap:
-        """Map the uint8 array `name` read-only, building it first if nobody has.
+        """Map the uint8 array `name` read-only, building it first if nobody has; see `open_all`."""
+        return self.open_all([Wanted(name, (name,), shape, lambda: (name, build))])[0]
 
-        `build` fills an array of `shape`; it runs in one process while the others wait. The entry stays protected from
-        eviction for as long as the returned array lives.
+    def open_all(self, wanted: Sequence["Wanted"]) -> list[np.memmap]:
+        """Map arrays read-only, building those that nobody has.
+
+        Each is built by one process at a time; several may build one each. Whoever finds all that is missing being
+        built waits, looking now and then, and has an array as soon as its builder has. An entry stays protected from
+        eviction for as long as its array lives.
 
         Raises:
             UserError: no room on the disk or within the limit, or the folder cannot be written.
         """
-        lock = FileLock(self.root / f"{name}.lock")
-        while not (mapped := self._map(name, shape, lock)):
-            self._wait_for(lock, name)
-            if self._load(name, shape) is None:
-                try:
-                    self._build(name, shape, build)
-                except BaseException:
-                    lock.release()
-                    raise
-        return mapped[0]
+        found: dict[int, np.memmap] = {}
+        turns = [Turn(self.root / each.turn) for each in wanted]
+        began: dict[int, float] = {}
+        while len(found) < len(wanted):
+            before = len(found)
+            for i in (i for i in range(len(wanted)) if i not in found):
+                array = self._map_any(wanted[i]) or self._build_in_turn(wanted[i], turns[i])
+                if array is not None:
+                    found[i] = array[0]
+                    if i in began:
+                        self._log(f"frames {wanted[i].turn}: waited {time.monotonic() - began[i]:.0f} s")
+            if len(found) == before:
+                self._wait(wanted, found, began)
+        return [found[i] for i in range(len(wanted))]
 
-    def _map(self, name: str, shape: tuple[int, ...], lock: FileLock) -> tuple[np.memmap] | None:
+    def _wait(self, wanted: Sequence["Wanted"], found: Container[int], began: dict[int, float]) -> None:
+        for i, each in enumerate(wanted):
+            if i not in found and i not in began:
+                began[i] = time.monotonic()
+                self._log(f"frames {each.turn}: another process is building them; waiting")
+        self._check()
+        time.sleep(POLL_S)
+
+    def _map_any(self, wanted: "Wanted") -> tuple[np.memmap] | None:
+        return next(filter(None, (self._map(name, wanted.shape) for name in wanted.names)), None)
+
+    def _map(self, name: str, shape: tuple[int, ...]) -> tuple[np.memmap] | None:
         """The entry under a shared lock, or None (and no lock) where it is not there."""
-        if not lock.acquire(shared=True, blocking=False):
+        if not self._entry(name).is_file():
             return None
+        lock = FileLock(self._lock_of(name))
+        try:
+            if not lock.acquire(shared=True, blocking=False):
+                return None  # being removed
+        except UserError:
+            array = self._load(name, shape)  # of a cache that may only be read; nobody here can remove it
+            return None if array is None else (array,)
+        return self._protected(name, shape, lock)
+
+    def _protected(self, name: str, shape: tuple[int, ...], lock: FileLock) -> tuple[np.memmap] | None:
         array = self._load(name, shape)
         if array is None:
             lock.release()
             return None
         with suppress(OSError):
             os.utime(self._entry(name))  # a read-only cache still serves; it only forgets what was used last
-        weakref.finalize(array, lock.release)
+        leave = use_marks.keep(self._entry(name))
+        weakref.finalize(array, _leave, lock, leave)
         return (array,)
 
     def _load(self, name: str, shape: tuple[int, ...]) -> np.memmap | None:
@@ -84,28 +141,45 @@ class CacheStore:
             return None
         return array if isinstance(array, np.memmap) and array.shape == shape and array.dtype == np.uint8 else None
 
-    def _wait_for(self, lock: FileLock, name: str) -> None:
-        """Take the exclusive lock, saying so once if another process holds it."""
-        if lock.acquire(blocking=False):
-            return
-        began = time.monotonic()
-        self._log(f"frames {name}: another process is building them; waiting")
-        lock.acquire()
-        self._log(f"frames {name}: waited {time.monotonic() - began:.0f} s")
-
-    def _build(self, name: str, shape: tuple[int, ...], build: Callable[[np.ndarray], None]) -> None:
-        partial = self.root / f"{name}.partial"
+    def _build_in_turn(self, wanted: "Wanted", turn: Turn) -> tuple[np.memmap] | None:
+        """Build it if it is nobody's turn; None where another process has it."""
+        if not turn.take():
+            return None
         try:
-            self._reserve(partial, int(np.prod(shape, dtype=np.int64)) + _HEADER, name)
-            array = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
+            ready = self._map_any(wanted)  # built between our look and our turn
+            if ready is not None:
+                return ready
+            name, build = wanted.plan()
+            lock = FileLock(self._lock_of(name))
+            lock.acquire(shared=True)  # before it appears: it cannot be removed before we have it
+            try:
+                self._build(wanted, name, build, turn)
+            except BaseException:
+                lock.release()
+                raise
+            return self._protected(name, wanted.shape, lock)
+        finally:
+            turn.release()
+
+    def _build(self, wanted: "Wanted", name: str, build: Callable[[np.ndarray], None], turn: Turn) -> None:
+        for left in self.root.glob(f"{wanted.turn}.*partial"):
+            left.unlink(missing_ok=True)  # by builders that died
+        partial = self.root / f"{wanted.turn}.{secrets.token_hex(6)}.partial"
+        try:
+            self._reserve(partial, int(np.prod(wanted.shape, dtype=np.int64)) + _HEADER, name)
+            array = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=wanted.shape)
             build(array)
             array.flush()
             del array
             with partial.open("rb") as file:
                 os.fsync(file.fileno())
             partial.replace(self._entry(name))
+        except FileNotFoundError as error:
+            if turn.held:
+                raise cannot_write(self.root, error) from error
+            # This process was silent for so long that another one took its turn, and cleared its file away.
         except OSError as error:
-            raise self._write_error(error) from error
+            raise cannot_write(self.root, error) from error
         finally:
             partial.unlink(missing_ok=True)
 
@@ -145,9 +219,16 @@ class CacheStore:
             )
 
     def _remove(self, path: Path) -> bool:
-        """Remove an entry that no process uses; True if it is gone."""
-        lock = FileLock(path.with_suffix(".lock"))
-        if not lock.acquire(blocking=False):
+        """Remove an entry that no process uses, or what a dead builder left; True if it is gone."""
+        if path.suffix == ".partial":
+            turn = Turn(self.root / path.name.split(".")[0])
+            if not turn.take():
+                return False
+            path.unlink(missing_ok=True)
+            turn.release()
+            return True
+        lock = FileLock(self._lock_of(path.stem))
+        if use_marks.in_use_elsewhere(path) or not lock.acquire(blocking=False):
             return False
         try:
             path.unlink(missing_ok=True)
@@ -156,20 +237,16 @@ class CacheStore:
         finally:
             lock.release()
 
-    def _write_error(self, error: OSError) -> UserError:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            free = shutil.disk_usage(self.root).free
-            return UserError(
-                f"The disk of {self.root} is full ({error.strerror}; {_gb(free)} free). Free some space, or give "
-                "another disk: paths.cache=<folder>."
-            )
-        return UserError(
-            f"The frame cache cannot be written in {self.root} ({error}). Give a folder you may write to: "
-            "paths.cache=<folder>."
-        )
+    def _lock_of(self, name: str) -> Path:
+        return self.root / f"{name}.lock"
 
     def _entry(self, name: str) -> Path:
         return self.root / f"{name}.npy"
+
+
+def _leave(lock: FileLock, leave: Callable[[], None]) -> None:
+    leave()
+    lock.release()
 
 
 def _gb(size: int) -> str:

@@ -5,6 +5,10 @@ from pathlib import Path
 import numpy as np
 
 from xp.errors import UserError
+from xp.foreign.paths import MissingError, opened, regular_file
+
+_MOST_BOXES = 1 << 20
+_FIRST_BOXES = (b"ftyp", b"styp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
 
 
 def check_finite(
@@ -67,20 +71,23 @@ def _some(numbers: np.ndarray, most: int = 8) -> str:
 def check_mp4(path: Path) -> None:
     """Refuse an mp4 file that is missing, empty or cut off, from its box sizes alone (ISO/IEC 14496-12, 4.2).
 
-    Costs a few reads of 16 bytes; damage inside the boxes shows only when the frames are decoded.
+    Costs a few reads of 16 bytes; damage inside the boxes shows only when the frames are decoded. What begins as
+    another kind of file (a playlist that names others) is refused too.
     """
-    if not path.is_file():
+    try:
+        regular_file(path, "a video of the dataset")
+    except MissingError as error:
         raise UserError(
             f"The video file {path} is missing. The copy is incomplete: copy the dataset's videos/ folder again, or "
             "give another dataset with data.root=<folder>."
-        )
-    size, at, kinds = path.stat().st_size, 0, set()
-    with path.open("rb") as file:
-        while at < size:
+        ) from error
+    size, at, kinds = path.stat().st_size, 0, list[bytes]()
+    with opened(path, "a video of the dataset") as file:
+        while at < size and len(kinds) < _MOST_BOXES:
             file.seek(at)
             head = file.read(16)
             length = int.from_bytes(head[:4], "big")
-            kinds.add(head[4:8])
+            kinds.append(head[4:8])
             if length == 1:
                 length = int.from_bytes(head[8:16], "big")
             elif length == 0:
@@ -88,12 +95,17 @@ def check_mp4(path: Path) -> None:
             if length < 8 or at + length > size:
                 raise damaged_video(path, f"a part of {length} bytes starts at byte {at} of {size}")
             at += length
-    if not {b"moov", b"mdat"} <= kinds:
+    if not {b"moov", b"mdat"} <= set(kinds) or kinds[0] not in _FIRST_BOXES:
         raise damaged_video(path, "it has no moov and mdat parts")
 
 
-def damaged_video(path: Path, why: str) -> UserError:
-    """The error for a video file that cannot be decoded completely."""
+def damaged_video(path: Path, why: str, *, rates: bool = False) -> UserError:
+    """The error for a video file that cannot be decoded completely, or (`rates`) has another rate than its rows."""
+    if rates:
+        return UserError(
+            f"The video file {path} does not fit its rows ({why}). Mend `fps` in meta/info.json or the column "
+            "'timestamp' of the data files, whichever is wrong; or encode the video again at the rate of the rows."
+        )
     return UserError(
         f"The video file {path} is truncated or damaged ({why}). Copy it again from where the dataset came from; if "
         "the recording itself was cut off, record those episodes again or remove them with `lerobot-edit-dataset`."

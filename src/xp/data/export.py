@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 from xp.data.episode_stats import describe, pooled, shifted
 from xp.data.remux import cut, link
 from xp.data.stored import V3_DATA, V3_VIDEO, Clip, Stored, StoredEpisode
-from xp.data.tables import open_parquet
 from xp.errors import UserError
+from xp.foreign.parquet import read_table
 from xp.runs import atomic
 
 _MEGABYTE = 1 << 20
@@ -124,7 +124,7 @@ def _tables(chosen: Sequence[StoredEpisode]) -> Iterator[tuple[StoredEpisode, pa
     path, table = None, None
     for episode in chosen:
         if episode.data != path:
-            path, table = episode.data, open_parquet(episode.data).read()
+            path, table = episode.data, read_table(episode.data, "rows of the dataset")
         assert table is not None
         numbers = table.column("episode_index").to_numpy()
         mine = np.flatnonzero(numbers == episode.number)

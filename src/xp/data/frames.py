@@ -1,23 +1,18 @@
 """All frames of a camera in row order, streamed from PNGs in parquet or from concatenated mp4 files."""
 
-import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 from PIL import Image
 
-from xp.data.checks import damaged_video
-from xp.data.reader import Dataset, VideoPart
-from xp.data.tables import iter_bytes
-from xp.data.video import decode
-from xp.errors import UserError
+from xp.data.matching import Pieces, match_frames
+from xp.data.pictures import check_size, picture_reader
+from xp.data.reader import Dataset
+from xp.data.video import decode, piece_length
+from xp.foreign.parquet import iter_batches
 
-Pieces = Iterator[tuple[np.ndarray, np.ndarray]]
-"""Row numbers [n] int64 and their frames [n, h, w, 3] uint8."""
-
-_PIECE = 32
 _THREADS = 2
 
 
@@ -33,14 +28,21 @@ def resize(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(Image.fromarray(frame).resize((size[1], size[0]), Image.Resampling.LANCZOS))
 
 
-def iter_frames(dataset: Dataset, camera: str, size: tuple[int, int], decoder: str) -> Pieces:
-    """Yield every frame of `camera` once, resized to `size` (height, width), in pieces of at most 32 frames.
+def iter_frames(
+    dataset: Dataset,
+    camera: str,
+    size: tuple[int, int],
+    decoder: str,
+    log: Callable[[str], None] | None = None,
+) -> Pieces:
+    """Yield the frame of every row once, resized to `size` (height, width), in pieces of at most 33 frames and 64 MB.
 
     Args:
         dataset: The dataset.
         camera: One of its cameras.
         size: Height and width in pixels.
         decoder: `torchcodec` or `pyav`; ignored in image mode.
+        log: is told once of each video that comes at another rate than the rows.
 
     Raises:
         UserError: a file is damaged, a frame is missing or has another size than meta/info.json says.
@@ -51,8 +53,8 @@ def iter_frames(dataset: Dataset, camera: str, size: tuple[int, int], decoder: s
             yield from _image_pieces(dataset, camera, stored, size, pool)
             return
         for part in dataset.videos[camera]:
-            for rows, frames in match_frames(part, dataset, decode(part.path, decoder)):
-                _check_size(part.path, camera, frames.shape[1:3], stored)
+            for rows, frames in match_frames(part, dataset, decode(part.path, decoder, stored), log):
+                check_size(part.path, camera, frames.shape[1:3], stored)
                 if stored != size:
                     frames = np.stack(list(pool.map(lambda frame: resize(frame, size), frames)))
                 yield rows, frames
@@ -64,76 +66,10 @@ def _image_pieces(
     row = 0
     key = dataset.info.streams[camera].key
     for path in dataset.data_files:
-        for cells in iter_bytes(path, key, _PIECE):
-            read = _image_reader(dataset.root, path, camera, stored, size)
-            frames = np.stack(list(pool.map(read, cells)))
+        read = picture_reader(dataset.root, path, camera, stored, partial(resize, size=size))
+        first = row
+        for batch in iter_batches(path, "pictures of the dataset", [key], piece_length(stored)):
+            cells = batch.column(0).to_pylist()
+            frames = np.stack(list(pool.map(read, enumerate(cells, start=row - first))))
             yield np.arange(row, row + len(frames)), frames
             row += len(frames)
-
-
-def _image_reader(
-    root: Path, path: Path, camera: str, stored: tuple[int, int], size: tuple[int, int]
-) -> Callable[[dict], np.ndarray]:
-    """A function from one parquet cell (`bytes`, or `path` of a file beside the data) to a frame."""
-
-    def read(cell: dict) -> np.ndarray:
-        try:
-            source = io.BytesIO(cell["bytes"]) if cell["bytes"] else root / cell["path"]
-            with Image.open(source) as image:
-                frame = np.asarray(image.convert("RGB"))
-        except (OSError, TypeError, SyntaxError, ValueError) as error:
-            raise UserError(
-                f"An image of camera '{camera}' in {path} cannot be decoded ({error}). Copy the file again from where "
-                "the dataset came from, or record the dataset again."
-            ) from error
-        _check_size(path, camera, frame.shape[:2], stored)
-        return resize(frame, size)
-
-    return read
-
-
-def match_frames(part: VideoPart, dataset: Dataset, decoded: Pieces) -> Pieces:
-    """Give decoded frames, which carry times, their row numbers in the dataset.
-
-    Frame i of an episode is due `from_timestamp + i / fps`; the frame within half a frame's time of that is taken.
-    (LeRobot's concatenation lets `from_timestamp` drift by fractions of a millisecond.) Frames due to nobody, such
-    as those of deleted episodes, are skipped.
-
-    Raises:
-        UserError: a frame that is due is not there; the message names episode and frame.
-    """
-    lengths = dataset.episodes.lengths[part.episodes]
-    rows = dataset.rows(part.episodes)
-    due = np.repeat(part.from_timestamps, lengths) + dataset.frame_index[rows] / dataset.fps
-    tolerance = 0.5 / dataset.fps
-    done = 0
-    for times, frames in decoded:
-        nearest = np.searchsorted(due, times - tolerance, side="right")
-        near = np.abs(due[np.minimum(nearest, len(due) - 1)] - times) < tolerance
-        close = np.flatnonzero(near & (nearest < len(due)))
-        taken = nearest[close]
-        if len(taken):
-            _check_sequence(part, dataset, rows, done, taken)
-            yield rows[taken], frames[close]
-            done = int(taken[-1]) + 1
-    _check_sequence(part, dataset, rows, done, np.asarray([len(due)]))
-
-
-def _check_sequence(part: VideoPart, dataset: Dataset, rows: np.ndarray, done: int, taken: np.ndarray) -> None:
-    """Frames must be taken one after another, none left out and none twice."""
-    wrong = np.flatnonzero(taken != done + np.arange(len(taken)))
-    if len(wrong):
-        row = rows[min(done + int(wrong[0]), len(rows) - 1)]
-        raise damaged_video(
-            part.path,
-            f"frame {dataset.frame_index[row]} of episode {dataset.episode_index[row]} is missing or out of order; "
-            f"{len(rows)} frames at {dataset.fps:g} fps were announced",
-        )
-
-
-def _check_size(path: Path, camera: str, found: tuple[int, ...], announced: tuple[int, int]) -> None:
-    if tuple(found) != tuple(announced):
-        raise UserError(
-            f"Camera '{camera}' has frames of {found[0]}x{found[1]} in {path}, but meta/info.json says "
-            f"{announced[0]}x{announced[1]} (height x width). Correct `shape` in meta/info.json, or record again."
-        )

@@ -3,28 +3,22 @@
 Cheap enough for configuration checks: no pyarrow, no numpy. The layout is LeRobot's (datasets v3.0).
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
+from xp.config.dataset_facts import hub_hint
+from xp.data.features import CameraInfo, camera_streams, checked_features, dimension_names
+from xp.data.places import checked_pattern
 from xp.errors import UserError
+from xp.foreign.json_file import Fields, read_fields
+from xp.foreign.paths import MissingError
+from xp.foreign.text import printable
 
-_CAMERA_PREFIX = "observation.images."
-_SINGLE_CAMERA = "observation.image"
-
-
-@dataclass(frozen=True, kw_only=True)
-class CameraInfo:
-    """One camera stream: its feature `key` in the files, its size in pixels, and whether it is stored as mp4."""
-
-    name: str
-    key: str
-    height: int
-    width: int
-    is_video: bool
+V3_DATA = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+V3_VIDEO = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
+_MOST_FPS = 100_000
 
 
 @dataclass(frozen=True)
@@ -79,9 +73,9 @@ def dataset_info(root: str | Path) -> DatasetInfo:
         UserError: the folder is missing, is no LeRobotDataset, or is of another LeRobot version.
     """
     root = Path(root).expanduser()
-    raw = _read_info(root)
-    _check_version(root, str(raw.get("codebase_version", "unknown")))
-    features = raw.get("features") or {}
+    raw = read_info(root)
+    _check_version(root, raw.text("codebase_version", "unknown", most=40))
+    features = checked_features(raw)
     if "action" not in features:
         raise UserError(
             f"The dataset {root} has no feature 'action' (it has: {', '.join(sorted(features)) or 'none'}). xp trains "
@@ -89,43 +83,52 @@ def dataset_info(root: str | Path) -> DatasetInfo:
         )
     return DatasetInfo(
         root=root,
-        fps=float(raw.get("fps") or 0),
-        streams=_streams(features),
-        action_names=_names(root, features, "action"),
-        state_names=_names(root, features, "observation.state"),
-        environment_state_names=_names(root, features, "observation.environment_state"),
-        num_episodes=int(raw.get("total_episodes", 0)),
-        num_frames=int(raw.get("total_frames", 0)),
-        robot_type=str(raw.get("robot_type") or ""),
-        codebase_version=str(raw["codebase_version"]),
-        data_path=raw.get("data_path") or "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet",
-        video_path=raw.get("video_path") or "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4",
+        fps=frame_rate(raw),
+        streams=camera_streams(features),
+        action_names=dimension_names(features, "action"),
+        state_names=dimension_names(features, "observation.state"),
+        environment_state_names=dimension_names(features, "observation.environment_state"),
+        num_episodes=raw.integer("total_episodes", 0, low=0),
+        num_frames=raw.integer("total_frames", 0, low=0),
+        robot_type=printable(raw.text("robot_type", "")),
+        codebase_version=raw.text("codebase_version"),
+        data_path=pattern_of(raw, "data_path", V3_DATA),
+        video_path=pattern_of(raw, "video_path", V3_VIDEO),
     )
 
 
-def _read_info(root: Path) -> dict[str, Any]:
+def read_info(root: Path) -> Fields:
+    """`meta/info.json`, or what is wrong with the folder.
+
+    Raises:
+        UserError: the folder is missing, holds no such file, or it is no object in JSON.
+    """
     if not root.is_dir():
-        raise UserError(
-            f"There is no dataset folder {root}. Make one with `xp task=collect data.root={root}` (expert episodes of "
-            "the embedded suite), or give a LeRobotDataset v3.0 folder recorded with LeRobot: data.root=<folder>."
-        )
+        raise UserError(_no_folder(root))
     path = root / "meta" / "info.json"
-    if not path.is_file():
+    try:
+        return read_fields(path, "the dataset's description")
+    except MissingError as error:
         inner = sorted(p.parent.parent.name for p in root.glob("*/meta/info.json"))
         hint = f" It contains datasets: try data.root={root / inner[0]}." if inner else ""
         raise UserError(
             f"The folder {root} is not a LeRobotDataset: it has no meta/info.json.{hint} Give the folder that holds "
             "meta/, data/ and videos/ as data.root=<folder>, or make one: `xp task=collect data.root=<new folder>`."
-        )
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(
-            f"{path} cannot be read as JSON ({error}). The copy is probably incomplete: copy the dataset again."
         ) from error
-    if not isinstance(raw, dict):
-        raise UserError(f"{path} holds no JSON object. The copy is probably damaged: copy the dataset again.")
-    return raw
+
+
+def frame_rate(info: Fields) -> float:
+    """Frames per second, above 0."""
+    rate = info.number("fps", low=0, high=_MOST_FPS)
+    if not rate:
+        raise info.refusal("fps", "a number of frames per second above 0")
+    return rate
+
+
+def pattern_of(info: Fields, name: str, default: str, fields: tuple[str, ...] = ("chunk_index", "file_index")) -> str:
+    """`data_path` or `video_path`, checked (see `xp.data.places`)."""
+    fields = (*fields, "video_key") if name == "video_path" else fields
+    return checked_pattern(info.text(name, default) or default, fields, info.place(name))
 
 
 def _check_version(root: Path, version: str) -> None:
@@ -145,52 +148,10 @@ def _check_version(root: Path, version: str) -> None:
     )
 
 
-def _streams(features: Mapping[str, Any]) -> dict[str, CameraInfo]:
-    """The colour cameras among the features; depth maps are left out."""
-    streams: dict[str, CameraInfo] = {}
-    for key, feature in features.items():
-        info = feature.get("info") or {}
-        is_depth = info.get("is_depth_map") or info.get("video.is_depth_map")
-        if feature.get("dtype") not in ("image", "video") or is_depth or not _is_camera(key):
-            continue
-        name = key.removeprefix(_CAMERA_PREFIX) if key.startswith(_CAMERA_PREFIX) else key.rsplit(".", 1)[-1]
-        height, width = _height_width(feature)
-        streams[name] = CameraInfo(name=name, key=key, height=height, width=width, is_video=feature["dtype"] == "video")
-    return streams
-
-
-def _is_camera(key: str) -> bool:
-    return key.startswith(_CAMERA_PREFIX) or key == _SINGLE_CAMERA
-
-
-def _height_width(feature: Mapping[str, Any]) -> tuple[int, int]:
-    """Height and width whatever the order of the shape: by its axis names, else by where the 1, 3 or 4 channels are."""
-    shape = [int(n) for n in feature["shape"]]
-    names = feature.get("names")
-    axes = [str(name).rstrip("s") for name in names] if isinstance(names, list) else []
-    if len(shape) == 2:
-        return shape[0], shape[1]
-    if {"height", "width"} <= set(axes):
-        return shape[axes.index("height")], shape[axes.index("width")]
-    channels_first = shape[0] in (1, 3, 4) and shape[2] not in (1, 3, 4)
-    return (shape[1], shape[2]) if channels_first else (shape[0], shape[1])
-
-
-def _names(root: Path, features: Mapping[str, Any], key: str) -> tuple[str, ...]:
-    """The names of the dimensions of a vector feature, made up as `action_0`... where the file has no fitting ones."""
-    if key not in features:
-        return ()
-    shape = features[key]["shape"]
-    if len(shape) != 1:
-        raise UserError(
-            f"The feature '{key}' of {root} has shape {tuple(shape)}; xp reads vectors (one axis). Flatten it with "
-            "LeRobot's dataset tools (`lerobot-edit-dataset`), or use another dataset."
-        )
-    names = features[key].get("names")
-    if isinstance(names, dict):
-        values = list(names.values())
-        names = sorted(names, key=names.__getitem__) if all(isinstance(v, int) for v in values) else sum(values, [])
-    if isinstance(names, list) and len(names) == shape[0]:
-        return tuple(str(name) for name in names)
-    short = key.rsplit(".", 1)[-1]
-    return tuple(f"{short}_{i}" for i in range(shape[0]))
+def _no_folder(root: Path) -> str:
+    """What to do where there is no folder; `lerobot/pusht` may be meant as one of the Hugging Face Hub."""
+    make = (
+        f"Make one with `xp task=collect data.root={root}` (expert episodes of the embedded suite), or give a "
+        "LeRobotDataset v3.0 folder recorded with LeRobot: data.root=<folder>."
+    )
+    return f"There is no dataset folder {root}. {hub_hint(str(root)) or make}"

@@ -12,10 +12,13 @@ import pyarrow as pa
 
 from xp.data.checks import check_episodes, check_finite, check_mp4, check_rows
 from xp.data.info import DatasetInfo, dataset_info
-from xp.data.tables import integers, read_columns, read_episode_table, vectors
+from xp.data.places import place
+from xp.data.tables import integers, read_episode_table, seconds, vectors
 from xp.errors import UserError
+from xp.foreign.parquet import open_parquet, read_table
 
 DECODERS = ("auto", "torchcodec", "pyav")
+_ROWS = "rows of the dataset"
 _BLOCK = 1 << 16
 _BLOCKS = 16
 
@@ -64,6 +67,8 @@ class Dataset:
     task_index: np.ndarray
     data_files: tuple[Path, ...]
     videos: dict[str, tuple[VideoPart, ...]]
+    timestamps: np.ndarray | None = None
+    """[N] seconds from the start of its episode at which each row was recorded; None for frame_index / fps."""
 
     @property
     def root(self) -> Path:
@@ -109,6 +114,11 @@ class Dataset:
     def state_names(self) -> tuple[str, ...]:
         """Names of the S state dimensions."""
         return self.info.state_names
+
+    @property
+    def times(self) -> np.ndarray:
+        """[N] float64: seconds of each row since its episode began."""
+        return self.frame_index / self.fps if self.timestamps is None else self.timestamps
 
     @property
     def num_frames(self) -> int:
@@ -190,7 +200,8 @@ def open_dataset(root: str | Path, *, decoder: str = "auto") -> Dataset:
     check_rows(info.root, columns["index"], episode, frame, info.num_frames)
     starts = np.flatnonzero(frame == 0)
     lengths = np.diff(np.append(starts, len(frame)))
-    check_episodes(info.root, lengths, integers(table, "length"), integers(table, "episode_index"))
+    meta = info.root / "meta" / "episodes"
+    check_episodes(info.root, lengths, integers(table, "length", meta), integers(table, "episode_index", meta))
     check_finite(info.root, "action", columns["action"], info.action_names, episode, frame)
     check_finite(info.root, "observation.state", columns["state"], info.state_names, episode, frame)
     around, names = columns["environment_state"], info.environment_state_names
@@ -209,6 +220,7 @@ def open_dataset(root: str | Path, *, decoder: str = "auto") -> Dataset:
         task_index=columns["task_index"],
         data_files=tuple(paths),
         videos={name: _video_parts(info, table, name) for name, s in info.streams.items() if s.is_video},
+        timestamps=columns.get("timestamp"),
     )
 
 
@@ -218,8 +230,12 @@ def _data_files(info: DatasetInfo, table: pa.Table) -> list[Path]:
         raise UserError(
             f"The dataset {info.root} has no episodes. Record some, or `xp task=collect` into a new folder."
         )
-    pairs = sorted(set(zip(integers(table, "data/chunk_index"), integers(table, "data/file_index"), strict=True)))
-    return [info.root / info.data_path.format(chunk_index=int(c), file_index=int(f)) for c, f in pairs]
+    meta = info.root / "meta" / "episodes"
+    chunk, file = integers(table, "data/chunk_index", meta), integers(table, "data/file_index", meta)
+    pairs = sorted(set(zip(chunk.tolist(), file.tolist(), strict=True)))
+    return [
+        place(info.root, info.data_path, "meta/info.json's data_path", chunk_index=c, file_index=f) for c, f in pairs
+    ]
 
 
 def _read_frames(info: DatasetInfo, paths: list[Path]) -> dict[str, np.ndarray]:
@@ -230,22 +246,32 @@ def _read_frames(info: DatasetInfo, paths: list[Path]) -> dict[str, np.ndarray]:
         "observation.environment_state": info.environment_dim,
     }
     numbers = ["episode_index", "frame_index", "index", "task_index"]
+    videos = any(stream.is_video for stream in info.streams.values())
     parts: dict[str, list[np.ndarray]] = {}
     for path in paths:
-        table = read_columns(path, [*numbers, *(name for name, dim in vector_dims.items() if dim)])
+        timed = videos and "timestamp" in open_parquet(path, _ROWS).schema_arrow.names
+        wanted = [*numbers, *(["timestamp"] * timed), *(name for name, dim in vector_dims.items() if dim)]
+        table = read_table(path, _ROWS, wanted, most_rows=info.num_frames)
         for name, dim in vector_dims.items():
             values = vectors(table, name, dim, path) if dim else np.zeros((len(table), 0), np.float32)
             parts.setdefault(name.removeprefix("observation."), []).append(values)
         for name in numbers:
-            parts.setdefault(name, []).append(integers(table, name))
+            parts.setdefault(name, []).append(integers(table, name, path))
+        if timed:
+            parts.setdefault("timestamp", []).append(seconds(table, "timestamp", path))
+    if len(parts.get("timestamp", ())) not in (0, len(paths)):
+        raise UserError(
+            f"Some data files of {info.root} have a column 'timestamp' and some have none. Copy the dataset again."
+        )
     return {name: np.concatenate(arrays) for name, arrays in parts.items()}
 
 
 def _check_tasks(info: DatasetInfo, task_index: np.ndarray) -> None:
-    if task_index.min() < 0 or task_index.max() >= len(info.tasks):
+    wrong = np.flatnonzero((task_index < 0) | (task_index >= len(info.tasks)))
+    if len(wrong):
         raise UserError(
-            f"The data files of {info.root} use task {task_index.max()}, but meta/tasks.parquet lists "
-            f"{len(info.tasks)} tasks. Copy the dataset's meta/ folder again."
+            f"The data files of {info.root} use task {task_index[wrong[0]]} in row {wrong[0]}, but meta/tasks.parquet "
+            f"lists {len(info.tasks)} tasks, numbered from 0. Copy the dataset's meta/ folder again."
         )
 
 
@@ -260,15 +286,16 @@ def _video_parts(info: DatasetInfo, table: pa.Table, camera: str) -> tuple[Video
             f"meta/episodes of {info.root} has no column 'videos/{key}/{missing[0]}', so the frames of camera "
             f"'{camera}' cannot be found. Copy the dataset's meta/ folder again."
         )
-    chunk, file = integers(table, f"videos/{key}/chunk_index"), integers(table, f"videos/{key}/file_index")
-    times = np.asarray(table.column(f"videos/{key}/from_timestamp").to_numpy(), np.float64)
+    meta = info.root / "meta" / "episodes"
+    chunk = integers(table, f"videos/{key}/chunk_index", meta)
+    file = integers(table, f"videos/{key}/file_index", meta)
+    times = seconds(table, f"videos/{key}/from_timestamp", meta)
     order = np.lexsort((times, file, chunk))
     new_file = np.flatnonzero(np.diff(chunk[order]) | np.diff(file[order])) + 1
     parts = []
     for inside in np.split(order, new_file):
-        path = info.root / info.video_path.format(
-            video_key=key, chunk_index=int(chunk[inside[0]]), file_index=int(file[inside[0]])
-        )
+        numbers = {"chunk_index": int(chunk[inside[0]]), "file_index": int(file[inside[0]])}
+        path = place(info.root, info.video_path, "meta/info.json's video_path", video_key=key, **numbers)
         check_mp4(path)
         parts.append(VideoPart(path, inside, times[inside]))
     return tuple(parts)

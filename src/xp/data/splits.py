@@ -1,6 +1,5 @@
 """Which episodes train and which are held out: seeded, per task, nothing dropped, written down as a manifest."""
 
-import fnmatch
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -10,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from xp.config.dataset_facts import choose_tasks
 from xp.data.reader import Dataset
-from xp.errors import UserError, closest, listing
+from xp.errors import UserError, listing
 from xp.runs import atomic
 
 
@@ -132,8 +132,8 @@ def _choose(
     dataset: Dataset, tasks: Sequence[str | int] | None, exclude_tasks: Sequence[str | int] | None
 ) -> dict[str, list[int]]:
     """Task text to its episode numbers, for the chosen tasks that have any."""
-    wanted = list(dataset.tasks) if tasks is None else _matching(dataset, "data.tasks", tasks)
-    unwanted = _matching(dataset, "data.exclude_tasks", exclude_tasks or ())
+    wanted = list(dataset.tasks) if tasks is None else choose_tasks("data.tasks", tasks, dataset.tasks, dataset.root)
+    unwanted = choose_tasks("data.exclude_tasks", exclude_tasks or (), dataset.tasks, dataset.root)
     chosen: dict[str, list[int]] = {task: [] for task in dataset.tasks if task in wanted and task not in unwanted}
     for episode, task in enumerate(dataset.episodes.tasks):
         if task in chosen:
@@ -145,25 +145,6 @@ def _choose(
             f"Its tasks are: {listing(repr(task) for task in dataset.tasks)}."
         )
     return chosen
-
-
-def _matching(dataset: Dataset, option: str, patterns: Sequence[str | int]) -> list[str]:
-    patterns = [patterns] if isinstance(patterns, str | int) else list(patterns)
-    found: list[str] = []
-    for pattern in patterns:
-        if isinstance(pattern, int):
-            hits = dataset.tasks[pattern : pattern + 1] if pattern >= 0 else []
-        else:
-            hits = [task for task in dataset.tasks if task == pattern or fnmatch.fnmatchcase(task, pattern)]
-        if not hits:
-            hint = closest(str(pattern), dataset.tasks)
-            raise UserError(
-                f"{option} names {pattern!r}, which is no task of {dataset.root}{hint}. "
-                f"Its tasks are: {listing(repr(task) for task in dataset.tasks)}; their numbers, and patterns with * "
-                "and ?, may be used too."
-            )
-        found += hits
-    return found
 
 
 def _held_out(count: int, fraction: float) -> int:

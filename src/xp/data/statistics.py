@@ -4,7 +4,6 @@ Rules of Octo's `normalize_action_and_proprio` (NORMAL): normalised = (x - mean)
 where `mask` is True; other dimensions pass through unchanged.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,18 @@ from typing import Any
 import numpy as np
 
 from xp.data.reader import Dataset
-from xp.errors import UserError
+from xp.errors import UserError, listing
+from xp.foreign.json_file import Fields, read_object
+from xp.foreign.statistics import checked_statistics
+from xp.foreign.text import printable
 from xp.runs import atomic
 
-STD_FLOOR = 1e-6
-"""A dimension that varies less is constant: dividing by it would only blow up rounding noise, so it passes through."""
+ROUNDING = 4 * 2.0**-23
+"""A dimension whose std is at most this part of its largest value is constant: it varies by a few units of the last
+place of float32, and dividing by that would only blow up rounding noise. So it passes through. What counts is the size
+of the values: a joint parked at 1000 jitters by 6e-5, and a signal of size 3e-7 about 0 is a signal."""
 _EPSILON = 1e-8
+_SMALL_STD = 1e-6
 _GROUPS = ("action", "proprio", "environment_state")
 
 
@@ -26,7 +31,7 @@ def compute_statistics(dataset: Dataset, episodes: Sequence[int]) -> dict[str, A
 
     Returns:
         `action` and `proprio` (the state), each with float32 arrays `mean`, `std` (population), `min`, `max`, `p01`,
-        `p99` (linear interpolation) of shape [A] or [S] and a bool `mask` (False where std < 1e-6);
+        `p99` (linear interpolation) of shape [A] or [S] and a bool `mask` (False where nothing varies, see `varies`);
         `num_transitions` and `num_trajectories`. With S = 0 the arrays of `proprio` are empty. A dataset with an
         environment state also has `environment_state`, of shape [E].
 
@@ -62,7 +67,20 @@ def describe(values: np.ndarray) -> dict[str, np.ndarray]:
         "p01": low,
         "p99": high,
     }
-    return {**{name: np.asarray(v, np.float32) for name, v in found.items()}, "mask": std >= STD_FLOOR}
+    return {
+        **{name: np.asarray(v, np.float32) for name, v in found.items()},
+        "mask": varies(std, np.abs(wide).max(axis=0)),
+    }
+
+
+def varies(std: np.ndarray, largest: np.ndarray) -> np.ndarray:
+    """Which dimensions vary by more than rounding, and by enough to be a normal number in float32.
+
+    Args:
+        std: [D], of values that were float32.
+        largest: [D], the largest magnitude of those values.
+    """
+    return (std > ROUNDING * largest) & (std >= np.finfo(np.float32).tiny)
 
 
 def delta_statistics(
@@ -81,7 +99,8 @@ def delta_statistics(
         exclude: dimensions that stay absolute (nothing is subtracted).
 
     Returns:
-        mean, std (population), min, max, q01, q99 [A] float64, and count [1].
+        mean, std (population; 1 where the differences are rounding alone, which must not be blown up), min, max, q01,
+        q99 [A] float64, and count [1].
 
     Raises:
         UserError: not one pair lies inside an episode.
@@ -103,7 +122,8 @@ def delta_statistics(
             "actions of a window. Type a smaller horizon.train."
         )
     low, high = np.quantile(deltas, [0.01, 0.99], axis=0)
-    found = {"mean": deltas.mean(axis=0), "std": deltas.std(axis=0), "min": deltas.min(axis=0)}
+    std, largest = deltas.std(axis=0), np.maximum(np.abs(actions[rows]), np.abs(anchors[rows])).max(axis=0)
+    found = {"mean": deltas.mean(axis=0), "std": np.where(varies(std, largest), std, 1.0), "min": deltas.min(axis=0)}
     return {**found, "max": deltas.max(axis=0), "q01": low, "q99": high, "count": np.array([len(deltas)])}
 
 
@@ -121,9 +141,14 @@ def normalise(values: np.ndarray, statistics: Mapping[str, Any]) -> np.ndarray:
 
 
 def unnormalise(values: np.ndarray, statistics: Mapping[str, Any]) -> np.ndarray:
-    """Normalised units to dataset units: [..., D] float32."""
+    """Normalised units to dataset units: [..., D] float32.
+
+    Octo's inverse has no epsilon, which makes no difference above a std of 1e-6; below, it is added here, as otherwise
+    this would not be the inverse.
+    """
     mean, std, mask = _arrays(statistics)
-    return np.where(mask, values * std + mean, values).astype(np.float32)
+    scale = np.where(std < _SMALL_STD, std + np.float32(_EPSILON), std)
+    return np.where(mask, values * scale + mean, values).astype(np.float32)
 
 
 def _arrays(statistics: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -146,18 +171,21 @@ def load_statistics(path: str | Path) -> dict[str, Any]:
     """Read what `save_statistics` wrote: the same arrays, bit for bit.
 
     Raises:
-        UserError: the file is missing or is no statistics file.
+        UserError: the file is missing, is no statistics file, or holds statistics that nothing can be normalised by.
     """
-    try:
-        raw = json.loads(Path(path).read_text(encoding="utf-8"))
-        groups = {group: _group(raw[group]) for group in _GROUPS if group in raw}
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    what = "the dataset_statistics.json that a training run and task=split write"
+    raw = read_object(path, what)
+    if "action" not in raw:
         raise UserError(
-            f"{path} cannot be read as dataset statistics ({type(error).__name__}: {error}). It is the "
-            "dataset_statistics.json that a training run writes: take it from the run's folder again."
-        ) from error
+            f"{path} has no statistics of 'action' (it has: {printable(listing(raw))}): expected {what}. Take it from "
+            "the run's folder, or leave data.statistics out."
+        )
+    groups = {
+        group: checked_statistics(raw[group], f"{printable(path)}: {group}", positive=True)
+        for group in _GROUPS
+        if group in raw
+    }
+    for name in ("num_transitions", "num_trajectories"):
+        if name in raw:
+            Fields(raw, str(path)).integer(name, low=1)
     return {**raw, **groups}
-
-
-def _group(raw: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    return {name: np.asarray(v, bool if name == "mask" else np.float32) for name, v in raw.items()}

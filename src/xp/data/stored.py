@@ -1,20 +1,21 @@
 """Where a LeRobotDataset folder keeps each episode: rows, videos, statistics; format v3.0, and v2.1 for reading."""
 
-import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from xp.data.checks import check_mp4
-from xp.data.tables import chunk_and_file, open_parquet, read_tasks
+from xp.data.features import checked_features
+from xp.data.info import V3_DATA, V3_VIDEO, dataset_info, frame_rate, pattern_of, read_info
+from xp.data.places import place
+from xp.data.tables import episode_texts, integers, read_episode_table, read_tasks, seconds
 from xp.errors import UserError
+from xp.foreign.json_file import Fields, read_lines
+from xp.foreign.paths import MissingError
 
-V3_DATA = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
-V3_VIDEO = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 _V21_DATA = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
+_MOST_LINES = 1_000_000_000
 _V21_VIDEO = "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"
 
 
@@ -76,8 +77,8 @@ class Stored:
 def format_of(root: str | Path) -> str:
     """The LeRobot format of the folder `root`, such as "v3.0"; "" where it is no dataset (opening it says why)."""
     try:
-        return str(json.loads((Path(root) / "meta" / "info.json").read_text(encoding="utf-8"))["codebase_version"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return read_info(Path(root).expanduser()).text("codebase_version", "", most=40)
+    except UserError:
         return ""
 
 
@@ -85,55 +86,62 @@ def open_stored(root: str | Path) -> Stored:
     """Read where everything lies; no frame and no row is read.
 
     Raises:
-        UserError: a missing or damaged file, or a format other than v3.0 and v2.1.
+        UserError: a missing or damaged file, one that is named outside of the folder, or a format other than v3.0 and
+            v2.1.
     """
     root = Path(root).expanduser()
-    version = format_of(root)
-    if version == "v2.1":
+    if format_of(root) == "v2.1":
         return _open_v21(root)
-    from xp.data.info import dataset_info
-
     dataset_info(root)  # refuses what is no v3.0 dataset, and says what to do
     return _open_v30(root)
 
 
 def _open_v30(root: Path) -> Stored:
-    info = json.loads((root / "meta" / "info.json").read_text(encoding="utf-8"))
-    data_path, video_path = info.get("data_path") or V3_DATA, info.get("video_path") or V3_VIDEO
-    keys = [key for key, feature in info["features"].items() if feature.get("dtype") == "video"]
+    info = read_info(root)
+    data_path, video_path = pattern_of(info, "data_path", V3_DATA), pattern_of(info, "video_path", V3_VIDEO)
+    fps = frame_rate(info)
     episodes = []
-    for row in _episode_rows(root):
-        place = {"chunk_index": row["data/chunk_index"], "file_index": row["data/file_index"]}
+    for row in _episode_rows(root, _video_keys(info)):
+        inside = {"chunk_index": row["data/chunk_index"], "file_index": row["data/file_index"]}
         episodes.append(
             StoredEpisode(
                 number=row["episode_index"],
                 start=row["dataset_from_index"],
                 length=row["length"],
-                tasks=tuple(row.get("tasks") or ()),
-                data=root / data_path.format(**place),
-                clips={key: _clip_v30(root, video_path, row, key, float(info["fps"])) for key in keys},
+                tasks=row["tasks"],
+                data=place(root, data_path, info.place("data_path"), **inside),
+                clips={key: _clip_v30(root, video_path, row, key, fps) for key in _video_keys(info)},
                 stats=_nested(row),
             )
         )
-    _refuse_gaps(root, episodes)
-    return Stored(root=root, info=info, tasks=tuple(read_tasks(root)), episodes=tuple(episodes))
+    return _checked(Stored(root=root, info=info.content, tasks=tuple(read_tasks(root)), episodes=tuple(episodes)))
 
 
-def _episode_rows(root: Path) -> list[dict[str, Any]]:
-    paths = sorted((root / "meta" / "episodes").glob("chunk-*/file-*.parquet"), key=chunk_and_file)
-    tables = [open_parquet(path).read() for path in paths]
-    if not tables:
-        raise UserError(f"{root / 'meta' / 'episodes'} holds no parquet file. Copy the dataset's meta/ folder again.")
-    table = pa.concat_tables(tables, promote_options="permissive").sort_by("episode_index")
-    return table.to_pylist()
+def _video_keys(info: Fields) -> list[str]:
+    return [key for key, feature in checked_features(info).items() if feature.text("dtype") == "video"]
+
+
+def _episode_rows(root: Path, keys: list[str]) -> Iterator[dict[str, Any]]:
+    """The rows of meta/episodes with checked places; the statistics are as they are."""
+    table, folder = read_episode_table(root, statistics=True), root / "meta" / "episodes"
+    videos = [f"videos/{key}/{name}" for key in keys for name in ("chunk_index", "file_index", "from_timestamp")]
+    missing = [name for name in ("dataset_from_index", *videos) if name not in table.column_names]
+    if missing:
+        raise UserError(f"meta/episodes of {root} has no column '{missing[0]}'. Copy the dataset's meta/ folder again.")
+    numbers = ["episode_index", "length", "dataset_from_index", "data/chunk_index", "data/file_index"]
+    columns = {name: integers(table, name, folder).tolist() for name in [*numbers, *videos] if "from_t" not in name}
+    columns |= {name: seconds(table, name, folder).tolist() for name in videos if "from_t" in name}
+    columns["tasks"] = episode_texts(table, folder)
+    stats = {name: table.column(name) for name in table.column_names if name.startswith("stats/")}
+    for row in range(len(table)):
+        own = {name: column[row].as_py() for name, column in stats.items()}
+        yield {**{name: values[row] for name, values in columns.items()}, **own}
 
 
 def _clip_v30(root: Path, pattern: str, row: Mapping[str, Any], key: str, fps: float) -> Clip:
     name = f"videos/{key}"
-    if row.get(f"{name}/from_timestamp") is None:
-        raise UserError(f"meta/episodes of {root} does not say where '{key}' is stored. Copy the meta/ folder again.")
-    place = {"chunk_index": row[f"{name}/chunk_index"], "file_index": row[f"{name}/file_index"]}
-    path = root / pattern.format(video_key=key, **place)
+    numbers = {"chunk_index": row[f"{name}/chunk_index"], "file_index": row[f"{name}/file_index"]}
+    path = place(root, pattern, "meta/info.json's video_path", video_key=key, **numbers)
     check_mp4(path)
     start = float(row[f"{name}/from_timestamp"])
     return Clip(path=path, start=start, end=start + row["length"] / fps)
@@ -150,51 +158,60 @@ def _nested(row: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _open_v21(root: Path) -> Stored:
-    info = json.loads((root / "meta" / "info.json").read_text(encoding="utf-8"))
-    size = int(info.get("chunks_size") or 1000)
-    data_path, video_path = info.get("data_path") or _V21_DATA, info.get("video_path") or _V21_VIDEO
-    keys = [key for key, feature in info["features"].items() if feature.get("dtype") == "video"]
-    stats = {line["episode_index"]: line["stats"] for line in _json_lines(root / "meta" / "episodes_stats.jsonl")}
-    tasks = {line["task_index"]: line["task"] for line in _json_lines(root / "meta" / "tasks.jsonl")}
+    info = read_info(root)
+    size = info.integer("chunks_size", 1000, low=1)
+    fields = ("episode_chunk", "episode_index")
+    data_path = pattern_of(info, "data_path", _V21_DATA, fields)
+    video_path = pattern_of(info, "video_path", _V21_VIDEO, fields)
+    keys, fps = _video_keys(info), frame_rate(info)
+    stats = {line.integer("episode_index"): line for line in _json_lines(root / "meta" / "episodes_stats.jsonl")}
+    tasks = {line.integer("task_index"): line.text("task") for line in _json_lines(root / "meta" / "tasks.jsonl")}
     episodes, start = [], 0
-    for line in sorted(_json_lines(root / "meta" / "episodes.jsonl"), key=lambda line: line["episode_index"]):
-        number, length = int(line["episode_index"]), int(line["length"])
-        place = {"episode_chunk": number // size, "episode_index": number}
+    lines = sorted(_json_lines(root / "meta" / "episodes.jsonl"), key=lambda line: line.integer("episode_index"))
+    for line in lines:
+        number, length = line.integer("episode_index", low=0), line.integer("length", low=1)
+        inside = {"episode_chunk": number // size, "episode_index": number}
         clips = {}
         for key in keys:
-            path = root / video_path.format(video_key=key, **place)
+            path = place(root, video_path, info.place("video_path"), video_key=key, **inside)
             check_mp4(path)
-            clips[key] = Clip(path=path, start=0.0, end=length / float(info["fps"]))
+            clips[key] = Clip(path=path, start=0.0, end=length / fps)
+        own = stats[number].object("stats") if number in stats else None
         episodes.append(
             StoredEpisode(
                 number=number,
                 start=start,
                 length=length,
-                tasks=tuple(line.get("tasks") or ()),
-                data=root / data_path.format(**place),
+                tasks=tuple(line.texts("tasks", [])),
+                data=place(root, data_path, info.place("data_path"), **inside),
                 clips=clips,
-                stats=stats.get(number, {}),
+                stats={} if own is None else {key: entry.content for key, entry in own.objects()},
             )
         )
         start += length
-    _refuse_gaps(root, episodes)
-    return Stored(root=root, info=info, tasks=tuple(tasks[i] for i in sorted(tasks)), episodes=tuple(episodes))
+    texts = tuple(tasks[i] for i in sorted(tasks))
+    return _checked(Stored(root=root, info=info.content, tasks=texts, episodes=tuple(episodes)))
 
 
-def _json_lines(path: Path) -> list[dict[str, Any]]:
+def _json_lines(path: Path) -> list[Fields]:
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path} cannot be read ({type(error).__name__}: {error}); a LeRobotDataset v2.1 has it. Copy the "
-            "dataset's meta/ folder again."
-        ) from error
+        return list(read_lines(path, "lines of a LeRobotDataset v2.1", most=_MOST_LINES))
+    except MissingError as error:
+        raise UserError(f"{error} A LeRobotDataset v2.1 has it: copy the dataset's meta/ folder again.") from error
 
 
-def _refuse_gaps(root: Path, episodes: list[StoredEpisode]) -> None:
-    numbers = [episode.number for episode in episodes]
+def _checked(stored: Stored) -> Stored:
+    """Refuse episodes that are not 0, 1, 2, ..., one after the other."""
+    numbers = [episode.number for episode in stored.episodes]
     if numbers != list(range(len(numbers))) or not numbers:
         raise UserError(
-            f"The episodes listed in {root / 'meta'} are not 0, 1, 2, ... ({len(numbers)} are listed). Copy the "
+            f"The episodes listed in {stored.root / 'meta'} are not 0, 1, 2, ... ({len(numbers)} are listed). Copy the "
             "dataset's meta/ folder again."
         )
+    for episode in stored.episodes:
+        if episode.length < 1 or episode.start < 0:
+            raise UserError(
+                f"meta/ of {stored.root} gives episode {episode.number} {episode.length} frames from "
+                f"{episode.start} on. Copy the dataset's meta/ folder again."
+            )
+    return stored

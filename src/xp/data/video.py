@@ -15,11 +15,13 @@ import numpy as np
 
 from xp.data.checks import damaged_video
 from xp.errors import UserError
+from xp.foreign.text import printable
 
 Frames = Iterator[tuple[np.ndarray, np.ndarray]]
 """Pieces of a video: presentation times [n] float64 in seconds, frames [n, h, w, 3] uint8."""
 
 _PIECE = 32
+_PIECE_BYTES = 64_000_000
 _THREADS = 2
 _log = logging.getLogger(__name__)
 
@@ -57,48 +59,73 @@ def torchcodec_loads() -> bool:
         return False
 
 
-def decode(path: Path, decoder: str) -> Frames:
+def piece_length(size: tuple[int, int]) -> int:
+    """How many frames of `size` (height, width) are held at a time: 32, fewer where they are large."""
+    return max(1, min(_PIECE, _PIECE_BYTES // (3 * size[0] * size[1])))
+
+
+def decode(path: Path, decoder: str, size: tuple[int, int]) -> Frames:
     """Decode a whole mp4 file in order, in pieces of bounded size.
 
+    Args:
+        path: The file.
+        decoder: `torchcodec` or `pyav`.
+        size: The announced height and width; frames of another size are refused before they are converted.
+
     Raises:
-        UserError: the file cannot be decoded to its end.
+        UserError: the file cannot be decoded to its end, or has frames of another size.
     """
-    return _decode_torchcodec(path) if decoder == "torchcodec" else _decode_pyav(path)
+    return _decode_torchcodec(path, size) if decoder == "torchcodec" else _decode_pyav(path, size)
 
 
-def _decode_pyav(path: Path) -> Frames:
+def _decode_pyav(path: Path, size: tuple[int, int]) -> Frames:
     import av
     from av.error import FFmpegError
 
     times: list[float] = []
     frames: list[np.ndarray] = []
+    piece = piece_length(size)
     try:
-        with av.open(str(path)) as container:
+        # The format is named, and no other file is followed, whatever the content says it is.
+        with av.open(str(path), format="mp4", options={"protocol_whitelist": "file"}) as container:
             stream = container.streams.video[0]
+            check_size(path, stream.codec_context.height, stream.codec_context.width, size)
             stream.thread_type = "AUTO"
             stream.codec_context.thread_count = _THREADS
             for frame in container.decode(stream):
                 if frame.pts is None or frame.time_base is None:
                     continue
+                check_size(path, frame.height, frame.width, size)
                 times.append(float(frame.pts * frame.time_base))
                 frames.append(frame.to_ndarray(format="rgb24"))
-                if len(frames) == _PIECE:
+                if len(frames) == piece:
                     yield np.asarray(times), np.stack(frames)
                     times, frames = [], []
-    except (FFmpegError, IndexError) as error:
-        raise damaged_video(path, str(error)) from error
+    except (FFmpegError, IndexError, ValueError) as error:
+        raise damaged_video(path, printable(error)) from error
     if frames:
         yield np.asarray(times), np.stack(frames)
 
 
-def _decode_torchcodec(path: Path) -> Frames:
+def _decode_torchcodec(path: Path, size: tuple[int, int]) -> Frames:
     from torchcodec.decoders import VideoDecoder
 
+    piece_size = piece_length(size)
     try:
         decoder = VideoDecoder(str(path), dimension_order="NHWC", num_ffmpeg_threads=_THREADS, seek_mode="exact")
+        check_size(path, decoder.metadata.height or size[0], decoder.metadata.width or size[1], size)
         count = decoder.metadata.num_frames or 0
-        for start in range(0, count, _PIECE):
-            piece = decoder.get_frames_in_range(start, min(start + _PIECE, count))
+        for start in range(0, count, piece_size):
+            piece = decoder.get_frames_in_range(start, min(start + piece_size, count))
             yield piece.pts_seconds.numpy(), piece.data.numpy()
     except (RuntimeError, ValueError) as error:
-        raise damaged_video(path, str(error).splitlines()[0]) from error
+        raise damaged_video(path, printable(str(error).splitlines()[0])) from error
+
+
+def check_size(path: Path, height: int, width: int, announced: tuple[int, int]) -> None:
+    """Refuse a video of another size than meta/info.json announces."""
+    if (height, width) != tuple(announced):
+        raise UserError(
+            f"The video {path} has frames of {height}x{width}, but meta/info.json says {announced[0]}x{announced[1]} "
+            "(height x width). Correct `shape` in meta/info.json, or record again."
+        )

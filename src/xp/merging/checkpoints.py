@@ -3,19 +3,20 @@
 `papers` is what stands beside the weights: configuration, statistics, processors. Pickle files are never opened.
 """
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from xp.errors import UserError, listing
+from xp.foreign.paths import RefusedError
 from xp.merging.adapters import named_base, papers_of
 from xp.merging.formats import orbax
 from xp.merging.formats.adapter import is_adapter, open_adapter
 from xp.merging.formats.base import Damaged, Leaf, Reader, Writer
 from xp.merging.formats.lora import folded_tree
 from xp.merging.formats.octo import create_octo, open_octo, orbax_metadata
-from xp.merging.formats.safetensors import INDEX, MODEL, create_safetensors, open_safetensors, shards
+from xp.merging.formats.safetensors import INDEX, MODEL, create_safetensors, open_folder, open_safetensors
+from xp.reference import Reference
 from xp.runs import atomic
 from xp.runs.kept import kept_steps, policy_places
 
@@ -58,6 +59,8 @@ def open_checkpoint(path: str | Path, *, base: str | Path | None = None, lora_sc
         raise UserError(f"There is no checkpoint {root}. Give a run's or a policy's folder: merge.checkpoints=[A,B,C]")
     try:
         return _opened(root, *_found(root, step), base=base, lora_scale=lora_scale)
+    except RefusedError as error:
+        raise UserError(f"The checkpoint {path} is damaged: {error} Nothing was written.") from error
     except Damaged as error:
         raise UserError(
             f"The checkpoint {path} is damaged: {error}. Nothing was written. Copy it again from where it came "
@@ -66,8 +69,8 @@ def open_checkpoint(path: str | Path, *, base: str | Path | None = None, lora_sc
 
 
 def _asked(path: str | Path) -> tuple[Path, int | None]:
-    named = re.fullmatch(r"(.+)@(\d+)", str(path))
-    return Path(named[1] if named else str(path)).expanduser(), int(named[2]) if named else None
+    reference = Reference.parse(path)
+    return reference.path, reference.step
 
 
 def _found(root: Path, step: int | None) -> tuple[str, Path, Path | None]:
@@ -146,7 +149,7 @@ def _opened(
     elif is_adapter(place):
         return _folded(path, place, base)
     else:
-        reader = open_safetensors((place,) if place.is_file() else shards(place))
+        reader = open_safetensors((place,)) if place.is_file() else open_folder(place)
     return Checkpoint(path, kind, place, papers, reader)
 
 

@@ -1,7 +1,6 @@
 """Model families by name, and saved policies by the shape of their folder. Light: families are imported when asked."""
 
 import importlib
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 from xp.errors import UserError, closest, listing
 from xp.models.lerobot.papers import is_lerobot, refuse_adapter
 from xp.models.policy import DataSpec, Policy, Trainable, Treatment
+from xp.reference import Reference
 from xp.runs.kept import policy_places
 
 FAMILIES = ("octo", "lerobot")
@@ -99,10 +99,8 @@ def family_of(path: str | Path) -> str:
 
 def locate(path: str | Path) -> tuple[Path, int | None]:
     """The policy folder and step that `path` means, without loading it."""
-    text = str(path)
-    named = re.fullmatch(r"(.+)@(\d+)", text)
-    folder = Path(named[1] if named else text).expanduser()
-    step = int(named[2]) if named else None
+    reference = Reference.parse(path)
+    folder, step = reference.path, reference.step
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder}. Give the folder of a saved policy or of a finished run.")
     refuse_adapter(folder)

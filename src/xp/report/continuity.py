@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from xp.metrics.intervals import crossed_interval
+from xp.reference import Reference
 from xp.report.read import Entry, Experiment, flat
 from xp.report.results import differing_keys
 
@@ -162,7 +163,7 @@ def _trained(experiment: Experiment) -> list[tuple[Entry, Entry]]:
     pairs = []
     for run in experiment.runs:
         if run.metrics.get("replay") and run.standing == "done":
-            checkpoint = PurePath(str(run.metrics.get("checkpoint", "")).split("@")[0]).name
+            checkpoint = Reference.parse(str(run.metrics.get("checkpoint", ""))).path.name
             pairs.append((by_name.get(checkpoint, run), run))
     return pairs
 

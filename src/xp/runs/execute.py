@@ -5,23 +5,22 @@ import signal
 import sys
 import traceback
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from xp.errors import UserError
-from xp.runs import late
+from xp.runs import late, threads
 from xp.runs.atomic import write_json
 from xp.runs.folder import CONFIG, LOG, PROGRESS, RECORD, as_config
 from xp.runs.frozen import Job, open_job, secrets_of
 from xp.runs.heartbeat import beating
-from xp.runs.identity import flatten
 from xp.runs.lock import locked
 from xp.runs.output import to_log
 from xp.runs.progress import last_step
 from xp.runs.record import Record, State, now, whereabouts
 from xp.runs.run import Run
-from xp.runs.secret import REDACTED, restore
+from xp.runs.secret import redacted_keys, restore, scrub
 from xp.runs.signals import RunInterrupted, Stop, listening
 
 DONE, FAILED = 0, 1
@@ -52,27 +51,23 @@ def execute(
         UserError: the folder holds no job.
     """
     folder = Path(os.path.abspath(folder))  # noqa: PTH100 - the task may change the working folder
+    known = secrets_of(folder) if secrets is None else secrets
     with locked(folder):
         record = Record(folder / RECORD)
         if record.state is State.DONE:
             return record.state
         attempts = record.get("attempts", 0)
         with to_log(folder / LOG, echo=echo), listening() as stop, beating(folder, lambda: last_step(folder)) as handle:
+            warning = threads.resume(record.get("threads")) if attempts else None
             _begin(record, attempts, handle)
             try:
+                print(*filter(None, (threads.line(), warning)), sep="\n", flush=True)
                 job = open_job(folder)
-                run = _prepare(
-                    job,
-                    record,
-                    secrets_of(folder) if secrets is None else secrets,
-                    stop,
-                    resuming=attempts > 0,
-                    echo=echo,
-                )
+                run = _prepare(job, record, known, stop, resuming=attempts > 0, echo=echo)
                 task(run)
                 end = _ended(State.DONE, DONE)
             except BaseException as error:  # noqa: BLE001 - whatever ends a run is written down
-                end = _outcome(error, stop)
+                end = _outcome(error, stop, known.values())
             record.update(**end)
     return record.state
 
@@ -94,13 +89,12 @@ def _begin(record: Record, attempts: int, handle: str | None) -> None:
         error=None,
         traceback=None,
         handle=handle,
+        threads=threads.facts(),
         **whereabouts(),
     )
 
 
-def _prepare(
-    job: Job, record: Record, secrets: Mapping[str, str] | None, stop: Stop, *, resuming: bool, echo: bool
-) -> Run:
+def _prepare(job: Job, record: Record, secrets: Mapping[str, str], stop: Stop, *, resuming: bool, echo: bool) -> Run:
     needed = defaultdict(list)
     for need in job.needs:
         needed[need.stage].append(need.folder)
@@ -108,8 +102,8 @@ def _prepare(
     if taken:
         record.update(late=taken)
         write_json(job.folder / CONFIG, config)
-    config = restore(config, secrets_of(job.folder) if secrets is None else secrets)
-    unknown = [key for key, value in flatten(config).items() if value == REDACTED]
+    config = restore(config, secrets)
+    unknown = redacted_keys(config)
     if unknown:
         raise UserError(
             f"{unknown[0]} is a secret and was left out of the run's files, so this run cannot be started from them. "
@@ -118,8 +112,9 @@ def _prepare(
     return Run(job.folder, as_config(config), record, resuming=resuming, should_stop=lambda: bool(stop), echo=echo)
 
 
-def _outcome(error: BaseException, stop: Stop) -> dict[str, Any]:
-    """Fields of the record for a run that ended by an exception."""
+def _outcome(error: BaseException, stop: Stop, secrets: Iterable[str]) -> dict[str, Any]:
+    """Fields of the record for a run that ended by an exception; no message or traceback keeps a secret."""
+    secrets = tuple(secrets)
     if isinstance(error, RunInterrupted | KeyboardInterrupt):
         asked = stop.asked or signal.SIGINT
         print(f"interrupted ({asked.name}); the same command resumes", flush=True)
@@ -127,12 +122,12 @@ def _outcome(error: BaseException, stop: Stop) -> dict[str, Any]:
     if isinstance(error, SystemExit) and error.code in (None, 0):
         return _ended(State.DONE, DONE)
     if isinstance(error, UserError):
-        print(f"xp: {error}", file=sys.stderr, flush=True)
-        brief = {"type": type(error).__name__, "message": str(error)}
-        return _ended(State.FAILED, error.exit_code, error=brief)
-    text = traceback.format_exc()
+        message = scrub(str(error), secrets)
+        print(f"xp: {message}", file=sys.stderr, flush=True)
+        return _ended(State.FAILED, error.exit_code, error={"type": type(error).__name__, "message": message})
+    text = scrub(traceback.format_exc(), secrets)
     print(text, file=sys.stderr, flush=True)
-    brief = {"type": type(error).__name__, "message": str(error)}
+    brief = {"type": type(error).__name__, "message": scrub(str(error), secrets)}
     return _ended(State.FAILED, FAILED, error=brief, traceback=text)
 
 

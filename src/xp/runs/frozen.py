@@ -84,7 +84,7 @@ def freeze(job: Job, *, executor: str = "", hydra_yaml: str | None = None, new: 
         UserError: the folder cannot be written.
     """
     config, _secrets[str(job.folder)] = redact(plain(job.config))
-    content = _content(job, config, executor)
+    content = _content(job, config, executor, redact_overrides(job.overrides, _secrets[str(job.folder)].values()))
     with writing(job.folder):
         job.folder.mkdir(parents=True, exist_ok=True)
         _write_job(job.folder / JOB, content, new)
@@ -118,7 +118,7 @@ def open_job(folder: Path) -> Job:
     return Job(folder=folder, needs=needs, overrides=tuple(content["overrides"]), **fields)
 
 
-def _content(job: Job, config: dict[str, Any], executor: str) -> dict[str, Any]:
+def _content(job: Job, config: dict[str, Any], executor: str, overrides: list[str]) -> dict[str, Any]:
     content = {
         "schema": SCHEMA,
         "name": job.name or job.folder.name,
@@ -134,7 +134,7 @@ def _content(job: Job, config: dict[str, Any], executor: str) -> dict[str, Any]:
             for need in job.needs
         ],
         "uses": dict(job.uses),
-        "overrides": redact_overrides(job.overrides),
+        "overrides": overrides,
         "config": config,
     }
     content["sha256"] = _sha256(content)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from xp.reference import Reference
 from xp.runs.folder import RECORD
 from xp.runs.reading import read_json
 
@@ -104,7 +105,7 @@ def runs_inside(science: Mapping[str, Any]) -> dict[str, str]:
     for value in _strings(list(flatten(science).values())):
         if "/" not in value or "${" in value or len(value) > 4096:
             continue
-        path = Path(_absolute(value.split("@")[0]))
+        path = Path(_absolute(str(Reference.parse(value).path)))
         for folder in (path, *path.parents[:4]):
             if (folder / RECORD).is_file():
                 known = read_json(folder / RECORD).get("identity")

@@ -1,43 +1,118 @@
-"""Secrets stay out of every file: replaced when a configuration is written, handed to the worker in memory."""
+"""Secrets stay out of every file: replaced when a configuration is written, handed to the worker in memory.
 
-from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
+What counts as a secret: text under a key whose name says so (`api_key`, `password`, `HF_TOKEN`), text that looks like
+one (a key of a known service, `user:password@` in an address, `NAME_TOKEN=...` in a command), and text that holds the
+value of an environment variable whose name says so, however it came there (an interpolation, for one).
+"""
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 REDACTED = "(redacted)"
-PATTERNS = ("*token", "*_token_*", "*api_key*", "*apikey*", "*password*", "*secret*")
-"""Key names (any case) whose text values are secrets."""
+SHORTEST = 8
+"""Characters: a shorter value of an environment variable is not looked for in other texts."""
+_WORDS = (
+    "token", "apikey", "password", "passwd", "passphrase", "pwd", "secret", "secrets", "auth", "authorization",
+    "bearer", "credential", "credentials", "pat",
+)  # fmt: skip
+_PAIRS = ("api_key", "private_key", "access_key", "secret_key", "ssh_key", "auth_key", "signing_key", "encryption_key")
+_NAME = r"[\w.-]*(?:token|api_?key|passw(?:or)?d|passphrase|secret|credentials?|private_key|access_key|authorization)"
+_FORMS = re.compile(
+    r"""
+    ://[^/\s:@]*:[^/\s@]+@                                      # an address with a password
+    | \b(?:hf_|ghp_|gho_|ghs_|github_pat_|glpat-|xox[abprs]-|sk-|r8_|nvapi-|AIza|ya29\.)[\w.-]{16,}
+    | \b(?:AKIA|ASIA)[0-9A-Z]{16}\b
+    | -----BEGIN\ [A-Z ]*PRIVATE\ KEY
+    | \b(?:bearer|basic)\s+[\w.+/=-]{16,}
+    | \beyJ[\w-]{8,}\.[\w-]{8,}\.                               # a JSON web token
+    | (?<![\w$])--?NAME[ =]['"]?[^\s'"$(]{4,}                   # an option of a command
+    | (?<![\w$-])NAME["']?\s*[=:]\s*['"]?(?!\$|\(redacted\))[^\s'"$]{4,}   # an assignment
+    """.replace("NAME", _NAME),
+    re.VERBOSE | re.IGNORECASE,
+)
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether a key or an environment variable by this name (last part of a dotted key) holds a secret."""
+    return _is_secret_name(name.rpartition(".")[2])
+
+
+@lru_cache(maxsize=4096)
+def _is_secret_name(name: str) -> bool:
+    parts = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)
+    words = [part.lower() for part in parts]
+    joined = f"_{'_'.join(words)}_"
+    return any(word in _WORDS for word in words) or any(f"_{pair}_" in joined for pair in _PAIRS)
 
 
 def is_secret(key: str, value: Any) -> bool:
-    """Whether a value under this key (last part of a dotted key) is a secret; numbers and empty values are not."""
-    name = key.rpartition(".")[2].lower()
-    return isinstance(value, str) and value not in ("", REDACTED) and any(fnmatchcase(name, each) for each in PATTERNS)
+    """Whether a value under this key is a secret; numbers, empty values and references (`${...}`) are not."""
+    if not isinstance(value, str) or value in ("", REDACTED) or re.fullmatch(r"\$\{[^}]*\}", value):
+        return False
+    return is_secret_name(key) or looks_secret(value)
+
+
+def looks_secret(text: str) -> bool:
+    """Whether a text holds a secret by its form, or the value of an environment variable that is one."""
+    return bool(_FORMS.search(text)) or any(value in text for value in environment_secrets())
+
+
+def environment_secrets() -> tuple[str, ...]:
+    """The values of this process's environment variables whose names say that they are secret; paths are not."""
+    return _environment_secrets(tuple(item for item in os.environ.items() if is_secret_name(item[0])))
+
+
+@lru_cache(maxsize=8)
+def _environment_secrets(items: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
+    return tuple(value for _, value in items if len(value) >= SHORTEST and not value.startswith(("/", "~")))
 
 
 def redact(config: Mapping[str, Any], prefix: str = "") -> tuple[dict[str, Any], dict[str, str]]:
-    """A copy of a nested configuration without its secrets, and {dotted key: secret}."""
-    clean: dict[str, Any] = {}
+    """A copy of a nested configuration without its secrets, and {dotted key: secret}; places in lists are numbers.
+
+    All text below a key that is secret by its name is (`credentials: {user: ..., key: ...}`).
+    """
     found: dict[str, str] = {}
-    for key, value in config.items():
-        path = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            clean[key], inner = redact(value, f"{path}.")
-            found |= inner
-        elif is_secret(path, value):
-            clean[key], found[path] = REDACTED, value
-        else:
-            clean[key] = value
+    clean = _redacted(config, prefix.rstrip("."), found)
     return clean, found
 
 
-def redact_overrides(overrides: Sequence[str]) -> list[str]:
-    """Command-line overrides without the secrets in them."""
+def _redacted(node: Any, path: str, found: dict[str, str], *, below: str = "") -> Any:
+    """The copy; `below` is the nearest key on the way here that is secret by its name."""
+    if isinstance(node, Mapping):
+        clean = {}
+        for key, value in node.items():
+            name = str(key) if is_secret_name(str(key)) else below
+            clean[key] = _redacted(value, f"{path}.{key}" if path else str(key), found, below=name)
+        return clean
+    if isinstance(node, list | tuple):
+        return [_redacted(value, f"{path}.{index}", found, below=below) for index, value in enumerate(node)]
+    if is_secret(below, node):
+        found[path] = node
+        return REDACTED
+    return node
+
+
+def redact_overrides(overrides: Sequence[str], secrets: Iterable[str] = ()) -> list[str]:
+    """Command-line overrides without the secrets in them; `secrets` are values known to be secret."""
+    known = [value for value in secrets if value]
     clean = []
     for override in overrides:
         key, equals, value = override.partition("=")
-        clean.append(f"{key}={REDACTED}" if equals and is_secret(key.lstrip("+~"), value) else override)
+        hidden = bool(equals) and (is_secret(key.lstrip("+~"), value) or any(each in value for each in known))
+        clean.append(f"{key}={REDACTED}" if hidden else override)
     return clean
+
+
+def scrub(text: str, secrets: Iterable[str] = ()) -> str:
+    """A text (a message, a traceback) without the given secrets and those of the environment."""
+    for value in (*secrets, *environment_secrets()):
+        if len(value) >= SHORTEST:
+            text = text.replace(value, REDACTED)
+    return text
 
 
 def restore(config: dict[str, Any], secrets: Mapping[str, str]) -> dict[str, Any]:
@@ -46,7 +121,26 @@ def restore(config: dict[str, Any], secrets: Mapping[str, str]) -> dict[str, Any
         *parents, last = path.split(".")
         node: Any = config
         for part in parents:
-            node = node.get(part, {}) if isinstance(node, dict) else {}
+            node = _child(node, part)
         if isinstance(node, dict) and last in node:
             node[last] = value
+        elif isinstance(node, list) and last.isdigit() and int(last) < len(node):
+            node[int(last)] = value
     return config
+
+
+def redacted_keys(node: Any, path: str = "") -> list[str]:
+    """The dotted keys of a configuration whose secrets were not put back."""
+    if isinstance(node, Mapping):
+        return [
+            key for name, each in node.items() for key in redacted_keys(each, f"{path}.{name}" if path else str(name))
+        ]
+    if isinstance(node, list | tuple):
+        return [key for index, each in enumerate(node) for key in redacted_keys(each, f"{path}.{index}")]
+    return [path] if node == REDACTED else []
+
+
+def _child(node: Any, part: str) -> Any:
+    if isinstance(node, dict):
+        return node.get(part, {})
+    return node[int(part)] if isinstance(node, list) and part.isdigit() and int(part) < len(node) else {}

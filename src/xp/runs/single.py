@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
 
-from xp.errors import UserError
+from xp.errors import UserError, listing
 from xp.runs import late
 from xp.runs.atomic import plain
 from xp.runs.execute import execute, exit_code
@@ -21,7 +21,7 @@ from xp.runs.lock import Busy, locked
 from xp.runs.reading import read_json
 from xp.runs.record import Record, State
 from xp.runs.run import Run
-from xp.runs.secret import redact_overrides
+from xp.runs.secret import redact, redact_overrides
 
 STOCK = "hydra"
 """The executor's name in jobs that a launcher of Hydra's own will run."""
@@ -63,7 +63,7 @@ def start_run(
         science: gives the part of a configuration that identity is about; default `xp.config.science`.
         hydra_yaml: text for `.hydra/hydra.yaml`; default: Hydra's configuration, if Hydra is at work.
     """
-    place = Path(os.path.abspath(folder))  # noqa: PTH100
+    place = _run_folder(folder)
     if _is_frozen(place, overrides):
         return place
     if generated is None:
@@ -78,6 +78,32 @@ def start_run(
     with locked(place):
         freeze(job, hydra_yaml=hydra_yaml)
     return place
+
+
+def _run_folder(folder: str | Path) -> Path:
+    """Where the run lives, after making sure that nothing else does.
+
+    Raises:
+        UserError: the path is empty, names a file, or a folder that holds something other than a run.
+    """
+    if not str(folder).strip():
+        raise UserError("hydra.run.dir is empty. Give a folder for the run: hydra.run.dir=FOLDER, or leave it out.")
+    place = Path(os.path.abspath(folder))  # noqa: PTH100
+    if place.exists() and not place.is_dir():
+        raise UserError(f"hydra.run.dir={folder}: this is a file, and a run needs a folder: hydra.run.dir=FOLDER")
+    if place.is_dir() and not ((place / JOB).exists() or (place / RECORD).exists()):
+        others = sorted(entry.name for entry in place.iterdir() if not _of_hydra(entry))
+        if others:
+            raise UserError(
+                f"hydra.run.dir={folder}: this folder holds something other than a run ({listing(others[:4])}"
+                f"{', ...' if len(others) > 4 else ''}). Give a new or an empty folder: hydra.run.dir=FOLDER"
+            )
+    return place
+
+
+def _of_hydra(entry: Path) -> bool:
+    """What Hydra and its launchers write into a job's folder before the job starts."""
+    return entry.name.startswith(".") or entry.suffix == ".log"
 
 
 def _is_frozen(folder: Path, overrides: Sequence[str]) -> bool:
@@ -204,5 +230,8 @@ def _hydra_yaml() -> str | None:
     if not HydraConfig.initialized():
         return None
     node: Any = OmegaConf.to_container(HydraConfig.instance().cfg, resolve=False)
-    node["hydra"]["overrides"]["task"] = redact_overrides(node["hydra"]["overrides"]["task"])
-    return to_yaml(plain(node))
+    clean, found = redact(plain(node))
+    overrides = clean["hydra"]["overrides"]
+    for kind in ("task", "hydra"):
+        overrides[kind] = redact_overrides(node["hydra"]["overrides"][kind], found.values())
+    return to_yaml(clean)

@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 
 from xp.data import Dataset, Split, compute_statistics, load_statistics, open_dataset, split_episodes
 from xp.errors import UserError, listing
+from xp.reference import Reference
 from xp.runs import RunFolder
 
 if TYPE_CHECKING:
@@ -210,7 +211,7 @@ def held_out(source: Source, limit: int | None) -> tuple[int, ...]:
 
 def own_folder(path: str | Path) -> Path:
     """The folder that a path given by a user names, without its `@STEP`."""
-    return Path(str(path).split("@")[0])
+    return Reference.parse(path).path
 
 
 def plain(section: Any) -> dict[str, Any]:

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 def shared_frames(run: Run, dataset: Dataset, sizes: Mapping[str, tuple[int, int]]) -> "dict[str, np.memmap]":
     """The frames of the cameras in `sizes` (height, width), decoded once for all jobs; see `xp.data.open_frames`."""
     config = run.config
+
+    def check() -> None:
+        if run.should_stop():
+            raise run.interrupted
+
     return open_frames(
         dataset,
         sizes,
@@ -27,6 +32,7 @@ def shared_frames(run: Run, dataset: Dataset, sizes: Mapping[str, tuple[int, int
         cache_gb=config.data.cache_gb,
         progress=run.progress,
         log=run.log,
+        check=check,
     )
 
 

@@ -6,18 +6,19 @@ of any size opens at once and is read in ranges like a safetensors file.
 """
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import msgpack
 import numpy as np
 
-from xp.merging.formats.base import BFLOAT16, Damaged, Leaf
+from xp.foreign.flax_msgpack import Array, scan
+from xp.merging.formats.base import BFLOAT16, SMALL_FLOATS, Damaged, Leaf
 from xp.merging.formats.flat import Extent, FlatReader, FlatWriter
 
+SMALL_TYPES = {dtype.name: dtype for dtype in SMALL_FLOATS}
 _ARRAY = 1
-_MAP_LENGTHS = {0xDE: ">H", 0xDF: ">I"}
 _EXT_LENGTHS = {0xC7: ">B", 0xC8: ">H", 0xC9: ">I"}
 _BIN_LENGTHS = {0xC4: ">B", 0xC5: ">H", 0xC6: ">I"}
 _FIXED_EXT = {0xD4: 1, 0xD5: 2, 0xD6: 4, 0xD7: 8, 0xD8: 16}
@@ -27,64 +28,24 @@ def open_octo(file: Path) -> FlatReader:
     """The arrays of a msgpack tree by path, joined by '/'.
 
     Raises:
-        Damaged: the file is cut short or is no Flax tree of arrays.
+        RefusedError: the file is cut short or is no Flax tree.
+        Damaged: it holds something besides arrays, or nothing.
     """
-    size = file.stat().st_size
     extents: dict[str, Extent] = {}
-    try:
-        with file.open("rb") as handle:
-            for leaf, offset in _walk(handle, (), size):
-                extents[leaf.name] = Extent(leaf, 0, offset)
-            rest = size - handle.tell()
-    except (struct.error, KeyError, IndexError, TypeError, ValueError, RecursionError) as error:
-        raise Damaged(f"{file.name} ({size:,} bytes) is cut short or is no Flax msgpack tree of arrays") from error
-    if rest or not extents:
-        raise Damaged(f"{file.name} has {rest:,} bytes after its tree of {len(extents)} arrays")
+    waiting = [((), scan(file, "a checkpoint's weights"))]
+    while waiting:
+        path, node = waiting.pop()
+        if isinstance(node, dict):
+            waiting += [((*path, name), child) for name, child in reversed(node.items())]
+            continue
+        name = "/".join(path)
+        if not isinstance(node, Array) or not path:
+            raise Damaged(f"{file.name} holds {type(node).__name__} at {name!r}, where arrays are expected")
+        dtype = SMALL_TYPES.get(node.word) or np.dtype(node.word)
+        extents[name] = Extent(Leaf(name, node.shape, dtype), 0, node.offset)
+    if not extents:
+        raise Damaged(f"{file.name} holds no arrays")
     return FlatReader((file,), extents)
-
-
-def _walk(handle: BinaryIO, path: tuple[str, ...], size: int) -> Iterator[tuple[Leaf, int]]:
-    """Leaves below the value that starts here, with the offsets of their data."""
-    head = handle.read(1)[0]
-    if 0x80 <= head < 0x90 or head in _MAP_LENGTHS:
-        count = head & 0x0F if head < 0x90 else _number(handle, _MAP_LENGTHS[head])
-        for _ in range(count):
-            yield from _walk(handle, (*path, _key(handle)), size)
-        return
-    length = _FIXED_EXT[head] if head in _FIXED_EXT else _number(handle, _EXT_LENGTHS[head])
-    end = handle.tell() + 1 + length
-    if handle.read(1)[0] != _ARRAY or end > size:
-        raise ValueError("no array, or one that the file does not hold to its end")
-    leaf, offset = _array(handle, "/".join(path))
-    handle.seek(end)
-    yield leaf, offset
-
-
-def _array(handle: BinaryIO, name: str) -> tuple[Leaf, int]:
-    """Shape and dtype of the array payload that starts here, and where its bytes begin."""
-    start = handle.tell()
-    front = handle.read(256)
-    unpacker = msgpack.Unpacker(raw=False)
-    unpacker.feed(front)
-    if unpacker.read_array_header() != 3:
-        raise ValueError("an array is a list of shape, dtype and bytes")
-    shape, word = tuple(unpacker.unpack()), unpacker.unpack()
-    handle.seek(start + unpacker.tell())
-    length = _number(handle, _BIN_LENGTHS[handle.read(1)[0]])
-    leaf = Leaf(name, shape, BFLOAT16 if word == "bfloat16" else np.dtype(word))
-    if length != leaf.nbytes:
-        raise ValueError("the bytes do not fit the shape")
-    return leaf, handle.tell()
-
-
-def _key(handle: BinaryIO) -> str:
-    head = handle.read(1)[0]
-    length = head & 0x1F if 0xA0 <= head < 0xC0 else _number(handle, {0xD9: ">B", 0xDA: ">H", 0xDB: ">I"}[head])
-    return handle.read(length).decode()
-
-
-def _number(handle: BinaryIO, form: str) -> int:
-    return struct.unpack(form, handle.read(struct.calcsize(form)))[0]
 
 
 def create_octo(folder: Path, leaves: Mapping[str, Leaf]) -> FlatWriter:

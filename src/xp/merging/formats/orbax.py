@@ -10,6 +10,7 @@ time), so the next merge reads any layer.
 import json
 import math
 import threading
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,11 @@ from typing import Any
 import numpy as np
 import tensorstore
 
-from xp.merging.formats.base import BFLOAT16, Damaged, Leaf
+from xp.foreign.json_file import DEEPEST, Fields, read_fields
+from xp.foreign.paths import inside, member
+from xp.foreign.text import printable
+from xp.foreign.zarr_header import ArrayHeader, check_sizes, folder_bytes, read_array_header
+from xp.merging.formats.base import BFLOAT16, SMALL_FLOATS, Damaged, Leaf
 from xp.merging.formats.chunks import ChunkStream
 
 METADATA = "_METADATA"
@@ -49,13 +54,15 @@ class OrbaxReader:
         """Open the `params` folder of a checkpoint.
 
         Raises:
-            Damaged: the metadata, an array's header or a chunk is missing or cannot be read.
+            RefusedError: the metadata or an array's header is no such thing, or announces what the folder's size cannot
+                explain; a file in the folder is a link out of it, or no file.
+            Damaged: an array's header or a chunk is missing or cannot be read.
         """
         self.files, self.ties = (folder,), {}
         self.tree = read_tree_metadata(folder)
         self._kvstore = _kvstore(folder)
         self._context = tensorstore.Context(_CONTEXT)
-        self._headers: dict[str, dict[str, Any]] = {}
+        self._headers: dict[str, ArrayHeader] = {}
         self.leaves: dict[str, Leaf] = {}
         self._streamed: dict[str, list[str]] = {}
         """{leaf name: the keys of its chunks in order}, of leaves that are decoded as a stream."""
@@ -64,32 +71,35 @@ class OrbaxReader:
         self._local = threading.local()
 
     def _read_headers(self, folder: Path) -> Any:
+        size = folder_bytes(folder, "a checkpoint")
         try:
             store = tensorstore.KvStore.open(self._kvstore, context=self._context).result()
             keys = store.list().result()
             paths = {name: self.tree.path(name) for name in self.tree.entries}
             found = {name: store.read(f"{path}/.zarray") for name, path in paths.items()}
             texts = {name: future.result().value for name, future in found.items()}
-        except (ValueError, OSError) as error:
-            raise Damaged(f"{folder.name} cannot be opened ({error})") from error
-        counts: dict[str, int] = {}
-        for key in keys:
-            array = key.decode().rpartition("/")[0]
-            counts[array] = counts.get(array, 0) + 1
-        for name, path in paths.items():
+        except (ValueError, OSError, MemoryError) as error:
+            raise Damaged(f"{folder.name} cannot be opened ({printable(error)})") from error
+        for name in paths:
             if not texts[name]:
                 raise Damaged(f"{METADATA} lists {name}, whose array is not there")
-            header = json.loads(texts[name])
-            shape, chunks = tuple(header["shape"]), header["chunks"]
-            wanted = math.prod(-(-size // chunk) for size, chunk in zip(shape, chunks))
-            if counts[path] - 1 < wanted and self.tree.content.get("store_array_data_equal_to_fill_value", True):
-                raise Damaged(f"{name} has {counts[path] - 1} of {wanted} chunks")
-            self._headers[name] = header
-            self.leaves[name] = Leaf(name, shape, _dtype(header["dtype"]))
-            if counts[path] - 1 == wanted and _is_streamed(header):
-                rest = header.get("dimension_separator", ".") + "0"
-                self._streamed[name] = [f"{path}/{i}{rest * (len(shape) - 1)}" for i in range(wanted)]
+            self._headers[name] = read_array_header(texts[name], f"{folder.name}: the header of {printable(name)}")
+        check_sizes(self._headers, folder, size)
+        counts = Counter(key.decode("utf-8", "replace").rpartition("/")[0] for key in keys)
+        for name, path in paths.items():
+            self._place(name, path, counts[path] - 1)
         return store
+
+    def _place(self, name: str, path: str, chunks: int) -> None:
+        """Note the leaf whose array has `chunks` chunks, and whether it is decoded as a stream."""
+        header = self._headers[name]
+        wanted = header.chunk_count
+        if chunks < wanted and self.tree.content.get("store_array_data_equal_to_fill_value", True):
+            raise Damaged(f"{name} has {chunks} of {wanted} chunks")
+        self.leaves[name] = Leaf(name, header.shape, _dtype(header.word))
+        if chunks == wanted and _is_streamed(header):
+            rest = header.content.get("dimension_separator", ".") + "0"
+            self._streamed[name] = [f"{path}/{i}{rest * (len(header.shape) - 1)}" for i in range(wanted)]
 
     def in_order(self, name: str) -> bool:
         """See `Reader.in_order`."""
@@ -99,8 +109,8 @@ class OrbaxReader:
         """Elements of the leading rows that one chunk holds; all of them where chunks cut other axes too."""
         if name in self._streamed:
             return 1
-        shape, chunks = self.leaves[name].shape, self._headers[name]["chunks"]
-        if not shape or list(chunks[1:]) != list(shape[1:]):
+        shape, chunks = self.leaves[name].shape, self._headers[name].chunks
+        if not shape or chunks[1:] != shape[1:]:
             return max(self.leaves[name].size, 1)
         return min(chunks[0], shape[0]) * math.prod(shape[1:])
 
@@ -132,7 +142,7 @@ class OrbaxReader:
         stream, local["last"] = streams.pop(leaf.name, None), None
         try:
             if stream is None or stream.at > start * size:
-                chunk = math.prod(self._headers[leaf.name]["chunks"]) * size
+                chunk = math.prod(self._headers[leaf.name].chunks) * size
                 stream = ChunkStream(self._store, self._streamed[leaf.name], chunk)
             stream.skip(start * size - stream.at)
             if len(local.get("buffer", ())) < (stop - start) * size:
@@ -150,17 +160,16 @@ class OrbaxReader:
         return f"{self._kvstore.get('path', '')}{self.tree.path(name)}/"
 
 
-def _is_streamed(header: Mapping[str, Any]) -> bool:
+def _is_streamed(header: ArrayHeader) -> bool:
     """Whether an array's values lie in their own order in zstd chunks of whole rows."""
-    shape, chunks = header["shape"], header["chunks"]
+    content = header.content
     return (
-        bool(shape)
-        and math.prod(shape) > 0
-        and (header["compressor"] or {}).get("id") == "zstd"
-        and not header["filters"]
-        and header["order"] == "C"
-        and list(chunks[1:]) == list(shape[1:])
-        and not header["dtype"].startswith(">")
+        bool(header.shape)
+        and math.prod(header.shape) > 0
+        and (content.get("compressor") or {}).get("id") == "zstd"
+        and content["order"] == "C"
+        and header.chunks[1:] == header.shape[1:]
+        and not header.word.startswith(">")
     )
 
 
@@ -168,22 +177,37 @@ def read_tree_metadata(folder: Path) -> Tree:
     """Leaf names and entries of `_METADATA`.
 
     Raises:
-        Damaged: missing, not JSON, another zarr version, or no leaves.
+        RefusedError: missing, not JSON, an entry without keys, or keys that would lie outside the folder.
+        Damaged: another zarr version, or no leaves.
     """
-    try:
-        content = json.loads((folder / METADATA).read_text(encoding="utf-8"))
-        listed = content["tree_metadata"]
-        keys = {key: [str(part["key"]) for part in entry["key_metadata"]] for key, entry in listed.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Damaged(f"{METADATA} cannot be read ({type(error).__name__}: {error})") from error
-    if content.get("use_zarr3"):
+    content = read_fields(member(folder, METADATA, "an Orbax checkpoint's index"), "an Orbax checkpoint's index")
+    listed = content.object("tree_metadata")
+    keys = {key: _keys(entry) for key, entry in listed.objects()}
+    if content.flag("use_zarr3", False):
         raise Damaged("it is stored as zarr 3; openpi and xp write zarr 2 (Orbax's use_zarr3=False)")
     if not keys:
         raise Damaged(f"{METADATA} lists no weights")
     front = 1 if all(parts[0] == "params" and len(parts) > 1 for parts in keys.values()) else 0
     back = 1 if all(parts[-1] == "value" and len(parts) > front + 1 for parts in keys.values()) else 0
     names = {key: "/".join(parts[front : len(parts) - back]) for key, parts in keys.items()}
-    return Tree(content, {names[key]: (key, listed[key]) for key in listed})
+    tree = Tree(dict(content.content), {names[key]: (key, listed.content[key]) for key in keys})
+    if len(tree.entries) != len(keys):
+        raise Damaged(f"{METADATA} lists two arrays under one name")
+    for name in tree.entries:
+        inside(folder, tree.path(name), f"a name in {METADATA}")
+    return tree
+
+
+def _keys(entry: Fields) -> list[str]:
+    """The keys of a leaf in the tree, each a name or the number of a list's item."""
+    parts = entry.list_of_objects("key_metadata", most=DEEPEST)
+    keys = [
+        str(part.integer("key", low=0)) if isinstance(part.content.get("key"), int) else part.text("key")
+        for part in parts
+    ]
+    if not keys or not all(key and key.isprintable() for key in keys):
+        raise entry.refusal("key_metadata", "the printable names of the keys that lead to the leaf")
+    return keys
 
 
 def _kvstore(folder: Path) -> dict[str, Any]:
@@ -194,7 +218,7 @@ def _kvstore(folder: Path) -> dict[str, Any]:
 
 
 def _dtype(word: str) -> np.dtype:
-    return BFLOAT16 if word == "bfloat16" else np.dtype(word)
+    return {dtype.name: dtype for dtype in SMALL_FLOATS}.get(word) or np.dtype(word)
 
 
 def chunk_rows(leaf: Leaf) -> int:

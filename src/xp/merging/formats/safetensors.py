@@ -13,12 +13,14 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from xp.foreign.json_file import read_fields
+from xp.foreign.paths import member
+from xp.foreign.safetensors_header import Tensor, read_safetensors_header
 from xp.merging.formats.base import Damaged, Leaf
 from xp.merging.formats.flat import Extent, FlatReader, FlatWriter
 
 MODEL = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-_LONGEST_HEADER = 100_000_000
 _TYPES = {
     "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16,
     "F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2,
@@ -29,71 +31,84 @@ _DTYPES = {word: np.dtype(kind) for word, kind in _TYPES.items()}
 _WORDS = {dtype: word for word, dtype in _DTYPES.items()}
 
 
-def open_safetensors(files: tuple[Path, ...]) -> FlatReader:
+def open_safetensors(files: tuple[Path, ...], listed: Mapping[str, str] | None = None) -> FlatReader:
     """The tensors of one file or of all shards.
 
+    Args:
+        files: the files.
+        listed: {tensor: name of its file} as an index has it, where there is one.
+
     Raises:
-        Damaged: a file is cut short or is no safetensors file, or two shards hold a tensor of one name.
+        RefusedError: a file is missing, cut short or no safetensors file.
+        Damaged: two shards hold a tensor of one name, or files and index do not agree on what lies where.
     """
     extents: dict[str, Extent] = {}
     ties: dict[str, str] = {}
     for number, file in enumerate(files):
-        entries, metadata, start = read_header(file)
-        for name, entry in entries.items():
+        header = read_safetensors_header(file, "a checkpoint's weights")
+        for name, tensor in header.tensors.items():
             if name in extents:
                 raise Damaged(f"{file.name} and {files[extents[name].file].name} both hold {name}")
-            extents[name] = Extent(_leaf(file, name, entry), number, start + entry["data_offsets"][0])
-        ties |= {name: kept for name, kept in metadata.items() if kept in entries and name not in entries}
+            extents[name] = Extent(_leaf(file, name, tensor), number, tensor.offset)
+        found = header.tensors
+        ties |= {name: kept for name, kept in header.metadata.items() if kept in found and name not in found}
+    if listed is not None:
+        _check_listed(listed, {name: files[extent.file].name for name, extent in extents.items()})
     return FlatReader(files, extents, {name: kept for name, kept in ties.items() if name not in extents})
 
 
-def shards(folder: Path) -> tuple[Path, ...]:
-    """The weight files of a folder: `model.safetensors`, or what the index lists, in the index's order.
+def open_folder(folder: Path) -> FlatReader:
+    """The tensors of `model.safetensors`, or of the shards that the index lists.
 
     Raises:
-        Damaged: the index is no index, leaves the folder, or lists a file that is missing.
+        RefusedError, Damaged: as `open_safetensors`; also where the folder holds both and they are not the same.
     """
-    if not (folder / INDEX).is_file():
-        return (folder / MODEL,)
-    try:
-        names = sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Damaged(f"{INDEX} is no index of shards ({error})") from error
-    for name in names:
-        if Path(name).name != name or not (folder / name).is_file():
-            raise Damaged(f"{INDEX} lists {name}, which is not in the folder")
-    return tuple(folder / name for name in names)
+    listed = read_index(folder)
+    if listed is None:
+        return open_safetensors((member(folder, MODEL, "a checkpoint's weights"),))
+    names = sorted(set(listed.values()))
+    if (folder / MODEL).exists() and MODEL not in names:
+        raise Damaged(
+            f"it holds {MODEL} and {INDEX}, which lists other files: one of the two is left over from before. "
+            "Remove the one that does not belong there"
+        )
+    return open_safetensors(tuple(member(folder, name, f"a shard that {INDEX} lists") for name in names), listed)
 
 
-def read_header(file: Path) -> tuple[dict[str, Any], dict[str, str], int]:
-    """Entries by tensor name, the file's metadata, and where the data starts.
+def read_index(folder: Path) -> dict[str, str] | None:
+    """{tensor: name of its file} of a folder's index; None without one.
 
     Raises:
-        Damaged: the file is cut short or is no safetensors file.
+        RefusedError: it is no index, or names a file that is not directly in the folder.
     """
-    size = file.stat().st_size
-    with file.open("rb") as handle:
-        front = handle.read(8)
-        length = struct.unpack("<Q", front)[0] if len(front) == 8 else 0
-        if not 2 <= length <= min(size - 8, _LONGEST_HEADER):
-            raise Damaged(f"{file.name} ({size:,} bytes) is cut short or is no safetensors file")
-        try:
-            header = json.loads(handle.read(length))
-            metadata = header.pop("__metadata__", None) or {}
-            entries = dict(sorted(header.items(), key=lambda item: item[1]["data_offsets"]))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise Damaged(f"{file.name} has a header that cannot be read ({error})") from error
-    return entries, metadata, 8 + length
+    if not (folder / INDEX).exists():
+        return None
+    index = read_fields(member(folder, INDEX, "the index of the shards"), "the index of the shards")
+    listed = index.object("weight_map")
+    names = {name: listed.text(name, most=255) for name in listed.content}
+    for name, file in names.items():
+        if "/" in file or not file.endswith(".safetensors"):
+            raise listed.refusal(name, "the name of a safetensors file in the same folder")
+    if not names:
+        raise index.refusal("weight_map", "tensors and their files")
+    return names
 
 
-def _leaf(file: Path, name: str, entry: Mapping[str, Any]) -> Leaf:
-    if entry["dtype"] not in _DTYPES:
-        raise Damaged(f"{file.name}: {name} has the type {entry['dtype']}, which cannot be merged")
-    leaf = Leaf(name, tuple(entry["shape"]), _DTYPES[entry["dtype"]])
-    start, stop = entry["data_offsets"]
-    if stop - start != leaf.nbytes:
-        raise Damaged(f"{file.name}: {name} {leaf.shape} has {stop - start:,} bytes instead of {leaf.nbytes:,}")
-    return leaf
+def _check_listed(listed: Mapping[str, str], found: Mapping[str, str]) -> None:
+    """Refuse an index and shards that differ: every tensor lies where the index says, and no other is there."""
+    for name, file in listed.items():
+        if found.get(name) != file:
+            place = f"it is in {found[name]}" if name in found else "no shard holds it"
+            raise Damaged(f"{INDEX} says that {name} is in {file}, and {place}")
+    others = sorted(found.keys() - listed.keys())
+    if others:
+        raise Damaged(f"{found[others[0]]} holds {others[0]}, which {INDEX} does not list")
+
+
+def _leaf(file: Path, name: str, tensor: Tensor) -> Leaf:
+    if tensor.word not in _DTYPES:
+        raise Damaged(f"{file.name}: {name} has the type {tensor.word}, which cannot be merged")
+    return Leaf(name, tensor.shape, _DTYPES[tensor.word])
 
 
 def create_safetensors(

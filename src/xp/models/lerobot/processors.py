@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from xp.errors import UserError
+from xp.foreign.statistics import checked_statistics
 from xp.models.lerobot.inputs import ACTION, ENVIRONMENT, STATE
 from xp.models.lerobot.papers import POSTPROCESSOR, PREPROCESSOR, Papers
 from xp.models.policy import Treatment
@@ -142,7 +143,8 @@ def saved_processors(config: Any, folder: Path) -> Any:
     """(preprocessor, postprocessor) as saved in a `pretrained_model` folder.
 
     Raises:
-        UserError: the folder has none (it is older than LeRobot 0.4), so how to normalise is unknown.
+        UserError: the folder has none (it is older than LeRobot 0.4), so how to normalise is unknown; or its statistics
+            cannot be right.
     """
     from lerobot.policies.factory import make_pre_post_processors
 
@@ -153,11 +155,24 @@ def saved_processors(config: Any, folder: Path) -> Any:
                 "written by LeRobot before 0.4: convert it with `python -m "
                 f"lerobot.processor.migrate_policy_normalization --pretrained-path={folder}`."
             )
-    return make_pre_post_processors(
+    processors = make_pre_post_processors(
         config,
         pretrained_path=str(folder),
         preprocessor_overrides={"device_processor": {"device": config.device}},
     )
+    _check_statistics(processors, folder)
+    return processors
+
+
+def _check_statistics(processors: Any, folder: Path) -> None:
+    """Refuse saved statistics that cannot be right, by the rule for all statistics from outside."""
+    for step in (step for processor in processors for step in processor.steps):
+        for feature, entry in (getattr(step, "stats", None) or {}).items():
+            arrays = {
+                name: np.asarray(torch.as_tensor(value).cpu()) for name, value in entry.items() if name != "count"
+            }
+            if {"mean", "std"} <= set(arrays):
+                checked_statistics(arrays, f"of '{feature}' in {folder}")
 
 
 def place(processors: tuple[Any, Any], device: str) -> None:

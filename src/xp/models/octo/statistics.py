@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from xp.errors import UserError, listing
+from xp.foreign.statistics import checked_statistics
 
 
 @dataclass(frozen=True)
@@ -23,19 +24,28 @@ class Normal:
         return np.where(self.mask, scaled, values).astype(np.float32)
 
     def unnormalize(self, values: np.ndarray) -> np.ndarray:
-        """X * std + mean (Octo's inverse has no epsilon), float32."""
-        return np.where(self.mask, values * self.std + self.mean, values).astype(np.float32)
+        """X * std + mean, float32 (Octo's inverse has no epsilon; see `scale`)."""
+        return np.where(self.mask, values * self.scale + self.mean, values).astype(np.float32)
+
+    @property
+    def scale(self) -> np.ndarray:
+        """What a normalised unit is in dataset units: the std, and below 1e-6 with the epsilon of `normalize`.
+
+        There Octo's inverse is none; the two differ by 1e-8 a normalised unit.
+        """
+        return np.where(self.std < np.float32(1e-6), self.std + np.float32(1e-8), self.std)
 
     def unnormalize_factor(self, scale_tril: np.ndarray) -> np.ndarray:
-        """Factor of the covariance in dataset units: each row times its dimension's deviation."""
-        return (np.where(self.mask, self.std, 1.0)[:, None] * scale_tril).astype(np.float32)
+        """Factor of the covariance in dataset units: each row times its dimension's scale."""
+        return (np.where(self.mask, self.scale, 1.0)[:, None] * scale_tril).astype(np.float32)
 
 
 def normal_of(statistics: Mapping[str, Any], key: str) -> Normal:
     """The normaliser of `action` or `proprio` from statistics in the form of dataset_statistics.json.
 
     Raises:
-        UserError: the key, its mean or its std is missing, or their lengths differ.
+        UserError: the key, its mean or its std is missing, their lengths differ, or a number in them cannot be right
+            (see `xp.foreign.statistics`).
     """
     entry = statistics.get(key)
     if not isinstance(entry, Mapping) or "mean" not in entry or "std" not in entry:
@@ -50,6 +60,7 @@ def normal_of(statistics: Mapping[str, Any], key: str) -> Normal:
             f"The dataset statistics of '{key}' disagree with themselves: mean {mean.shape}, std {std.shape}, mask "
             f"{mask.shape}. Each must have one number a dimension; recompute them from the dataset."
         )
+    checked_statistics(entry, f"of '{key}'")
     return Normal(mean, std, mask)
 
 

@@ -1,0 +1,78 @@
+"""Where a dotted key leaves a configuration, and what stands there."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from xp.errors import closest, listing
+
+
+def unknown_key(given: str, known: Mapping[str, Any], *, override: str = "") -> str:
+    """Say where a dotted key leaves the configuration, and what stands there.
+
+    Args:
+        given: the dotted key.
+        known: the configuration it was looked up in, nested.
+        override: the override that named it, as typed; it tells a new key (`+`) from one to be changed.
+    """
+    node: Any = known
+    walked: list[str] = []
+    for part in given.split("."):
+        if not isinstance(node, Mapping) or part not in node:
+            break
+        node = node[part]
+        walked.append(part)
+    where = ".".join(walked)
+    if where == given:
+        return _there_already(given, node, override)
+    if not isinstance(node, Mapping):
+        return f"There is no key '{given}': {where} holds one value ({shown(node)}). Set it with {where}=VALUE"
+    names = [str(name) for name in node if name != "hydra"]
+    missing = given.split(".")[len(walked)]
+    there = f"Keys {'of ' + where if where else 'and groups'}: {listing(names)}"
+    return f"There is no key '{given}'. {there}{_guess(missing, given, names, known, inside=bool(where))}"
+
+
+def shown(value: Any) -> str:
+    """A value as one writes it in YAML or on the command line: null, true, text in quotes."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {shown(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(shown, value)) + "]"
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:120]}... ({len(text)} characters)"
+
+
+def _there_already(given: str, node: Any, override: str) -> str:
+    value = override.partition("=")[2]
+    if override.startswith("~"):
+        return f"{override}: {given} is {shown(node)} and stays in the configuration. Set it with {given}=VALUE"
+    if isinstance(node, Mapping) and value.startswith("{"):
+        return (
+            f"{override}: a mapping is merged into the one that stands there, and one of its keys is new. {given} has "
+            f"{listing(map(str, node))}. Change one with {given}.KEY=VALUE, add one with +{given}.KEY=VALUE, remove "
+            f"one with ~{given}.KEY"
+        )
+    return f"{given} is there already: write {given}=VALUE{', without the plus' if override.startswith('+') else ''}."
+
+
+def _guess(missing: str, given: str, names: list[str], known: Mapping[str, Any], *, inside: bool) -> str:
+    """The same last word elsewhere (`trainer.batch_size` for `batch_size`), else the name that is most like it."""
+    last = given.rpartition(".")[2]
+    nested = [path for path in _dotted(known) if "." in path]
+    same = [path for path in nested if path.rpartition(".")[2] == last or path.replace(".", "_") == given]
+    if len(same) == 1:
+        return f" (did you mean '{same[0]}'?)"
+    if guess := closest(missing, names):
+        return guess
+    return "" if inside else closest(given, nested)
+
+
+def _dotted(node: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, child in node.items():
+        yield f"{prefix}{name}"
+        if isinstance(child, Mapping) and name != "hydra":
+            yield from _dotted(child, f"{prefix}{name}.")
