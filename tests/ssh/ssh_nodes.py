@@ -21,6 +21,8 @@ from pathlib import Path
 
 PORT = 2222
 """Where the boxes' sshd listens; on the next port it shows a machine on which nothing is installed."""
+SESSIONS = {0: PORT + 2, 1: PORT + 3, 2: PORT + 4}
+"""{sessions that are allowed on a connection: the port where that is so}."""
 CHECKOUT = Path(__file__).resolve().parents[2]
 TOOLS = ("sshd", "ssh", "ssh-keygen", "ip", "unshare", "mount", "rsync")
 
@@ -191,16 +193,18 @@ class Nodes:
         sh("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", box.folder / "hostkey")
         Path("/run/sshd").mkdir(exist_ok=True)
         (box.folder / "sshd_config").write_text(
-            f"Port {PORT}\nPort {PORT + 1}\nListenAddress {box.address}\n"
+            "".join(f"Port {port}\n" for port in (PORT, PORT + 1, *SESSIONS.values()))
+            + f"ListenAddress {box.address}\n"
             f"HostKey {box.folder}/hostkey\nPidFile {box.folder}/sshd.pid\nAuthorizedKeysFile {self.key}.pub\n"
             "StrictModes no\nPasswordAuthentication no\nUsePAM no\nPermitRootLogin prohibit-password\nLogLevel INFO\n"
             f"Match LocalPort {PORT + 1}\n SetEnv PATH={box.folder}/bare\n"
+            + "".join(f"Match LocalPort {port}\n MaxSessions {number}\n" for number, port in SESSIONS.items())
         )
         (box.folder / "bare").mkdir()
         (box.folder / "bare" / "sh").symlink_to("/bin/sh")
         public = (box.folder / "hostkey.pub").read_text().split()[:2]
         with self.known.open("a") as known:
-            for port in (PORT, PORT + 1, 2299):
+            for port in (PORT, PORT + 1, *SESSIONS.values(), 2299):
                 known.write(f"[{box.address}]:{port} {' '.join(public)}\n")
         with self.config.open("a") as config:
             config.write(

@@ -21,6 +21,23 @@ class NoRoom(Refused):
     """The node's disk is full."""
 
 
+class NoSession(Unreachable):
+    """sshd allows no further session on the connection."""
+
+    def __init__(self, host: Host):
+        super().__init__(
+            f"{host.name}: sshd there opens no further session on a connection (MaxSessions in its sshd_config), and "
+            "one is needed. Put `MaxSessions 10` there and reload sshd"
+        )
+
+
+class HereFull(Exception):  # noqa: N818 - a state of affairs
+    """This machine's own disk is full; `path` is what could not be written."""
+
+    def __init__(self, path: object):
+        super().__init__(f"the disk of this machine is full ({path})")
+
+
 @dataclass(frozen=True)
 class Fault:
     """One line for people, and whether waiting may help."""
@@ -73,6 +90,28 @@ def _forget(host: Host, text: str) -> str:
         return f"sed -i {where[2]}d {where[1]}"
     place = f"[{host.host}]:{host.port}" if host.port and host.port != 22 else host.host
     return f"ssh-keygen -R '{place}'"
+
+
+def no_session(stderr: str) -> bool:
+    """Whether ssh says that sshd refused one more session (mux.c, channels.c)."""
+    return "Session open refused by peer" in stderr or "session request failed" in stderr
+
+
+def shell_fault(host: Host, said: bytes, code: int | None) -> str:
+    """The line for a login shell that never let the agent start.
+
+    Args:
+        host: the node.
+        said: what was printed instead of the agent's first line.
+        code: the exit code; None if it neither spoke nor ended in time.
+    """
+    text = "".join(each if each.isprintable() else " " for each in said[:4096].decode(errors="replace"))
+    words = f"it printed {' '.join(text.split())[:160]!r}" if text.split() else "it printed nothing"
+    how = "did not get to xp's command in time" if code is None else f"ended ({code}) before xp's command"
+    return (
+        f"{host.name}: the login shell there {how}; {words}. Its start-up files (~/.bashrc, ~/.profile, "
+        f"/etc/profile, a forced command) must let commands through; this has to print ok: {host.command} echo ok"
+    )
 
 
 def python_fault(host: Host, python: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra_plugins.xp_ssh_launcher._agent_files import listing
-from hydra_plugins.xp_ssh_launcher._faults import NoRoom, Refused, Unreachable
+from hydra_plugins.xp_ssh_launcher._faults import NoRoom, NoSession, Refused, Unreachable
 from hydra_plugins.xp_ssh_launcher._files import Courier
 from hydra_plugins.xp_ssh_launcher._hosts import Host
 from hydra_plugins.xp_ssh_launcher._ledger import Offer
@@ -150,7 +150,7 @@ class Node:
         self.facts = self.work.greet(**hello)
         if self.host.local:
             self.facts["slots"] = [f"here-{desk.identity()[:8]}"]
-        self.watch.greet(**hello)
+        self._open_watch(hello)
         self.heard = time.monotonic()
         self.courier = Courier(self.link, self.work, rsync=self.facts["rsync"])
         if not self.shared:
@@ -161,6 +161,16 @@ class Node:
             self.send_code(code)
         self._end_given_up()
         self.say(Standing.READY)
+
+    def _open_watch(self, hello: dict[str, Any]) -> None:
+        """A second channel, so that looking at jobs need not wait for files; none where sshd allows one session."""
+        self.watch.close()
+        self.watch = Agent(self.link)
+        try:
+            self.watch.greet(**hello)
+        except NoSession:
+            self.watch = self.work
+            self.keeper.note(f"{self.name}: sshd allows one session there (MaxSessions); everything goes through it")
 
     @property
     def shared(self) -> bool:
@@ -217,7 +227,7 @@ class Node:
         self._ask_to_leave()
         mine = self.keeper.leases(self.name)
         keys = {self.keeper.key(folder, attempt): folder for folder, attempt in mine.items()}
-        idle = not keys and not self._busy
+        idle = not keys and not self._busy or self.watch is self.work
         answer = self.watch.ask("poll", keys=list(keys), known=dict.fromkeys(keys, "running"),
                                 wait_s=0.0 if idle or self._busy else WATCH_S, patience_s=WATCH_S)  # fmt: skip
         self.heard = time.monotonic()

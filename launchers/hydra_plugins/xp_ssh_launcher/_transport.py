@@ -9,18 +9,33 @@ ssh's %C, because %C covers the proxy and would differ between the master and it
 import contextlib
 import json
 import os
+import re
 import shlex
+import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
-import time
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
-from hydra_plugins.xp_ssh_launcher._faults import NoRoom, Refused, Unreachable, fault_of, python_fault
+from hydra_plugins.xp_ssh_launcher._channel import STALL_S, Channel, Silence, start_code, token
+from hydra_plugins.xp_ssh_launcher._faults import (
+    TRANSPORT,
+    HereFull,
+    NoRoom,
+    NoSession,
+    Refused,
+    Unreachable,
+    fault_of,
+    no_session,
+    python_fault,
+    shell_fault,
+)
 from hydra_plugins.xp_ssh_launcher._hosts import Host
 
 CHANNELS = 8
@@ -33,8 +48,9 @@ ANSWER_S = 60.0
 """Longest wait for an answer of the agent beyond what the request itself may take."""
 NO_ROOM = (28, 122)  # ENOSPC, EDQUOT
 
+_SOCKET_PATH = 107 - 17
+_OWN_PATH = len("/xp-12345678/12345678")
 _PARTS = ("_agent_files", "_agent_locks", "_agent_jobs", "_agent_work", "_agent")
-_START = "import sys;f=sys.stdin.buffer;exec(compile(f.read({size}),'xp_agent','exec'));main({mode!r},f)"
 _FIND = 'for p in {names}; do if command -v "$p" >/dev/null 2>&1; then exec "$p" -c {code}; fi; done; exit 97'
 
 
@@ -55,9 +71,33 @@ def agent_script() -> bytes:
     return "\n".join(lines).encode()
 
 
-def agent_code(mode: str) -> str:
-    """What `python -c` gets: it reads the agent from standard input and enters it."""
-    return _START.format(size=len(agent_script()), mode=mode)
+def socket_folder() -> str:
+    """A new private folder whose path is short and plain enough for ssh's control socket.
+
+    A socket's path has 107 characters at most, and ssh binds it under a name 17 longer than the one it is given; in its
+    options `%`, quotes and spaces have a meaning.
+
+    Raises:
+        Refused: there is no such place.
+    """
+    places = [os.environ.get("XDG_RUNTIME_DIR", ""), tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm"]
+    for place in dict.fromkeys(filter(None, places)):
+        if len(os.fsencode(place)) > _SOCKET_PATH - _OWN_PATH or not re.fullmatch(r"/[\w./+-]*", place, re.ASCII):
+            continue
+        with contextlib.suppress(OSError):
+            folder = tempfile.mkdtemp(prefix="xp-", dir=place)
+            try:
+                with socket.socket(socket.AF_UNIX) as probe:
+                    probe.bind(f"{folder}/probe")
+                Path(folder, "probe").unlink()
+                return folder
+            except OSError:
+                shutil.rmtree(folder, ignore_errors=True)
+    raise Refused(
+        f"on this machine ssh needs a folder for its control socket, with a path of at most {_SOCKET_PATH - _OWN_PATH} "
+        f"plain characters, and none of these serves: {', '.join(dict.fromkeys(filter(None, places)))}. Name one: "
+        "export XDG_RUNTIME_DIR=/run/user/$UID"
+    )
 
 
 class Link:
@@ -66,9 +106,12 @@ class Link:
     def __init__(self, host: Host, *, python: str, ssh_config: str | None = None):
         self.host, self.python = host, python
         self._config = ["-F", ssh_config] if ssh_config else []
-        self._folder = tempfile.TemporaryDirectory(prefix="xp-")  # short: a socket's path has 108 characters at most
-        self._socket = os.path.join(self._folder.name, host.digest)  # noqa: PTH118
+        self._folder = ""
         self._channels = threading.BoundedSemaphore(CHANNELS)
+        self.crowded = False
+        """Whether a session was refused while others were open (MaxSessions): no more are asked for."""
+        self.noisy = False
+        """Whether the login shell prints something of its own: then rsync cannot be used."""
         self.local = host.local
 
     def connect(self, timeout_s: float = 10.0) -> None:
@@ -80,6 +123,12 @@ class Link:
         """
         if self.local or self.connected:
             return
+        self.crowded = False
+        if shutil.which("ssh") is None:
+            raise Refused(f"{self.host.name}: this machine has no ssh command. Install OpenSSH's client.")
+        if not self._folder:
+            self._folder = socket_folder()
+            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         options = {
             "ControlMaster": "yes", "ControlPath": self._socket, "ControlPersist": "60", "BatchMode": "yes",
             "StrictHostKeyChecking": "yes", "ConnectTimeout": str(int(timeout_s)), "ServerAliveInterval": str(ALIVE_S),
@@ -87,7 +136,7 @@ class Link:
             "ClearAllForwardings": "yes", "RemoteCommand": "none", "RequestTTY": "no", "LogLevel": "ERROR",
         }  # fmt: skip
         Path(self._socket).unlink(missing_ok=True)
-        words = Path(self._folder.name, "words")
+        words = Path(self._folder, "words")
         with words.open("wb") as stderr:  # a file: the master that stays behind would keep a pipe open
             command = ["ssh", *self._config, *_options(options), "-N", "-f", *self.host.address]
             try:
@@ -102,6 +151,10 @@ class Link:
             raise (Unreachable if fault.passing else Refused)(fault.line)
 
     @property
+    def _socket(self) -> str:
+        return os.path.join(self._folder or "/nowhere", self.host.digest)  # noqa: PTH118
+
+    @property
     def connected(self) -> bool:
         """Whether the connection's process is there (the network may still be gone)."""
         return self.local or (os.path.exists(self._socket) and self._master("check"))  # noqa: PTH110
@@ -110,6 +163,9 @@ class Link:
         """Close the connection and all channels."""
         if not self.local and os.path.exists(self._socket):  # noqa: PTH110
             self._master("exit")
+        if self._folder:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = ""
 
     def _master(self, order: str) -> bool:
         command = ["ssh", *self._config, "-O", order, "-o", f"ControlPath={self._socket}", "--", self.host.host]
@@ -125,30 +181,52 @@ class Link:
         return ["ssh", *self._config, *_options(options)]
 
     @contextlib.contextmanager
-    def channel(self, mode: str) -> Iterator["subprocess.Popen[bytes]"]:
-        """An agent at the other end, its script already sent; standard input and output are the caller's."""
+    def channel(self, mode: str) -> Iterator[Channel]:
+        """An agent at the other end that has spoken; what follows on the channel is the caller's.
+
+        Raises:
+            NoSession: sshd allows no more of them on a connection.
+            Unreachable: the channel broke, or the login shell keeps the agent from starting.
+            Refused: what the agent said at its end.
+        """
+        mark = token()
         with self._channels, tempfile.TemporaryFile() as words:
             process = subprocess.Popen(
-                self._agent_command(mode), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=words
+                self._agent_command(mode, mark), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=words
             )
-            assert process.stdin is not None and process.stdout is not None
+            channel = Channel(process, self.host.name)
             try:
-                with contextlib.suppress(BrokenPipeError):
-                    process.stdin.write(agent_script())
-                    process.stdin.flush()
-                yield process
-                with contextlib.suppress(BrokenPipeError):
-                    process.stdin.close()
+                self._hear(channel, mark, words)
+                yield channel
+                channel.close_input()
                 process.wait(timeout=ANSWER_S)
             except subprocess.TimeoutExpired:
                 raise Unreachable(f"{self.host.name}: the other end of a channel does not end") from None
             finally:
-                _end(process)
-            words.seek(0)
-            self._judge(process.returncode, words.read().decode(errors="replace"))
+                channel.end()
+            self._judge(process.returncode, _said(words))
 
-    def _agent_command(self, mode: str) -> list[str]:
-        code = agent_code(mode)
+    def _hear(self, channel: Channel, mark: bytes, words: IO[bytes]) -> None:
+        """Wait for the agent's first line, whatever the login shell prints before it."""
+        try:
+            noise = channel.greet(agent_script(), mark)
+        except Silence as error:
+            channel.end()
+            said, code = _said(words), channel.process.returncode
+            if error.ended and code in (NO_PYTHON, 3, 4):
+                self._judge(code, said)
+            if no_session(said):
+                self.crowded = True
+                raise NoSession(self.host) from None
+            if error.ended and code == TRANSPORT and not error.noise.strip():
+                self._judge(code, said)
+            raise Unreachable(
+                shell_fault(self.host, error.noise + said.encode(), code if error.ended else None)
+            ) from None
+        self.noisy = self.noisy or bool(noise.strip())
+
+    def _agent_command(self, mode: str, mark: bytes) -> list[str]:
+        code = start_code(mode, agent_script(), mark)
         if self.local:
             return [sys.executable, "-c", code]
         names = " ".join(shlex.quote(name) for name in dict.fromkeys((self.python, "python3")))
@@ -173,11 +251,27 @@ class Link:
         user = ["-l", self.host.user] if self.host.user else []
         port = ["-p", str(self.host.port)] if self.host.port else []
         shell = shlex.join([*self.shell(), *user, *port])
-        command = ["rsync", "-s", "--from0", "--files-from=-", *arguments, "-e", shell, "--", *ends]
+        command = [
+            "rsync",
+            "-s",
+            f"--timeout={STALL_S:.0f}",
+            "--from0",
+            "--files-from=-",
+            *arguments,
+            "-e",
+            shell,
+            "--",
+            *ends,
+        ]
         with self._channels:
             done = subprocess.run(command, input="\0".join(names).encode(), capture_output=True)
         words = done.stderr.decode(errors="replace").strip()
+        if no_session(words):
+            self.crowded = True
+            raise NoSession(self.host)
         if "No space left" in words or "Disk quota" in words:
+            if not target.startswith(":"):
+                raise HereFull(target)
             raise NoRoom(f"{self.host.name}: the disk is full")
         if done.returncode not in (0, 23, 24):  # 23, 24: some files were not there any more; the caller compares
             raise Unreachable(f"{self.host.name}: rsync ended with {done.returncode} ({words[-300:]})")
@@ -190,7 +284,7 @@ class Agent:
         self._link = link
         self._lock = threading.Lock()
         self._stack: contextlib.ExitStack | None = None
-        self._process: subprocess.Popen[bytes] | None = None
+        self._channel: Channel | None = None
         self._greeting: dict[str, Any] = {}
 
     def greet(self, **hello: Any) -> dict[str, Any]:
@@ -206,7 +300,7 @@ class Agent:
             Refused: the node cannot.
         """
         with self._lock:
-            if self._process is None:
+            if self._channel is None:
                 self._open()
                 if request != "hello" and self._greeting:
                     self._exchange("hello", self._greeting, 0.0)
@@ -218,17 +312,20 @@ class Agent:
             self._drop()
 
     def _open(self) -> None:
-        self._stack = contextlib.ExitStack()
-        self._process = self._stack.enter_context(self._link.channel("serve"))
+        stack = contextlib.ExitStack()
+        self._channel = stack.enter_context(self._link.channel("serve"))
+        self._stack = stack
 
     def _exchange(self, request: str, fields: Mapping[str, Any], patience_s: float) -> Any:
-        assert self._process is not None and self._process.stdin is not None and self._process.stdout is not None
+        assert self._channel is not None
         try:
-            self._process.stdin.write(json.dumps({"do": request, **fields}).encode() + b"\n")
-            self._process.stdin.flush()
-            line = _line_within(self._process.stdout, patience_s + ANSWER_S)
+            self._channel.write(json.dumps({"do": request, **fields}).encode() + b"\n")
+            line = self._channel.line(patience_s + ANSWER_S)
         except OSError as error:
             line, words = b"", str(error)
+        except Unreachable:
+            self._drop(force=True)
+            raise
         else:
             words = "no answer" if line is None else "the channel ended"
         if not line:
@@ -245,10 +342,10 @@ class Agent:
         raise Unreachable(f"{self._link.host.name}: {words}")
 
     def _drop(self, *, force: bool = False) -> None:
-        stack, process, self._stack, self._process = self._stack, self._process, None, None
-        if stack is not None and process is not None:
+        stack, channel, self._stack, self._channel = self._stack, self._channel, None, None
+        if stack is not None and channel is not None:
             if force:
-                process.kill()
+                channel.process.kill()
             with contextlib.suppress(Unreachable):
                 stack.close()
 
@@ -257,28 +354,6 @@ def _options(options: Mapping[str, str]) -> list[str]:
     return [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
 
 
-def _line_within(stream: IO[bytes], seconds: float) -> bytes | None:
-    """The next line; empty at the end of the stream, None if nothing whole came in time."""
-    import select
-
-    until = time.monotonic() + seconds
-    descriptor, parts = stream.fileno(), bytearray()
-    while not parts.endswith(b"\n"):
-        ready, _, _ = select.select([descriptor], [], [], max(0.0, until - time.monotonic()))
-        if not ready:
-            return None
-        data = os.read(descriptor, 1 << 16)
-        if not data:
-            return b""
-        parts += data
-    return bytes(parts)
-
-
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    for pipe in (process.stdin, process.stdout):
-        if pipe is not None:
-            with contextlib.suppress(OSError):
-                pipe.close()
-    if process.poll() is None:
-        process.kill()
-    process.wait()
+def _said(words: IO[bytes]) -> str:
+    words.seek(0)
+    return words.read(1 << 16).decode(errors="replace")
