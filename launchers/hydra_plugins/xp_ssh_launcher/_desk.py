@@ -2,7 +2,8 @@
 
 Written by the controller: `queue.json` (settings and jobs), `requests/*.json` while a keeper is at work.
 Written by the keeper: `state.json`. Whether a keeper is at work is told by a lock that the system drops with it.
-No secret is ever written here.
+No secret is ever written here: what `xp.runs.secret` takes for one is left out, and a keeper gets it through its input
+or its door (`_door`). One that was started without them says which are missing and starts no job.
 """
 
 import fcntl
@@ -19,6 +20,7 @@ from xp.runs.atomic import write_json
 from xp.runs.executor import Submission
 from xp.runs.folder import JOB
 from xp.runs.reading import read_json
+from xp.runs.secret import redact, redacted_keys, restore
 
 FOLDER = ".keeper"
 
@@ -85,22 +87,26 @@ class Desk:
         new = {str(job.folder): _plain(job) for job in jobs}
         kept = {entry["folder"]: {**entry, "handle": entry["folder"]} for entry in earlier
                 if states.get(entry["folder"], {}).get("state") in ("waiting", "running")}  # fmt: skip
-        write_json(
-            self.folder / "queue.json",
-            {"settings": settings.to_json(), "cwd": str(Path.cwd()), "jobs": list({**kept, **new}.values())},
-        )
+        clean, _ = redact(settings.to_json())
+        content = {"settings": clean, "cwd": str(Path.cwd()), "jobs": list({**kept, **new}.values())}
+        _write_private(self.folder / "queue.json", content)
 
-    def queue(self) -> tuple[Settings, list[Submission]]:
+    def queue(self) -> list[Submission]:
         """What was submitted; jobs whose folders are gone are left out."""
         content = read_json(self.folder / "queue.json")
-        settings = settings_of(**content["settings"])
-        jobs = [_submission(each) for each in content["jobs"] if (Path(each["folder"]) / JOB).exists()]
-        return settings, _in_order(jobs)
+        return _in_order([_submission(each) for each in content["jobs"] if (Path(each["folder"]) / JOB).exists()])
+
+    def settings(self, secrets: Mapping[str, str]) -> tuple[Settings, list[str]]:
+        """The settings with the given secrets, {dotted key: value}, and the dotted keys of those that are missing."""
+        content = restore(read_json(self.folder / "queue.json")["settings"], secrets)
+        missing = redacted_keys(content)
+        content["env"] = {name: value for name, value in content["env"].items() if f"env.{name}" not in missing}
+        return settings_of(**content), missing
 
     def request(self, **what: Any) -> None:
         """Ask the keeper at work for something."""
         name = f"{time.time_ns():020d}-{secrets.token_hex(4)}.json"
-        write_json(self.folder / "requests" / name, what)
+        _write_private(self.folder / "requests" / name, what)
 
     def request_submission(self, jobs: Sequence[Submission]) -> None:
         """Hand more jobs to the keeper at work."""
@@ -122,14 +128,19 @@ class Desk:
         """{jobs: {folder: {state, host, attempt ...}}, hosts: {name: {standing, line}}, ready, time}."""
         return read_json(self.folder / "state.json", default={})
 
-    def write_state(self, jobs: Mapping[str, Any], hosts: Mapping[str, Any], *, ready: bool) -> None:
-        """Say how everything stands."""
-        content = {"time": time.time(), "pid": os.getpid(), "ready": ready, "hosts": hosts, "jobs": jobs}
+    def write_state(self, jobs: Mapping[str, Any], hosts: Mapping[str, Any], **more: Any) -> None:
+        """Say how everything stands; `more`: `ready` (every host was met), `trouble` (lines), `door`, `missing`."""
+        content = {"time": time.time(), "pid": os.getpid(), "hosts": hosts, **more, "jobs": jobs}
         write_json(self.folder / "state.json", content, durable=False)
 
     def staging(self, folder: Path) -> Path:
         """Where files of a job wait until they are complete."""
         return self.folder / "incoming" / folder.name
+
+
+def _write_private(path: Path, content: Any) -> None:
+    write_json(path, content)
+    path.chmod(0o600)
 
 
 def _in_order(jobs: Sequence[Submission]) -> list[Submission]:

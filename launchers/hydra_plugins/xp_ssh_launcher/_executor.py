@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from hydra_plugins.xp_ssh_launcher._desk import Desk
+from hydra_plugins.xp_ssh_launcher._door import deliver
 from hydra_plugins.xp_ssh_launcher._settings import Settings, settings_of
 from xp.errors import UserError, listing
 from xp.runs.executor import JobState, Submission, by_record
 from xp.runs.folder import LOG, RECORD
 from xp.runs.frozen import secrets_of
 from xp.runs.record import Record
+from xp.runs.secret import REDACTED, redact
 
 MEETING_S = 45.0
 """Longest wait for the first word of every host."""
@@ -123,10 +125,11 @@ class SshExecutor:
     def trouble(self, experiment: Path) -> list[str]:
         """What is wrong with hosts, or keeps them from work yet, a line each."""
         desk = Desk(experiment)
-        hosts, attended = desk.state().get("hosts", {}), desk.attended
+        state, attended = desk.state(), desk.attended
+        hosts, general = state.get("hosts", {}), list(state.get("trouble", ()))
         early = {name: f"{name}: {host['standing']}" for name, host in hosts.items()
                  if attended and host["standing"] in _EARLY}  # fmt: skip
-        return [line for name, host in hosts.items() if (line := host["line"] or early.get(name))]
+        return general + [line for name, host in hosts.items() if (line := host["line"] or early.get(name))]
 
     def survey(self, experiment: Path) -> list[dict[str, Any]]:
         """What lies on the hosts: one entry per experiment, per dataset that was sent, per host without an answer."""
@@ -151,19 +154,44 @@ class SshExecutor:
         with desk.handing_over():
             desk.identity()
             if desk.attended:
+                self._deliver(desk, jobs)
                 desk.request_submission(jobs)
                 return
             desk.write_queue(self.settings, jobs)
             keeper = self._start_keeper(desk, jobs)
         self._wait_for_hosts(desk, keeper)
 
+    def _secrets(self, jobs: Sequence[Submission]) -> dict[str, Any]:
+        """What goes into no file: `settings` by dotted key, `env` of all jobs, and `jobs` by folder and dotted key."""
+        settings = self.settings
+        found = redact(settings.to_json())[1]
+        for name, value in settings.env.items():
+            if value == REDACTED and name in os.environ:
+                found[f"env.{name}"] = os.environ[name]
+        names = [name for name in settings.secret_names if name in os.environ and name not in settings.env]
+        return {
+            "settings": found,
+            "env": {name: os.environ[name] for name in names},
+            "jobs": {str(job.folder): kept for job in jobs if (kept := secrets_of(job.folder))},
+        }
+
+    def _deliver(self, desk: Desk, jobs: Sequence[Submission]) -> None:
+        """Bring secrets to the keeper at work: those of new jobs, and those that an earlier command did not have."""
+        secrets, state = self._secrets(jobs), desk.state()
+        wanted = set(state.get("missing", ())) & secrets["settings"].keys()
+        if not wanted and not secrets["jobs"]:
+            return
+        if not deliver(str(state.get("door", "")), secrets):
+            raise UserError(
+                f"The keeper of {desk.experiment} (process {state.get('pid')}) cannot be given the secrets of this "
+                "command: it runs on another machine or as another user. Give the command there."
+            )
+
     def _start_keeper(self, desk: Desk, jobs: Sequence[Submission]) -> "subprocess.Popen[bytes]":
         """A process in a session of its own; secrets go through its standard input."""
-        secrets = {
-            "env": {name: os.environ[name] for name in self.settings.secret_names if name in os.environ},
-            "jobs": {str(job.folder): found for job in jobs if (found := secrets_of(job.folder))},
-        }
-        with desk.log.open("ab") as log:
+        secrets = self._secrets(jobs)
+        descriptor = os.open(desk.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        with os.fdopen(descriptor, "ab") as log:
             keeper = subprocess.Popen(
                 [sys.executable, "-u", "-m", "hydra_plugins.xp_ssh_launcher._keeper", str(desk.experiment)],
                 stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True,
@@ -191,10 +219,11 @@ class SshExecutor:
 
     def _tell(self, desk: Desk) -> None:
         """Print what is wrong with hosts, each line once."""
-        for host in desk.state().get("hosts", {}).values():
-            if host["line"] and host["line"] not in self._told:
-                self._told.add(host["line"])
-                print(f"xp: {host['line']}", file=sys.stderr, flush=True)
+        state = desk.state()
+        for line in (*state.get("trouble", ()), *(host["line"] for host in state.get("hosts", {}).values())):
+            if line and line not in self._told:
+                self._told.add(line)
+                print(f"xp: {line}", file=sys.stderr, flush=True)
 
 
 def _ended(desk: Desk, folder: Path) -> bool:

@@ -11,13 +11,14 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from hydra_plugins.xp_ssh_launcher import _work
 from hydra_plugins.xp_ssh_launcher._desk import Desk
+from hydra_plugins.xp_ssh_launcher._door import Door
 from hydra_plugins.xp_ssh_launcher._hosts import Host
 from hydra_plugins.xp_ssh_launcher._ledger import End, Ledger, lost_hosts
 from hydra_plugins.xp_ssh_launcher._node import Node, Standing
@@ -25,6 +26,7 @@ from xp.runs.execute import mark_failed, mark_interrupted
 from xp.runs.executor import JobState, Submission
 from xp.runs.reading import read_json
 from xp.runs.record import now
+from xp.runs.secret import scrub
 
 ROUND_S = 0.2
 HERE = "here"
@@ -35,26 +37,32 @@ class Keeper:
     """All that the nodes' threads share. `lock` guards the ledger; a folder's lock guards what is written into it."""
 
     def __init__(self, desk: Desk, secrets: Mapping[str, Any]):
-        self.desk, self.secrets = desk, secrets
-        self.settings, jobs = desk.queue()
+        self.desk = desk
+        self.secrets = {name: dict(secrets.get(name, {})) for name in ("settings", "env", "jobs")}
+        self.settings, self.missing = desk.settings(self.secrets["settings"])
+        jobs = desk.queue()
         self.cwd = Path.cwd()
         self.lock = threading.RLock()
         self.wake = threading.Event()
         self._dirty = True
         self._linger_until = 0.0
         self._grace: dict[Path, float] = {}
+        self._kept_back: dict[Path, list[str]] = {}
         self._folder_locks: dict[Path, threading.Lock] = {}
         self.ledger = Ledger(retries=self.settings.retries, claimed=frozenset(self.settings.here))
         self.ledger.add(jobs)
         self.ledger.restore(desk.state().get("jobs", {}))
         hosts = (*self.settings.hosts, Host(host="localhost", name=HERE, local=True, slots=1))
         self.nodes = [Node(host, self) for host in hosts]
+        self._door = Door(self.take_secrets)
 
     # -- what nodes ask
 
     def take(self, node: Node) -> tuple[Path, int] | None:
-        """Lease a job to a node."""
+        """Lease a job to a node; none while a secret is missing that all of them may need."""
         with self.lock:
+            if self.missing:
+                return None
             taken = self.ledger.take(node.offer)
             if taken is None:
                 return None
@@ -95,6 +103,40 @@ class Keeper:
         with self.lock:
             self.ledger.fenced(host, folder, attempt)
             self._save()
+
+    def hold(self, folder: Path, keys: Collection[str]) -> None:
+        """A job's own secrets are missing: it waits until they are given."""
+        with self.lock:
+            if folder not in self.ledger.leases:
+                return
+            self.ledger.held.add(folder)
+            self.ledger.lose(folder)
+            self._kept_back[folder] = list(keys)
+            self._save()
+
+    def take_secrets(self, secrets: Mapping[str, Any]) -> None:
+        """Secrets that a later command brought: what waited for them may start."""
+        with self.lock:
+            for name, known in self.secrets.items():
+                known.update(secrets.get(name, {}))
+            self.settings, self.missing = self.desk.settings(self.secrets["settings"])
+            self.ledger.held.clear()
+            self._kept_back.clear()
+            self._save()
+        self.wake.set()
+
+    @property
+    def trouble(self) -> list[str]:
+        """What keeps all hosts from work, a line each."""
+        told = "secrets are kept on no disk. Give them again, with the same command, or export them and name them in"
+        lines = []
+        if self.missing:
+            names = ", ".join(f"hydra.launcher.{key}" for key in self.missing)
+            lines.append(f"no job is started without {names}: {told} hydra.launcher.pass_env=[NAME]")
+        if self._kept_back:
+            folder, keys = next(iter(self._kept_back.items()))
+            lines.append(f"{len(self._kept_back)} jobs wait for {', '.join(keys)} ({folder.name} ...): {told} no file")
+        return lines
 
     def leaving(self, host: str) -> list[tuple[Path, int, float]]:
         """(folder, attempt, grace time) of jobs to be asked to leave, each once."""
@@ -138,9 +180,14 @@ class Keeper:
 
     def note(self, line: str) -> None:
         """A line in keeper.log, and a new state for those who look."""
-        print(f"{now()} {line}", flush=True)
+        print(f"{now()} {self.clean(line)}", flush=True)
         with self.lock:
             self._dirty = True
+
+    def clean(self, text: str) -> str:
+        """A text without the secrets known here."""
+        jobs = [value for each in self.secrets["jobs"].values() for value in each.values()]
+        return scrub(text, [*self.secrets["settings"].values(), *self.secrets["env"].values(), *jobs])
 
     @staticmethod
     def trace() -> None:
@@ -152,7 +199,8 @@ class Keeper:
         """Write the state down at once."""
         hosts = {node.name: {"standing": str(node.standing), "line": node.line, "local": node.host.local}
                  for node in self.nodes}  # fmt: skip
-        self.desk.write_state(self.ledger.to_json(), hosts, ready=self._met_all())
+        self.desk.write_state(self.ledger.to_json(), hosts, ready=self._met_all(), trouble=self.trouble,
+                              missing=self.missing, door=self._door.place)  # fmt: skip
         self._dirty = False
 
     def _met_all(self) -> bool:
@@ -178,6 +226,7 @@ class Keeper:
         finally:
             for node in self.nodes:
                 node.close()
+            self._door.close()
             with self.lock:
                 self._save()
 
@@ -269,11 +318,11 @@ class Keeper:
 
     def secret_env(self) -> dict[str, str]:
         """Variables of jobs that are."""
-        return dict(self.secrets.get("env", {}))
+        return dict(self.secrets["env"])
 
     def secrets_for(self, folder: Path) -> dict[str, str]:
         """{dotted key: value} left out of a job's files."""
-        return dict(self.secrets.get("jobs", {}).get(str(folder), {}))
+        return dict(self.secrets["jobs"].get(str(folder), {}))
 
 
 def main(experiment: str) -> None:

@@ -81,6 +81,8 @@ class Ledger:
     unsettled: dict[Path, set[str]] = field(default_factory=dict)
     """{folder: hosts where an attempt that is not on lease any more may be at work}: such a job is leased to nobody."""
     leaving: set[Path] = field(default_factory=set)
+    held: set[Path] = field(default_factory=set)
+    """Jobs that wait for something other than a host."""
 
     def add(self, jobs: Sequence[Submission]) -> None:
         """Take jobs over. One that is known and comes without its handle starts anew: its folder was written anew."""
@@ -104,7 +106,7 @@ class Ledger:
     def take(self, offer: Offer) -> tuple[Submission, int] | None:
         """Lease the first ready job that fits; None if none does."""
         for job in self.queue.ready():
-            if self._fits(job, offer):
+            if job.folder not in self.held and self._fits(job, offer):
                 attempt = self.attempts[job.folder] = self.attempts.get(job.folder, 0) + 1
                 self.leases[job.folder] = Lease(offer.name, attempt)
                 self.queue.set(job.folder, JobState.RUNNING)

@@ -103,6 +103,7 @@ class Node:
 
     def say(self, standing: Standing, line: str = "") -> None:
         """Change the standing."""
+        line = self.keeper.clean(line)
         if (standing, line) != (self.standing, self.line):
             self.standing, self.line = standing, line
             self.keeper.note(f"{self.name}: {standing}" + (f" ({line})" if line else ""))
@@ -185,7 +186,7 @@ class Node:
             return
         words = {"code": str(code), "workdir": self.facts["workdir"], "python": self.python}
         commands = [_filled(command, words) for command in self.keeper.settings.set_up(gpus=self.offer.gpus)]
-        if commands:
+        if commands and not self.keeper.missing:  # without their secrets they would be other commands
             env = {**self.keeper.settings.env, "XP_CODE": str(code), "XP_WORKDIR": self.facts["workdir"]}
             key = self.keeper.digest("\0".join(commands))
             self.work.ask("set_up", commands=commands, cwd=str(code), key=key, env=env, patience_s=7200)

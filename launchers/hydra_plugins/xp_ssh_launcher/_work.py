@@ -23,6 +23,7 @@ from xp.runs.heartbeat import HANDLE_VARIABLE
 from xp.runs.lock import locked
 from xp.runs.reading import read_json
 from xp.runs.record import Record, State
+from xp.runs.secret import redacted_keys
 
 if TYPE_CHECKING:
     from hydra_plugins.xp_ssh_launcher._keeper import Keeper
@@ -72,6 +73,10 @@ def launch(keeper: "Keeper", node: "Node", folder: Path, attempt: int) -> None:
 
 def _start(keeper: "Keeper", node: "Node", folder: Path, attempt: int) -> dict[str, Any]:
     job, code = open_job(folder), code_of(folder)
+    unknown = set(redacted_keys(job.config)) - keeper.secrets_for(folder).keys()
+    if unknown:
+        keeper.hold(folder, sorted(unknown))
+        return {"started": False, "why": "held"}
     if not node.shared:
         if code not in keeper.codes():
             node.send_code(code)
