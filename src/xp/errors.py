@@ -23,3 +23,10 @@ def closest(given: str, allowed: Iterable[str]) -> str:
 def listing(words: Iterable[str]) -> str:
     """Join words for a message: `a, b, c`, or `(none)`."""
     return ", ".join(words) or "(none)"
+
+
+def some(words: Iterable[str], most: int = 8) -> str:
+    """`listing` of the first few, and how many more there are: `a, b, c and 4997 more`."""
+    known = list(words)
+    more = f" and {len(known) - most} more" if len(known) > most else ""
+    return listing(known[:most]) + more

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from hydra_plugins.xp_staged_sweeper._compose import Composer
-from hydra_plugins.xp_staged_sweeper._values import flat, safe_name, text
+from hydra_plugins.xp_staged_sweeper._values import flat, quick_value, safe_name, text
 
 groups = st.fixed_dictionaries(
     {},
@@ -128,16 +128,17 @@ def test_names_are_safe_short_and_told_apart(name):
     assert safe_name("x" * 150 + name) != safe_name("x" * 150 + name + "y")
 
 
-def test_jobs_of_a_short_run_are_named_by_what_was_typed():
-    from hydra_plugins.xp_staged_sweeper._experiment import plan_experiment, read_command_line
-    from hydra_plugins.xp_staged_sweeper._sweep import xp_rules
-    from xp.config import open_hydra
+def test_a_plain_number_or_word_is_read_as_hydra_reads_it(composer):
+    @settings(deadline=None, max_examples=300)
+    @given(st.from_regex(r"[-+]?[0-9._eE+-]{1,6}|[A-Za-z_][A-Za-z0-9_./-]{0,5}|[0-9a-z]{1,4}", fullmatch=True) | words)
+    def compare(written):
+        quick, value = quick_value(written)
+        if quick:
+            (parsed,) = composer.parse([f"key={written}"])
+            got = parsed.value()
+            assert not parsed.is_sweep_override() and got == value and type(got) is type(value)
 
-    xp = open_hydra()
-    master = xp.compose_config("config", [], run_mode=RunMode.MULTIRUN, with_log_configuration=False)
-    typed = ["task=collect", "data.root=d", "debug=fast", "trainer.steps=9", "collect.first_seed=1,2"]
-    fresh = Composer(xp.config_loader, master)
-    jobs = plan_experiment(fresh, None, read_command_line(fresh, typed)[1], xp_rules()).jobs
-    assert jobs[0].job.config["trainer"]["steps"] == 9 and jobs[0].job.config["collect"]["episodes"] == 7
-    named = "task_collect-data.root_d-debug_fast-trainer.steps_9-collect.first_seed"
-    assert [planned.job.name for planned in jobs] == [f"{named}_1", f"{named}_2"]
+    compare()
+    assert [quick_value(text) for text in ("1", "-2.5e-3", "null", "TRUE", "a/b.c", "[1]", "nan")] == [
+        (True, 1), (True, -2.5e-3), (True, None), (True, True), (True, "a/b.c"), (False, None), (False, None),
+    ]  # fmt: skip

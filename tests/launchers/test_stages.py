@@ -1,8 +1,11 @@
 """What a stage's sweep, zip, set and fix and the command line make together."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from hydra_plugins.xp_staged_sweeper._stages import CommandLine, assignments, joined, overrides_of, parse_stages
+from hydra_plugins.xp_staged_sweeper._join import Joinable
+from hydra_plugins.xp_staged_sweeper._stages import CommandLine, assignments, overrides_of, parse_stages
 from xp.errors import UserError
 
 
@@ -61,9 +64,37 @@ def test_the_command_line_replaces_a_zipped_list_of_the_same_length():
         jobs(stage, CommandLine(sweeps={"b": ("7", "8", "9")}))
 
 
+def joined(mine, theirs):
+    known = Joinable()
+    known.add("job", theirs)
+    return known.fitting(mine) == ["job"]
+
+
 def test_jobs_join_on_the_keys_that_both_stages_sweep():
     assert joined({"h": 4, "p": 1}, {"h": 4.0, "seed": 3}) and not joined({"h": 4, "p": 1}, {"h": 8})
     assert joined({"h": 4}, {"seed": 1}) and joined({}, {"h": 1})
+
+
+plain = st.none() | st.booleans() | st.integers(-1, 2) | st.sampled_from([0.0, 1.0, float("nan"), "a", "1"])
+swept = st.dictionaries(st.sampled_from("abc"), plain | st.lists(plain, max_size=2))
+
+
+@given(st.lists(swept, max_size=8), swept)
+def test_joining_by_index_is_joining_by_looking_at_each(theirs, mine):
+    """`==` on plain values, but that nothing equals a nan."""
+
+    def same(one, other):
+        if isinstance(one, list) and isinstance(other, list):
+            return len(one) == len(other) and all(map(same, one, other))
+        return one == other
+
+    known = Joinable()
+    for number, values in enumerate(theirs):
+        known.add(number, values)
+    expected = [
+        number for number, values in enumerate(theirs) if all(same(mine[k], values[k]) for k in mine.keys() & values)
+    ]
+    assert known.fitting(mine) == expected
 
 
 def test_stages_come_in_the_order_of_their_needs():

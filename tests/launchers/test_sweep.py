@@ -42,7 +42,10 @@ def test_an_experiment_runs_each_job_after_its_needs_and_not_again(xp, place):
     assert RunFolder(folder / "pretrain").config().task.name == "collect"
     assert "stages" not in RunFolder(folder / "report").config()
     code, output = xp("+experiment=chain")
-    assert (code, output.strip()) == (0, "14 of 14 done, nothing to run") and len(journal(folder)) == 28
+    done, look, report = output.splitlines()
+    assert (code, done) == (0, "14 of 14 done, nothing to run") and len(journal(folder)) == 28
+    assert look == "  look:   xp task=status status.folder=multirun/chain"
+    assert report == "  report: xp task=report report.folder=multirun/chain"
 
 
 def test_a_job_starts_when_its_own_needs_are_done_not_when_the_stage_is(xp, place):
@@ -174,7 +177,7 @@ def test_a_late_value_is_taken_from_the_best_run_and_recorded(xp, place):
     code, _ = xp("+experiment=best")
     run = RunFolder(place / "multirun" / "best" / "long")
     assert code == 0 and run.record()["late"] == {"lr.peak": 0.2} and run.config().lr.peak == 0.2
-    assert xp("+experiment=best")[1].strip() == "4 of 4 done, nothing to run"
+    assert xp("+experiment=best")[1].startswith("4 of 4 done, nothing to run\n")
 
 
 def test_several_experiments_are_each_expanded_and_counted(xp, place):
@@ -198,11 +201,35 @@ def test_the_command_line_wins_over_hydras_own_params(xp, place):
 def test_a_plain_sweep_resumes_and_skips_and_keeps_other_sweeps_apart(xp, place):
     code, output = xp("lr.peak=1e-4,3e-4", "model=big")
     assert code == 0 and output.splitlines()[-1] == "2 done"
-    assert sorted(states(place / "multirun" / "sweep")) == ["model_big-lr.peak_0.0001", "model_big-lr.peak_0.0003"]
+    assert sorted(states(place / "multirun" / "sweep")) == ["lr.peak_0.0001", "lr.peak_0.0003"]
     code, output = xp("lr.peak=1e-4,3e-4,1e-3", "model=big", "work.wait_for=null")
     assert code == 0 and output.splitlines()[-1] == "3 done" and len(begun(place / "multirun" / "sweep")) == 3
-    code, output = xp("lr.peak=1e-4,3e-4", "model=big", "seed=1")
-    assert code == 0 and len(begun(place / "multirun" / "sweep")) == 5
+    for call in range(2):
+        code, output = xp("lr.peak=1e-4,3e-4", "model=big", "seed=1")
+        assert code == 0 and len(begun(place / "multirun" / "sweep")) == 5
+        assert call or "2 names end in a hash" in output
+    names = states(place / "multirun" / "sweep")
+    assert len(names) == 5 and sum(name.startswith("lr.peak_0.0001-") for name in names) == 1
+
+
+def test_a_plain_sweep_is_named_by_what_is_swept_and_finds_its_folders_again(xp, place):
+    given = ("seed=1,2", "work.text=/data/one/x,/data/two/y", "model=big", f"++work.note={'long' * 40}", "lr=constant")
+    for again in (False, True):
+        code, output = xp(*given)
+        assert code == 0 and len(begun(place / "multirun/sweep")) == 4, output
+        assert sorted(states(place / "multirun/sweep")) == [
+            "seed_1-work.text_x", "seed_1-work.text_y", "seed_2-work.text_x", "seed_2-work.text_y",
+        ]  # fmt: skip
+        assert not again or "look:   xp task=status status.folder=multirun/sweep" in output
+
+
+def test_jobs_whose_names_would_be_one_are_told_apart_by_a_hash_whatever_their_order(xp, place):
+    assert xp("work.text=/data/one/x,/data/two/x")[0] == 0
+    names = sorted(states(place / "multirun/sweep"))
+    assert len(names) == 2 and names[0] == "work.text_x" and names[1].startswith("work.text_x-")
+    texts = [RunFolder(place / "multirun/sweep" / name).config().work.text for name in names]
+    code, output = xp("work.text=/data/two/x,/data/one/x")
+    assert code == 0 and "2 of 2 done" in output and texts == ["/data/one/x", "/data/two/x"]
 
 
 def test_a_sweep_on_the_command_line_multiplies_every_stage_but_the_report(xp, place):

@@ -15,6 +15,7 @@ from hydra_plugins.xp_ssh_launcher._hosts import Host
 from hydra_plugins.xp_ssh_launcher._ledger import Offer
 from hydra_plugins.xp_ssh_launcher._transport import Agent, Link
 from xp.runs.lock import Busy
+from xp.shell import command
 
 if TYPE_CHECKING:
     from hydra_plugins.xp_ssh_launcher._keeper import Keeper
@@ -244,7 +245,7 @@ class Node:
         low = self.keeper.settings.min_free_gb * 1e9
         if free < low and not self.host.local:
             line = f"{free / 1e9:.1f} GB are free, below hydra.launcher.min_free_gb={low / 1e9:g}"
-            look = f"See what lies there: xp task=gc gc.folder={self.keeper.desk.experiment}"
+            look = f"See what lies there: {command('task=gc', gc__folder=self.keeper.desk.experiment)}"
             self.say(Standing.FULL, f"{self.name}: {line}. {look}")
         elif self.standing is Standing.FULL:
             self.keeper.forgive(self.name)

@@ -8,7 +8,8 @@ compares), in a fraction of its time. Each file is read once, however many choic
 
 import copy
 import dataclasses
-from collections.abc import Sequence
+import re
+from collections.abc import Container, Sequence
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -18,7 +19,14 @@ from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.plugins.config_source import ConfigResult, ConfigSource
-from omegaconf import AnyNode, Container, DictConfig, OmegaConf, open_dict
+from omegaconf import AnyNode, DictConfig, OmegaConf, open_dict
+from omegaconf import Container as Node
+
+from hydra_plugins.xp_staged_sweeper._template import overlapping
+from hydra_plugins.xp_staged_sweeper._values import bare, quick_value
+
+_SIMPLE_KEY = re.compile(r"(?:\+\+)?[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
+"""A key that is set wherever it stands; `+key` is an error where there is one already, whatever its value."""
 
 
 class Composer:
@@ -37,6 +45,33 @@ class Composer:
         new = [line for line in dict.fromkeys(overrides) if line not in self._parsed]
         self._parsed.update(zip(new, self._parser.parse_overrides(new)))
         return [self._parsed[line] for line in overrides]
+
+    def value(self, line: str) -> Any:
+        """The value of an override that is no sweep; plain numbers and words are read without Hydra's grammar."""
+        quick, value = quick_value(line.partition("=")[2])
+        return value if quick else self.parse([line])[0].value()
+
+    def slots(self, overrides: Sequence[str], swept: Container[str]) -> list[int]:
+        """Which of a job's overrides do nothing but put a plain value into a key that is swept.
+
+        Another plain value in their place cannot change what the others do, nor whether they are errors.
+        """
+        if any(line.startswith("~") for line in overrides) or self._adds_to_something(overrides):
+            return []  # these look at values
+        keys = [bare(line.partition("=")[0]) for line in overrides]
+        crossed = overlapping(keys)
+        return [
+            index
+            for index, (line, key) in enumerate(zip(overrides, keys))
+            if key in swept and key not in crossed and _SIMPLE_KEY.fullmatch(line.partition("=")[0])
+            if quick_value(line.partition("=")[2])[0] and not self.is_group(key)
+        ]
+
+    def _adds_to_something(self, overrides: Sequence[str]) -> bool:
+        """Whether `+key=value` names a key that is there: an error, unless its value turns out to be null."""
+        added = [line for line in overrides if line.startswith("+") and not line.startswith("++")]
+        keys = [key for line in added if not self.is_group(key := bare(line.partition("=")[0]))]
+        return bool(keys) and any(_is_there(self._base(self.parse(overrides))[0], key) for key in keys)
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """The configuration of a job, interpolations unresolved, without the `hydra` section."""
@@ -117,6 +152,17 @@ class _KeptFiles(IConfigRepository):
         return self._delegate.get_sources()
 
 
+def _is_there(config: Any, key: str) -> bool:
+    node = config
+    for part in key.split("."):
+        node = (
+            node._get_node(part, validate_access=False)
+            if isinstance(node, DictConfig) and not node._is_none()
+            else None
+        )
+    return node is not None
+
+
 def _lean(config: DictConfig) -> DictConfig:
     """Rebuild a configuration from plain values: the same content, but quick to copy."""
     plain = OmegaConf.to_container(config, resolve=False)
@@ -129,10 +175,10 @@ def _lean(config: DictConfig) -> DictConfig:
 
 def _is_plain(node: Any) -> bool:
     """Whether a configuration carries nothing but values: no types of structured configs, no flags below the root."""
-    if not isinstance(node, Container):
+    if not isinstance(node, Node):
         return type(node) is AnyNode
     if node._metadata.object_type not in (dict, list, None):
         return False
     children = [node._get_node(key) for key in (node.keys() if isinstance(node, DictConfig) else range(len(node)))]  # type: ignore[arg-type]
-    flagged = any(child._metadata.flags for child in children if isinstance(child, Container))
+    flagged = any(child._metadata.flags for child in children if isinstance(child, Node))
     return not flagged and all(_is_plain(child) for child in children)

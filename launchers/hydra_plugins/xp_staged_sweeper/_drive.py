@@ -1,7 +1,8 @@
 """Drive an executor until every job has ended, showing how they stand."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,12 @@ from xp.runs.status import Row, row_of
 _LOOK_S = 0.25
 _DRAW_S = 0.5
 _SHOWN_ROWS = 16
+_MANY = 60
+"""More jobs than this get no lines of their own, but for failures."""
+_FAILURES = 20
+"""Failures of many jobs that get a line of their own."""
+_COUNT_EVERY_S = 10.0
+_ORDER = (JobState.DONE, JobState.FAILED, JobState.BLOCKED, JobState.INTERRUPTED, JobState.RUNNING, JobState.WAITING)
 
 
 def drive(
@@ -49,11 +56,14 @@ def drive(
 
 
 class LineView:
-    """Plain lines: one when a job starts, one when it ends."""
+    """Plain lines: one when a job starts, one when it ends. Of many jobs only the failures, and how many have ended."""
 
-    def __init__(self, jobs: Sequence[Planned], console: Any):
+    def __init__(self, jobs: Sequence[Planned], console: Any, clock: Callable[[], float] = time.monotonic):
         self._names = {planned.job.folder: f"{planned.stage.key}/{planned.job.name}" for planned in jobs}
         self._console, self._known = console, dict.fromkeys(self._names, JobState.WAITING)
+        self._ended = self._failures = 0
+        self._clock, self._began = clock, clock()
+        self._next_count = self._began + _COUNT_EVERY_S
 
     def __enter__(self) -> "LineView":
         return self
@@ -67,12 +77,40 @@ class LineView:
 
     def show(self, states: dict[Path, JobState]) -> None:
         """Say what has changed."""
+        many = len(self._names) > _MANY
         for folder, state in states.items():
             if state is self._known[folder]:
                 continue
             self._known[folder] = state
-            ended = sum(each.ended for each in self._known.values())
-            self.say(f"[{ended}/{len(self._known)}] {state}: {self._names[folder]}{_details(folder, state)}")
+            self._ended += state.ended
+            if not many or self._is_told(state):
+                told = f"[{self._ended}/{len(self._known)}] {state}: {self._names[folder]}"
+                self.say(told + _details(folder, state))
+        if many and (self._clock() >= self._next_count or self._ended == len(self._known)):
+            self._count()
+
+    def _is_told(self, state: JobState) -> bool:
+        """Of many jobs: the first failures; then one line says that further ones are only counted."""
+        if state is not JobState.FAILED:
+            return False
+        self._failures += 1
+        if self._failures == _FAILURES + 1:
+            self.say(f"{_FAILURES} failures were shown; further ones are counted. xp task=status shows them all.")
+        return self._failures <= _FAILURES
+
+    def _count(self) -> None:
+        """How many stand how, and how long the rest takes at this rate. Later counts come at greater distances."""
+        passed = self._clock() - self._began
+        self._next_count = self._clock() + max(_COUNT_EVERY_S, passed / 20)
+        left = passed / self._ended * (len(self._known) - self._ended) if self._ended else 0.0
+        about = f"; about {clock_text(left)} left" if left else ""
+        self.say(f"[{self._ended}/{len(self._known)}] {counted(self._known.values())}{about}")
+
+
+def counted(states: Iterable[JobState]) -> str:
+    """`12 done, 1 failed, 2 running, 85 waiting`."""
+    counts = Counter(states)
+    return ", ".join(f"{counts[state]} {state}" for state in _ORDER if counts[state])
 
 
 class TableView(LineView):
@@ -94,8 +132,10 @@ class TableView(LineView):
 
     def show(self, states: dict[Path, JobState]) -> None:
         """Draw the table anew, at most twice a second."""
-        failed = {folder: state for folder, state in states.items() if state in (JobState.FAILED, JobState.BLOCKED)}
-        super().show(failed)
+        failed = {folder: state for folder, state in states.items() if state is JobState.FAILED}
+        for folder, state in failed.items():
+            if self._known[folder] is not state and self._is_told(state):
+                self.say(f"{state}: {self._names[folder]}{_details(folder, state)}")
         self._known.update(states)
         if time.monotonic() - self._drawn >= _DRAW_S:
             self._drawn = time.monotonic()
@@ -116,9 +156,7 @@ class TableView(LineView):
         return grid
 
     def _title(self) -> str:
-        counts = {state: list(self._known.values()).count(state) for state in JobState}
-        parts = ", ".join(f"{number} {state}" for state, number in counts.items() if number)
-        return f"{len(self._known)} jobs: {parts}"
+        return f"{len(self._known)} jobs: {counted(self._known.values())}"
 
 
 def _details(folder: Path, state: JobState) -> str:

@@ -1,7 +1,7 @@
 """From the command line to all jobs of an experiment: composed, checked, named, joined to what they need."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,26 +9,29 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from hydra_plugins.xp_staged_sweeper._compose import Composer
+from hydra_plugins.xp_staged_sweeper._jobs import Composed, Jobs, Rules
+from hydra_plugins.xp_staged_sweeper._join import Joinable
+from hydra_plugins.xp_staged_sweeper._names import Names, swept_name
 from hydra_plugins.xp_staged_sweeper._stages import (
     NO_VALUE,
     Assignment,
     CommandLine,
     Stage,
     assignments,
-    joined,
     overrides_of,
     parse_stages,
 )  # fmt: skip
 from hydra_plugins.xp_staged_sweeper._values import bare, flat, safe_name
-from xp.errors import UserError, listing
+from xp.errors import UserError, listing, some
 from xp.runs import late
 from xp.runs.folder import RECORD
 from xp.runs.frozen import Job, Need
+from xp.runs.identity import Known
 from xp.runs.record import Record, State
-from xp.runs.single import compose_job
+from xp.runs.single import identified, place_of
 
 _UNNAMED = ("paths.", "logger.", "hydra.")
-"""Keys below these say nothing about what a plain sweep's job is."""
+"""Keys below these say nothing about what a job of a stage is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,17 +54,8 @@ class Experiment:
     folder: Path
     stages: list[Stage]
     jobs: list[Planned] = field(default_factory=list)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rules:
-    """What the configuration's house says: the checks of one job, and the part its identity is about."""
-
-    check: Callable[[DictConfig], None]
-    science: Callable[[dict[str, Any]], Mapping[str, Any]]
-    is_transient: Callable[[str], bool]
-    show: Callable[[Path], None] = lambda folder: None
-    """Shows an experiment's results when it has ended."""
+    told_apart: int = 0
+    """How many names end in a hash, since a run of other settings has the name without it."""
 
 
 def read_command_line(composer: Composer, arguments: Sequence[str]) -> tuple[list[str | None], CommandLine]:
@@ -151,46 +145,56 @@ class _Planner:
         self._composer, self._rules, self._experiment = composer, rules, experiment
         self._chosen, self._line = chosen, line
         self._all_swept = {key for stage in experiment.stages for key in stage.swept}
+        self._plain = [stage.key for stage in experiment.stages] == ["sweep"]
         self._answers: dict[tuple[str, ...], Any] = {}
         self._asked: tuple[list[str], DictConfig] = ([], OmegaConf.create())
         """The overrides that `when` or `skip` was last looked up with, mostly those of the next time too; composed."""
+        self._jobs = Jobs(composer, rules)
+        self._runs: Known = {}
+        self._planned: dict[str, Joinable[Planned]] = {}
+        self._names = Names(experiment.folder)
 
     def jobs_of(self, stage: Stage) -> list[Planned]:
         """All jobs of a stage whose `when` holds."""
-        found = []
+        mine = self._planned[stage.key] = Joinable()
         for assignment, added in assignments(stage, self._line, self._all_swept):
             if self._holds(stage, "when", stage.when, assignment):
-                found.append(self._plan(stage, assignment, added))
-        return found
+                planned = self._plan(stage, assignment, added)
+                mine.add(planned, planned.values)
+        self._experiment.told_apart = self._names.told_apart
+        return mine.jobs
 
     def _plan(self, stage: Stage, assignment: Assignment, added: Assignment) -> Planned:
         overrides = [*self._chosen, *overrides_of(stage, assignment, self._line, self._all_swept)]
-        config = self._composer.compose(overrides)
-        name = self._name(stage, config, assignment, added)
-        values = self._parsed(assignment)
+        composed = self._jobs.compose(stage.key, overrides, {bare(key) for key in assignment})
+        name = self._name(stage, composed, assignment, added)
+        values = {bare(key): self._composer.value(f"{key}={value}") for key, value in assignment.items()}
         needs = self._needs(stage, name, values)
         skip = self._holds(stage, "skip", stage.skip, assignment)
-        folder = self._experiment.folder / name
-        with open_dict(config):
-            config.pop("stages", None)
-        self._refuse_unneeded(stage, config)
+        if composed.is_new:
+            self._refuse_unneeded(stage, composed.config)
         try:
-            self._rules.check(config)
+            composed.check()
         except UserError as error:
             raise UserError(f"{self._experiment.name or 'sweep'}, job {name}: {error}") from None
-        job = compose_job(
-            config,
-            folder,
-            overrides=overrides,
-            science=self._rules.science,
-            name=name,
-            experiment=self._experiment.name,
-            stage=stage.key,
-            needs=tuple(Need(folder=n.job.folder, stage=n.stage.key, identity=n.job.identity) for n in needs),
-            always=stage.always,
-        )
+        fields: dict[str, Any] = {
+            "overrides": overrides,
+            "experiment": self._experiment.name,
+            "stage": stage.key,
+            "needs": tuple(Need(folder=n.job.folder, stage=n.stage.key, identity=n.job.identity) for n in needs),
+            "always": stage.always,
+        }
+        job = self._job(composed, name, fields)
+        if self._plain and (own := self._names.free(name, job.identity)) != name:
+            job = self._job(composed, own, fields)
         planned = Planned(job=job, stage=stage, values=values, needs=needs, skip=skip)
         return _as_it_is(planned) if skip else planned
+
+    def _job(self, composed: Composed, name: str, fields: Mapping[str, Any]) -> Job:
+        folder = self._experiment.folder / name
+        with late.standing_at(place_of(folder, fields["needs"])):
+            config = composed.resolve()
+        return identified(config, folder, name=name, science=self._rules.science, known=self._runs, **fields)
 
     def _holds(self, stage: Stage, key: str, raw: Any, assignment: Assignment) -> bool:
         """Resolve `when` or `skip` in the experiment's configuration: command line and swept values, but no `set`."""
@@ -212,38 +216,30 @@ class _Planner:
             )
         return answer
 
-    def _name(self, stage: Stage, config: DictConfig, assignment: Assignment, added: Assignment) -> str:
+    def _name(self, stage: Stage, composed: Composed, assignment: Assignment, added: Assignment) -> str:
         if stage.template:
-            given = str(OmegaConf.select(config, f"stages.{stage.key}.name"))
+            given = str(OmegaConf.select(composed.named, f"stages.{stage.key}.name"))
             return safe_name(given + "".join(f"-{bare(key)}_{value}" for key, value in added.items()))
-        typed = {key: value for key, value in self._line.single.items() if key not in self._line.implied}
-        pairs = {**typed, **assignment} if self._plain else assignment
-        words = [f"{bare(key)}_{value}" for key, value in pairs.items() if self._tells(bare(key))]
-        return safe_name("-".join(words if self._plain else [stage.key, *words]) or stage.key)
-
-    @property
-    def _plain(self) -> bool:
-        return [stage.key for stage in self._experiment.stages] == ["sweep"]
+        if self._plain:
+            return swept_name(assignment, stage.key)
+        words = [f"{bare(key)}_{value}" for key, value in assignment.items() if self._tells(bare(key))]
+        return safe_name("-".join([stage.key, *words]))
 
     def _tells(self, key: str) -> bool:
         return not (self._rules.is_transient(key) or f"{key}.".startswith(_UNNAMED))
-
-    def _parsed(self, assignment: Assignment) -> dict[str, Any]:
-        parsed = self._composer.parse(_joined(assignment))
-        return {bare(key): each.value() for key, each in zip(assignment, parsed)}
 
     def _needs(self, stage: Stage, name: str, values: Mapping[str, Any]) -> tuple[Planned, ...]:
         """The jobs of the needed stages that agree with this one on the keys both sweep."""
         found: list[Planned] = []
         for need in stage.needs:
-            jobs = [planned for planned in self._experiment.jobs if planned.stage.key == need]
-            fitting = [planned for planned in jobs if joined(values, planned.values)]
+            jobs = self._planned[need].jobs
+            fitting = self._planned[need].fitting(values)
             if jobs and not fitting:
                 shared = {key: values[key] for key in values if key in jobs[0].values}
                 raise UserError(
                     f"The job {name} of stage '{stage.key}' needs a job of stage '{need}' with "
                     f"{listing(f'{key}={value}' for key, value in shared.items())}, and there is none; '{need}' has "
-                    f"{listing(planned.job.name for planned in jobs)}. Give both stages the same values."
+                    f"{some(planned.job.name for planned in jobs)}. Give both stages the same values."
                 )
             found += fitting
         return tuple(found)

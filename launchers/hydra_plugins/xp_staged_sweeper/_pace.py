@@ -7,12 +7,14 @@ from statistics import median
 from typing import Any
 
 from xp.errors import UserError
-from xp.runs.folder import RunFolder, find_runs
+from xp.runs.folder import RECORD, RunFolder, find_runs
 from xp.runs.frozen import Job
 from xp.runs.record import Record, State
 
 _MOST = 200
-"""Runs of other experiments to look at."""
+"""Runs to look at that are no jobs of the plan."""
+_OF_A_STAGE = 50
+"""Finished jobs of each stage to look at."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,30 +70,46 @@ def steps_of(config: Mapping[str, Any]) -> int | None:
 
 
 class Paces:
-    """The paces of an experiment's finished runs and, where it has none of a kind, of those beside it."""
+    """The paces of an experiment's finished runs and, where it has none of a kind, of those beside it.
 
-    def __init__(self, experiment: Path):
+    Args:
+        experiment: its folder.
+        done: {stage: folders of its jobs that are done}; of each stage, and of whatever else lies in the folder, a few
+            are looked at, spread evenly, so that thousands of finished runs cost no more than some of them.
+    """
+
+    def __init__(self, experiment: Path, done: Mapping[str, Sequence[Path]] | None = None):
         self._folder = experiment
-        self._own = _paces(find_runs(experiment)) if experiment.is_dir() else []
+        planned = {folder for folders in (done or {}).values() for folder in folders}
+        others = [run.path for run in find_runs(experiment) if run.path not in planned] if experiment.is_dir() else []
+        chosen = [folder for folders in (done or {}).values() for folder in _spread(folders, _OF_A_STAGE)]
+        self._own = _paces(RunFolder(folder) for folder in (*chosen, *_spread(others, _MOST)))
         self._others: list[Pace] | None = None
+        self._kinds: dict[tuple[str, ...], Sequence[Pace]] = {}
+        self._expected: dict[tuple[Any, ...], float] = {}
 
-    def expected(self, job: Job) -> float | None:
+    def expected(self, job: Job, record: Record | None = None) -> float | None:
         """Seconds that are left of a job: median over runs of its stage, else of its task and model, else of its task.
 
-        Of a run that was begun, only the steps that it has not done yet are counted.
+        Of a run that was begun (its `record`, read before or now), only the steps that it has not done yet are counted.
         """
-        alike = self._alike(job)
+        kind = (job.stage, job.task, _model(job.config))
+        if kind not in self._kinds:
+            self._kinds[kind] = self._alike(*kind)
+        alike = self._kinds[kind]
         if not alike:
             return None
-        return median(pace.seconds_for(_left(job)) for pace in alike)
+        left = _left(job, record)
+        if (*kind, left) not in self._expected:
+            self._expected[*kind, left] = median(pace.seconds_for(left) for pace in alike)
+        return self._expected[*kind, left]
 
-    def _alike(self, job: Job) -> Sequence[Pace]:
-        model = _model(job.config)
+    def _alike(self, stage: str, task: str, model: str) -> Sequence[Pace]:
         return (
-            [pace for pace in self._own if pace.stage == job.stage]
-            or [pace for pace in self._own if (pace.task, pace.model) == (job.task, model)]
-            or [pace for pace in self._own if pace.task == job.task]
-            or [pace for pace in self._beside() if (pace.task, pace.model) == (job.task, model)]
+            [pace for pace in self._own if pace.stage == stage]
+            or [pace for pace in self._own if (pace.task, pace.model) == (task, model)]
+            or [pace for pace in self._own if pace.task == task]
+            or [pace for pace in self._beside() if (pace.task, pace.model) == (task, model)]
         )
 
     def _beside(self) -> Sequence[Pace]:
@@ -100,6 +118,13 @@ class Paces:
             runs = [RunFolder(path.parent) for path in siblings if path.parent.parent != self._folder]
             self._others = _paces(runs[-_MOST:])
         return self._others
+
+
+def _spread(folders: Sequence[Path], most: int) -> Sequence[Path]:
+    """At most so many of them, at equal distances."""
+    if len(folders) <= most:
+        return folders
+    return [folders[number * len(folders) // most] for number in range(most)]
 
 
 def _paces(runs: Iterable[RunFolder]) -> list[Pace]:
@@ -111,9 +136,12 @@ def _model(config: Mapping[str, Any]) -> str:
     return str(model.get("name", "")) if isinstance(model, Mapping) else ""
 
 
-def _left(job: Job) -> int | None:
+def _left(job: Job, record: Record | None) -> int | None:
     steps = steps_of(job.config)
-    if steps is None or not Record(job.folder / "record.json").get("attempts"):
+    if steps is None:
+        return None
+    record = Record(job.folder / RECORD) if record is None else record
+    if not record.get("attempts"):
         return steps
     progress = RunFolder(job.folder).progress()
     done = progress.get("step", 0) if progress.get("total") == steps else 0

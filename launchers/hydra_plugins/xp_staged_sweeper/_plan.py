@@ -1,5 +1,7 @@
 """What is to be done with each job, how long it may take, and the table that says so before anything starts."""
 
+import heapq
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -15,6 +17,7 @@ from xp.runs.progress import clock_text
 from xp.runs.record import Record, State
 from xp.runs.single import compare
 from xp.runs.submitted import ask, is_open, never_begun
+from xp.shell import near
 
 
 class Action(StrEnum):
@@ -69,29 +72,54 @@ def make_plan(experiments: Sequence[Experiment], rules: Rules, *, retry_failed: 
     """
     actions: dict[Path, Action] = {}
     seconds: dict[Path, float | None] = {}
-    seen = ask(planned.job.folder for experiment in experiments for planned in experiment.jobs)
     for experiment in experiments:
-        paces = Paces(experiment.folder)
+        known = _records(experiment)
+        seen = ask(folder for folder, record in known.items() if record.get("handle"))
+        paces = Paces(experiment.folder, _done(experiment, known))
         for planned in experiment.jobs:
-            actions[planned.job.folder] = _action(planned, actions, rules, seen, retry_failed)
-            seconds[planned.job.folder] = paces.expected(planned.job)
+            folder = planned.job.folder
+            record = known.get(folder) or Record(folder / RECORD, {})
+            actions[folder] = _action(planned, record, actions, rules, seen.get(folder), retry_failed)
+            seconds[folder] = paces.expected(planned.job, record)
     return Plan(experiments, actions, seconds)
 
 
+def _done(experiment: Experiment, known: Mapping[Path, Record]) -> dict[str, list[Path]]:
+    found: dict[str, list[Path]] = {}
+    for planned in experiment.jobs:
+        record = known.get(planned.job.folder)
+        if record is not None and record.state is State.DONE:
+            found.setdefault(planned.stage.key, []).append(planned.job.folder)
+    return found
+
+
+def _records(experiment: Experiment) -> dict[Path, Record]:
+    """What lies in the jobs' folders, each read once."""
+    if not experiment.folder.is_dir():
+        return {}
+    there = {entry.name for entry in os.scandir(experiment.folder)}
+    folders = [planned.job.folder for planned in experiment.jobs if planned.job.folder.name in there]
+    return {folder: record for folder in folders if (record := Record(folder / RECORD))}
+
+
 def _action(
-    planned: Planned, known: Mapping[Path, Action], rules: Rules, seen: Mapping[Path, JobState], retry_failed: bool
+    planned: Planned,
+    record: Record,
+    known: Mapping[Path, Action],
+    rules: Rules,
+    seen: JobState | None,
+    retry_failed: bool,
 ) -> Action:
     if planned.skip:
         return Action.DONE
-    record = Record(planned.job.folder / RECORD)
-    if not planned.job.always and not never_begun(planned.job.folder):
-        compare(planned.job, rules.science)
+    if not planned.job.always and not never_begun(planned.job.folder, record):
+        compare(planned.job, rules.science, record)
     needs = [known[need.job.folder] for need in planned.needs]
     if record.state is State.DONE and not (planned.job.always and _outdated(planned, record, needs)):
         return Action.DONE
     if not planned.job.always and any(each in (Action.FAILED, Action.BLOCKED) for each in needs):
         return Action.BLOCKED
-    if is_open(record, seen.get(planned.job.folder)):
+    if is_open(record, seen):
         return Action.RUNNING if record.state is State.RUNNING else Action.QUEUED
     if record.state is State.FAILED:
         return Action.RETRY if retry_failed else Action.FAILED
@@ -113,17 +141,19 @@ def expected_seconds(plan: Plan, workers: int | None) -> tuple[float, bool]:
     List scheduling: a free worker takes the first job, in order, whose needs are done.
     """
     ends: dict[Path, float] = {}
-    free = [0.0] * max(1, workers or len(plan.jobs))
+    jobs = plan.jobs
+    free = [0.0] * max(1, workers or len(jobs))  # a heap: the first is the smallest
     complete = True
-    for planned in plan.jobs:
+    for planned in jobs:
         action = plan.actions[planned.job.folder]
         if not action.starts:
             ends[planned.job.folder] = 0.0
             continue
         took = plan.seconds[planned.job.folder]
         complete = complete and took is not None
-        start = max([min(free), *(ends.get(need.job.folder, 0.0) for need in planned.needs)])
-        free[free.index(min(free))] = ends[planned.job.folder] = start + (took or 0.0)
+        start = max([free[0], *(ends.get(need.job.folder, 0.0) for need in planned.needs)])
+        ends[planned.job.folder] = start + (took or 0.0)
+        heapq.heapreplace(free, ends[planned.job.folder])
     return max(ends.values(), default=0.0), complete
 
 
@@ -148,22 +178,37 @@ def clock_time(moment: datetime, now: datetime) -> str:
 
 
 def table(plan: Plan) -> Any:
-    """A rich table with one row per stage."""
+    """A rich table with one row per stage; names of jobs are cut to what is left of the line."""
     from rich.table import Table
+    from rich.text import Text
 
     used = [action for action in Action if plan.having(action)]
-    title = ", ".join(f"{each.name or 'sweep'} ({each.folder})" for each in plan.experiments)
-    grid = Table(title=title, title_justify="left")
-    for column in ("stage", "jobs", *used, "time each", "first jobs to run"):
-        grid.add_column(column, justify="left" if column in ("stage", "first jobs to run") else "right")
+    grid = Table()
+    for column in ("stage", "jobs", *used, "time each"):
+        grid.add_column(column, justify="left" if column == "stage" else "right", overflow="fold")
+    grid.add_column("first to run", overflow="ellipsis", no_wrap=True, ratio=1, min_width=12)
     several = len(plan.experiments) > 1
     for experiment in plan.experiments:
         for stage in experiment.stages:
             jobs = [planned for planned in experiment.jobs if planned.stage.key == stage.key]
             if jobs:
                 name = f"{experiment.name}/{stage.key}" if several else stage.key
-                grid.add_row(name, *_cells(plan, jobs, used))
+                grid.add_row(*map(Text, (name, *_cells(plan, jobs, used))))
     return grid
+
+
+def places(plan: Plan) -> list[str]:
+    """Lines that say where each experiment lies, and that names were lengthened if some were."""
+    lines = []
+    for experiment in plan.experiments:
+        lines.append(f"{experiment.name or 'sweep'} in {near(experiment.folder)}")
+        if experiment.told_apart:
+            several = experiment.told_apart != 1
+            lines.append(
+                f"{experiment.told_apart} name{'s end' if several else ' ends'} in a hash: runs with the same swept "
+                "values and other settings lie there already"
+            )
+    return lines
 
 
 def _cells(plan: Plan, jobs: Sequence[Planned], used: Sequence[Action]) -> list[str]:

@@ -93,6 +93,7 @@ def assignments(stage: Stage, line: CommandLine, all_swept: set[str]) -> list[tu
     added = {key: values for key, values in line.sweeps.items() if bare(key) not in all_swept and not stage.once}
     zipped = _zip(stage, line)
     found: list[tuple[Assignment, Assignment]] = []
+    known: set[tuple[frozenset[tuple[str, str]], ...]] = set()
     for block in stage.products or ({},):
         lists = [[(key, value) for value in line.choices(key) or values] for key, values in block.items()]
         extra = [[(key, value) for value in values] for key, values in added.items()]
@@ -100,7 +101,9 @@ def assignments(stage: Stage, line: CommandLine, all_swept: set[str]) -> list[tu
             list(itertools.product(*lists)), zipped, list(itertools.product(*extra))
         ):
             pair = ({**dict(chosen), **together, **dict(more)}, dict(more))
-            if pair not in found:
+            alike = tuple(frozenset(each.items()) for each in pair)
+            if alike not in known:
+                known.add(alike)
                 found.append(pair)
     return found
 
@@ -113,11 +116,6 @@ def overrides_of(stage: Stage, assignment: Assignment, line: CommandLine, all_sw
         for key, value in layer.items():
             chosen[bare(key)] = (key, value)
     return [key if value == NO_VALUE else f"{key}={value}" for key, value in chosen.values()]
-
-
-def joined(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
-    """Whether two jobs agree on every key that both their stages sweep (a natural join); values are parsed ones."""
-    return all(mine[key] == theirs[key] for key in mine.keys() & theirs.keys())
 
 
 def _stage(key: str, spec: Any) -> Stage:

@@ -11,6 +11,10 @@ from xp.runs.executor import Executor, Submission
 from xp.runs.folder import RECORD
 from xp.runs.record import Record
 from xp.runs.submitted import note_handle, note_launcher, submit_and_note
+from xp.shell import command, near
+
+_TOLD = 20
+"""Submitted jobs that get a line of their own."""
 
 
 def recover(executor: Executor | None, experiments: Sequence[Experiment]) -> None:
@@ -33,10 +37,21 @@ def submit(executor: Executor, plan: Plan, settings: Mapping[str, Any], console:
         note_launcher(experiment.folder, executor.name, settings)
     handles = submit_and_note(executor, submissions(jobs, taken))
     if executor.detachable:
-        for planned, handle in zip(jobs, handles):
-            word = "goes on" if planned.job.folder in taken else "submitted"
-            say(console, f"{word}: {planned.stage.key}/{planned.job.name} -> {executor.name} {handle}")
+        _tell_handles(jobs, handles, taken, executor.name, console)
     return {handle: planned.job.folder for planned, handle in zip(jobs, handles)}
+
+
+def _tell_handles(
+    jobs: Sequence[Planned], handles: Sequence[str], taken: Mapping[Path, str], executor: str, console: Any
+) -> None:
+    """A line for each job; of many the first few, since every record holds its job's handle."""
+    for planned, handle in list(zip(jobs, handles))[:_TOLD]:
+        word = "goes on" if planned.job.folder in taken else "submitted"
+        say(console, f"{word}: {planned.stage.key}/{planned.job.name} -> {executor} {handle}")
+    if len(jobs) > _TOLD:
+        going = sum(planned.job.folder in taken for planned in jobs[_TOLD:])
+        more = len(jobs) - _TOLD
+        say(console, f"and {more} more: {more - going} submitted, {going} go on; the last is {executor} {handles[-1]}")
 
 
 def submissions(jobs: Sequence[Planned], handles: Mapping[Path, str]) -> list[Submission]:
@@ -62,8 +77,8 @@ def tell(plan: Plan, executor: str, console: Any) -> int:
     told = f"1 job is with {executor} and goes" if one else f"{number} jobs are with {executor} and go"
     say(console, f"{told} on without this process. The same command adopts {'it' if one else 'them'}.")
     for experiment in plan.experiments:
-        say(console, f"  look:   xp task=status status.folder={experiment.folder}")
-        say(console, f"  cancel: xp task=cancel cancel.folder={experiment.folder}")
+        say(console, f"  look:   {command('task=status', status__folder=near(experiment.folder))}")
+        say(console, f"  cancel: {command('task=cancel', cancel__folder=near(experiment.folder))}")
     return 0
 
 
@@ -81,7 +96,7 @@ def _taken(executor: Executor, plan: Plan) -> dict[Path, str]:
             raise UserError(
                 f"{planned.job.name} is {record.standing} under hydra/launcher={record.get('executor') or 'local'}, "
                 f"process {record.get('pid')} on {record.get('host')}; {executor.name} cannot take it over. Wait for "
-                f"it, or end it first: xp task=cancel cancel.folder={planned.job.folder}"
+                f"it, or end it first: {command('task=cancel', cancel__folder=near(planned.job.folder))}"
             )
         found[planned.job.folder] = record["handle"]
     return found

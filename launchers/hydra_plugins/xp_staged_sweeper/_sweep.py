@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra_plugins.xp_staged_sweeper._compose import Composer
-from hydra_plugins.xp_staged_sweeper._experiment import Experiment, Planned, Rules, plan_experiment, read_command_line
-from hydra_plugins.xp_staged_sweeper._plan import Action, Plan, make_plan, say, summary_line, table
+from hydra_plugins.xp_staged_sweeper._experiment import Experiment, Planned, plan_experiment, read_command_line
+from hydra_plugins.xp_staged_sweeper._jobs import Rules
+from hydra_plugins.xp_staged_sweeper._plan import Action, Plan, make_plan, places, say, summary_line, table
 from hydra_plugins.xp_staged_sweeper._submit import recover, submit, tell
 from xp.runs import late, snapshot
 from xp.runs.atomic import write_json
@@ -19,6 +20,7 @@ from xp.runs.reading import writing
 from xp.runs.record import Record, State, now
 from xp.runs.secret import redact_overrides
 from xp.runs.single import STOCK
+from xp.shell import command, near
 
 if TYPE_CHECKING:
     from hydra_plugins.xp_staged_sweeper.staged_sweeper import StagedSweeper
@@ -29,6 +31,8 @@ OK, FAILED, INTERRUPTED = 0, 1, 130
 def xp_rules() -> Rules:
     """The checks and the science part that `xp.config` gives."""
     from xp.config import check, science
+    from xp.config.check import check_alike
+    from xp.config.resolvers import READS
     from xp.config.schema import is_transient
 
     def show(folder: Path) -> None:
@@ -36,7 +40,9 @@ def xp_rules() -> Rules:
 
         show_results(folder)
 
-    return Rules(check=check, science=science, is_transient=is_transient, show=show)
+    return Rules(
+        check=check, science=science, is_transient=is_transient, show=show, check_alike=check_alike, pure=READS
+    )
 
 
 class Sweep:
@@ -61,6 +67,8 @@ class Sweep:
         todo = [planned for planned in plan.jobs if plan.actions[planned.job.folder].starts]
         if not todo and not self._options.dry_run:
             return self._shown(plan, rules, self._nothing(plan, console))
+        for text in places(plan):
+            say(console, text)
         console.print(table(plan))
         console.print(summary_line(plan, workers), highlight=False, soft_wrap=True)
         if self._options.dry_run:
@@ -128,8 +136,17 @@ class Sweep:
         done, failed = plan.having(Action.DONE), plan.having(Action.FAILED, Action.BLOCKED)
         if not failed:
             say(console, f"{len(done)} of {len(plan.jobs)} done, nothing to run")
+            self._where(plan, console)
             return OK
         return self._sum_up(plan, {}, console)
+
+    def _where(self, plan: Plan, console: Any) -> None:
+        """Where the results are and what to type to see them; where there is a page, its path is shown instead."""
+        for experiment in plan.experiments:
+            if not (experiment.folder / "report.html").is_file():
+                folder = near(experiment.folder)
+                say(console, f"  look:   {command('task=status', status__folder=folder)}")
+                say(console, f"  report: {command('task=report', report__folder=folder)}")
 
     def _sum_up(self, plan: Plan, states: dict[Path, JobState], console: Any) -> int:
         """The last lines: what failed and why, the counts, and the command that goes on."""

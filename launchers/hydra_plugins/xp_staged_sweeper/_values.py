@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
+_WHOLE = re.compile(r"[+-]?(?:0|[1-9][0-9]*)")
+_DECIMAL = re.compile(r"[+-]?(?:0|[1-9][0-9]*)(?:\.[0-9]+(?:[eE][+-]?[0-9]+)?|[eE][+-]?[0-9]+)")
 _WORDS = ("null", "true", "false", "nan", "inf")
 
 
@@ -21,6 +23,22 @@ def text(value: Any) -> str:
     if isinstance(value, Mapping):
         return "{" + ",".join(f"{key}:{text(inner)}" for key, inner in value.items()) + "}"
     return "[" + ",".join(text(inner) for inner in value) + "]"
+
+
+def quick_value(written: str) -> tuple[bool, int | float | bool | str | None]:
+    """(True, value) of a plain number or word of the override language; (False, None) where its grammar is needed."""
+    if _WHOLE.fullmatch(written):
+        return True, int(written)
+    if _DECIMAL.fullmatch(written):
+        return True, float(written)
+    word = written.lower()
+    if word in ("true", "false"):
+        return True, word == "true"
+    if word == "null":
+        return True, None
+    if word not in _WORDS and _PLAIN.fullmatch(written):
+        return True, written
+    return False, None
 
 
 def flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

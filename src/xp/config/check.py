@@ -1,5 +1,7 @@
 """Checks of one job before anything heavy is imported: types, words, bounds, and keys that must agree."""
 
+import copy
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +10,11 @@ from omegaconf import DictConfig, OmegaConf
 from xp.config.dataset_facts import choose_tasks, dataset_facts, hub_hint
 from xp.config.devices import check_accumulate, check_devices
 from xp.config.schema import MERGE_METHODS, TASKS
-from xp.config.sections import check_sections
+from xp.config.sections import check_keys, check_sections, raw
 from xp.config.tokenizer import tokenizer_folder
 from xp.errors import UserError, closest, listing
 from xp.reference import Reference, missing_reference
+from xp.shell import command
 
 CLOSED_LOOP_EXECUTIONS = ("receding", "ensembling")
 REPLAY_MODES = ("ground_truth", "self_chained", "delayed")
@@ -28,14 +31,64 @@ def check(config: DictConfig, *, complete: bool = True) -> None:
         UserError: naming the key, the value given, what is allowed and the closest match.
     """
     check_sections(config)
+    for part in _EVERY_TASK:
+        part(config)
+    if complete:
+        for part in _BY_TASK[config.task.name]:
+            part(config)
+
+
+def check_alike(config: DictConfig, changing: Sequence[str]) -> Callable[[], None]:
+    """The check of jobs that differ from one that has passed `check` in the values of a few keys, and in nothing else.
+
+    Only what reads one of those keys is looked at again: their own types, words and bounds, and the parts
+    (`_EVERY_TASK`, `_BY_TASK`) that have read a section with one of them (`_Noting` sees which).
+
+    Args:
+        config: holds the job that has passed, and later the others.
+        changing: dotted keys whose values, as they resolve, may differ; the keys themselves are there in every job.
+
+    Returns:
+        A function that checks what `config` holds when it is called; raises as `check` does.
+    """
+    sections = {key.partition(".")[0] for key in changing}
+    if "task" in sections or any(f"{name}.name" in changing for name in sections):
+        return lambda: check(config)
+    parts: list[Callable[[DictConfig], None]] = []
+    for part in (*_EVERY_TASK, *_BY_TASK[config.task.name]):
+        noting = _Noting(config)
+        part(noting)
+        if noting.sections_read & sections:
+            parts.append(part)
+
+    def again() -> None:
+        check_keys(config, changing)
+        for part in parts:
+            part(config)
+
+    return again
+
+
+class _Noting(DictConfig):
+    """A configuration that notes which of its sections are read."""
+
+    def __init__(self, config: DictConfig):
+        super().__init__(content=copy.deepcopy(config))
+        object.__setattr__(self, "sections_read", set())
+
+    def _get_node(self, key: Any, *args: Any, **kwargs: Any) -> Any:
+        if "sections_read" in self.__dict__:
+            self.__dict__["sections_read"].add(key)
+        return super()._get_node(key, *args, **kwargs)
+
+
+def _check_task(config: DictConfig) -> None:
     task = config.task.name
     if task not in TASKS:
         raise UserError(f"task={task}: there is no such task. Tasks: {listing(TASKS)}{closest(str(task), TASKS)}")
-    if complete:
-        _BY_TASK[task](config)
 
 
-def _check_train(config: DictConfig) -> None:
+def _check_batch(config: DictConfig) -> None:
     trainer = config.trainer
     if trainer.accumulate > trainer.batch_size:
         raise UserError(
@@ -44,13 +97,15 @@ def _check_train(config: DictConfig) -> None:
         )
     check_devices(trainer.devices, trainer.strategy, trainer.compile)
     check_accumulate(trainer.batch_size, trainer.accumulate, 1 if trainer.devices == "auto" else trainer.devices)
-    peak = OmegaConf.to_container(config.lr, resolve=False)["peak"]  # type: ignore[index,call-overload]
-    if "${best:" not in str(peak) and config.lr.peak <= 0:
+
+
+def _check_rate(config: DictConfig) -> None:
+    if "${best:" not in str(raw(config, "lr.peak")) and config.lr.peak <= 0:
         raise UserError(f"lr.peak={config.lr.peak}: must be above 0, for instance lr.peak=3e-4.")
+
+
+def _check_start(config: DictConfig) -> None:
     _check_folder(config, "pretrained_path")
-    _check_data(config)
-    _check_model(config)
-    _check_language(config)
 
 
 def _check_data(config: DictConfig) -> None:
@@ -65,8 +120,8 @@ def _check_data(config: DictConfig) -> None:
             f"data.root={data.root}: there is no dataset. "
             + (
                 hub_hint(str(data.root))
-                or f"Record the embedded suite there with: xp task=collect data.root={data.root} ; or give the folder "
-                "of a LeRobotDataset v3: data.root=FOLDER"
+                or f"Record the embedded suite there with: {command('task=collect', data__root=data.root)} ; or give "
+                "the folder of a LeRobotDataset v3: data.root=FOLDER"
             )
         )
     made = _made_by_another_job(config, "data.split")
@@ -131,10 +186,7 @@ def _check_folder(config: DictConfig, key: str) -> None:
 
 
 def _made_by_another_job(config: DictConfig, key: str) -> bool:
-    node: Any = OmegaConf.to_container(config, resolve=False)
-    for part in key.split("."):
-        node = node[part] if isinstance(node, dict) else None
-    return "${needs" in str(node) or "${needs" in str(OmegaConf.select(config, key))
+    return "${needs" in str(raw(config, key)) or "${needs" in str(OmegaConf.select(config, key))
 
 
 def _check_predict(config: DictConfig) -> None:
@@ -234,21 +286,20 @@ def _check_report(config: DictConfig) -> None:
     _check_folder(config, "report.folder")
 
 
-def _check_nothing(config: DictConfig) -> None:
-    """Status reads what is there."""
-
-
-_BY_TASK = {
-    "train": _check_train,
-    "predict": _check_predict,
-    "eval": _check_eval,
-    "collect": _check_collect,
-    "split": _check_split,
-    "dump": _check_dump,
-    "merge": _check_merge,
-    "report": _check_report,
-    "status": _check_nothing,
-    "gc": _check_nothing,
-    "cancel": _check_nothing,
-    "attach": _check_nothing,
+_BY_TASK: dict[str, tuple[Callable[[DictConfig], None], ...]] = {
+    "train": (_check_batch, _check_rate, _check_start, _check_data, _check_model, _check_language),
+    "predict": (_check_predict,),
+    "eval": (_check_eval,),
+    "collect": (_check_collect,),
+    "split": (_check_split,),
+    "dump": (_check_dump,),
+    "merge": (_check_merge,),
+    "report": (_check_report,),
+    "status": (),
+    "gc": (),
+    "cancel": (),
+    "attach": (),
 }
+"""What each task needs, in independent parts: a large sweep repeats those alone that read what it sweeps."""
+
+_EVERY_TASK = (_check_task,)

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from xp.config.unknown_keys import shown, unknown_key
 from xp.errors import UserError, closest, listing
+from xp.shell import quoted
 
 if TYPE_CHECKING:
     from hydra._internal.hydra import Hydra
@@ -226,8 +227,8 @@ def _sweep_without_m(mistake: _Mistake) -> str:
     given = match.group(1)
     key, _, value = given.partition("=")
     return (
-        f"{given} names several values. To sweep over them add -m: xp -m {given} ; "
-        f"to set one list write {key}=[{value}]"
+        f"{given} names several values. To sweep over them add -m: xp -m {quoted(given)} ; "
+        f"to set one list write {quoted(f'{key}=[{value}]')}"
     )
 
 

@@ -7,6 +7,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+READS: dict[str, tuple[str, ...]] = {"is_null": (), "not": (), "any": (), "all": (), "by_scale": ("trainer.scale",)}
+"""{resolver: keys that it reads beside its arguments}; a sweep resolves these anew only where one of them differs."""
+
 
 def _is_null(value: Any) -> bool:
     return value is None

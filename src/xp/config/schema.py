@@ -5,6 +5,7 @@ finished stage (`${best:stage,metric}`) is an interpolation until the job runs a
 """
 
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from omegaconf import MISSING
@@ -427,6 +428,7 @@ def science(config: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in flat.items() if not is_transient(key)}
 
 
+@cache
 def is_transient(key: str) -> bool:
     """Whether a dotted key, or the section it lies in, is declared transient."""
     return any(key == entry or key.startswith(entry + ".") for entry in TRANSIENT)

@@ -3,10 +3,11 @@
 import dataclasses
 import types
 import typing
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, Container, DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from xp.config.explain import explain_interpolation
@@ -33,6 +34,30 @@ def check_sections(config: DictConfig) -> None:
         _check_section(name, shape, config, plain[name])
     for key in _fields(Top):
         _check_field("", key, config, plain, Top)
+
+
+def check_keys(config: DictConfig, keys: Sequence[str]) -> None:
+    """`check_sections` for these keys alone, of a configuration that differs in their values from one that passed."""
+    own = {tuple(key.split(".")[:2]) for key in keys}
+    for name, shape in SECTIONS.items():
+        mine = {path[1] for path in own if path[0] == name and len(path) > 1}
+        schema = _schema(shape, {"name": raw(config, f"{name}.name")}) if mine else None
+        for key in _fields(schema) if schema else ():
+            if key in mine:
+                _check_field(f"{name}.", key, config[name], {key: raw(config, f"{name}.{key}")}, schema)
+    for key in _fields(Top):
+        if (key,) in own:
+            _check_field("", key, config, {key: raw(config, key)}, Top)
+
+
+def raw(config: DictConfig, key: str) -> Any:
+    """What stands under a dotted key, unresolved; None where there is nothing."""
+    node: Any = config
+    for part in key.split("."):
+        node = node._get_node(part, validate_access=False) if isinstance(node, DictConfig) else None
+    if isinstance(node, Container):
+        return OmegaConf.to_container(node, resolve=False)
+    return None if node is None else node._value()
 
 
 def _check_names(plain: dict[str, Any]) -> None:

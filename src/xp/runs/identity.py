@@ -96,23 +96,34 @@ def differing_keys(
     return [Difference(key, old, new) for key, old, new in pairs if not _same(old, new)]
 
 
-def runs_inside(science: Mapping[str, Any]) -> dict[str, str]:
+Known = dict[str, tuple[str, str] | None]
+"""{text: (folder, identity) of the run that it names a path in, if any}, for many jobs of one call."""
+
+
+def runs_inside(science: Mapping[str, Any], known: Known | None = None) -> dict[str, str]:
     """{folder: identity} of finished or begun runs whose folders hold a path that `science` names.
 
     So a policy given as `pretrained_path=outputs/RUN` counts by what was trained, not by where it lies.
     """
+    known = {} if known is None else known
     found: dict[str, str] = {}
     for value in _strings(list(flatten(science).values())):
         if "/" not in value or "${" in value or len(value) > 4096:
             continue
-        path = Path(_absolute(str(Reference.parse(value).path)))
-        for folder in (path, *path.parents[:4]):
-            if (folder / RECORD).is_file():
-                known = read_json(folder / RECORD).get("identity")
-                if known:
-                    found[str(folder)] = known
-                break
+        if value not in known:
+            known[value] = _run_of(Path(_absolute(str(Reference.parse(value).path))))
+        run = known[value]
+        if run is not None:
+            found[run[0]] = run[1]
     return found
+
+
+def _run_of(path: Path) -> tuple[str, str] | None:
+    for folder in (path, *path.parents[:4]):
+        if (folder / RECORD).is_file():
+            identity = read_json(folder / RECORD).get("identity")
+            return (str(folder), identity) if identity else None
+    return None
 
 
 def _canonical(value: Any, folders: Mapping[str, str]) -> Any:

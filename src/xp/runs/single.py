@@ -15,8 +15,8 @@ from xp.runs import late
 from xp.runs.atomic import plain
 from xp.runs.execute import execute, exit_code
 from xp.runs.folder import JOB, RECORD
-from xp.runs.frozen import Job, freeze, open_job, to_yaml
-from xp.runs.identity import SHOWN, differing_keys, identity, runs_inside
+from xp.runs.frozen import Job, Need, freeze, open_job, to_yaml
+from xp.runs.identity import SHOWN, Known, differing_keys, flatten, identity, runs_inside
 from xp.runs.lock import Busy, locked
 from xp.runs.reading import read_json
 from xp.runs.record import Record, State
@@ -118,19 +118,37 @@ def compose_job(
     config: DictConfig, folder: Path, *, overrides: Sequence[str] = (), science: Science, **fields: Any
 ) -> Job:
     """Resolve a composed configuration into a job in `folder`, and give it its identity."""
-    needs: dict[str, list[str]] = {}
-    for need in fields.get("needs", ()):
-        needs.setdefault(need.stage, []).append(str(need.folder))
-    place = late.Place(str(folder), {stage: tuple(folders) for stage, folders in needs.items()})
-    with late.standing_at(place):
-        plain_config = _resolved(config)
-    job = Job(folder=folder, config=plain_config, identity="", overrides=tuple(overrides), **fields)
-    part = science(plain_config)
-    job = dataclasses.replace(job, uses={k: v for k, v in runs_inside(part).items() if k not in job.known_runs})
-    return dataclasses.replace(job, identity=identity(part, job.known_runs))
+    with late.standing_at(place_of(folder, fields.get("needs", ()))):
+        plain_config = resolved(config)
+    return identified(plain_config, folder, overrides=overrides, science=science, **fields)
 
 
-def _resolved(config: DictConfig) -> dict[str, Any]:
+def place_of(folder: Path, needs: Sequence[Need]) -> late.Place:
+    """Where a job stands while its configuration is resolved."""
+    found: dict[str, list[str]] = {}
+    for need in needs:
+        found.setdefault(need.stage, []).append(str(need.folder))
+    return late.Place(str(folder), {stage: tuple(folders) for stage, folders in found.items()})
+
+
+def identified(
+    config: dict[str, Any],
+    folder: Path,
+    *,
+    overrides: Sequence[str] = (),
+    science: Science,
+    known: Known | None = None,
+    **fields: Any,
+) -> Job:
+    """The job of a resolved plain configuration. `known` remembers, for many jobs, which paths lie in runs."""
+    job = Job(folder=folder, config=config, identity="", overrides=tuple(overrides), **fields)
+    part = flatten(science(config))
+    runs = job.known_runs
+    uses = {run: its for run, its in runs_inside(part, known).items() if run not in runs}
+    return dataclasses.replace(job, uses=uses, identity=identity(part, {**uses, **runs}))
+
+
+def resolved(config: DictConfig) -> dict[str, Any]:
     """All values of a configuration; what a resolver has to say to the user comes out as it said it."""
     try:
         content: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
@@ -151,13 +169,13 @@ def _said_by_resolver(error: BaseException) -> BaseException:
     return error
 
 
-def compare(job: Job, science: Science) -> Record:
-    """The record of what lies in the job's folder, after making sure that it is the same run.
+def compare(job: Job, science: Science, record: Record | None = None) -> Record:
+    """The record of what lies in the job's folder (or `record`, read before), after making sure it is the same run.
 
     Raises:
         UserError: the folder holds a run of another identity; names the keys that differ, with both values.
     """
-    record = Record(job.folder / RECORD)
+    record = Record(job.folder / RECORD) if record is None else record
     known = record.get("identity")
     if known is None or known == job.identity:
         return record

@@ -112,11 +112,11 @@ def is_open(record: Record, seen: JobState | None) -> bool:
     return not seen.ended if seen is not None else record.alive
 
 
-def never_begun(folder: Path) -> bool:
+def never_begun(folder: Path, record: Record | None = None) -> bool:
     """Whether a job was only frozen: cancelled before it started, or of a sweep that was refused or killed before it
     had put the job into anybody's hands.
     """
-    record = Record(folder / RECORD)
+    record = Record(folder / RECORD) if record is None else record
     if record.state not in (State.PENDING, State.CANCELLED) or record.interrupted or record.get("attempts"):
         return False
     if record.state is State.CANCELLED:

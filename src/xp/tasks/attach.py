@@ -5,10 +5,11 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from xp.errors import UserError, listing
+from xp.errors import UserError, some
 from xp.runs.folder import LOG, RunFolder, load_run
 from xp.runs.status import Row, row_of, with_executors
 from xp.runs.submitted import executor_of
+from xp.shell import command, near
 from xp.tasks.status import look, places
 
 _EVERY_S = 0.3
@@ -32,8 +33,12 @@ def _only_one(config: DictConfig) -> RunFolder:
     running = [row for row in found if row.state == "running"] or found
     if len(running) == 1:
         return RunFolder(running[0].folder)
-    told = f"These do: {listing(str(row.folder) for row in running[:8])}" if running else "Nothing runs now"
-    raise UserError(f"{told}. Choose a run: attach.run=FOLDER")
+    if not running:
+        raise UserError("Nothing runs now. Choose a run whose log to show: attach.run=FOLDER")
+    raise UserError(
+        f"{len(running)} runs do: {some(near(row.folder) for row in running)}. Choose one, for instance: "
+        f"{command('task=attach', attach__run=near(running[0].folder))}"
+    )
 
 
 def _follow(run: RunFolder, lines: int) -> Row:

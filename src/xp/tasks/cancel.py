@@ -8,13 +8,14 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from xp.errors import UserError, listing
+from xp.errors import UserError, listing, some
 from xp.runs import Record, State
 from xp.runs.executor import JobState
 from xp.runs.folder import RECORD
 from xp.runs.lock import Busy, locked
 from xp.runs.status import Row
 from xp.runs.submitted import ask, by_executor, controller_of
+from xp.shell import command, near
 from xp.tasks.status import look, places
 
 
@@ -43,7 +44,10 @@ def show(config: DictConfig) -> int:
 def _refuse_several(found: Sequence[Row]) -> None:
     experiments = sorted({str(row.folder.parent if row.experiment else row.folder) for row in found})
     if len(experiments) > 1:
-        raise UserError(f"There is work in several places: {listing(experiments)}. Choose one: cancel.folder=FOLDER")
+        raise UserError(
+            f"There is work in several places: {some(experiments)}. Choose one, for instance: "
+            f"{command('task=cancel', cancel__folder=near(experiments[0]))}"
+        )
 
 
 def _mark(folder: Path) -> None:

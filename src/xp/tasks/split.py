@@ -8,6 +8,7 @@ from typing import Any
 from xp.data.partition import by_task, partition
 from xp.errors import UserError
 from xp.runs import Run, atomic
+from xp.shell import override
 from xp.tasks.episodes import SPLIT, open_source
 
 ALL, TEST, HELD_OUT = "all", "test", "held_out"
@@ -52,7 +53,7 @@ def run(run: Run) -> None:
     if "export" in summary:
         run.log(f"datasets: {summary['export']['folder']}")
     else:
-        run.log(f"manifests: {run.folder}; train on one with data.split={run.folder / 'split_0.json'}")
+        run.log(f"manifests: {run.folder}; train on one with {override('data.split', run.folder / 'split_0.json')}")
 
 
 def _from_v30(run: Run) -> dict[str, Any]:

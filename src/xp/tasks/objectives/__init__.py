@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 
 from xp.errors import UserError, closest, listing
+from xp.shell import override
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -35,7 +36,7 @@ def make_objective(config: "DictConfig", first_checkpoint: str | Path) -> "Objec
     if kind == "loss" and path is None:
         raise UserError(
             "merge.validation is not given: on which held-out windows shall the weights be chosen? Make a set with "
-            f"xp task=dump dump.checkpoint={first_checkpoint} dump.output=val.safetensors ; then give "
+            f"xp task=dump {override('dump.checkpoint', first_checkpoint)} dump.output=val.safetensors ; then give "
             "merge.validation=val.safetensors. Or choose by success in simulation: merge.objective=success"
         )
     policy = load(config, str(first_checkpoint))
