@@ -12,7 +12,7 @@ from xp.models.camera_maps import check_map
 from xp.models.lerobot.cameras import camera_name, image_key, resolve_cameras
 from xp.models.lerobot.cameras import camera_sizes as sizes_of
 from xp.models.lerobot.catalog import config_class, missing_package, policy_class
-from xp.models.lerobot.folder import load_by_name, load_exactly
+from xp.models.lerobot.folder import check_shapes, load_by_name, load_exactly
 from xp.models.lerobot.papers import Papers, read_papers
 from xp.models.lerobot.policy import Assembly, LeRobotPolicy, objective
 from xp.models.lerobot.processors import (
@@ -24,6 +24,7 @@ from xp.models.lerobot.processors import (
     treated,
 )
 from xp.models.lerobot.settings import chunk_of, own_treatment, policy_config, window_of
+from xp.models.lerobot.trust import check_folder
 from xp.models.policy import DataSpec, LoadReport, PolicySpec, TorchTrainable, Treatment
 
 
@@ -52,6 +53,8 @@ def build(
         UserError: options that do not fit each other, the dataset or the pretrained policy.
     """
     papers, treatment = read_papers(pretrained[0]) if pretrained else None, treatment or Treatment()
+    if papers is not None:
+        check_folder(papers)
     _check_fps(model_cfg, data, papers)
     cameras = resolve_cameras(model_cfg, data.cameras, papers)
     sizes = sizes_of(model_cfg, data.cameras, papers.folder if papers else None)
@@ -85,7 +88,9 @@ def load(folder: Path, device: str | None = None, cameras: Mapping[str, str | No
         UserError: damaged files, weights that do not fit the configuration, an unknown device or camera.
     """
     papers = read_papers(folder)
+    check_folder(papers)
     config = _saved_config(papers, _device(device))
+    _check_without_memory(config, folder)
     module = new_module(config, 0)
     load_exactly(module, folder)
     module.to(config.device)
@@ -114,6 +119,21 @@ def new_module(config: Any, seed: int, stats: Mapping[str, Any] | None = None) -
                 f"A policy of type '{config.type}' cannot be made with these options: {text} If it is weights that "
                 "cannot be downloaded, type model.pretrained_backbone_weights=null, or fetch them first."
             ) from error
+
+
+def _check_without_memory(config: Any, folder: Path) -> None:
+    """Make the policy without memory for its weights and compare it with the header of those beside it.
+
+    A configuration may describe any number of weights in a few bytes; those of another size than the file's are never
+    made. A policy that looks at its weights while it is made cannot be made so; `trust` bounds its numbers.
+    """
+    cls = policy_class(config.type)
+    try:
+        with torch.device("meta"):
+            shadow = cls(copy.deepcopy(config), dataset_stats=None)  # type: ignore[call-arg]
+    except Exception:  # whatever a policy raises here: it is made in earnest next, and says then what is wrong
+        return
+    check_shapes(shadow, folder)
 
 
 def _trainable(assembly: Assembly, module: Any, config: Any, report: LoadReport) -> TorchTrainable:

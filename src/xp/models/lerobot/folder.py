@@ -11,25 +11,56 @@ from typing import Any
 import torch
 
 from xp.errors import UserError
-from xp.models.lerobot.papers import WEIGHTS, XP
+from xp.foreign.bounds import allowance
+from xp.foreign.paths import RefusedError, member
+from xp.foreign.safetensors_header import Header, read_safetensors_header
+from xp.foreign.text import printable
+from xp.models.lerobot.papers import CONFIG, WEIGHTS, XP
 from xp.models.policy import LoadReport
 from xp.runs.atomic import write_json
 
+_WHAT = "a policy's weights"
 STATISTICS = ("action_delta_mean", "action_delta_std")
 
 
-def read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """The tensors of model.safetensors, on the CPU.
+def weights_header(folder: Path) -> Header:
+    """The header of model.safetensors, checked against the file.
 
     Raises:
-        UserError: the file is damaged.
+        UserError: the file is missing, damaged or a link out of the folder.
     """
+    try:
+        return read_safetensors_header(member(folder, WEIGHTS, _WHAT), _WHAT)
+    except RefusedError as error:
+        raise UserError(f"{folder / WEIGHTS} cannot be read: {error}") from error
+
+
+def read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The tensors of model.safetensors, on the CPU; raises as `weights_header` does."""
     from safetensors.torch import load_file
 
+    weights_header(folder)
     try:
         return load_file(folder / WEIGHTS)
     except Exception as error:
         raise UserError(f"{folder / WEIGHTS} cannot be read ({error}). Copy the file again.") from error
+
+
+def check_shapes(module: Any, folder: Path) -> None:
+    """Compare a module that may have no memory yet (device meta) with the header of the folder's weights.
+
+    Raises:
+        UserError: as `load_exactly`; or the module keeps more besides its weights than the size of the file explains.
+    """
+    header = weights_header(folder)
+    _check_fit(module, {name: tensor.shape for name, tensor in header.tensors.items()}, folder)
+    kept = sum(buffer.numel() * buffer.element_size() for buffer in module.buffers())
+    size = (folder / WEIGHTS).stat().st_size
+    if kept > allowance(size):
+        raise UserError(
+            f"{folder / CONFIG} describes a policy with tables of {kept:,} bytes beside weights of {size:,} bytes, "
+            "which no policy has. Take the folder again from where it was trained."
+        )
 
 
 def load_exactly(module: Any, folder: Path) -> None:
@@ -38,23 +69,9 @@ def load_exactly(module: Any, folder: Path) -> None:
     Raises:
         UserError: a weight of the module that the file lacks, one too many, or one of another shape.
     """
-    weights, wanted = read_weights(folder), module.state_dict()
-    shared = _shared(wanted)
-    missing = sorted(name for name in wanted if name not in weights and not shared.get(name, set()) & weights.keys())
-    unexpected = sorted(weights.keys() - wanted.keys())
-    shapes = sorted(
-        f"{name} {list(weights[name].shape)} for {list(wanted[name].shape)}"
-        for name in wanted.keys() & weights.keys()
-        if wanted[name].shape != weights[name].shape
-    )
-    if missing or unexpected or shapes:
-        parts = [("lacks", missing), ("has no place for", unexpected), ("has another shape of", shapes)]
-        said = "; ".join(f"{verb} {_some(names)}" for verb, names in parts if names)
-        raise UserError(
-            f"The weights in {folder} do not fit its own config.json: {WEIGHTS} {said}. The folder is damaged, or was "
-            "written by another version of the policy: take it again from where it was trained."
-        )
-    module.load_state_dict(weights, strict=not shared)
+    weights = read_weights(folder)
+    _check_fit(module, {name: tuple(tensor.shape) for name, tensor in weights.items()}, folder)
+    module.load_state_dict(weights, strict=not _shared(module.state_dict()))
 
 
 def load_by_name(module: Any, folder: Path) -> LoadReport:
@@ -84,15 +101,35 @@ def write_folder(folder: Path, module: Any, processors: tuple[Any, Any], notes: 
     write_json(folder / XP, dict(notes))
 
 
+def _check_fit(module: Any, weights: Mapping[str, tuple[int, ...]], folder: Path) -> None:
+    wanted = module.state_dict()
+    shared = _shared(wanted)
+    missing = sorted(name for name in wanted if name not in weights and not shared.get(name, set()) & weights.keys())
+    unexpected = sorted(weights.keys() - wanted.keys())
+    shapes = sorted(
+        f"{name} {list(weights[name])} for {list(wanted[name].shape)}"
+        for name in wanted.keys() & weights.keys()
+        if tuple(wanted[name].shape) != tuple(weights[name])
+    )
+    if missing or unexpected or shapes:
+        parts = [("lacks", missing), ("has no place for", unexpected), ("has another shape of", shapes)]
+        said = "; ".join(f"{verb} {_some(names)}" for verb, names in parts if names)
+        raise UserError(
+            f"The weights in {folder} do not fit its own config.json: {WEIGHTS} {said}. The folder is damaged, or was "
+            "written by another version of the policy: take it again from where it was trained."
+        )
+
+
 def _shared(tensors: Mapping[str, torch.Tensor]) -> dict[str, set[str]]:
     """For weights that share memory with others (tied embeddings), the others: safetensors stores one of them."""
     by_memory: dict[tuple[int, tuple[int, ...]], set[str]] = {}
     for name, tensor in tensors.items():
         if tensor.numel():
-            by_memory.setdefault((tensor.data_ptr(), tuple(tensor.shape)), set()).add(name)
+            place = tensor.untyped_storage()._cdata if tensor.is_meta else tensor.data_ptr()
+            by_memory.setdefault((place, tuple(tensor.shape)), set()).add(name)
     return {name: names - {name} for names in by_memory.values() if len(names) > 1 for name in names}
 
 
 def _some(names: list[str]) -> str:
     more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-    return ", ".join(names[:4]) + more
+    return printable(", ".join(names[:4]), 400) + more

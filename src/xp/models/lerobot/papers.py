@@ -1,18 +1,21 @@
 """What stands beside the weights in a LeRobot `pretrained_model` folder, read with the standard library alone."""
 
-import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from xp.errors import UserError
+from xp.foreign.json_file import Fields, read_fields, read_object
+from xp.foreign.paths import RefusedError, member
 
 CONFIG, WEIGHTS, XP = "config.json", "model.safetensors", "xp.json"
 """LeRobot's configuration and weights, and xp's own notes, which LeRobot passes over."""
 PREPROCESSOR, POSTPROCESSOR = "policy_preprocessor.json", "policy_postprocessor.json"
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 """PEFT's files: a folder that has one is a base's adapter, whatever stands beside it."""
+_WHAT = "the configuration of a LeRobot policy"
 
 
 @dataclass(frozen=True)
@@ -35,13 +38,16 @@ class Papers:
 
 
 def is_lerobot(folder: Path) -> bool:
-    """Whether a folder is a LeRobot `pretrained_model`: weights, and a configuration that names a policy type."""
-    if not (folder / WEIGHTS).is_file() or not (folder / CONFIG).is_file():
+    """Whether a folder is a LeRobot `pretrained_model`: weights, and a configuration that names a policy type.
+
+    A configuration that cannot be read beside such weights counts as one, so that reading it says what is wrong.
+    """
+    if not os.path.lexists(folder / WEIGHTS) or not os.path.lexists(folder / CONFIG):
         return False
     try:
-        return "type" in json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
+        return "type" in read_object(folder / CONFIG, _WHAT)
+    except RefusedError:
+        return True
 
 
 def refuse_adapter(folder: Path) -> None:
@@ -63,26 +69,25 @@ def read_papers(folder: Path) -> Papers:
     """Read the configuration of a `pretrained_model` folder, and xp's notes where it has any.
 
     Raises:
-        UserError: the files are missing or damaged.
+        RefusedError: the files are missing or damaged, or a feature or note is not what it should be.
     """
-    config = _json(folder / CONFIG)
-    notes = _json(folder / XP) if (folder / XP).is_file() else {}
-    features = config.get("input_features") or {}
-    images = {key: _pixels(feature) for key, feature in features.items() if feature.get("type") == "VISUAL"}
-    return Papers(folder, config, images, notes.get("cameras") or {}, notes.get("fps"))
+    config = read_fields(member(folder, CONFIG, _WHAT), _WHAT)
+    config.text("type", most=256)
+    images = {}
+    for key, feature in config.object("input_features", Fields({}, config.source)).objects():
+        if feature.text("type", most=64) == "VISUAL":
+            images[key] = _pixels(feature)
+    notes = Fields({}, "")
+    if os.path.lexists(folder / XP):
+        notes = read_fields(member(folder, XP, "xp's notes on a policy"), "xp's notes on a policy")
+    fed = notes.object("cameras", Fields({}, notes.source))
+    cameras = {key: fed.text(key) for key in fed.content}
+    return Papers(folder, dict(config.content), images, cameras, notes.number("fps", None, low=1e-3, high=1e6))
 
 
-def _pixels(feature: Mapping[str, Any]) -> tuple[int, int, int]:
-    channels, height, width = feature["shape"]
-    return int(height), int(width), int(channels)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path} cannot be read ({error}). Copy the folder again: a LeRobot pretrained_model folder holds "
-            f"{CONFIG}, {WEIGHTS}, {PREPROCESSOR} and {POSTPROCESSOR}."
-        ) from error
-    return content
+def _pixels(feature: Fields) -> tuple[int, int, int]:
+    shape = feature.shape("shape", low=1, most_elements=100_000_000)
+    if len(shape) != 3:
+        raise feature.refusal("shape", "[channels, height, width]")
+    channels, height, width = shape
+    return height, width, channels

@@ -9,6 +9,8 @@ import torch
 
 from xp.errors import UserError
 from xp.foreign.statistics import checked_statistics
+from xp.foreign.text import printable
+from xp.models.lerobot.catalog import missing_package
 from xp.models.lerobot.inputs import ACTION, ENVIRONMENT, STATE
 from xp.models.lerobot.papers import POSTPROCESSOR, PREPROCESSOR, Papers
 from xp.models.policy import Treatment
@@ -155,11 +157,20 @@ def saved_processors(config: Any, folder: Path) -> Any:
                 "written by LeRobot before 0.4: convert it with `python -m "
                 f"lerobot.processor.migrate_policy_normalization --pretrained-path={folder}`."
             )
-    processors = make_pre_post_processors(
-        config,
-        pretrained_path=str(folder),
-        preprocessor_overrides={"device_processor": {"device": config.device}},
-    )
+    try:
+        processors = make_pre_post_processors(
+            config,
+            pretrained_path=str(folder),
+            preprocessor_overrides={"device_processor": {"device": config.device}},
+        )
+    except ImportError as error:
+        raise missing_package(config.type, error) from error
+    except Exception as error:  # steps raise many kinds; all are about what the files say
+        said = printable(" ".join(str(error).split()))
+        raise UserError(
+            f"The processors in {folder} cannot be made ({said}). Copy {PREPROCESSOR} and {POSTPROCESSOR} again from "
+            "where the policy was trained."
+        ) from error
     _check_statistics(processors, folder)
     return processors
 
