@@ -3,6 +3,7 @@
 `papers` is what stands beside the weights: configuration, statistics, processors. Pickle files are never opened.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -96,7 +97,7 @@ def step_paths(path: str | Path) -> list[str]:
         UserError: fewer than two steps.
     """
     root = Path(path)
-    numbers = sorted(kept_steps(root)) or sorted(int(e.name) for e in root.iterdir() if e.name.isdigit())
+    numbers = sorted(kept_steps(root)) or sorted(_numbered(root))
     if len(numbers) < 2:
         raise UserError(
             f"{root} keeps {len(numbers)} steps, and averaging over a run needs two or more. Train with a larger "
@@ -136,7 +137,8 @@ def _safetensors(folder: Path, step: int | None) -> tuple[str, Path, Path | None
 
 
 def _numbered(folder: Path) -> list[int]:
-    return [int(entry.name) for entry in folder.iterdir() if entry.name.isdigit()] if folder.is_dir() else []
+    names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    return [int(name) for name in names if re.fullmatch(r"[0-9]{1,18}", name)]
 
 
 def _opened(

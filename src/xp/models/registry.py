@@ -1,6 +1,7 @@
 """Model families by name, and saved policies by the shape of their folder. Light: families are imported when asked."""
 
 import importlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -134,8 +135,8 @@ def _family(model_cfg: Mapping[str, Any]) -> str:
 
 
 def _is_octo(folder: Path) -> bool:
-    steps = (entry for entry in folder.iterdir() if entry.name.isdigit())
-    return any((entry / "default" / "checkpoint").is_file() for entry in steps)
+    steps = (entry for entry in folder.iterdir() if re.fullmatch(r"[0-9]{1,18}", entry.name))
+    return any((entry / "default" / "checkpoint").exists() for entry in steps)
 
 
 def _nothing(folder: Path, step: int | None) -> str:

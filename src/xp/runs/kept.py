@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-_STEP = re.compile(r"checkpoint-(\d+)")
+_STEP = re.compile(r"checkpoint-([0-9]{1,18})")
 
 
 def kept_steps(run: str | Path) -> dict[int, Path]:

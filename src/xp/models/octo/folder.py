@@ -1,6 +1,8 @@
 """Octo's folder: `STEP/default/checkpoint` (msgpack), config.json, example_batch.msgpack, dataset_statistics.json."""
 
 import json
+import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +11,16 @@ from typing import Any
 import numpy as np
 
 from xp.errors import UserError, listing
+from xp.foreign.json_file import Fields, read_fields, read_object
+from xp.foreign.paths import member
+from xp.foreign.text import printable, shown
 from xp.models.octo.msgpack_file import Leaf, read_leaves, read_tree, scan_tree, write_tree
 from xp.models.octo.spec import mended_spec
 from xp.models.tree import flatten, unflatten
 from xp.runs import atomic
 
+_STEP = re.compile(r"[0-9]{1,18}")
+_WIDEST = 1_000_000
 FILES = ("config.json", "example_batch.msgpack", "dataset_statistics.json")
 
 
@@ -34,8 +41,8 @@ def is_octo_folder(path: Path) -> bool:
 
 def steps_of(path: Path) -> list[int]:
     """Steps that have a checkpoint, ascending."""
-    found = [entry.name for entry in path.iterdir() if entry.name.isdigit()] if path.is_dir() else []
-    return sorted(int(name) for name in found if (path / name / "default" / "checkpoint").is_file())
+    found = [entry.name for entry in path.iterdir() if _STEP.fullmatch(entry.name)] if path.is_dir() else []
+    return sorted(int(name) for name in found if os.path.lexists(path / name / "default" / "checkpoint"))
 
 
 @dataclass(frozen=True)
@@ -68,11 +75,13 @@ def open_folder(path: Path, step: int | None = None) -> tuple[OctoFolder, Checkp
     chosen = steps[-1] if step is None else step
     folder = OctoFolder(
         config=_read_config(path),
-        example=_mended_example(read_tree(_there(path, "example_batch.msgpack"))),
-        statistics=_read_json(_there(path, "dataset_statistics.json")),
+        example=_read_example(_there(path, "example_batch.msgpack")),
+        statistics=read_object(_there(path, "dataset_statistics.json"), "an Octo's statistics"),
         step=chosen,
     )
-    return folder, _open_weights(path / str(chosen) / "default" / "checkpoint")
+    weights = _open_weights(member(path, f"{chosen}/default/checkpoint", f"the weights of step {chosen}"))
+    _check_sizes(folder, weights, path / "config.json")
+    return folder, weights
 
 
 def _open_weights(path: Path) -> Checkpoint:
@@ -86,30 +95,78 @@ def _open_weights(path: Path) -> Checkpoint:
 
 
 def _there(path: Path, name: str) -> Path:
-    if not (path / name).is_file():
+    if not os.path.lexists(path / name):
         raise UserError(
             f"{path} holds an Octo checkpoint but lacks {name}. An Octo folder has {listing(FILES)} beside its steps: "
             "copy the missing file from where the checkpoint came from."
         )
-    return path / name
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"The file {path} is not JSON ({error}). Copy it again from where it came from.") from error
+    return member(path, name, f"an Octo's {name}")
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    config = _read_json(_there(path, "config.json"))
-    model = config.get("model")
+    """config.json with its model in today's form; its modules, keys and numbers are checked where they are used."""
+    config = read_fields(_there(path, "config.json"), "an Octo's configuration")
+    model = config.content.get("model")
     if not isinstance(model, Mapping) or "heads" not in model or "observation_tokenizers" not in model:
         raise UserError(
             f"{path / 'config.json'} does not describe an Octo: its entry 'model' should hold observation_tokenizers "
-            f"and heads, and the file has {listing(config)}. Give the config.json saved with the weights."
+            f"and heads, and the file has {printable(listing(config.content), 400)}. Give the config.json saved with "
+            "the weights."
         )
-    return {**config, "model": mended_spec(model)}
+    parts = config.object("model")
+    for role in ("heads", "observation_tokenizers", "task_tokenizers"):
+        for _, spec in parts.object(role, Fields({}, parts.source)).objects():
+            spec.text("name", most=256)
+            spec.object("kwargs")
+    parts.object("transformer_kwargs")
+    parts.integer("token_embedding_size", low=1, high=_WIDEST)
+    parts.integer("max_horizon", low=1, high=_WIDEST)
+    readouts = parts.object("readouts")
+    for name in readouts.content:
+        readouts.integer(name, low=1, high=_WIDEST)
+    _check_notes(config)
+    return {**config.content, "model": mended_spec(model)}
+
+
+def _check_notes(config: Fields) -> None:
+    """What xp noted in `xp`: which camera feeds which slot, and at which size."""
+    cameras = config.object("xp", Fields({}, config.source)).object("cameras", Fields({}, config.source))
+    for _, entry in cameras.objects():
+        entry.text("camera", None)
+        entry.integers("size", count=2, low=1, high=_WIDEST)
+
+
+def _check_sizes(folder: OctoFolder, weights: Checkpoint, source: Path) -> None:
+    """Refuse a network of more layers than its weights have arrays, or of numbers that none of their axes has."""
+    widest = max([4096, *(axis for leaf in weights.leaves.values() for axis in leaf.shape)])
+    layers = folder.config["model"]["transformer_kwargs"].get("num_layers")
+    waiting = [("model", folder.config["model"])]
+    while waiting:
+        name, node = waiting.pop()
+        if isinstance(node, dict | list):
+            children = node.items() if isinstance(node, dict) else ((name, child) for child in node)
+            waiting += [(str(key), child) for key, child in children]
+        elif isinstance(node, int) and abs(node) > widest:
+            raise UserError(
+                f"{source}: {printable(name)} is {node}: expected at most {widest:,}, since no axis of the weights "
+                "beside it is longer. Give the config.json that was saved with them."
+            )
+    if not isinstance(layers, int) or layers > len(weights.leaves):
+        raise UserError(
+            f"{source}: num_layers is {shown(layers)}: expected at most {len(weights.leaves)}, the number of arrays in "
+            "the weights beside it. Give the config.json that was saved with them."
+        )
+
+
+def _read_example(path: Path) -> dict[str, Any]:
+    example = read_tree(path)
+    observation = example.get("observation") if isinstance(example, Mapping) else None
+    if not isinstance(observation, Mapping):
+        raise UserError(
+            f"{path} holds {shown(example)}: expected a batch with an entry 'observation'. Give the example batch that "
+            "was saved with the model."
+        )
+    return _mended_example(example)
 
 
 def _mended_example(example: Mapping[str, Any]) -> dict[str, Any]:
