@@ -1,5 +1,8 @@
 """Hosts and jobs that cannot work: one clear line each, and the other hosts go on."""
 
+import subprocess
+import sys
+
 import pytest
 from ssh_nodes import PORT
 from ssh_site import expected, wait_for
@@ -86,3 +89,22 @@ def test_a_stage_with_a_tag_runs_on_the_host_that_has_it(site):
     assert code == 0, output
     hosts = {site.job(f"horizon_{trained}", "chain").record()["host"] for trained in (1, 4, 8)}
     assert hosts == {"xp-node2"}
+
+
+def test_a_host_that_cannot_be_set_up_is_named_above_the_jobs_though_the_command_has_returned(site, pair):
+    """As environment=uv on a host without a network: the command that fetches fails after the jobs were handed over."""
+    box = pair["node1"]
+    (box.home / "bin").mkdir(exist_ok=True)
+    (box.home / "bin/uv").write_text("#!/bin/sh\nsleep 2\necho 'error: network is unreachable' >&2\nexit 1\n")
+    (box.home / "bin/uv").chmod(0o755)
+    (box.home / ".bashrc").write_text('PATH="$HOME/bin:$PATH"\n')
+    code, output = site.run("seed=1,2", "hydra.launcher.environment=uv", hosts=("node1",))
+    assert code == 0, output
+    wait_for(lambda: not site.desk("sweep").attended, "the keeper's end")
+    env = {**site.env, "COLUMNS": "200"}
+    done = subprocess.run(
+        [sys.executable, "-m", "xp", "task=status"], cwd=site.folder, env=env, capture_output=True, text=True
+    )
+    first = done.stdout.splitlines()[0]
+    assert first.startswith("node1: the set-up command") and "network is unreachable" in done.stdout.split("seed_1")[0]
+    assert "HTTPS_PROXY" in done.stdout.split("seed_1")[0] and "hydra.launcher.python=" in done.stdout, done.stdout

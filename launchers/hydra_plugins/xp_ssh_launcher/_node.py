@@ -37,6 +37,13 @@ PATIENT_TRIES = 3
 """Tries before a node that was never reached is reported as silent."""
 
 
+_UV_NEEDS = (
+    ". hydra.launcher.environment=uv fetches packages, so the host needs a network, or a proxy: "
+    "+hydra.launcher.env.HTTPS_PROXY=URL. Or make the environment there by hand, and name it: "
+    "hydra.launcher.python=PATH"
+)
+
+
 class Standing(StrEnum):
     """How a node stands."""
 
@@ -190,7 +197,10 @@ class Node:
         if commands and not self.keeper.missing:  # without their secrets they would be other commands
             env = {**self.keeper.settings.env, "XP_CODE": str(code), "XP_WORKDIR": self.facts["workdir"]}
             key = self.keeper.digest("\0".join(commands))
-            self.work.ask("set_up", commands=commands, cwd=str(code), key=key, env=env, patience_s=7200)
+            try:
+                self.work.ask("set_up", commands=commands, cwd=str(code), key=key, env=env, patience_s=7200)
+            except Refused as error:
+                raise Refused(f"{error}{_UV_NEEDS if self.keeper.settings.environment else ''}") from None
         self.work.ask("check_python", python=_filled(self.python, words), code=PROBE, patience_s=120)
 
     def _end_given_up(self) -> None:

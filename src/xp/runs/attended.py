@@ -5,10 +5,12 @@ watches. Such an executor has the methods `attended(experiment)` and `trouble(ex
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from xp.errors import UserError
+from xp.foreign.text import printable
 from xp.runs.executor import Executor, executor_named
 from xp.runs.reading import read_json
 from xp.runs.record import State
@@ -26,18 +28,28 @@ def launcher_of(experiment: Path) -> Executor | None:
         return None
 
 
-def remarks(experiment: Path, states: Iterable[str]) -> list[str]:
-    """Lines for people about an experiment with open jobs: what keeps its hosts from work; whether it is unattended."""
+@dataclass(frozen=True)
+class Remarks:
+    """Lines for people about an experiment with open jobs."""
+
+    trouble: tuple[str, ...] = ()
+    """What keeps its hosts from work: the reason that a table of jobs cannot show, so it stands above it."""
+    todo: tuple[str, ...] = ()
+    """What to type where nobody attends to it."""
+
+
+def remarks(experiment: Path, states: Iterable[str]) -> Remarks:
+    """What is to be said about an experiment beside its jobs; nothing once all of them have ended."""
     if not any(state in (State.PENDING, State.RUNNING, "interrupted", "queued", "starting") for state in states):
-        return []
+        return Remarks()
     executor: Any = launcher_of(experiment)
     if not hasattr(executor, "attended"):
-        return []
-    lines = list(executor.trouble(experiment))
-    if not executor.attended(experiment):
-        command = read_json(experiment / "experiment.json", default={}).get("command") or "the same command again"
-        lines.append(
-            f"{experiment} is unattended: what runs goes on, but nobody brings back its results or starts more. Type: "
-            f"{command}"
-        )
-    return lines
+        return Remarks()
+    trouble = tuple(printable(line, 2000) for line in executor.trouble(experiment))
+    if executor.attended(experiment):
+        return Remarks(trouble)
+    command = read_json(experiment / "experiment.json", default={}).get("command") or "the same command again"
+    return Remarks(trouble, (
+        f"{experiment} is unattended: what runs goes on, but nobody brings back its results or starts more. Type: "
+        f"{command}",
+    ))  # fmt: skip

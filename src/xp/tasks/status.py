@@ -61,10 +61,11 @@ def tables(found: list[Row]) -> Any:
         by_experiment.setdefault(row.experiment or "single runs", []).append(row)
     shown: list[Any] = []
     for name, members in by_experiment.items():
+        folders = dict.fromkeys(row.folder.parent for row in members)
+        said = [remarks(each, [row.state for row in members if row.folder.parent == each]) for each in folders]
+        shown += [Text(line) for each in said for line in each.trouble]
         shown.append(status_table(name, members))
-        for folder in dict.fromkeys(row.folder.parent for row in members):
-            for line in remarks(folder, [row.state for row in members if row.folder.parent == folder]):
-                shown.append(Text(line))
+        shown += [Text(line) for each in said for line in each.todo]
     return Group(*shown)
 
 
