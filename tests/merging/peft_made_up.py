@@ -51,13 +51,12 @@ class Mixed(Turned):
         self.wide, self.square = nn.Linear(4, 6), nn.Linear(4, 4)
 
 
-def base_of(make, folder, dtype=torch.float32, config=None):
-    """A base checkpoint of a freshly drawn model."""
+def base_of(make, folder, dtype=torch.float32, config=None, leave=()):
+    """A base checkpoint of a freshly drawn model; `leave` are names that are tied to others, and not stored."""
     torch.manual_seed(0)
     model = make().to(dtype)
     folder.mkdir(parents=True)
-    tied = set(getattr(model, "_tied_weights_keys", None) or ())
-    shared = {name: value.clone() for name, value in model.state_dict().items() if name not in tied}
+    shared = {name: value.clone() for name, value in model.state_dict().items() if name not in leave}
     save_file(shared, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(config or {}))
     return model
@@ -78,11 +77,12 @@ def adapter_of(make, folder, base, seed=1, dtype=torch.float32, change=None, **o
     return folder
 
 
-def merged_by_peft(make, folder, dtype=torch.float32):
-    """{name: array} of `merge_and_unload`."""
+def merged_by_peft(make, folder, dtype=torch.float32, exact=False):
+    """{name: array} of `merge_and_unload`; `exact`, or a `dtype` of float64, makes the sums in float64."""
     torch.manual_seed(0)
-    model = PeftModel.from_pretrained(make().to(min(dtype, torch.float32, key=lambda d: d.itemsize)), folder)
-    if dtype == torch.float64:
+    stored = torch.float32 if dtype == torch.float64 else dtype
+    model = PeftModel.from_pretrained(make().to(stored), folder)
+    if exact or dtype == torch.float64:
         model = model.double()
     merged = model.merge_and_unload()
     return {name: value.detach().double().numpy() for name, value in merged.state_dict().items()}

@@ -158,8 +158,8 @@ class _Fold:
         leaf, copy = self._leaf(target, name), self._adapter.leaves[name]
         if copy.shape != leaf.shape:
             raise self._refused(f"{name} {list(copy.shape)} is to replace {target} {list(leaf.shape)} of the base")
-        if leaf.is_float != copy.is_float or (not leaf.is_float and leaf.dtype != copy.dtype):
-            raise self._refused(f"{name} is {copy.dtype.name}, and {target} of the base is {leaf.dtype.name}")
+        if leaf.dtype != copy.dtype:
+            self._check_floats(leaf, copy)
         module = target.rpartition(".")[0]
         if target == f"{module}.weight" and ".base_layer." not in name and module in self._parts.updates:
             raise self._refused(f"{name} and an update are both for {target}")
@@ -186,6 +186,7 @@ class _Fold:
         a, b = (self._adapter.leaves[found[key]] for key in keys)
         target = self._target(module, a.name)
         leaf = self._leaf(target, a.name)
+        self._check_floats(leaf, a, b)
         transposed = embedding or (len(leaf.shape) == 2 and is_transposed(leaf, a, b, self._config, turned))
         self._check_shapes(module, leaf, a, b, transposed=transposed)
         scale = self._config.scales[module] * (2 if self._is_output_of_attention(module) else 1)
@@ -201,7 +202,8 @@ class _Fold:
             raise self._config.refusal("use_dora", f"{ADAPTER} has no lora_magnitude_vector for {printable(module)}.")
         magnitude = self._adapter.leaves[found["magnitude"]]
         outputs = leaf.shape[1] if product.transposed else leaf.shape[0]
-        if magnitude.size != outputs or not magnitude.is_float:
+        self._check_floats(magnitude)
+        if magnitude.size != outputs:
             raise self._refused(f"{magnitude.name} {list(magnitude.shape)} should have {outputs} numbers")
         return Dora(product, self._adapter, magnitude.name)
 
@@ -241,6 +243,7 @@ class _Fold:
         if target not in self._base.leaves:
             raise self._config.refusal("lora_bias", f"{printable(module)} has no bias in the base.")
         leaf = self._leaf(target, name)
+        self._check_floats(leaf, self._adapter.leaves[name])
         if self._adapter.leaves[name].shape != leaf.shape:
             raise self._refused(f"{name} {list(self._adapter.leaves[name].shape)} is for {target} {list(leaf.shape)}")
         return Shift(self._adapter, name, self._config.scales[module], changes.get(target))
@@ -250,6 +253,7 @@ class _Fold:
         if found.keys() != {"tokens"}:
             raise self._refused(f"{name} and an update are both for {target}")
         leaf, rows = self._leaf(target, name), self._adapter.leaves[name]
+        self._check_floats(leaf, rows)
         indices = self._indices(module)
         if rows.shape != (len(indices), *leaf.shape[1:]) or len(leaf.shape) != 2:
             raise self._refused(f"{name} {list(rows.shape)} is for {len(indices)} rows of {target} {list(leaf.shape)}")
@@ -280,14 +284,15 @@ class _Fold:
             reason = f"the base keeps {target} tied to {tied}" if tied else f"the base has no {target}"
             some = ", ".join(map(printable, list(self._base.leaves)[:3]))
             raise self._refused(f"{name} belongs to nothing: {reason} (it has {some}, ...)")
-        if name in self._adapter.leaves and self._adapter.leaves[name].is_float:
-            for checked in (leaf, self._adapter.leaves[name]):
-                if checked.dtype.name not in _FLOATS:
-                    raise self._refused(
-                        f"{checked.name} is {checked.dtype.name}: an update is added to weights of "
-                        f"{', '.join(sorted(_FLOATS))}, not to quantised ones"
-                    )
         return leaf
+
+    def _check_floats(self, *leaves: Leaf) -> None:
+        for leaf in leaves:
+            if leaf.dtype.name not in _FLOATS:
+                raise self._refused(
+                    f"{leaf.name} is {leaf.dtype.name}: updates are of {', '.join(sorted(_FLOATS))} and of weights of "
+                    "these types, not of quantised ones"
+                )
 
     def _refused(self, text: str) -> RefusedError:
         return RefusedError(
