@@ -87,7 +87,7 @@ def test_a_merge_without_a_place_makes_its_run_a_policy_folder(folder):
     [
         (["merge.checkpoints=[c0,c1]"], "needs a method"),
         (["merge_method=average"], "which checkpoints"),
-        (["merge_method=average", "merge.checkpoints=[c0,nowhere]"], "there is no nowhere"),
+        (["merge_method=average", "merge.checkpoints=[c0,nowhere]"], "nowhere"),
         (["merge_method=manual", "merge.checkpoints=[c0,c1]", "merge.weights=[.5,.3,.2]"], "3 weights for 2"),
         (["merge_method=greedy", "merge.checkpoints=[c0,c1]"], "xp task=dump"),
         (["merge_method=ties", "merge.checkpoints=[c0,c1]"], "merge.base=FOLDER"),

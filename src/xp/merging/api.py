@@ -23,6 +23,8 @@ from xp.merging.mixtures import Mixture
 from xp.merging.objective import Objective
 from xp.merging.papers import copy_papers, sweep_stale, write_statistics
 from xp.merging.preflight import agree, check_places
+from xp.merging.quantised import refuse_quantised
+from xp.merging.reconcile import configurations_differ, reconciled
 from xp.merging.search import Search, mix_of
 from xp.runs import atomic
 
@@ -152,6 +154,8 @@ class _Job:
     leaves: dict[str, Leaf]
     differences: list[str]
     pooled: statistics.Pooled
+    notes: list[str]
+    """What was seen of the inputs and is no reason to refuse them."""
 
     @classmethod
     def open(cls, paths: list[str], output: Path, options: Options, hooks: Hooks) -> "_Job":
@@ -168,8 +172,7 @@ class _Job:
         )
         if options.dtype not in (None, *DTYPES):
             raise UserError(f"merge.dtype={options.dtype}: allowed are {', '.join(DTYPES)}, or null to keep it.")
-        opened = [open_checkpoint(path, base=options.base, lora_scale=options.lora_scale) for path in paths]
-        base = open_checkpoint(options.base) if options.base is not None else None
+        opened, base, notes = _opened(paths, options)
         relative = base is not None and (asked.method.base or asked.method.base_too)
         inputs = [base, *opened] if relative and base is not None else opened
         check_places([*inputs, *([base] if base else [])], output, overwrite=options.overwrite)
@@ -179,14 +182,16 @@ class _Job:
         check_groups(leaves, options.groups)
         folders = [c.papers for c in opened if c.papers is not None]
         pooled = statistics.merge_files(folders, options.statistics)
-        return cls(asked, options, output, hooks, opened, base if relative else None, readers, leaves, found, pooled)
+        return cls(
+            asked, options, output, hooks, opened, base if relative else None, readers, leaves, found, pooled, notes
+        )
 
     def run(self, objective: Objective | Callable[[], Objective] | None) -> Merged:
         """Choose weights, write, read back, rename."""
         started = time.time()
         groups = with_builtin(self.options.groups)
         units = make_units(self.leaves, self._granularity(), groups)
-        for line in (*self.differences, *self.pooled.warnings):
+        for line in (*self.differences, *self.notes, *self.pooled.warnings):
             self.hooks.log(f"note: {line}")
         mixture, found, barriers = self._mixture(units, objective)
         angles = Angles(groups, has_base=self.base is not None)
@@ -292,6 +297,7 @@ class _Job:
             "chosen": asdict(found) | {"weights": None} if found else None,
             "output": {"content": stream.written.hexdigest(self.leaves), "format": self.tuned[0].kind},
             "mismatch": {"policy": self.options.mismatch, "differences": self.differences},
+            "notes": self.notes,
             "statistics": {"how": self.pooled.how, "policy": self.options.statistics},
             "kept_from_first": sorted(stream.unequal),
             "seed": self.options.seed,
@@ -305,6 +311,22 @@ class _Job:
         for line in said[len(self.pooled.warnings) :]:
             self.hooks.log(f"warning: {line}")
         return {"angles": report, "barriers": barriers, "warnings": said}
+
+
+def _opened(paths: Sequence[str], options: Options) -> tuple[list[Checkpoint], Checkpoint | None, list[str]]:
+    """The checkpoints and the base, each whole, of weights that can be added up, and at one with itself; and notes."""
+    given = [open_checkpoint(path, base=options.base, lora_scale=options.lora_scale) for path in paths]
+    if options.base is not None:
+        given.append(open_checkpoint(options.base))
+    notes: list[str] = []
+    found = []
+    for checkpoint in given:
+        refuse_quantised(checkpoint)
+        checkpoint, more = reconciled(checkpoint)
+        found.append(checkpoint)
+        notes += more
+    notes += configurations_differ(found)
+    return found[: len(paths)], found[-1] if options.base is not None else None, notes
 
 
 def _no_mixer() -> Mixer:

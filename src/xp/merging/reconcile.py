@@ -1,0 +1,188 @@
+"""What the files of one checkpoint say, brought together: shards, left-overs, and weights that are tied."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xp.errors import UserError, listing
+from xp.foreign.json_file import read_object
+from xp.foreign.text import printable, shown
+from xp.merging.checkpoints import Checkpoint
+from xp.merging.engine import BLOCK
+from xp.merging.formats.base import Leaf, Reader
+from xp.merging.formats.safetensors import INDEX, MODEL, read_index
+from xp.merging.ranges import cut
+
+SHARD = re.compile(r"(.+)-(\d{1,6})-of-(\d{1,6})\.safetensors")
+OTHERS = re.compile(r"(pytorch_model|adapter_model|model|consolidated).*\.(bin|pt|pth|ckpt|gguf|h5|msgpack)|.+\.gguf")
+"""Weights in formats that are not read here; beside safetensors they are another copy, or a left-over."""
+HEADS = re.compile(r"(.*[./])?(lm_head|embed_out)\.weight")
+EMBEDDINGS = re.compile(r"(.*[./])?(embed_tokens|wte|word_embeddings|shared|embed_in)\.weight")
+WITH_HEAD = re.compile(r".*(ForCausalLM|ForConditionalGeneration|LMHeadModel)")
+LOCAL = {
+    "_name_or_path",
+    "transformers_version",
+    "torch_dtype",
+    "dtype",
+    "device",
+    "repo_id",
+    "pretrained_path",
+    "tags",
+}
+"""Of a config.json: what says where and by whom a model was written, not what it is."""
+
+
+def reconciled(checkpoint: Checkpoint) -> tuple[Checkpoint, list[str]]:
+    """The checkpoint with its ties resolved, and notes about what lies beside its weights.
+
+    Raises:
+        UserError: incomplete, or two things in it contradict each other.
+    """
+    if checkpoint.kind != "safetensors":
+        return checkpoint, []
+    notes = []
+    for folder in (checkpoint.place, checkpoint.base):
+        if folder is not None and folder.is_dir():
+            _check_shards(folder)
+            others = sorted(file.name for file in folder.iterdir() if OTHERS.fullmatch(file.name))
+            notes += [f"{printable(folder / name)} lies beside the weights and was not read" for name in others]
+    return _tied(checkpoint), notes
+
+
+def _check_shards(folder: Path) -> None:
+    """Refuse a set of shards that is not whole, and shards that nothing lists."""
+    there: dict[tuple[str, int], set[int]] = {}
+    for file in folder.iterdir():
+        match = SHARD.fullmatch(file.name)
+        if match:
+            there.setdefault((match[1], int(match[3])), set()).add(int(match[2]))
+    if not there:
+        return
+    listed = set((read_index(folder) or {}).values())
+    for (stem, count), numbers in there.items():
+        first = next(number for number in range(1, len(numbers) + 2) if number not in numbers)
+        if first <= count:
+            raise UserError(
+                f"{printable(folder)} is incomplete: of {count} shards {printable(stem)}-...-of-{count:05} only "
+                f"{len(numbers)} are there; number {first} is missing. Nothing was written. Copy the others, too."
+            )
+        strays = [
+            file.name for file in sorted(folder.iterdir())
+            if (match := SHARD.fullmatch(file.name)) and match[1] == stem and int(match[3]) == count
+            and file.name not in listed
+        ]  # fmt: skip
+        if strays:
+            says = f"{INDEX} does not list {'it' if len(strays) == 1 else 'them'}" if listed else f"there is no {INDEX}"
+            beside = f" beside {MODEL}" if (folder / MODEL).is_file() else ""
+            raise UserError(
+                f"{printable(folder)} holds {listing(map(printable, strays[:3]))}{beside}, and {says}: what belongs to "
+                "the checkpoint cannot be told. Nothing was written. Copy the index, or remove what is left over."
+            )
+
+
+def _tied(checkpoint: Checkpoint) -> Checkpoint:
+    """With the output layer that config.json ties to the embedding as one weight with it."""
+    config = _config(checkpoint.papers)
+    flag = _flag(config)
+    if flag is None:
+        return checkpoint
+    reader = checkpoint.reader
+    heads = [name for name in reader.leaves if HEADS.fullmatch(name)]
+    embeddings = [name for name in reader.leaves if EMBEDDINGS.fullmatch(name)]
+    if not flag:
+        words = config.get("architectures")
+        named = isinstance(words, list) and any(WITH_HEAD.fullmatch(str(word)) for word in words)
+        if named and embeddings and not heads and not any(HEADS.fullmatch(name) for name in reader.ties):
+            raise UserError(
+                f"{printable(checkpoint.path)} is incomplete: its config.json says that the output layer is not tied "
+                f"to {printable(embeddings[0])} (tie_word_embeddings), and no lm_head.weight is there. Nothing was "
+                "written. Copy the checkpoint again, or set tie_word_embeddings to true where they are one weight."
+            )
+        return checkpoint
+    if len(heads) != 1 or len(embeddings) != 1:
+        return checkpoint
+    head, embedding = reader.leaves[heads[0]], reader.leaves[embeddings[0]]
+    if (head.shape, head.dtype) != (embedding.shape, embedding.dtype) or not _equal(reader, head.name, embedding.name):
+        raise UserError(
+            f"{printable(checkpoint.path)} contradicts itself: its config.json ties {printable(head.name)} to "
+            f"{printable(embedding.name)} (tie_word_embeddings), and the file holds another one, which loading would "
+            "drop. Nothing was written. Set tie_word_embeddings to false if both are meant, or remove one of them."
+        )
+    return replace(checkpoint, reader=Tied(reader, head.name, embedding.name))
+
+
+class Tied:
+    """A reader in which one weight is another one's name."""
+
+    def __init__(self, reader: Reader, name: str, kept: str) -> None:
+        self._reader = reader
+        self.files = reader.files
+        self.ties: Mapping[str, str] = {**reader.ties, name: kept}
+        self.leaves: Mapping[str, Leaf] = {own: leaf for own, leaf in reader.leaves.items() if own != name}
+
+    def file_of(self, name: str) -> Path:
+        """The file that holds a leaf."""
+        found = getattr(self._reader, "file_of", None)
+        return found(name) if found is not None else self.files[0]
+
+    def grain(self, name: str) -> int:
+        """See `Reader.grain`."""
+        return self._reader.grain(name)
+
+    def in_order(self, name: str) -> bool:
+        """See `Reader.in_order`."""
+        return self._reader.in_order(name)
+
+    def read(self, name: str, start: int, stop: int) -> np.ndarray:
+        """See `Reader.read`."""
+        return self._reader.read(name, start, stop)
+
+
+def _equal(reader: Reader, one: str, other: str) -> bool:
+    for start, stop in cut(0, reader.leaves[one].size, BLOCK):
+        values = reader.read(one, start, stop).copy()
+        if values.tobytes() != reader.read(other, start, stop).tobytes():
+            return False
+    return True
+
+
+def _flag(config: Mapping[str, Any]) -> bool | None:
+    """tie_word_embeddings where it is said: at the top, or for the language model of several."""
+    for node in (config, config.get("text_config"), config.get("llm_config")):
+        if isinstance(node, Mapping) and isinstance(node.get("tie_word_embeddings"), bool):
+            return node["tie_word_embeddings"]
+    return None
+
+
+def _config(folder: Path | None) -> Mapping[str, Any]:
+    if folder is None or not (folder / "config.json").is_file():
+        return {}
+    return read_object(folder / "config.json", "a model's configuration")
+
+
+def configurations_differ(checkpoints: Sequence[Checkpoint]) -> list[str]:
+    """Notes on config.json files that are not those of one model: equal shapes alone do not say so."""
+    first, *others = [checkpoint for checkpoint in checkpoints if checkpoint.kind == "safetensors"] or [checkpoints[0]]
+    mine = _config(first.papers)
+    notes = []
+    for other in others:
+        theirs = _config(other.papers)
+        found = list(_differences(mine, theirs)) if mine and theirs else []
+        if found:
+            told = [f"{printable(key)} ({shown(new, 40)} instead of {shown(old, 40)})" for key, old, new in found[:6]]
+            more = f" and {len(found) - 6} more" if len(found) > 6 else ""
+            notes.append(
+                f"config.json of {printable(other.path)} is not that of {printable(first.path)}: {listing(told)}{more}"
+                "; the merged checkpoint has that of the first"
+            )
+    return notes
+
+
+def _differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    for key in sorted((one.keys() | other.keys()) - LOCAL):
+        if one.get(key) != other.get(key):
+            yield key, one.get(key), other.get(key)
