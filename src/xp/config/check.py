@@ -161,7 +161,7 @@ def _check_language(config: DictConfig) -> None:
     language = config.model.get("language")
     encoder = str(language.get("encoder")) if isinstance(language, DictConfig) else ""
     if encoder == "t5" or encoder.startswith("t5-"):
-        tokenizer_folder("t5-base" if encoder == "t5" else encoder, language.get("tokenizer"))
+        tokenizer_folder("t5-base" if encoder == "t5" else encoder, language.get("tokenizer"), configurable=True)
 
 
 def _check_cameras(config: DictConfig, key: str) -> None:
@@ -262,6 +262,8 @@ def _check_dump(config: DictConfig) -> None:
 
 
 def _check_env(config: DictConfig) -> None:
+    if not config.env.tasks:
+        raise UserError("env.tasks=[]: which tasks? Give at least one, for instance env.tasks=[push_red]")
     for camera, size in config.env.cameras.items():
         if len(size) != 2 or min(size) < 16:
             raise UserError(f"env.cameras.{camera}={list(size)}: give [height, width] in pixels, each at least 16.")

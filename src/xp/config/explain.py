@@ -182,25 +182,21 @@ def _not_an_option(mistake: _Mistake) -> str:
         group = _key(given)
         if given.startswith("~") or group not in [*mistake.groups, "experiment"]:
             continue
-        override = _parsed(given)
-        value = "" if override is None else override.value()
-        if (
-            given.startswith("+")
-            and group != "experiment"
-            and not group.startswith("debug")
-            and group in mistake.config
-        ):
+        if given.startswith("+") and group not in ("experiment", "debug") and group in mistake.config:
             return f"{given}: one option of '{group}' is chosen already. Write {given.lstrip('+')}, without the plus."
-        if (
-            isinstance(value, str)
-            and value
-            or isinstance(value, list)
-            or override is not None
-            and override.is_sweep_override()
-        ):
-            continue
-        return _say_option(given, group, value, mistake)
+        for value in _choices(given):
+            if not isinstance(value, str | list) or not value:
+                return _say_option(given, group, value, mistake)
     return ""
+
+
+def _choices(given: str) -> list[Any]:
+    """The value of an override, or all those that a sweep names."""
+    override = _parsed(given)
+    if override is None:
+        return []
+    value: Any = override.value()
+    return list(value.list) if override.is_choice_sweep() else [] if override.is_sweep_override() else [value]
 
 
 def _say_option(given: str, group: str, value: Any, mistake: _Mistake) -> str:

@@ -1,6 +1,7 @@
 """Checks of a configuration section by section: keys, types, allowed words and bounds."""
 
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Sequence
@@ -135,9 +136,10 @@ def _resolved(section: DictConfig, key: str, path: str, given: str) -> Any:
 
 def _check_value(path: str, value: Any, typed: DictConfig, key: str, spec: dataclasses.Field) -> None:
     try:
+        _refuse_mistaken(value, spec.type)
         typed[key] = value
         value = typed[key]
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, TypeError) as error:
         given, instead = shown(_bare(value)), _instead(path, value, spec)
         raise UserError(f"{path}={given}: expected {wanted(spec.type)}{instead}") from error
     allowed = spec.metadata.get("allowed")
@@ -147,6 +149,13 @@ def _check_value(path: str, value: Any, typed: DictConfig, key: str, spec: datac
     if isinstance(value, int | float) and not _within(value, low, high):
         kind = wanted(spec.type).removesuffix(", or null")
         raise UserError(f"{path}={value}: expected {kind} {_bounds(value, low, high)}.")
+
+
+def _refuse_mistaken(value: Any, kind: Any) -> None:
+    """Refuse a number where text is expected, and text that spells a number: OmegaConf takes either for the other."""
+    inner = _without_none(kind)
+    if inner is str and isinstance(value, int | float) or inner in (int, float, bool) and isinstance(value, str):
+        raise TypeError(value)
 
 
 def _bounds(value: float, low: float | None, high: float | None) -> str:
@@ -175,6 +184,10 @@ def _instead(path: str, value: Any, spec: dataclasses.Field) -> str:
     inner = _without_none(spec.type)
     if inner is int and isinstance(value, float) and value.is_integer():
         return f". Type {path}={int(value)}"
+    if inner is str and isinstance(value, int | float) and not isinstance(value, bool):
+        return f". For a folder or name that is a number type \"{path}='{value}'\""
+    if inner in (int, float) and isinstance(value, str) and re.fullmatch(r"[\d.eE+-]+", value):
+        return f". Type {path}={value}; from the environment: {path}=${{oc.decode:${{oc.env:NAME}}}}"
     if typing.get_origin(inner) is list and isinstance(value, str):
         return f". Type {path}=[{value}]"
     return "."

@@ -8,8 +8,10 @@ from xp.errors import UserError
 FILE = "tokenizer.json"
 
 
-def tokenizer_folder(encoder: str, given: str | None) -> Path:
+def tokenizer_folder(encoder: str, given: str | None, *, configurable: bool = False) -> Path:
     """The folder with T5's `tokenizer.json`: the one given, else that of `encoder` in the local Hugging Face cache.
+
+    `configurable`: a `model` section is at hand, whose keys can name another folder or another encoder.
 
     Raises:
         UserError: there is none, with the one command that fetches it.
@@ -24,10 +26,14 @@ def tokenizer_folder(encoder: str, given: str | None) -> Path:
         return folder
     found = _cached(encoder)
     if found is None:
+        keys = (
+            ", or give its folder with model.language.tokenizer=FOLDER, or train with model.language.encoder=words, "
+            "which needs none."
+        )
+        elsewhere = f" (without a network: copy {FILE} into the Hugging Face cache of this machine, HF_HOME)."
         raise UserError(
             f"This model reads language through {encoder}, and its tokenizer is not on this machine. Fetch it once "
-            f"with `hf download google-t5/{encoder} {FILE}`, or give its folder with model.language.tokenizer=FOLDER, "
-            "or train with model.language.encoder=words, which needs none."
+            f"with `hf download google-t5/{encoder} {FILE}`{keys if configurable else elsewhere}"
         )
     return found
 

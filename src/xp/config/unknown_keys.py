@@ -64,8 +64,8 @@ def _guess(missing: str, given: str, names: list[str], known: Mapping[str, Any],
     last = given.rpartition(".")[2]
     nested = [path for path in _dotted(known) if "." in path]
     same = [path for path in nested if path.rpartition(".")[2] == last or path.replace(".", "_") == given]
-    if len(same) == 1:
-        return f" (did you mean '{same[0]}'?)"
+    if 1 <= len(same) <= 3:
+        return f" (did you mean {' or '.join(map(repr, same))}?)"
     if guess := closest(missing, names):
         return guess
     return "" if inside else closest(given, nested)

@@ -121,6 +121,11 @@ def _outcome(error: BaseException, stop: Stop, secrets: Iterable[str]) -> dict[s
         return _ended(State.PENDING, 128 + asked, interrupted=True)
     if isinstance(error, SystemExit) and error.code in (None, 0):
         return _ended(State.DONE, DONE)
+    if isinstance(error, MemoryError):
+        error = UserError(
+            f"This run ran out of memory ({error or 'an array could not be allocated'}). Give it less to hold at once: "
+            "a smaller trainer.batch_size, predict.batch_size, horizon.train or model, or a machine with more memory."
+        )
     if isinstance(error, UserError):
         message = scrub(str(error), secrets)
         print(f"xp: {message}", file=sys.stderr, flush=True)

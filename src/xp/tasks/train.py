@@ -4,11 +4,14 @@ from typing import TYPE_CHECKING, Any
 
 from xp.errors import UserError
 from xp.runs import Run
+from xp.runs.memory import available_memory
 from xp.tasks.episodes import SPLIT, open_source, plain, statistics_of
 from xp.tasks.ranks import together
 from xp.tasks.twin import take_over
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from omegaconf import DictConfig
 
     from xp.models.policy import Trainable, Treatment
@@ -30,9 +33,11 @@ def fit(run: Run) -> None:
 
     config = run.config
     source = open_source(config.data)
+    _check_length(source, config.horizon.train)
     source.split.save(run.folder / SPLIT)
     statistics = statistics_of(source, config.data.statistics)
     sizes = camera_sizes(plain(config.model), source.dataset.cameras, config.pretrained_path)
+    _check_memory(source, sizes, config)
     frames = shared_frames(run, source.dataset, sizes)
     trainable = _build(run, source, statistics)
     _loop(run, trainable, source, frames, statistics)
@@ -103,10 +108,6 @@ def _loop(run: Run, trainable: "Trainable", source: "Source", frames: Any, stati
     config = run.config
     before, ahead = trainable.spec.window
     shape = {"history": trainable.spec.history, "horizon": ahead, "before": before}
-    if not source.split.train:
-        raise UserError(
-            f"No training episodes are left in {source.dataset.root}: see data.tasks and data.val_fraction."
-        )
     _check_length(source, ahead)
     batches = Batches(
         Windows(source.dataset, frames, source.split.train, **shape),
@@ -136,12 +137,31 @@ def _loop(run: Run, trainable: "Trainable", source: "Source", frames: Any, stati
 
 def _check_length(source: "Source", ahead: int) -> None:
     """Refuse windows that reach beyond the end of every training episode: they would be padded without exception."""
+    if not source.split.train:
+        raise UserError(
+            f"No training episodes are left in {source.dataset.root}: see data.tasks and data.val_fraction."
+        )
     lengths = source.dataset.episodes.lengths[list(source.split.train)]
     if ahead > lengths.max():
         raise UserError(
             f"A training window reaches {ahead} actions ahead; the longest training episode of {source.dataset.root} "
             f"has {int(lengths.max())} steps, so every window would be padded. Type for instance "
             f"horizon.train={max(1, int(lengths.min()) // 2)}, or record longer episodes."
+        )
+
+
+def _check_memory(source: "Source", sizes: "Mapping[str, tuple[int, int]]", config: "DictConfig") -> None:
+    """Refuse a batch that cannot be held in memory, before anything is allocated: reckoned from its least size."""
+    dataset = source.dataset
+    pixels = sum(height * width * 3 for height, width in sizes.values())
+    numbers = dataset.state_dim + config.horizon.train * dataset.action_dim
+    window = pixels + 4 * numbers + 8
+    room = available_memory()
+    if room is not None and window * config.trainer.batch_size > room:
+        raise UserError(
+            f"trainer.batch_size={config.trainer.batch_size}: a batch takes at least "
+            f"{window * config.trainer.batch_size / 1e9:.3g} GB ({window} bytes a window), and {room / 1e9:.3g} GB of "
+            f"memory are free. The largest batch that fits is below trainer.batch_size={max(1, room // window)}"
         )
 
 

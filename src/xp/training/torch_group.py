@@ -4,6 +4,7 @@ Each works on an equal part of every batch. What a process draws is a function o
 devices draw what one device draws that works through the batch in N parts.
 """
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
@@ -202,6 +203,11 @@ def count_devices(options: TrainerOptions) -> int:
     if options.devices == "auto":
         return 1 if is_cpu else torch.cuda.device_count()
     count = int(options.devices)
+    if is_cpu and count > (cores := max(2, os.cpu_count() or 1)):
+        raise UserError(
+            f"trainer.devices={count}: on the CPU each device is a process, and this machine has {cores} cores. Type "
+            f"trainer.devices={cores} or less."
+        )
     if not is_cpu and count > torch.cuda.device_count():
         raise UserError(
             f"trainer.devices={count}: torch sees {torch.cuda.device_count()} GPUs here. Type trainer.devices="

@@ -113,11 +113,11 @@ def new_module(config: Any, seed: int, stats: Mapping[str, Any] | None = None) -
             return cls(config, dataset_stats=stats)  # type: ignore[call-arg]
         except ImportError as error:
             raise missing_package(config.type, error) from error
-        except (OSError, ValueError, RuntimeError) as error:
-            text = " ".join(str(error).split())
+        except (ArithmeticError, AssertionError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
+            text = " ".join(str(error).split()) or type(error).__name__
             raise UserError(
-                f"A policy of type '{config.type}' cannot be made with these options: {text} If it is weights that "
-                "cannot be downloaded, type model.pretrained_backbone_weights=null, or fetch them first."
+                f"A policy of type '{config.type}' cannot be made with these options: {text.rstrip('.')}. "
+                f"{_advice(config, error)}"
             ) from error
 
 
@@ -134,6 +134,21 @@ def _check_without_memory(config: Any, folder: Path) -> None:
     except Exception:  # whatever a policy raises here: it is made in earnest next, and says then what is wrong
         return
     check_shapes(shadow, folder)
+
+
+def _advice(config: Any, error: Exception) -> str:
+    """What to type where a policy's class refuses its configuration."""
+    shapes = {camera_name(key): tuple(feature.shape[1:]) for key, feature in config.image_features.items()}
+    if len(set(shapes.values())) > 1:
+        sizes = ", ".join(f"{camera} {height} x {width}" for camera, (height, width) in shapes.items())
+        height, width = min(shapes.values())
+        return f"Its cameras differ in size ({sizes}); for one size type model.image_size=[{height},{width}]"
+    if isinstance(error, OSError):
+        return (
+            "If it is weights that cannot be downloaded, type model.pretrained_backbone_weights=null, or fetch them "
+            "first."
+        )
+    return "An option NAME is set with model.NAME=VALUE; `xp --cfg job` shows what is set."
 
 
 def _trainable(assembly: Assembly, module: Any, config: Any, report: LoadReport) -> TorchTrainable:
