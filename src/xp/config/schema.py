@@ -299,6 +299,8 @@ class Status:
 
     folder: str | None = None
     live: bool | None = None
+    page: int = _at_least(1)
+    rows: int | None = _at_least(1, None)
 
 
 @dataclass

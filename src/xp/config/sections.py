@@ -42,8 +42,10 @@ def check_keys(config: DictConfig, keys: Sequence[str]) -> None:
     own = {tuple(key.split(".")[:2]) for key in keys}
     for name, shape in SECTIONS.items():
         mine = {path[1] for path in own if path[0] == name and len(path) > 1}
-        schema = _schema(shape, {"name": raw(config, f"{name}.name")}) if mine else None
-        for key in _fields(schema) if schema else ():
+        if not mine:
+            continue
+        schema = _schema(shape, {"name": raw(config, f"{name}.name")})
+        for key in _fields(schema):
             if key in mine:
                 _check_field(f"{name}.", key, config[name], {key: raw(config, f"{name}.{key}")}, schema)
     for key in _fields(Top):

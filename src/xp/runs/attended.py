@@ -10,21 +10,23 @@ from pathlib import Path
 from typing import Any
 
 from xp.errors import UserError
+from xp.foreign.json_file import Fields
 from xp.foreign.text import printable
 from xp.runs.executor import Executor, executor_named
-from xp.runs.reading import read_json
+from xp.runs.reading import read_object
 from xp.runs.record import State
 from xp.runs.submitted import LAUNCHER
 
 
 def launcher_of(experiment: Path) -> Executor | None:
     """The executor that an experiment was handed to; None if it runs with its controller or is not installed here."""
-    noted = read_json(experiment / LAUNCHER, default={})
-    if not noted:
+    noted = Fields(read_object(experiment / LAUNCHER, default={}), printable(experiment / LAUNCHER))
+    if not noted.content:
         return None
+    settings = noted.object("settings", None)
     try:
-        return executor_named(noted["executor"], **noted.get("settings", {}))
-    except UserError:
+        return executor_named(noted.text("executor"), **(settings.content if settings else {}))
+    except (TypeError, UserError, ValueError):
         return None
 
 
@@ -48,8 +50,8 @@ def remarks(experiment: Path, states: Iterable[str]) -> Remarks:
     trouble = tuple(printable(line, 2000) for line in executor.trouble(experiment))
     if executor.attended(experiment):
         return Remarks(trouble)
-    command = read_json(experiment / "experiment.json", default={}).get("command") or "the same command again"
+    command = read_object(experiment / "experiment.json", default={}).get("command") or "the same command again"
     return Remarks(trouble, (
         f"{experiment} is unattended: what runs goes on, but nobody brings back its results or starts more. Type: "
-        f"{command}",
+        f"{printable(command, 4000)}",
     ))  # fmt: skip

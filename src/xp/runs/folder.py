@@ -1,5 +1,7 @@
 """A run's folder as a reader sees it."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +9,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from xp.errors import UserError
 from xp.runs.csvlog import read_csv
-from xp.runs.reading import read_json
+from xp.runs.reading import read_json, read_object
 from xp.runs.record import Record
 
 CONFIG, RECORD, JOB, SUMMARY = "config.json", "record.json", "job.json", "summary.json"
 TRAINING_LOG, VALIDATION_LOG, LOG, PROGRESS = "training_log.csv", "validation_log.csv", "log.txt", "progress.json"
+
+
+_DEEPEST = 32
+"""Levels of folders below which no runs are looked for."""
 
 
 class RunFolder:
@@ -57,7 +63,7 @@ class RunFolder:
 
     def progress(self) -> dict[str, Any]:
         """The last state of the run's progress bar: description, step, total, unit, rate, shown, time."""
-        return read_json(self.path / PROGRESS, default={})
+        return read_object(self.path / PROGRESS, default={})
 
     def log(self) -> str:
         """The text of log.txt."""
@@ -88,18 +94,28 @@ def load_run(path: str | Path) -> RunFolder:
 def is_run(path: str | Path) -> bool:
     """True if `path` is the folder of a run, begun or frozen."""
     path = Path(path)
-    return (path / RECORD).is_file() or (path / JOB).is_file()
+    return any(os.path.lexists(path / name) for name in (RECORD, JOB))  # whatever it is: reading tells what is wrong
 
 
 def find_runs(root: str | Path) -> list[RunFolder]:
     """All runs at or below `root`, sorted by path. A run's own subfolders are not searched."""
     root = Path(root)
-    if is_run(root):
-        return [RunFolder(root)]
-    if not root.is_dir():
-        return []
-    children = sorted(child for child in root.iterdir() if child.is_dir() and not child.name.startswith("."))
-    return [run for child in children for run in find_runs(child)]
+    return [RunFolder(path) for path in _runs_below(root, 0)]
+
+
+def _runs_below(root: Path, depth: int) -> Iterator[Path]:
+    """Links to folders are not followed: one may lead back, or out of what was asked about."""
+    try:
+        with os.scandir(root) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+    except OSError:
+        return
+    if any(entry.name in (RECORD, JOB) for entry in entries):
+        yield root
+    elif depth < _DEEPEST:
+        for entry in entries:
+            if not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False):
+                yield from _runs_below(root / entry.name, depth + 1)
 
 
 def as_config(data: dict[str, Any], *, flags: dict[str, bool] | None = None) -> DictConfig:

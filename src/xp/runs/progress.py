@@ -13,6 +13,7 @@ from xp.runs.reading import read_json
 
 WRITE_EVERY_S = 0.5
 """How often at most progress.json is rewritten and the bar redrawn."""
+_AGES_S = 1e9
 LINE_EVERY_S = 10.0
 """How often at most a plain line is printed when there is no terminal."""
 
@@ -159,6 +160,8 @@ def seconds_left(step: float, total: float, rate: float) -> float | None:
 
 def clock_text(seconds: float) -> str:
     """Seconds as people write them: `0:07`, `12:30`, `3:05:00`."""
+    if not abs(seconds) < _AGES_S:  # nan too
+        return "?"
     minutes, rest = divmod(int(round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,14 +1,18 @@
 """Read JSON files of run folders, with one clear message when a file is damaged."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from xp.errors import UserError
+from xp.foreign import json_file
+from xp.foreign.paths import MissingError, RefusedError
+from xp.foreign.text import printable, shown
 
 _REQUIRED = object()
+_MOST = 128_000_000
+"""Bytes: measures of every episode of a long evaluation take a few million."""
 
 
 @contextmanager
@@ -26,25 +30,32 @@ def writing(folder: Path) -> Iterator[None]:
 
 
 def read_json(path: str | Path, default: Any = _REQUIRED) -> Any:
-    """The content of a JSON file; `default` if there is no such file.
+    """The content of a JSON file of a run, bounded in size and depth; `default` if there is no such file.
 
     Raises:
-        UserError: the file is missing and no default is given, cannot be read, or is not JSON.
+        UserError: the file is missing and no default is given, is no regular file, cannot be read, or is not JSON.
     """
     path = Path(path)
     try:
-        return json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError):
+        return json_file.read_json(path, "a file of a run", _MOST)
+    except MissingError:
         if default is not _REQUIRED:
             return default
         raise UserError(
-            f"There is no {path.name} in {path.parent}, so this is not a complete run folder. Give the folder of a "
-            "run, such as outputs/NAME or multirun/EXPERIMENT/JOB; `xp task=status` lists the runs there are."
+            f"There is no {path.name} in {printable(path.parent)}, so this is not a complete run folder. Give the "
+            "folder of a run, such as outputs/NAME or multirun/EXPERIMENT/JOB; `xp task=status` lists the runs there "
+            "are."
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except RefusedError as error:
+        raise UserError(f"{error} Or move the run's folder away and run the command again.") from None
+
+
+def read_object(path: str | Path, default: Any = _REQUIRED) -> dict[str, Any]:
+    """The object that a JSON file of a run holds; raises as `read_json` does, and for anything but an object."""
+    content = read_json(path, default)
+    if not isinstance(content, dict):
         raise UserError(
-            f"{path} is not valid JSON ({error}). xp writes its files whole, so it was changed or cut by something "
-            "else; restore it, or move the run's folder away and run the command again."
-        ) from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}. Check its permissions and try again.") from None
+            f"{printable(path)} holds {shown(content)}: expected an object. Move the run's folder away and run the "
+            "command again."
+        )
+    return content

@@ -15,7 +15,7 @@ from typing import Any
 from xp.errors import UserError
 from xp.runs.atomic import write_json
 from xp.runs.heartbeat import beats
-from xp.runs.reading import read_json
+from xp.runs.reading import read_object
 
 SCHEMA = 1
 """Version of the layout of record.json and job.json."""
@@ -49,7 +49,7 @@ class Record(Mapping[str, Any]):
 
     def __init__(self, path: str | Path, data: Mapping[str, Any] | None = None):
         self.path = Path(path)
-        self._data: dict[str, Any] = dict(data if data is not None else read_json(self.path, default={}))
+        self._data: dict[str, Any] = dict(data if data is not None else read_object(self.path, default={}))
 
     def __getitem__(self, key: str) -> Any:
         return self._data[key]
@@ -92,7 +92,10 @@ class Record(Mapping[str, Any]):
             return False
         if self.get("host") != socket.gethostname():
             return beats(self.path.parent)
-        return process_start(self.get("pid", 0)) == self.get("process_start")
+        pid, start = self.get("pid"), self.get("process_start")
+        if not isinstance(pid, int) or isinstance(pid, bool) or pid <= 0 or start is None:
+            return False
+        return process_start(pid) == start
 
     @property
     def standing(self) -> str:

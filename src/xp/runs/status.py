@@ -1,14 +1,16 @@
 """How the runs below a folder stand, from their files alone: any shell, any launcher, controller or not."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from xp.errors import UserError
+from xp.foreign.json_file import Fields
+from xp.foreign.text import printable
 from xp.runs.executor import JobState
-from xp.runs.folder import RunFolder, find_runs
+from xp.runs.folder import PROGRESS, RECORD, RunFolder, find_runs
 from xp.runs.progress import clock_text, seconds_left, short
 from xp.runs.submitted import ask, remarks_on
 
@@ -36,6 +38,8 @@ class Row:
     shown: dict[str, Any] = field(default_factory=dict)
     seconds: float | None = None
     error: str = ""
+    created: str = ""
+    """When it was frozen, as its record says."""
 
     @property
     def open(self) -> bool:
@@ -60,16 +64,19 @@ class Row:
         else:
             clock = clock_text(self.seconds) if self.seconds is not None else ""
         words = self.error or self.remark or (f"{self.description} {values}".strip() if running else values)
-        return [self.stage or "-", self.name, self.state, self.host, progress, words, clock]
+        told = (self.stage or "-", self.name, self.state, self.host, progress, words, clock)
+        return [printable(cell, _LONGEST) for cell in told]
 
 
+_LONGEST = 160
+"""Characters of a cell."""
 COLUMNS = ("stage", "job", "state", "host", "progress", "", "time")
 
 
 def rows(root: str | Path) -> list[Row]:
     """One row per run at or below `root`, experiments together, stages in the order in which they were frozen."""
     found = [row_of(run) for run in find_runs(root)]
-    return sorted(found, key=lambda row: (str(row.folder.parent), _created(row.folder), row.name))
+    return sorted(found, key=lambda row: (str(row.folder.parent), row.created, row.name))
 
 
 def with_executors(table: Sequence[Row]) -> list[Row]:
@@ -95,30 +102,51 @@ def _as_seen(row: Row, seen: JobState, remark: str) -> Row:
 
 
 def row_of(run: RunFolder) -> Row:
-    """The row of one run; a damaged folder gives a row that says so."""
+    """The row of one run; a damaged folder gives a row that says what is wrong with it, and never an error."""
     try:
-        record, progress = run.record(), run.progress()
-        error = record.get("error") or {}
-        return Row(
-            folder=run.path,
-            experiment=record.get("experiment", ""),
-            stage=record.get("stage", ""),
-            name=run.name,
-            task=record.get("task", ""),
-            state=record.standing,
-            handle=record.get("handle") or "",
-            host=(record.get("node") or record.get("host", "")) if record.alive else "",
-            description=progress.get("description", ""),
-            step=progress.get("step"),
-            total=progress.get("total"),
-            unit=progress.get("unit", "step"),
-            rate=progress.get("rate") or 0.0,
-            shown=progress.get("shown") or {},
-            seconds=record.seconds if not record.alive else _since(record.get("started")),
-            error=str(error.get("message", "")).split("\n")[0][:120],
-        )
+        return _row(run)
     except UserError as damage:
-        return Row(folder=run.path, experiment="", stage="", name=run.name, task="", state="damaged", error=str(damage))
+        return _damaged(run, str(damage))
+    except (ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError) as damage:
+        return _damaged(run, f"{RECORD} holds what cannot be meant ({type(damage).__name__}: {damage})")
+
+
+def _damaged(run: RunFolder, what: str) -> Row:
+    return Row(folder=run.path, experiment="", stage="", name=run.name, task="", state="damaged", error=what)
+
+
+def _row(run: RunFolder) -> Row:
+    record = run.record()
+    told = Fields(record, RECORD)
+    progress = Fields(run.progress(), PROGRESS)
+    error = told.object("error", None)
+    alive = record.alive
+    return Row(
+        folder=run.path,
+        experiment=told.text("experiment", ""),
+        stage=told.text("stage", ""),
+        name=run.name,
+        task=told.text("task", ""),
+        state=record.standing,
+        handle=told.text("handle", ""),
+        host=(told.text("node", "") or told.text("host", "")) if alive else "",
+        description=progress.text("description", ""),
+        step=progress.integer("step", None),
+        total=progress.integer("total", None),
+        unit=progress.text("unit", "step", most=40),
+        rate=progress.number("rate", 0.0),
+        shown=dict(_shown(progress)),
+        seconds=_since(told.text("started", None)) if alive else record.seconds,
+        error=str(error.content.get("message") or "").split("\n")[0] if error else "",
+        created=told.text("created", ""),
+    )
+
+
+def _shown(progress: Fields) -> Iterator[tuple[str, Any]]:
+    values = progress.object("shown", None)
+    for key, value in list(values.content.items())[:8] if values else ():
+        if isinstance(value, str | float) or isinstance(value, int) and abs(value) < 2**63:
+            yield key, value
 
 
 def counts(table: Sequence[Row]) -> dict[str, int]:
@@ -127,13 +155,6 @@ def counts(table: Sequence[Row]) -> dict[str, int]:
     for row in table:
         found[row.state] = found.get(row.state, 0) + 1
     return found
-
-
-def _created(folder: Path) -> str:
-    try:
-        return RunFolder(folder).record().get("created", "")
-    except UserError:
-        return ""
 
 
 def _since(started: str | None) -> float | None:

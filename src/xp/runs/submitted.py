@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from xp.errors import UserError
+from xp.foreign.json_file import Fields
+from xp.foreign.text import printable
 from xp.runs.atomic import write_json
 from xp.runs.executor import Executor, JobState, Submission, executor_named
 from xp.runs.folder import RECORD
 from xp.runs.lock import Busy, locked
-from xp.runs.reading import read_json
+from xp.runs.reading import read_object
 from xp.runs.record import Record, State, now, process_start
 from xp.runs.secret import redact
 
@@ -33,9 +35,19 @@ def note_launcher(experiment: Path, executor: str, settings: Mapping[str, Any]) 
 
 def controller_of(experiment: Path) -> int | None:
     """The process on this host that submitted an experiment's jobs last, if it is still there."""
-    noted = read_json(experiment / LAUNCHER, default={}).get("controller", {})
+    noted = _controller(experiment)
     here = noted.get("host") == socket.gethostname()
-    return noted["pid"] if here and process_start(noted["pid"]) == noted["process_start"] else None
+    pid, start = noted.get("pid"), noted.get("process_start")
+    if not here or not isinstance(pid, int) or isinstance(pid, bool) or pid <= 0 or start is None:
+        return None
+    return pid if process_start(pid) == start else None
+
+
+def _controller(experiment: Path) -> Mapping[str, Any]:
+    """Host, process and its start, as launcher.json has them; empty if it has not."""
+    path = experiment / LAUNCHER
+    noted = Fields(read_object(path, default={}), printable(path)).object("controller", None)
+    return noted.content if noted else {}
 
 
 def note_handle(folder: Path, executor: str, handle: str) -> None:
@@ -57,9 +69,12 @@ def executor_of(folder: Path) -> Executor | None:
     if not record.get("handle"):
         return None
     name = str(record.get("executor"))
-    noted = read_json(folder.parent / LAUNCHER, default={})
-    settings = noted.get("settings", {}) if noted.get("executor") == name else {}
-    return executor_named(name, **settings)
+    noted = Fields(read_object(folder.parent / LAUNCHER, default={}), printable(folder.parent / LAUNCHER))
+    settings = noted.object("settings", None) if noted.text("executor", "") == name else None
+    try:
+        return executor_named(name, **(settings.content if settings else {}))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{noted.source}: these are no settings of '{name}': {printable(error)}") from error
 
 
 def ask(folders: Iterable[Path]) -> dict[Path, JobState]:
@@ -81,27 +96,31 @@ def by_executor(folders: Iterable[Path]) -> Iterator[tuple[Executor, dict[str, P
     Raises:
         UserError: an executor is not installed here.
     """
-    waiting: dict[tuple[Path, str], dict[str, Path]] = defaultdict(dict)
-    for folder in folders:
-        record = Record(folder / RECORD)
-        if record.state in _OPEN and record.get("handle"):
-            waiting[folder.parent, str(record.get("executor"))][record["handle"]] = folder
-    for handles in waiting.values():
+    for handles in _in_hands(folders):
         executor = executor_of(next(iter(handles.values())))
         if executor is not None:
             yield executor, handles
 
 
+def _in_hands(folders: Iterable[Path]) -> list[dict[str, Path]]:
+    """{handle: folder} of unfinished jobs, for each experiment and executor."""
+    waiting: dict[tuple[Path, str], dict[str, Path]] = defaultdict(dict)
+    for folder in folders:
+        record = Record(folder / RECORD)
+        if record.state in _OPEN and record.get("handle"):
+            waiting[folder.parent, str(record.get("executor"))][str(record["handle"])] = folder
+    return list(waiting.values())
+
+
 def _asked[T](folders: Iterable[Path], question: Callable[[Executor, list[str]], dict[str, T]]) -> dict[Path, T]:
     found: dict[Path, T] = {}
-    try:
-        for executor, handles in by_executor(folders):
-            try:
+    for handles in _in_hands(folders):
+        try:
+            executor = executor_of(next(iter(handles.values())))
+            if executor is not None:
                 found |= {handles[handle]: answer for handle, answer in question(executor, list(handles)).items()}
-            except UserError:
-                continue
-    except UserError:
-        return found
+        except UserError:
+            continue
     return found
 
 
@@ -123,7 +142,7 @@ def never_begun(folder: Path, record: Record | None = None) -> bool:
         return True
     if record.get("handle"):
         return False
-    noted = read_json(folder.parent / LAUNCHER, default={}).get("controller", {})
+    noted = _controller(folder.parent)
     return noted.get("host") == socket.gethostname() and controller_of(folder.parent) in (None, os.getpid())
 
 
