@@ -91,7 +91,7 @@ def test_a_number_without_bounds_that_is_no_number_is_refused_on_the_command_lin
     with pytest.raises(SystemExit) as ended:
         main(["task=merge", "merge_method=ties", "merge_method.scale=nan", "merge.checkpoints=[a,b]", "merge.base=c"])
     assert ended.value.code == 2
-    assert "merge_method.scale=nan: must be a number" in capsys.readouterr().err
+    assert "merge_method.scale=nan: expected a number that is finite" in capsys.readouterr().err
 
 
 def test_a_negative_weight_turns_its_task_vector_around(tmp_path):
@@ -174,3 +174,34 @@ def test_the_record_has_what_the_data_decided(four, tmp_path):
     crumbs = tensors("breadcrumbs", density=0.5, gamma=0.2)["action_out_proj/kernel"]
     assert all(low < high for low, high in zip(crumbs["least_kept"], crumbs["largest_kept"]))
     assert tensors("karcher")["action_out_proj/kernel"]["coefficients"]
+
+
+def test_what_counts_twice_or_adds_nothing_is_told(four, tmp_path):
+    twice = merge([four[1], four[2], four[1]], output=tmp_path / "twice").record["warnings"]
+    assert any("so they count twice" in said for said in twice)
+    based = merge([four[0], four[1]], "ties", base=four[0], scale=0, output=tmp_path / "based").record["warnings"]
+    assert any("holds the same weights as merge.base" in said for said in based)
+    assert any("the result is merge.base itself" in said for said in based)
+
+
+def test_a_formula_that_is_worse_than_what_was_measured_beside_it_is_told(four, tmp_path):
+    from merging_made_up import Bowl
+
+    mean = {name: sum(made_arrays(k)[name] for k in range(3)) / 3 for name in made_arrays()}
+    best = {name: 0.6 * array + 0.4 * made_arrays(0)[name] for name, array in mean.items()}
+    target = {name: 2 * mean[name] - array for name, array in best.items()}  # inverse losses lean the other way
+    record = merge(four[1:], "inverse_loss", objective=Bowl(target), output=tmp_path / "out").record
+    losses = {entry["name"]: entry["loss"] for entry in record["chosen"]["candidates"]}
+    told = [said for said in record["warnings"] if "merge_method=inverse_loss chose weights" in said]
+    assert bool(told) == (min(losses.values()) < losses["inverse_loss"])
+
+
+def test_the_weights_of_a_moving_average_are_said_by_step(tmp_path):
+    from xp.merging import Hooks
+
+    for k in range(2):
+        write_torch(tmp_path / f"run/checkpoints/checkpoint-{10 * k + 10}", made_arrays(k))
+    lines = []
+    record = merge([tmp_path / "run"], "ema", output=tmp_path / "out", hooks=Hooks(log=lines.append)).record
+    assert "weights: run@10 0.4737, run@20 0.5263" in lines
+    np.testing.assert_allclose(record["weights"]["all"], [0.9 / 1.9, 1 / 1.9])

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from xp.errors import UserError
-from xp.merging import methods, statistics
+from xp.merging import disk, methods, statistics
 from xp.merging.checkpoints import Checkpoint, create_like, open_checkpoint, place_in, step_paths
-from xp.merging.diagnostics import Angles, midpoints, warnings
+from xp.merging.diagnostics import Angles, alike, midpoints, warnings
 from xp.merging.engine import Stream, verify
 from xp.merging.formats.base import BFLOAT16, Damaged, Leaf, Reader
 from xp.merging.groups import Units, check_groups, make_units, with_builtin
@@ -133,11 +133,15 @@ def merge(
         memory=memory, per=per, groups=groups, dtype=dtype, lora_scale=lora_scale, midpoints=midpoints, seed=seed,
         method_options=options,
     )  # fmt: skip
-    job = _Job.open([str(path) for path in checkpoints], Path(output), asked, hooks or Hooks())
     try:
-        return job.run(objective)
+        return _Job.open([str(path) for path in checkpoints], Path(output), asked, hooks or Hooks()).run(objective)
     except Damaged as error:
         raise UserError(f"A checkpoint is damaged: {error}. Nothing was written. Copy it again.") from error
+    except (OSError, ValueError) as error:
+        known = disk.told(error, Path(output))
+        if known is None:
+            raise
+        raise known from error
 
 
 @dataclass
@@ -148,6 +152,8 @@ class _Job:
     options: Options
     output: Path
     hooks: Hooks
+    given: list[str]
+    """What the checkpoints were called."""
     tuned: list[Checkpoint]
     base: Checkpoint | None
     readers: list[Reader]
@@ -156,6 +162,7 @@ class _Job:
     pooled: statistics.Pooled
     notes: list[str]
     """What was seen of the inputs and is no reason to refuse them."""
+    warned: list[str] = field(default_factory=list)
 
     @classmethod
     def open(cls, paths: list[str], output: Path, options: Options, hooks: Hooks) -> "_Job":
@@ -180,11 +187,13 @@ class _Job:
             inputs, options.mismatch, base=base, dtype=DTYPES[options.dtype] if options.dtype else None
         )
         check_groups(leaves, options.groups)
+        disk.check_room(output, leaves)
         folders = [c.papers for c in opened if c.papers is not None]
         pooled = statistics.merge_files(folders, options.statistics)
         return cls(
-            asked, options, output, hooks, opened, base if relative else None, readers, leaves, found, pooled, notes
-        )
+            asked, options, output, hooks, paths, opened, base if relative else None, readers, leaves, found, pooled,
+            notes,
+        )  # fmt: skip
 
     def run(self, objective: Objective | Callable[[], Objective] | None) -> Merged:
         """Choose weights, write, read back, rename."""
@@ -194,6 +203,7 @@ class _Job:
         for line in (*self.differences, *self.notes, *self.pooled.warnings):
             self.hooks.log(f"note: {line}")
         mixture, found, barriers = self._mixture(units, objective)
+        self._say_weights(units, mixture)
         angles = Angles(groups, has_base=self.base is not None)
         sweep_stale(self.output)
         with atomic.folder(self.output) as folder:
@@ -238,10 +248,27 @@ class _Job:
                 tick()
             ends = [mixer.loss(mix_of(mixer, [k])) for k in range(len(self.tuned))]
         self.hooks.log(f"chosen: {found.chosen if found else '-'}, loss {found.loss if found else float('nan'):.6g}")
+        best = min(found.candidates, key=lambda entry: entry["loss"]) if found else None
+        if found and best and best["loss"] < found.loss:
+            self.warned.append(
+                f"merge_method={self.asked.name} chose weights with a loss of {found.loss:.6g}; '{best['name']}' has "
+                f"{best['loss']:.6g}: take that, or merge_method=greedy, which keeps the best it measures."
+            )
         return mixture, found, midpoints(losses, ends)
 
     def _context(self) -> dict[str, Any]:
         return {"seed": self.options.seed, "leaves": self.leaves, "has_base": self.base is not None}
+
+    def _say_weights(self, units: Units, mixture: Mixture) -> None:
+        """One line with the weights, by checkpoint, of the first units."""
+        rows = list(zip(units.names, mixture.weights))
+        names = [Path(text).name for text in self.given]
+        names = ["base", *names] if mixture.weights.shape[1] > len(names) else names
+        for unit, row in rows[:8]:
+            told = ", ".join(f"{name} {weight:.4g}" for name, weight in zip(names, row))
+            self.hooks.log(f"weights{'' if len(rows) == 1 else f' of {unit}'}: {told}")
+        if len(rows) > 8:
+            self.hooks.log(f"weights of {len(rows) - 8} more parts: see {RECORD}")
 
     def _mixer(self, units: Units, objective: Objective | Callable[[], Objective] | None) -> Mixer:
         if objective is None:
@@ -277,11 +304,20 @@ class _Job:
 
     def _record(self, units: Units, mixture: Mixture, found: Search | None, stream: Stream) -> dict[str, Any]:
         inputs = ([self.base] if self.base else []) + self.tuned
+        given = ([str(self.options.base)] if self.base else []) + self.given
         read = [
-            {"path": str(c.path), "place": str(c.place.absolute()), "content": content.hexdigest(reader.leaves)}
+            {
+                "path": str(c.path),
+                "given": text,
+                "place": str(c.place.absolute()),
+                "content": content.hexdigest(reader.leaves),
+            }
             | ({"folded_into": str(c.base.absolute())} if c.base else {})
-            for c, content, reader in zip(inputs, stream.contents, self.readers)
+            for c, text, content, reader in zip(inputs, given, stream.contents, self.readers)
         ]
+        self.warned += alike([entry["content"] for entry in read], given, has_base=self.base is not None)
+        if self.asked.options.get("scale") == 0:
+            self.warned.append("merge_method.scale=0 adds nothing to merge.base: the result is merge.base itself.")
         for name in sorted(stream.unequal):
             self.hooks.log(
                 f"note: {name} is {self.leaves[name].dtype.name} and differs: the first checkpoint's was kept"
@@ -307,7 +343,7 @@ class _Job:
     def _diagnosed(self, angles: Angles, barriers: list[dict[str, Any]], found: Search | None) -> dict[str, Any]:
         report = angles.report()
         ends = [entry["loss"] for entry in (found.candidates if found else ())][: len(self.tuned)]
-        said = [*self.pooled.warnings, *warnings(report, barriers, ends)]
+        said = [*self.pooled.warnings, *self.warned, *warnings(report, barriers, ends)]
         for line in said[len(self.pooled.warnings) :]:
             self.hooks.log(f"warning: {line}")
         return {"angles": report, "barriers": barriers, "warnings": said}

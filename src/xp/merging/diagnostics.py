@@ -108,6 +108,23 @@ def warnings(
     return [f"This looks like averaging different skills, which gives a policy with neither. {text}." for text in said]
 
 
+def alike(contents: Sequence[str], names: Sequence[str], *, has_base: bool) -> list[str]:
+    """What holds the same weights as something before it, in words: it counts twice, or adds nothing to its base."""
+    said = []
+    for k, content in enumerate(contents):
+        first = contents.index(content)
+        if first == 0 and k > 0 and has_base:
+            said.append(
+                f"{names[k]} holds the same weights as merge.base: nothing was added to it, so it adds nothing."
+            )
+        elif first < k:
+            said.append(
+                f"{names[k]} holds the same weights as {names[first]}, so they count twice. If that is meant, give it "
+                "once with a larger weight (merge.weights)."
+            )
+    return said
+
+
 def _lowest(square: np.ndarray) -> tuple[int, int, float] | None:
     """The smallest entry off the diagonal: (row, column, value)."""
     upper = [(i, j, float(square[i, j])) for i in range(len(square)) for j in range(i + 1, len(square))]
