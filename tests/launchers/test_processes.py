@@ -42,7 +42,7 @@ def gone(record) -> bool:
 @pytest.fixture
 def sweep(place):
     """Two jobs that wait in their second step for the file `go`, and a third one behind them."""
-    folders = [place / "multirun" / "sweep" / f"work.steps_6-seed_{seed}" for seed in (1, 2, 3)]
+    folders = [place / "multirun" / "sweep" / f"seed_{seed}" for seed in (1, 2, 3)]
     return [f"work.wait_for={place}/go", "work.steps=6", "seed=1,2,3", "hydra.launcher.n_jobs=2"], folders, place / "go"
 
 

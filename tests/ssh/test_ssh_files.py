@@ -1,6 +1,7 @@
 """Folders carried to a node and back: whole units, the record last, by rsync and by tar alike."""
 
 import os
+import time
 
 import pytest
 
@@ -218,7 +219,9 @@ def test_an_attempt_that_was_given_up_is_ended_and_may_not_start_again(agent, tm
 
 
 def test_a_job_that_does_not_leave_is_ended_by_its_own_runner(agent, tmp_path):
-    assert start(agent, "s-1", order(tmp_path, "trap '' TERM; while :; do sleep 0.05; done"))["started"]
+    assert start(agent, "s-1", order(tmp_path, "trap '' TERM; touch deaf; while :; do sleep 0.05; done"))["started"]
+    while not (tmp_path / "deaf").exists():
+        time.sleep(0.01)
     agent.ask("stop", key="s-1", grace_s=0.2)
     agent.close()
     assert state_of(agent, "s-1") == "ended -9"

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from hydra_plugins.xp_local_launcher import _machine
+from hydra_plugins.xp_local_launcher import _gpus, _machine, _seats
 from hydra_plugins.xp_local_launcher._pool import Worker, cause_of_death
 from xp.errors import UserError
 from xp.runs.execute import mark_failed, mark_interrupted
@@ -44,6 +44,7 @@ class LocalExecutor:
         n_jobs: int | None = None,
         threads: int | None = None,
         grace_s: float = 30.0,
+        gpu_used_max: float = _gpus.USED_MAX,
         target: str = "xp.__main__:run_task",
     ):
         """Make an empty pool.
@@ -52,6 +53,7 @@ class LocalExecutor:
             n_jobs: workers at most; None: one per GPU, without GPUs two (one on a single core).
             threads: CPU threads of each worker; None: as a single run has, see `xp.runs.threads`.
             grace_s: seconds that a job has for its last checkpoint when the controller is gone.
+            gpu_used_max: a GPU of whose memory others use a larger share is not taken; 1 = take it.
             target: MODULE:FUNCTION that runs a `Run`.
 
         Raises:
@@ -59,10 +61,12 @@ class LocalExecutor:
         """
         _check("n_jobs", n_jobs, _MOST_WORKERS, "workers; null = one per GPU, without GPUs two")
         _check("threads", threads, 4096, "CPU threads of a worker; null = a fair share of the cores")
-        if isinstance(grace_s, bool) or not isinstance(grace_s, int | float) or not 0 <= grace_s < float("inf"):
-            raise UserError(f"hydra.launcher.grace_s={grace_s!r}: a number of seconds from 0 on is wanted.")
-        self._devices = _machine.gpus()
-        self.n_jobs = n_jobs or _machine.default_workers(self._devices)
+        for name, value in (("grace_s", grace_s), ("gpu_used_max", gpu_used_max)):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+                raise UserError(f"hydra.launcher.{name}={value!r}: a number from 0 on is wanted.")
+        devices = _gpus.devices()
+        self.n_jobs = n_jobs or _machine.default_workers([device.name for device in devices])
+        self._seats = _seats.Seats(devices, self.n_jobs, gpu_used_max)
         self._threads, self._grace_s, self._target = threads, grace_s, target
         self._queue = JobQueue()
         self._workers: dict[int, Worker] = {}
@@ -123,6 +127,15 @@ class LocalExecutor:
             code = worker.end()
             if job is not None:
                 self._died(worker, job, code)
+        self._seats.close(self._experiments)
+
+    @property
+    def _experiments(self) -> list[Path]:
+        return list(dict.fromkeys(folder.parent for folder in self._queue.states))
+
+    def trouble(self, experiment: Path) -> list[str]:
+        """What the experiment's controller waits for, a line each."""
+        return _seats.waits(experiment)
 
     def _fill(self) -> None:
         """Give ready jobs to idle workers, hiring up to `n_jobs` of them."""
@@ -171,14 +184,20 @@ class LocalExecutor:
 
     def _hire(self) -> None:
         number = next(n for n in range(self.n_jobs) if n not in self._workers)
-        environment = _machine.worker_environment(number, self.n_jobs, self._devices, self._threads)
-        self._workers[number] = Worker(self._target, environment, self._grace_s)
+        names, inherited = [], ()
+        if self._seats.devices:
+            seat = self._seats.take(number, self._experiments)
+            if seat is None:
+                return
+            names, inherited = [seat[0].name], (seat[1],)
+        environment = _machine.worker_environment(0, self._seats.each, names, self._threads)
+        self._workers[number] = Worker(self._target, environment, self._grace_s, inherited)
 
     def _hear(self, timeout_s: float) -> None:
-        if self._elsewhere or self._kill_at is not None:
+        if self._elsewhere or self._seats.waiting or self._kill_at is not None:
             timeout_s = min(timeout_s, _LOOK_AGAIN_S)
         if not self._workers:
-            if self._elsewhere:
+            if self._elsewhere or self._seats.waiting:
                 time.sleep(timeout_s)
             return
         with selectors.DefaultSelector() as selector:
@@ -199,6 +218,7 @@ class LocalExecutor:
                 worker.job = worker.asked_at = None
         if not alive:
             del self._workers[number]
+            self._seats.leave(number)
             job, code = worker.job, worker.end()
             if job is not None:
                 self._died(worker, job, code)

@@ -17,7 +17,7 @@ _MODULE = "hydra_plugins.xp_local_launcher._worker"
 class Worker:
     """A warm process that runs one job at a time."""
 
-    def __init__(self, target: str, environment: Mapping[str, str], grace_s: float):
+    def __init__(self, target: str, environment: Mapping[str, str], grace_s: float, inherited: tuple[int, ...] = ()):
         self.job: Path | None = None
         self.ready = False
         """Whether the process is up: jobs go to those that are, so none waits for an interpreter to start."""
@@ -33,6 +33,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=self._words,
             env=dict(environment),
+            pass_fds=inherited,  # the lock of its GPU: it is free when controller and worker are gone
         )
         assert self._process.stdout is not None
         os.set_blocking(self._process.stdout.fileno(), False)

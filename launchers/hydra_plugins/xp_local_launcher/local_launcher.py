@@ -8,5 +8,12 @@ class LocalLauncher(ExecutorLauncher):
 
     name = "local"
 
-    def __init__(self, n_jobs: int | None = None, threads: int | None = None, grace_s: float = 30.0, **more: str):
-        super().__init__(grace_s=grace_s, n_jobs=n_jobs, threads=threads, **more)
+    def __init__(
+        self,
+        n_jobs: int | None = None,
+        threads: int | None = None,
+        grace_s: float = 30.0,
+        gpu_used_max: float = 0.1,
+        **more: str,
+    ):
+        super().__init__(grace_s=grace_s, n_jobs=n_jobs, threads=threads, gpu_used_max=gpu_used_max, **more)

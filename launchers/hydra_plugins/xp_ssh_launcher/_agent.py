@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 
+from hydra_plugins.xp_local_launcher import _gpus
 from hydra_plugins.xp_ssh_launcher._agent_files import (
     NO_ROOM,
     Refused,
@@ -36,7 +37,6 @@ from hydra_plugins.xp_ssh_launcher._agent_files import (
     size_of,
     write_json,
 )  # fmt: skip
-from hydra_plugins.xp_ssh_launcher._agent_jobs import gpus
 from hydra_plugins.xp_ssh_launcher._agent_locks import Claim, check_locks, number_of
 from hydra_plugins.xp_ssh_launcher._agent_work import Jobs
 
@@ -55,7 +55,7 @@ class Agent(Jobs):
         self.workdir = ""
         self.places = []
 
-    def hello(self, workdir, folders, marks, gpus_wanted, slots):
+    def hello(self, workdir, folders, marks, gpus_wanted, slots, used_max=_gpus.USED_MAX):
         """Who and where this is; makes the folders that jobs will live in."""
         self.workdir = os.path.expanduser(workdir)
         make_folder(self.workdir)
@@ -64,11 +64,14 @@ class Agent(Jobs):
         for folder in folders:
             make_folder(folder)
         self.places = [self.workdir, *folders]
-        there = gpus()
+        self.devices, self.used_max = _gpus.devices() if gpus_wanted != [] else [], used_max
+        there = [device.name for device in self.devices]
         missing = [each for each in gpus_wanted or [] if each not in there]
         if missing:
+            given = os.environ.get("CUDA_VISIBLE_DEVICES")
+            shown = "nvidia-smi shows" if given is None else f"CUDA_VISIBLE_DEVICES={given} there leaves"
             raise Refused(
-                f"GPU {missing[0]} was asked for, and nvidia-smi shows {', '.join(there) or 'none'}. Correct `gpus` of "
+                f"GPU {missing[0]} was asked for, and {shown} {', '.join(there) or 'none'}. Correct `gpus` of "
                 "this host in hydra.launcher.hosts (gpus: [] uses its processor alone)"
             )
         mine = there if gpus_wanted is None else gpus_wanted

@@ -4,14 +4,14 @@ import contextlib
 import errno
 import fcntl
 import os
-import shutil
 import signal
 import subprocess
 import time
 import traceback
 
-from hydra_plugins.xp_ssh_launcher._agent_files import LIMIT_S, read_json, write_json
-from hydra_plugins.xp_ssh_launcher._agent_locks import KEY_VARIABLE
+from hydra_plugins.xp_local_launcher import _gpus
+from hydra_plugins.xp_ssh_launcher._agent_files import read_json, write_json
+from hydra_plugins.xp_ssh_launcher._agent_locks import KEY_VARIABLE, flocked
 
 NO_PROCESS = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 """The machine has no room for another process now; later it may."""
@@ -40,45 +40,48 @@ def at_work(pid, start):
     return isinstance(pid, int) and pid > 1 and start is not None and process_start(pid) == start
 
 
-def gpus():
-    """Indices of the GPUs here, as nvidia-smi lists them."""
-    command = shutil.which("nvidia-smi") or ("/usr/bin/nvidia-smi" if os.path.exists("/usr/bin/nvidia-smi") else None)
-    if command is None:
-        return []
-    try:
-        done = subprocess.run([command, "--list-gpus"], capture_output=True, timeout=LIMIT_S, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return []
-    lines = done.stdout.decode(errors="replace").splitlines()
-    return [str(number) for number, _ in enumerate(line for line in lines if line.startswith("GPU "))]
-
-
 class Slots:
-    """Locks on GPUs (or shares of the processor), held by the job's own processes until the last of them ends."""
+    """Locks on GPUs (or shares of the processor), held by the job's own processes until the last of them ends.
 
-    def __init__(self, names):
+    GPUs are locked where all accounts see it, and only if nobody else uses them; shares of the processor in the home.
+    """
+
+    def __init__(self, names, devices=(), used_max=_gpus.USED_MAX):
         self.folder = os.path.expanduser("~/.xp/locks")
-        self.names = names
+        self.names, self.used_max = names, used_max
+        known = {f"gpu-{device.name}": device for device in devices}
+        self.devices = [known.get(name, _gpus.Device(name[4:], "")) for name in names if name.startswith("gpu-")]
 
     def take(self, number):
-        """{name: descriptor} of `number` free slots, or None."""
+        """({name: descriptor} of `number` free slots, lines): empty if there are too few; the lines say why."""
+        if self.devices:
+            held, lines = _gpus.take(self.devices, number, self.used_max)
+            return {f"gpu-{device.name}": descriptor for device, descriptor in held.items()}, lines
         os.makedirs(self.folder, exist_ok=True)
         held = {}
         for name in self.names:
             if len(held) == number:
                 break
             descriptor = os.open(os.path.join(self.folder, name), os.O_RDWR | os.O_CREAT, 0o666)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            if flocked(descriptor, fcntl.LOCK_EX):
+                held[name] = descriptor
+            else:
                 os.close(descriptor)
-                continue
-            held[name] = descriptor
         if len(held) == number:
-            return held
+            return held, []
         for descriptor in held.values():
             os.close(descriptor)
-        return None
+        return {}, []
+
+    def free(self):
+        """(how many slots could be taken now, why not the others)."""
+        for number in range(len(self.names), 0, -1):
+            held, lines = self.take(number)
+            for descriptor in held.values():
+                os.close(descriptor)
+            if held:
+                return number, lines
+        return 0, lines if self.names else []
 
 
 def hear_signals():
@@ -169,7 +172,7 @@ class Runner:
         environment[KEY_VARIABLE] = self.key
         names = sorted(name[4:] for name in self.slots if name.startswith("gpu-"))
         if names:
-            environment["CUDA_VISIBLE_DEVICES"] = ",".join(names)
+            environment.update(_gpus.settings_for([_gpus.Device(name, "") for name in names]))
         try:
             job = subprocess.Popen(
                 order["argv"], cwd=order["cwd"], env=environment, stdin=subprocess.PIPE, stdout=out, stderr=out,

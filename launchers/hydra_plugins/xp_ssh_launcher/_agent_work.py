@@ -8,6 +8,7 @@ import os
 import signal
 import time
 
+from hydra_plugins.xp_local_launcher._gpus import USED_MAX
 from hydra_plugins.xp_ssh_launcher._agent_files import NO_ROOM, Refused, read_json, remove, write_json
 from hydra_plugins.xp_ssh_launcher._agent_jobs import NO_PROCESS, Runner, Slots, at_work
 from hydra_plugins.xp_ssh_launcher._agent_locks import Claim, concluded, job_of, number_of, processes_of, verdict
@@ -24,6 +25,8 @@ class Jobs:
     """The part of the agent that knows processes. `workdir` and `free` are the agent's."""
 
     workdir = ""
+    devices = ()
+    used_max = USED_MAX
 
     def free(self):
         """Bytes free on the disks that jobs write to."""
@@ -73,9 +76,9 @@ class Jobs:
         free = self.free()
         if free < min_free:
             return declined("full", free=free)
-        held = Slots(slots).take(number)
-        if held is None:
-            return declined("busy")
+        held, lines = Slots(slots, self.devices, self.used_max).take(number)
+        if not held:
+            return declined("busy", **({"line": "; ".join(lines)} if lines else {}))
         place = self._place(key)
         try:
             os.makedirs(place, mode=0o700, exist_ok=True)
@@ -93,6 +96,11 @@ class Jobs:
             for descriptor in held.values():
                 os.close(descriptor)
         return {"started": True}
+
+    def room(self, slots):
+        """How many of these slots could be taken now, and why not the others."""
+        free, lines = Slots(slots, self.devices, self.used_max).free()
+        return {"free": free, "lines": lines}
 
     def poll(self, keys, known, wait_s):
         """{key: state}; answers as soon as one is not as `known`, or after `wait_s`."""

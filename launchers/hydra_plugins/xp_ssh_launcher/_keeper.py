@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,12 +59,18 @@ class Keeper:
 
     # -- what nodes ask
 
-    def take(self, node: Node) -> tuple[Path, int] | None:
-        """Lease a job to a node; none while a secret is missing that all of them may need."""
+    def wanted(self, node: Node) -> bool:
+        """Whether a job waits for such a node."""
+        with self.lock:
+            return not self.missing and self.ledger.wanted(node.offer)
+
+    def take(self, node: Node, most: int) -> tuple[Path, int] | None:
+        """Lease a job to a node that takes `most` slots now; none while a secret is missing that all may need."""
         with self.lock:
             if self.missing:
                 return None
-            taken = self.ledger.take(node.offer)
+            offer = node.offer
+            taken = self.ledger.take(replace(offer, free=min(offer.free, most)))
             if taken is None:
                 return None
             self._save()

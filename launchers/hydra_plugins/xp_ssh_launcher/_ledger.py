@@ -113,6 +113,11 @@ class Ledger:
                 return job, attempt
         return None
 
+    def wanted(self, offer: Offer) -> bool:
+        """Whether a job waits that fits a host, all of its slots free."""
+        empty = replace(offer, free=offer.slots)
+        return any(job.folder not in self.held and self._fits(job, empty) for job in self.queue.ready())
+
     def answered(self, folder: Path, attempt: int, answer: Mapping[str, Any]) -> None:
         """Note a node's answer to `start`. A `no` holds for good: the node raised its fence before it gave it."""
         if answer["started"]:

@@ -33,6 +33,10 @@ WATCH_S = 0.5
 """How long the node itself waits for a change before it answers."""
 BACKOFF_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 """Between tries to reach a node; sshd drops connections when many arrive at once (MaxStartups)."""
+REST_S = 2.0
+"""How long a node takes no job after somebody else's job had what it needs."""
+_LOOK_AT_GPUS_S = 120.0
+"""Patience with nvidia-smi, which may take long on a machine under load."""
 PATIENT_TRIES = 3
 """Tries before a node that was never reached is reported as silent."""
 
@@ -52,6 +56,8 @@ class Standing(StrEnum):
     READY = "ready"
     SILENT = "silent"
     FULL = "full"
+    TAKEN = "taken"
+    """Others use its GPUs."""
     REFUSED = "refused"
     """Something must be changed by a person; the other nodes go on."""
 
@@ -153,6 +159,7 @@ class Node:
             "marks": {str(desk.mark): desk.identity()},
             "gpus_wanted": None if self.host.gpus is None else list(self.host.gpus),
             "slots": self.host.slots,
+            "used_max": settings.gpu_used_max,
         }
         if self.host.local:
             hello |= {"gpus_wanted": [], "workdir": str(desk.folder / "here")}
@@ -246,7 +253,7 @@ class Node:
         self._judge_room(answer["free"])
         for key, state in answer["jobs"].items():
             self._see(keys[key], mine[keys[key]], state)
-        if self.standing is Standing.READY and time.monotonic() >= self._rest_until:
+        if self.standing in (Standing.READY, Standing.TAKEN) and time.monotonic() >= self._rest_until:
             self._take()
         if idle or self._busy:
             self.keeper.wake.wait(0.05 if self._busy else WATCH_S)
@@ -273,12 +280,34 @@ class Node:
             self._in_pool(folder, lambda: self.keeper.sync(self, folder, attempt))
 
     def _take(self) -> None:
-        while len(self._busy) < AT_ONCE:
-            taken = self.keeper.take(self)
+        most = self._free_now()
+        while len(self._busy) < AT_ONCE and most > 0:
+            taken = self.keeper.take(self, most)
             if taken is None:
                 return
+            most -= self.keeper.slots_of(taken[0], self)
             folder, attempt = taken
             self._in_pool(folder, lambda folder=folder, attempt=attempt: self.keeper.launch(self, folder, attempt))
+
+    def _free_now(self) -> int:
+        """Slots that nobody uses, as far as that is known before a job is sent: other people's too for GPUs."""
+        offer = self.offer
+        if not offer.gpus or offer.free <= 0 or not self.keeper.wanted(self):
+            return offer.free
+        room = self.watch.ask("room", slots=self.facts["slots"], patience_s=_LOOK_AT_GPUS_S)
+        starting = sum(self.keeper.slots_of(folder, self) for folder in self.keeper.leases(self.name)
+                       if folder in self._busy)  # fmt: skip
+        if room["free"] > 0:
+            self.say(Standing.READY)
+        elif not self.keeper.leases(self.name):
+            self.taken("; ".join(room["lines"]))
+        if room["free"] <= starting:
+            self.rest(REST_S)
+        return room["free"] - starting
+
+    def taken(self, line: str) -> None:
+        """Say that others have what the jobs here need; it is looked at again soon, and jobs may go elsewhere."""
+        self.say(Standing.TAKEN, f"{self.name} waits: {line}. hydra.launcher.gpu_used_max=1 takes it nevertheless")
 
     def _ask_to_leave(self) -> None:
         for folder, attempt, grace_s in self.keeper.leaving(self.name):

@@ -17,6 +17,7 @@ _LOWEST = {
     "min_free_gb": 0.0,
     "sync_max_gb": 0.0,
     "grace_s": 0.0,
+    "gpu_used_max": 0.0,
 }
 
 _UV = (
@@ -50,6 +51,7 @@ class Settings:
     min_free_gb: float = 1.0
     sync_max_gb: float = 50.0
     grace_s: float = 30.0
+    gpu_used_max: float = 0.1
     target: str = "xp.__main__:run_task"
 
     def set_up(self, *, gpus: bool) -> tuple[str, ...]:

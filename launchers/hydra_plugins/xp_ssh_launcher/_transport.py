@@ -50,23 +50,24 @@ NO_ROOM = (28, 122)  # ENOSPC, EDQUOT
 
 _SOCKET_PATH = 107 - 17
 _OWN_PATH = len("/xp-12345678/12345678")
-_PARTS = ("_agent_files", "_agent_locks", "_agent_jobs", "_agent_work", "_agent")
+_PLUGINS = Path(__file__).parents[1]
+_PARTS = ("xp_local_launcher._gpus",
+          *(f"xp_ssh_launcher._agent{part}" for part in ("_files", "_locks", "_jobs", "_work", "")))  # fmt: skip
 _FIND = 'for p in {names}; do if command -v "$p" >/dev/null 2>&1; then exec "$p" -c {code}; fi; done; exit 97'
 
 
 @lru_cache(maxsize=1)
 def agent_script() -> bytes:
     """The agent's text as one script: its parts are made modules under their own names, then `main` is there."""
-    package = __package__ or "hydra_plugins.xp_ssh_launcher"
-    texts = {f"{package}.{part}": (Path(__file__).parent / f"{part}.py").read_text() for part in _PARTS}
-    parents = [package.rpartition(".")[0], package]
+    texts = {f"hydra_plugins.{part}": (_PLUGINS / f"{part.replace('.', '/')}.py").read_text() for part in _PARTS}
+    parents = ["hydra_plugins", "hydra_plugins.xp_local_launcher", "hydra_plugins.xp_ssh_launcher"]
     lines = [
         "import sys, types",
         f"for name in {parents!r}: sys.modules[name] = types.ModuleType(name)",
         f"for name, text in {texts!r}.items():",
         "    sys.modules[name] = types.ModuleType(name)",
         "    exec(compile(text, name, 'exec'), sys.modules[name].__dict__)",
-        f"main = sys.modules[{f'{package}._agent'!r}].main",
+        "main = sys.modules['hydra_plugins.xp_ssh_launcher._agent'].main",
     ]
     return "\n".join(lines).encode()
 

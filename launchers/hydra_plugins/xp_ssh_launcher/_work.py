@@ -13,6 +13,7 @@ from hydra_plugins.xp_ssh_launcher._agent_files import content_hash, listing, qu
 from hydra_plugins.xp_ssh_launcher._faults import NoRoom, Refused, Unreachable
 from hydra_plugins.xp_ssh_launcher._inputs import inputs_of, skipped_in
 from hydra_plugins.xp_ssh_launcher._ledger import End
+from hydra_plugins.xp_ssh_launcher._node import REST_S
 from xp.runs import snapshot, threads
 from xp.runs.atomic import write_json
 from xp.runs.execute import mark_failed, mark_interrupted
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 _MODULE = "hydra_plugins.xp_ssh_launcher._job"
 _FULL = ("No space left on device", "The disk is full", "Disk quota exceeded")
-_REST_S = 2.0
 _PULLS = 5
 
 
@@ -68,7 +68,7 @@ def launch(keeper: "Keeper", node: "Node", folder: Path, attempt: int) -> None:
     elif answer["why"] != "full":
         if answer.get("line"):
             keeper.note(f"{folder.name} waits: {node.name}: {answer['line']}")
-        node.rest(_REST_S)
+        node.rest(REST_S)
 
 
 def _start(keeper: "Keeper", node: "Node", folder: Path, attempt: int) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Whether somebody brings back what an experiment's jobs on other machines write, and what to type if not.
 
 Some executors need a process on this machine for that (ssh's keeper); killed, it leaves jobs at work that nobody
-watches. Such an executor has the methods `attended(experiment)` and `trouble(experiment)`; others have not.
+watches. Such an executor has the method `attended(experiment)`; one that knows why jobs wait has `trouble(experiment)`.
 """
 
 from collections.abc import Iterable
@@ -45,10 +45,10 @@ def remarks(experiment: Path, states: Iterable[str]) -> Remarks:
     if not any(state in (State.PENDING, State.RUNNING, "interrupted", "queued", "starting") for state in states):
         return Remarks()
     executor: Any = launcher_of(experiment)
-    if not hasattr(executor, "attended"):
+    if not hasattr(executor, "trouble"):
         return Remarks()
     trouble = tuple(printable(line, 2000) for line in executor.trouble(experiment))
-    if executor.attended(experiment):
+    if not hasattr(executor, "attended") or executor.attended(experiment):
         return Remarks(trouble)
     command = read_object(experiment / "experiment.json", default={}).get("command") or "the same command again"
     return Remarks(trouble, (
