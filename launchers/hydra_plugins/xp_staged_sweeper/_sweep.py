@@ -7,17 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from hydra_plugins.xp_staged_sweeper._compose import Composer
 from hydra_plugins.xp_staged_sweeper._experiment import Experiment, Planned, plan_experiment, read_command_line
+from hydra_plugins.xp_staged_sweeper._freezing import freeze_all
 from hydra_plugins.xp_staged_sweeper._jobs import Rules
 from hydra_plugins.xp_staged_sweeper._plan import Action, Plan, make_plan, places, say, summary_line, table
 from hydra_plugins.xp_staged_sweeper._submit import recover, submit, tell
 from xp.runs import late, snapshot
 from xp.runs.atomic import write_json
 from xp.runs.executor import JobState
-from xp.runs.folder import RECORD
-from xp.runs.frozen import Job, freeze
-from xp.runs.lock import Busy, locked
 from xp.runs.reading import writing
-from xp.runs.record import Record, State, now
+from xp.runs.record import now
 from xp.runs.secret import redact_overrides
 from xp.runs.single import STOCK
 from xp.shell import command, near
@@ -126,9 +124,8 @@ class Sweep:
         for experiment in plan.experiments:
             with writing(experiment.folder):
                 code = snapshot.take(experiment.folder)
-            for planned in experiment.jobs:
-                if plan.actions[planned.job.folder].freezes:
-                    _freeze_unless_taken(replace(planned.job, snapshot=code), executor)
+            jobs = [planned.job for planned in experiment.jobs if plan.actions[planned.job.folder].freezes]
+            freeze_all([replace(job, snapshot=code) for job in jobs], executor)
             description = _description(experiment, arguments, code)
             write_json(experiment.folder / "experiment.json", {**description, "command": self._command(retry=False)})
 
@@ -183,18 +180,6 @@ _EARLIER = {
     Action.QUEUED: JobState.WAITING,
 }
 _ORDER = (JobState.DONE, JobState.FAILED, JobState.BLOCKED, JobState.INTERRUPTED, JobState.RUNNING, JobState.WAITING)
-
-
-def _freeze_unless_taken(job: Job, executor: str) -> None:
-    """Freeze a job, unless another sweep has begun or finished it since the plan was made: then it is adopted."""
-    try:
-        with locked(job.folder):
-            record = Record(job.folder / RECORD)
-            if record.state is State.DONE and record.get("identity") == job.identity and not job.always:
-                return
-            freeze(job, executor=executor)
-    except Busy:
-        return
 
 
 def _error(planned: Planned) -> str:
