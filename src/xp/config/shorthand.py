@@ -1,13 +1,24 @@
-"""Overrides in the spelling of the scripts that xp replaces."""
+"""Overrides in the spelling of the scripts that xp replaces, and where Hydra's own spelling would do nothing."""
 
 import re
 
 _EPISODES = re.compile(r"(?:eval\.)?indices_episode=(-?\d+(?:,-?\d+)*)")
+_CAMERAS = re.compile(r"env\.cameras=\s*\{.*", re.DOTALL)
 
 
 def spelled_out(overrides: list[str]) -> list[str]:
-    """`indices_episode=0,1,2` as `eval.indices_episode=[0,1,2]`: one replay of these episodes, never a sweep."""
-    return [
-        f"eval.indices_episode=[{match[1]}]" if (match := _EPISODES.fullmatch(override)) else override
-        for override in overrides
-    ]
+    """Overrides as Hydra needs them.
+
+    `indices_episode=0,1,2` becomes `eval.indices_episode=[0,1,2]`: one replay of these episodes, never a sweep.
+    `env.cameras={...}` replaces the cameras: Hydra would merge it into those of the configuration, so that `{}` did
+    nothing and a single camera came on top of the two there are. `env.cameras.top=[96,96]` still changes one.
+    """
+    return [word for override in overrides for word in _spelled_out(override)]
+
+
+def _spelled_out(override: str) -> list[str]:
+    if match := _EPISODES.fullmatch(override):
+        return [f"eval.indices_episode=[{match[1]}]"]
+    if _CAMERAS.fullmatch(override):
+        return ["~env.cameras", f"+{override}"]
+    return [override]

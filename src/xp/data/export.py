@@ -7,6 +7,7 @@ same pixels.
 """
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,11 +20,15 @@ import pyarrow.parquet as pq
 from xp.data.episode_stats import describe, pooled, shifted
 from xp.data.remux import cut, link
 from xp.data.stored import V3_DATA, V3_VIDEO, Clip, Stored, StoredEpisode
+from xp.data.tables import integers
 from xp.errors import UserError
 from xp.foreign.parquet import read_table
+from xp.foreign.statistics import checked_statistics
+from xp.foreign.text import printable
 from xp.runs import atomic
 
 _MEGABYTE = 1 << 20
+_NUMERIC = re.compile(r"bool|u?int\d+|float\d+")
 _OLDER = ("total_chunks", "total_videos")
 """Keys of meta/info.json that format v3.0 does not have."""
 
@@ -66,7 +71,7 @@ def _add(rows: list[dict[str, Any]], key: str, places: list[dict[str, Any]]) -> 
 
 def _place(stored: Stored, number: int) -> dict[str, int]:
     """Chunk and file number of the file that is written as number `number`."""
-    chunks = int(stored.info.get("chunks_size") or 1000)
+    chunks = stored.fields.integer("chunks_size", 1000, low=1)
     return {"chunk_index": number // chunks, "file_index": number % chunks}
 
 
@@ -74,8 +79,8 @@ def _write_rows(
     stored: Stored, chosen: Sequence[StoredEpisode], folder: Path
 ) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
     """Write the data files; one row of meta/episodes per episode, and the numeric columns of all rows together."""
-    limit = int(stored.info.get("data_files_size_in_mb") or 100) * _MEGABYTE
-    numeric = [k for k, f in stored.info["features"].items() if f.get("dtype") not in ("video", "image", "string")]
+    limit = round(stored.fields.number("data_files_size_in_mb", 100, low=0) * _MEGABYTE)
+    numeric = [k for k, f in stored.info["features"].items() if _NUMERIC.fullmatch(f["dtype"])]
     kept: dict[str, list[np.ndarray]] = {name: [] for name in numeric}
     rows: list[dict[str, Any]] = []
     start = 0
@@ -85,7 +90,7 @@ def _write_rows(
             file = files.write(table)
             for name in numeric:
                 if name in table.column_names:
-                    kept[name].append(_numbers(table, name))
+                    kept[name].append(_numbers(table, name, episode.data))
             rows.append(_row(stored, episode, number, start, file))
             start += episode.length
     return rows, {name: np.concatenate(parts) for name, parts in kept.items() if parts}
@@ -107,7 +112,13 @@ class _DataFiles:
             self._path = self._folder / V3_DATA.format(**_place(self._stored, self._number))
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._writer = pq.ParquetWriter(self._path, table.schema, compression="snappy")
-        self._writer.write_table(table.cast(self._writer.schema))
+        try:
+            self._writer.write_table(table.cast(self._writer.schema))
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
+            raise UserError(
+                f"The data files of {self._stored.root} have columns of different kinds ({printable(error)}), so their "
+                "rows do not fit into one dataset. Copy the dataset again."
+            ) from error
         return self._number
 
     def __enter__(self) -> "_DataFiles":
@@ -125,14 +136,18 @@ def _tables(chosen: Sequence[StoredEpisode]) -> Iterator[tuple[StoredEpisode, pa
     for episode in chosen:
         if episode.data != path:
             path, table = episode.data, read_table(episode.data, "rows of the dataset")
-        assert table is not None
-        numbers = table.column("episode_index").to_numpy()
+            if "index" not in table.column_names or "episode_index" not in table.column_names:
+                raise UserError(f"{path} has no columns 'index' and 'episode_index'. Copy the dataset again.")
+        assert path is not None and table is not None
+        numbers = integers(table, "episode_index", path)
         mine = np.flatnonzero(numbers == episode.number)
         if len(mine) != episode.length:
             raise UserError(
                 f"{episode.data} holds {len(mine)} rows of episode {episode.number}; meta/ announces {episode.length}. "
                 "The copy is incomplete: copy the dataset again."
             )
+        if int(mine[-1] - mine[0]) != len(mine) - 1:
+            raise UserError(f"{path}: the rows of episode {episode.number} do not stand together. Copy it again.")
         yield episode, table.slice(int(mine[0]), len(mine))
 
 
@@ -147,15 +162,26 @@ def _renumbered(table: pa.Table, number: int, start: int) -> pa.Table:
     return table
 
 
-def _numbers(table: pa.Table, name: str) -> np.ndarray:
+def _numbers(table: pa.Table, name: str, path: Path) -> np.ndarray:
     """A numeric column as [n, D]; features of several axes are flattened."""
     column = table.column(name).combine_chunks()
-    while not (pa.types.is_primitive(column.type)):
+    nulls = column.null_count
+    while pa.types.is_nested(column.type) and not pa.types.is_struct(column.type):
         column = column.flatten()
+        nulls += column.null_count
+    kind = column.type
+    numbers = pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)
+    if nulls or not numbers or len(column) % len(table):
+        raise UserError(
+            f"Column '{name}' of {path} is no table of numbers: it has nulls, rows of other widths or values of type "
+            f"{printable(kind, 60)}. Copy the dataset again, or remove the feature with LeRobot's "
+            "`lerobot-edit-dataset --operation.type=remove_feature`."
+        )
     return np.asarray(column.to_numpy(zero_copy_only=False), np.float64).reshape(len(table), -1)
 
 
 def _row(stored: Stored, episode: StoredEpisode, number: int, start: int, file: int) -> dict[str, Any]:
+    _check_stats(stored, episode)
     moved = shifted(episode.stats, {"episode_index": number - episode.number, "index": start - episode.start})
     return {
         "episode_index": number,
@@ -168,6 +194,19 @@ def _row(stored: Stored, episode: StoredEpisode, number: int, start: int, file: 
         "meta/episodes/chunk_index": 0,
         "meta/episodes/file_index": 0,
     }
+
+
+def _check_stats(stored: Stored, episode: StoredEpisode) -> None:
+    """Refuse statistics of an episode that cannot be right: they are pooled into those of the new dataset."""
+    for feature, entry in episode.stats.items():
+        where = f"of '{printable(feature)}' in episode {episode.number} of {stored.root}"
+        checked_statistics(entry, where)
+        missing = [name for name in ("min", "max", "count") if entry.get(name) is None]
+        if missing:
+            raise UserError(
+                f"The statistics {where} have no '{missing[0]}'. Compute them again with LeRobot's "
+                "`lerobot-edit-dataset --operation.type=recompute_stats`."
+            )
 
 
 def _write_videos(
@@ -223,7 +262,7 @@ def _write_meta(
     total = {"total_episodes": len(chosen), "total_frames": sum(episode.length for episode in chosen)}
     info = {key: value for key, value in stored.info.items() if key not in _OLDER}
     info |= {"codebase_version": "v3.0", **total, "total_tasks": len(stored.tasks)}
-    info |= {"splits": {"train": f"0:{len(chosen)}"}, "data_path": V3_DATA, "fps": int(stored.fps)}
+    info |= {"splits": {"train": f"0:{len(chosen)}"}, "data_path": V3_DATA, "fps": stored.info["fps"]}
     info["video_path"] = V3_VIDEO if stored.video_keys else None
     info = {"data_files_size_in_mb": 100, "video_files_size_in_mb": 200, **info}
     (meta / "info.json").write_text(json.dumps(info, indent=4), encoding="utf-8")
@@ -234,6 +273,12 @@ def _write_meta(
 def _pooled(chosen: Sequence[StoredEpisode]) -> dict[str, Any]:
     """Statistics of every feature that each episode has statistics of."""
     shared = set.intersection(*(set(episode.stats) for episode in chosen))
+    for name in shared:
+        if len({np.shape(episode.stats[name]["mean"]) for episode in chosen}) > 1:
+            raise UserError(
+                f"The statistics of '{printable(name)}' have other shapes in some episodes than in others. Compute "
+                "them again with LeRobot's `lerobot-edit-dataset --operation.type=recompute_stats`."
+            )
     return {name: pooled([episode.stats[name] for episode in chosen]) for name in sorted(shared)}
 
 

@@ -14,8 +14,8 @@ from xp.foreign.text import printable
 
 MOST_DIMENSIONS = 1 << 16
 """Of an action or a state."""
-MOST_PIXELS = 1 << 26
-"""Of a camera's picture: 8192 x 8192."""
+MOST_PIXELS = 1 << 25
+"""Of a camera's picture: 8K video (7680 x 4320) is just below it."""
 _MOST_FEATURES = 4096
 _LONGEST_KEY = 200
 

@@ -132,6 +132,7 @@ def pattern_of(info: Fields, name: str, default: str, fields: tuple[str, ...] = 
 
 
 def _check_version(root: Path, version: str) -> None:
+    version = printable(version, 20)
     major = version.lstrip("v").split(".")[0]
     if major == "3":
         return

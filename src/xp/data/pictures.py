@@ -46,11 +46,11 @@ def picture_reader(
             raise _no_colours(image.mode, where)
         try:
             turned = ImageOps.exif_transpose(image) if image.getexif().get(_ORIENTATION) else image
-            frame = np.asarray(turned.convert("RGB"))
+            frame = np.asarray(turned if turned.mode == "RGB" else turned.convert("RGB"))
         except Exception as error:  # noqa: BLE001 - EXIF is parsed by many hands, with any error on a damaged one
             raise UserError(
-                f"{where} cannot be decoded ({printable(error)}). Copy the file again from where the dataset came "
-                "from, or record the dataset again."
+                f"{where} cannot be decoded ({printable(error) or type(error).__name__}). Copy the file again "
+                "from where the dataset came from, or record the dataset again."
             ) from error
         check_size(path, camera, frame.shape[:2], stored)
         return resized(frame)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,7 @@ from xp.data.places import place
 from xp.data.tables import integers, read_episode_table, seconds, vectors
 from xp.errors import UserError
 from xp.foreign.parquet import open_parquet, read_table
+from xp.foreign.text import printable
 
 DECODERS = ("auto", "torchcodec", "pyav")
 _ROWS = "rows of the dataset"
@@ -69,6 +71,27 @@ class Dataset:
     videos: dict[str, tuple[VideoPart, ...]]
     timestamps: np.ndarray | None = None
     """[N] seconds from the start of its episode at which each row was recorded; None for frame_index / fps."""
+
+    def __repr__(self) -> str:
+        """A line for each thing there is to know, as notebooks show it."""
+        kind = "video" if self.videos else "pictures"
+        lines = {
+            "root": str(self.root),
+            "episodes": f"{self.episodes.num} of {self.num_frames:,} frames at {self.fps:g} per second",
+            "cameras": _line(f"{name} {h}x{w}" for name, (h, w, _) in self.cameras.items()) + f" ({kind})"
+            if self.cameras
+            else "none",
+            "action": f"{self.action.shape} {self.action.dtype}: {_line(self.action_names)}",
+            "state": f"{self.state.shape} {self.state.dtype}: {_line(self.state_names)}" if self.state_dim else "none",
+            "tasks": f"{len(self.tasks)}: {_line(map(repr, self.tasks))}",
+            "robot": self.info.robot_type or "not named",
+        }
+        if self.environment_dim:
+            around = self.environment_state
+            names = _line(self.info.environment_state_names)
+            lines["environment_state"] = f"{around.shape} {around.dtype}: {names}"
+        width = max(map(len, lines)) + 2
+        return "\n".join(["Dataset", *(f"  {name:<{width}}{printable(text, 400)}" for name, text in lines.items())])
 
     @property
     def root(self) -> Path:
@@ -137,7 +160,9 @@ class Dataset:
         """64 hex digits that name the content, wherever the folder lies.
 
         sha256 over all actions, states, environment states, episode and task indices, over `features` of info.json,
-        and over sizes and 16 evenly spread 64 KiB blocks of every data and video file (small files are hashed whole).
+        over sizes and 16 evenly spread 64 KiB blocks of every data and video file (small files are hashed whole), and
+        over the times of rows and where episodes lie in their videos, unless these are the plain ones: a row every
+        1 / fps seconds, episodes one after the other from the start of each file.
         Folder names and file times do not count, so a copy has the same fingerprint; nor do the footers of parquet
         files, where the `datasets` library leaves a random number.
         """
@@ -146,15 +171,35 @@ class Dataset:
         digest.update(json.dumps([features, self.fps, self.tasks], sort_keys=True).encode())
         for array in (self.action, self.state, self.environment_state, self.episode_index, self.task_index):
             digest.update(np.ascontiguousarray(array).data)
+        for array in self._unusual_times():
+            digest.update(np.ascontiguousarray(array).data)
         for path in self.files:
             digest.update(str(path.relative_to(self.root)).encode())
             _hash_file(digest, path)
         return digest.hexdigest()
 
+    def _unusual_times(self) -> list[np.ndarray]:
+        """Times that decide which frame is whose, where they are not the plain ones (to a tenth of a frame)."""
+        tolerance, found = 0.1 / self.fps, []
+        if self.videos and np.abs(self.times - self.frame_index / self.fps).max() > tolerance:
+            found.append(self.times)
+        for part in (part for parts in self.videos.values() for part in parts):
+            lengths = self.episodes.lengths[part.episodes]
+            plain = (np.cumsum(lengths) - lengths) / self.fps
+            if (np.diff(part.episodes) < 0).any() or np.abs(part.from_timestamps - plain).max() > tolerance:
+                found += [part.episodes, part.from_timestamps]
+        return found
+
     @property
     def files(self) -> list[Path]:
         """Every data and video file."""
         return sorted([*self.data_files, *(part.path for parts in self.videos.values() for part in parts)])
+
+
+def _line(words: Iterable[str], most: int = 12) -> str:
+    """The first words and how many there are in all."""
+    words = list(words)
+    return ", ".join(words[:most]) + (f", ... ({len(words)} in all)" if len(words) > most else "")
 
 
 def _hash_file(digest: "hashlib._Hash", path: Path) -> None:

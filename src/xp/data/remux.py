@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from xp.data.checks import damaged_video
+from xp.data.video import ONLY_MP4
 
 Span = tuple[float, float]
 """Start and end in seconds of a file."""
@@ -104,11 +105,11 @@ def _scan(path: Path) -> _Packets:
     from av.error import FFmpegError
 
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), **ONLY_MP4) as container:
             stream = container.streams.video[0]
             found = [(p.pts, p.is_keyframe) for p in container.demux(stream) if p.size and p.pts is not None]
             base = float(stream.time_base or 0)
-    except (FFmpegError, IndexError) as error:
+    except (FFmpegError, IndexError, ValueError) as error:
         raise damaged_video(path, str(error)) from error
     if not found or not base:
         raise damaged_video(path, "it has no frames")
@@ -119,7 +120,10 @@ def _copy(source: Path, target: Path, pieces: Sequence[_Piece], base: float) -> 
     import av
 
     options = {"video_track_timescale": str(round(1 / base))}
-    with av.open(str(source)) as incoming, av.open(str(target), "w", format="mp4", options=options) as outgoing:
+    with (
+        av.open(str(source), **ONLY_MP4) as incoming,
+        av.open(str(target), "w", format="mp4", options=options) as outgoing,
+    ):
         stream = incoming.streams.video[0]
         written = outgoing.add_stream_from_template(stream, opaque=True)
         written.time_base = stream.time_base

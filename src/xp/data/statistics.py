@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from xp.data.reader import Dataset
+from xp.data.relative import check_anchor_names
 from xp.errors import UserError, listing
 from xp.foreign.json_file import Fields, read_object
 from xp.foreign.statistics import checked_statistics
@@ -103,8 +104,10 @@ def delta_statistics(
         q99 [A] float64, and count [1].
 
     Raises:
-        UserError: not one pair lies inside an episode.
+        UserError: not one pair lies inside an episode, or names say that the state is in another order.
     """
+    if anchor == "observation.state":
+        check_anchor_names(dataset, exclude)
     actions = dataset.action.astype(np.float64)
     anchors = actions.copy() if anchor == "action" else _widened(dataset.state, actions.shape[1])
     anchors[:, list(exclude)] = 0.0

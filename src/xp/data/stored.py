@@ -54,6 +54,11 @@ class Stored:
     episodes: tuple[StoredEpisode, ...]
 
     @property
+    def fields(self) -> Fields:
+        """`info` for typed access."""
+        return Fields(self.info, str(self.root / "meta" / "info.json"))
+
+    @property
     def version(self) -> str:
         """LeRobot's format: "v3.0" or "v2.1"."""
         return str(self.info["codebase_version"])

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +21,8 @@ from xp.foreign.text import printable
 Frames = Iterator[tuple[np.ndarray, np.ndarray]]
 """Pieces of a video: presentation times [n] float64 in seconds, frames [n, h, w, 3] uint8."""
 
+ONLY_MP4: dict[str, Any] = {"format": "mp4", "options": {"protocol_whitelist": "file"}}
+"""For `av.open`: the format is named, and no other file is followed, whatever the content says it is."""
 _PIECE = 32
 _PIECE_BYTES = 64_000_000
 _THREADS = 2
@@ -86,8 +89,7 @@ def _decode_pyav(path: Path, size: tuple[int, int]) -> Frames:
     frames: list[np.ndarray] = []
     piece = piece_length(size)
     try:
-        # The format is named, and no other file is followed, whatever the content says it is.
-        with av.open(str(path), format="mp4", options={"protocol_whitelist": "file"}) as container:
+        with av.open(str(path), **ONLY_MP4) as container:
             stream = container.streams.video[0]
             check_size(path, stream.codec_context.height, stream.codec_context.width, size)
             stream.thread_type = "AUTO"

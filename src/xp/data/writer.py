@@ -8,8 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from xp.data.space import writing
 from xp.errors import UserError
 from xp.runs import atomic
+
+_MEND = "data.root=FOLDER"
 
 
 class DatasetWriter:
@@ -57,14 +60,10 @@ class DatasetWriter:
         self._stack = ExitStack()
         self._dataset: Any = None
         try:
-            self._folder = self._stack.enter_context(atomic.folder(self.root))
-            self._folder.rmdir()  # LeRobot insists on making the folder itself
-            self._dataset = _create(self._folder, int(fps), self._features(use_videos), robot_type, use_videos)
-        except OSError as error:
-            self.abort()
-            raise UserError(
-                f"The dataset folder {self.root} cannot be written ({error}). Give another place: data.root=<folder>."
-            ) from error
+            with writing(self.root, _MEND):
+                self._folder = self._stack.enter_context(atomic.folder(self.root))
+                self._folder.rmdir()  # LeRobot insists on making the folder itself
+                self._dataset = _create(self._folder, int(fps), self._features(use_videos), robot_type, use_videos)
         except BaseException:
             self.abort()
             raise
@@ -94,15 +93,18 @@ class DatasetWriter:
         given = zip(self.names, (state, around, action), strict=True)
         vectors = {key: np.asarray(values, np.float32) for key, values in given}
         self._check_episode(images, vectors, len(action))
-        for i in range(len(action)):
+        with writing(self.root, _MEND), _quiet():
+            self._add(task, images, vectors, len(action))
+        self.num_episodes += 1
+
+    def _add(self, task: str, images: Mapping[str, np.ndarray], vectors: Mapping[str, np.ndarray], n: int) -> None:
+        for i in range(n):
             frame: dict[str, Any] = {f"observation.images.{name}": images[name][i] for name in self.cameras}
             frame |= {key: values[i] for key, values in vectors.items() if self.names[key]}
             frame["task"] = task
             self._dataset.add_frame(frame)
-        with _quiet():
-            # Not in a process pool: forking a process that runs jax or torch threads can deadlock.
-            self._dataset.save_episode(parallel_encoding=False)
-        self.num_episodes += 1
+        # Not in a process pool: forking a process that runs jax or torch threads can deadlock.
+        self._dataset.save_episode(parallel_encoding=False)
 
     def close(self) -> None:
         """Finish the files and let the dataset appear at `root`.
@@ -116,18 +118,21 @@ class DatasetWriter:
             self.abort()
             raise UserError(f"No episode was recorded, so there is no dataset at {self.root}: record at least one.")
         dataset, self._dataset = self._dataset, None
-        try:
-            dataset.finalize()
-            _remove_if_empty(self._folder / "images")
-            _share(self._folder)
-        except BaseException as error:
-            self._stack.__exit__(type(error), error, error.__traceback__)
-            raise
-        self._stack.close()
+        with writing(self.root, _MEND):
+            try:
+                dataset.finalize()
+                _remove_if_empty(self._folder / "images")
+                _share(self._folder)
+            except BaseException as error:
+                _abandon(dataset)
+                self._stack.__exit__(type(error), error, error.__traceback__)
+                raise
+            self._stack.close()
 
     def abort(self) -> None:
         """Drop everything that was added; `root` is untouched."""
-        self._dataset = None
+        dataset, self._dataset = self._dataset, None
+        _abandon(dataset)
         error = RuntimeError("aborted")
         try:
             self._stack.__exit__(RuntimeError, error, None)
@@ -207,9 +212,13 @@ def _create(root: Path, fps: int, features: dict[str, dict[str, Any]], robot_typ
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Hide the progress bar of Hugging Face `datasets` and FFmpeg's remarks while LeRobot saves an episode."""
+    import logging
+
     import datasets
     from av import logging as libav
 
+    lost = logging.getLogger("lerobot.datasets.image_writer")
+    lost.addFilter(_refuse_lost)
     hide = not datasets.are_progress_bars_disabled()
     libav.set_libav_level(libav.ERROR)
     try:
@@ -217,8 +226,21 @@ def _quiet() -> Iterator[None]:
             datasets.disable_progress_bars()
         yield
     finally:
+        lost.removeFilter(_refuse_lost)
         if hide:
             datasets.enable_progress_bars()
+
+
+def _refuse_lost(record: Any) -> bool:
+    """LeRobot logs a picture that it could not write and goes on; here that is an error."""
+    raise OSError(record.getMessage())
+
+
+def _abandon(dataset: Any) -> None:
+    """Keep LeRobot from writing what it still holds when the object is collected, into a folder that is removed."""
+    for part in (getattr(dataset, "writer", None), getattr(dataset, "meta", None)):
+        if part is not None:
+            part._finalized = True
 
 
 def _share(folder: Path) -> None:

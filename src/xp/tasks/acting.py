@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
     from xp.models.policy import Policy
 
-Recorder = Callable[[str, int], Episode]
+OnStep = Callable[[int, int], None]
+"""Called after each control step with (seed, step); what it raises ends the episode."""
+Recorder = Callable[..., Episode]
 Options = tuple[tuple[str, Any], ...]
 """Keyword arguments of `ArmEnv` as hashable pairs, so that each process makes each env once."""
 
@@ -52,10 +54,10 @@ class ExpertRecorder:
     options: Options
     noise: float = 0.0
 
-    def __call__(self, task: str, seed: int) -> Episode:
-        """The expert's episode from initial state `seed`."""
+    def __call__(self, task: str, seed: int, on_step: OnStep | None = None) -> Episode:
+        """The expert's episode from initial state `seed`; `on_step` as in `collect_episode`."""
         env = make_env(task, self.options)
-        return collect_episode(env, ScriptedExpert(env, noise=self.noise, seed=seed), seed)
+        return collect_episode(env, ScriptedExpert(env, noise=self.noise, seed=seed), seed, on_step=on_step)
 
 
 @dataclass(frozen=True)
@@ -77,10 +79,10 @@ class PolicyRecorder:
         _fit_environment(policy, given["environment_state"], "env.environment_state=false")
         return cls(policy, options, config.chunk_size.steps, config.chunk_size.execution, config.seed)
 
-    def __call__(self, task: str, seed: int) -> Episode:
-        """The policy's episode from initial state `seed`."""
+    def __call__(self, task: str, seed: int, on_step: OnStep | None = None) -> Episode:
+        """The policy's episode from initial state `seed`; `on_step` as in `collect_episode`."""
         env = make_env(task, self.options)
-        return collect_episode(env, _PolicyActor(self, env), seed)
+        return collect_episode(env, _PolicyActor(self, env), seed, on_step=on_step)
 
 
 class Continuing:

@@ -1,11 +1,13 @@
 """`xp task=collect`: record episodes of the embedded suite as a LeRobotDataset."""
 
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import TimeoutError, get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 ATTEMPTS = 3
 """How many initial states are tried for each wanted episode before collecting gives up."""
+HEARD_EVERY_S = 0.1
+"""How often it is asked whether to leave while an episode is recorded elsewhere."""
 
 
 def run(run: Run) -> None:
@@ -91,15 +95,44 @@ def _source(run: Run, cameras: dict[str, tuple[int, int]], stack: ExitStack) -> 
     config = run.config
     options = env_options(config.env, cameras, environment_state=config.env.environment_state)
     seeds = range(config.collect.first_seed, config.collect.first_seed + ATTEMPTS * config.collect.episodes)
+
+    def leave_when_asked(seed: int = 0, step: int = 0) -> None:
+        if run.should_stop():
+            raise run.interrupted
+
     if config.collect.policy != "expert":
         policy = PolicyRecorder.load(config, options)
-        return lambda task: (policy(task, seed) for seed in seeds)
+        return lambda task: (policy(task, seed, leave_when_asked) for seed in seeds)
     expert = ExpertRecorder(options, config.collect.noise)
     workers = config.collect.workers or min(len(os.sched_getaffinity(0)), 8)
     if workers == 1:
-        return lambda task: (expert(task, seed) for seed in seeds)
-    pool = stack.enter_context(get_context("spawn").Pool(workers))
-    return lambda task: pool.imap(partial(_recorded, expert, task), seeds)
+        return lambda task: (expert(task, seed, leave_when_asked) for seed in seeds)
+    pool = stack.enter_context(_pool(workers))
+    return lambda task: _in_time(pool.imap(partial(_recorded, expert, task), seeds), leave_when_asked)
+
+
+def _pool(workers: int) -> Any:
+    """Worker processes that leave Ctrl-C to this one, which ends them; it reaches every process of the terminal."""
+    if threading.current_thread() is not threading.main_thread():
+        return get_context("spawn").Pool(workers)
+    heard = signal.signal(signal.SIGINT, signal.SIG_IGN)  # what is ignored stays so in a new process
+    try:
+        return get_context("spawn").Pool(workers)
+    finally:
+        signal.signal(signal.SIGINT, heard)
+
+
+def _in_time(recorded: Any, leave_when_asked: Callable[[], None]) -> Iterator[Episode]:
+    """The episodes that a pool records; while one is recorded, requests to leave are heard."""
+    while True:
+        leave_when_asked()
+        try:
+            episode = recorded.next(timeout=HEARD_EVERY_S)
+        except TimeoutError:
+            continue
+        except StopIteration:
+            return
+        yield episode
 
 
 def _recorded(recorder: Recorder, task: str, seed: int) -> Episode:

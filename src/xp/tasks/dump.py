@@ -9,7 +9,7 @@ import numpy as np
 from xp.errors import UserError
 from xp.runs import Run
 from xp.tasks.episodes import Source, held_out, open_source, plain, source_of
-from xp.tasks.shared import load, shared_frames
+from xp.tasks.shared import fit_dimensions, load, shared_frames
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -30,6 +30,7 @@ def run(run: Run) -> None:
     """Leaves the dump at dump.output, or dump.safetensors in the run's folder, and what is in it in summary.json."""
     from xp.data import Windows, in_order
     from xp.data.dumps import draws, refuse_suffix, save_dump
+    from xp.data.space import writing
 
     config = run.config
     path = Path(config.dump.output or run.folder / OUTPUT)
@@ -47,7 +48,8 @@ def run(run: Run) -> None:
     tasks = tuple(source.dataset.tasks)
     arrays["task_index"] = np.array([tasks.index(text) for text in arrays.pop("task")], np.int64)
     about = _about(config, source, episodes, how)
-    save_dump(path, arrays, tasks, about)
+    with writing(path, "dump.output=FILE"):
+        save_dump(path, arrays, tasks, about)
     size = {"windows": len(ordered.indices), "draws": config.dump.draws, "bytes": path.stat().st_size}
     run.write_summary({"task": "dump", "path": str(path), **size, **about})
     run.log(f"{size['windows']} windows of {len(episodes)} episodes ({how}): {path} ({size['bytes'] / 1e6:.1f} MB)")
@@ -75,7 +77,9 @@ def _shape(config: "DictConfig", source: Source) -> Shape:
     if config.dump.checkpoint is None:
         sizes = camera_sizes(plain(config.model), source.dataset.cameras)
         return Shape(int(config.model.get("history") or 1), config.horizon.train, sizes)
-    spec = load(config, config.dump.checkpoint).spec
+    policy = load(config, config.dump.checkpoint)
+    fit_dimensions(policy, source.dataset, f"dump.checkpoint={config.dump.checkpoint}", "data.root")
+    spec = policy.spec
     sizes = {camera: (height, width) for camera, (height, width, _) in spec.cameras.items()}
     return Shape(spec.history, spec.horizon, sizes)
 

@@ -13,7 +13,7 @@ from xp.data.locks import FileLock
 from xp.models.registry import locate
 from xp.models.sensitivity import image_sensitivity
 from xp.runs import Run, atomic
-from xp.tasks.shared import fit_cameras, load, shared_frames
+from xp.tasks.shared import fit_cameras, fit_dimensions, load, shared_frames
 
 VERSION = 2
 LOOKED_AT = 32
@@ -75,6 +75,7 @@ def _key(run: Run, dataset: Dataset, episodes: tuple[int, ...]) -> str:
 def _ask(run: Run, dataset: Dataset, episodes: tuple[int, ...]) -> dict[str, Any]:
     config = run.config
     policy = load(config, config.predict.checkpoint, cameras=config.predict.cameras, dataset=config.predict.dataset)
+    fit_dimensions(policy, dataset, f"predict.checkpoint={config.predict.checkpoint}", "predict.data_root")
     fit_cameras(policy, list(dataset.cameras), f"the dataset {dataset.root}", "predict.cameras")
     sizes = {camera: (height, width) for camera, (height, width, _) in policy.spec.cameras.items()}
     frames = shared_frames(run, dataset, sizes)

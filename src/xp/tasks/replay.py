@@ -15,7 +15,7 @@ from xp.runs import Run, atomic
 from xp.tasks.episodes import Source, measured_on
 from xp.tasks.replay_inputs import check_policy, checkpoints_of, chosen_episodes, long_enough
 from xp.tasks.replay_policy import Asker, hold
-from xp.tasks.shared import fit_cameras, load, shared_frames
+from xp.tasks.shared import fit_cameras, fit_dimensions, load, shared_frames
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -40,6 +40,7 @@ def run(run: Run) -> None:
     for label, path in checkpoints_of(config):
         policy = load(config, path, cameras=config.eval.cameras, dataset=config.eval.dataset)
         check_policy(config, policy.spec, path)
+        fit_dimensions(policy, source.dataset, f"eval.checkpoint={path}", "eval.data_root")
         fit_cameras(policy, list(source.dataset.cameras), f"the dataset {source.dataset.root}", "eval.cameras")
         episodes = long_enough(run, source.dataset, asked, executions(config, policy.spec), policy.spec.horizon)
         asker = _asker(run, source, policy, episodes)

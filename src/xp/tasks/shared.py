@@ -75,3 +75,40 @@ def fit_cameras(policy: "Policy", cameras: list[str], where: str, key: str | Non
         f"The policy needs the cameras {listing(policy.spec.cameras)}; {where} has {listing(cameras)}. "
         f"Add {listing(missing)}, or take a policy trained on these cameras."
     )
+
+
+def fit_dimensions(policy: "Policy", dataset: Dataset, given: str, key: str) -> None:
+    """Refuse a policy that gives other actions or reads another state than a dataset has, before any window is read.
+
+    Args:
+        policy: the policy.
+        dataset: what it is asked about.
+        given: the key and value that named the policy, for the message.
+        key: the key that names the dataset.
+
+    Raises:
+        UserError: both widths, and the dataset's names of the dimensions.
+    """
+    spec, wrong = policy.spec, []
+    if spec.action_dim != dataset.action_dim:
+        wrong.append(
+            f"gives actions of {spec.action_dim} dimensions where the dataset has {_named(dataset.action_names)}"
+        )
+    if spec.state_dim and spec.state_dim != dataset.state_dim:
+        wrong.append(
+            f"reads a state of {spec.state_dim} dimensions where the dataset has {_named(dataset.state_names)}"
+        )
+    if spec.environment_dim and spec.environment_dim != dataset.environment_dim:
+        wrong.append(
+            f"reads an environment state of {spec.environment_dim} dimensions where the dataset has "
+            f"{_named(dataset.info.environment_state_names)}"
+        )
+    if wrong:
+        raise UserError(
+            f"{given} does not fit the dataset {dataset.root}: the policy {' and '.join(wrong)}. Give the dataset that "
+            f"it was trained on ({key}=FOLDER), or a policy trained on this one."
+        )
+
+
+def _named(names: tuple[str, ...]) -> str:
+    return f"{len(names)} ({listing(names[:12])}{', ...' if len(names) > 12 else ''})" if names else "none"

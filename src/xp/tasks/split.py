@@ -133,6 +133,7 @@ def _export(run: Run, division: Division) -> dict[str, Any]:
     """Write every part as a dataset below `split.export`, read it back, and save its statistics beside it."""
     from xp.data import compute_statistics, open_dataset, save_statistics
     from xp.data.export import export_episodes
+    from xp.data.space import writing
     from xp.data.stored import open_stored
 
     folder = Path(run.config.split.export)
@@ -143,13 +144,16 @@ def _export(run: Run, division: Division) -> dict[str, Any]:
     with run.progress(len(parts), "exporting", unit="dataset") as bar:
         for name, episodes in parts.items():
             if not (folder / name).exists():  # there already after an interruption: each appears whole or not at all
-                done = export_episodes(stored, episodes, folder / name)
+                with writing(folder / name, "split.export=FOLDER"):
+                    done = export_episodes(stored, episodes, folder / name)
                 videos[name] = {"linked": done.linked, "cut": done.cut, "kept_whole": done.kept_whole}
             written = open_dataset(folder / name, decoder=run.config.data.decoder)
             statistics = compute_statistics(written, range(written.episodes.num))
-            save_statistics(folder / f"{name}_statistics.json", statistics)
+            with writing(folder / f"{name}_statistics.json", "split.export=FOLDER"):
+                save_statistics(folder / f"{name}_statistics.json", statistics)
             bar.advance()
-    atomic.write_json(folder / SPLIT, {"root": str(stored.root), "seed": run.config.split.seed, **parts})
+    with writing(folder / SPLIT, "split.export=FOLDER"):
+        atomic.write_json(folder / SPLIT, {"root": str(stored.root), "seed": run.config.split.seed, **parts})
     for name, done in videos.items():
         if done["kept_whole"]:
             run.log(

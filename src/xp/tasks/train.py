@@ -77,9 +77,12 @@ def _build(run: Run, source: "Source", statistics: dict[str, Any]) -> "Trainable
 def _treatment(config: "DictConfig", source: "Source") -> "Treatment":
     """Observation dropout and action space; statistics of action differences are computed when they are asked for."""
     from xp.data import delta_statistics
+    from xp.data.relative import excluded_dimensions
     from xp.models.policy import Treatment
 
     dataset = source.dataset
+    if config.action_space.type == "relative":
+        excluded_dimensions(config.action_space.exclude, dataset.action_names)  # refuses what is in no name
     return Treatment(
         obs_dropout=config.obs_dropout.rate,
         action_space=config.action_space.type,

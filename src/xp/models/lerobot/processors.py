@@ -87,7 +87,11 @@ def treated(processors: tuple[Any, Any], config: Any, treatment: Treatment) -> N
     _check_anchor(config, treatment)
     indices = list(config.action_delta_indices)
     assert treatment.deltas is not None
-    excluded = [i for i, name in enumerate(treatment.action_names) if any(part in name for part in treatment.exclude)]
+    excluded = [
+        i
+        for i, name in enumerate(treatment.action_names)
+        if any(part.lower() in name.lower() for part in treatment.exclude)
+    ]
     deltas = treatment.deltas([(0, index) for index in indices], "observation.state", excluded)
     if is_relative:
         _use_deltas(processors, deltas)

@@ -1,0 +1,82 @@
+"""A disk that is full: one paragraph, and nothing half-written."""
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from xp.data.space import writing
+from xp.errors import UserError
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG])
+def test_a_disk_that_takes_nothing_more_is_one_paragraph_with_what_to_type(tmp_path, number):
+    match = f"{tmp_path}/new/x cannot be written.*data.root=FOLDER"
+    with pytest.raises(UserError, match=match) as caught, writing(tmp_path / "new" / "x", "data.root=FOLDER"):
+        raise OSError(number, os.strerror(number))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_full_disk_behind_another_error_is_found(tmp_path):
+    with pytest.raises(UserError, match="is full"), writing(tmp_path / "x", "a=B"):
+        try:
+            raise OSError(errno.ENOSPC, "no space")
+        except OSError as error:
+            raise RuntimeError("the encoder failed") from error
+
+
+def test_an_error_that_is_not_the_disks_stays_what_it_is(tmp_path):
+    with pytest.raises(ZeroDivisionError), writing(tmp_path / "x", "a=B"):
+        raise ZeroDivisionError
+    with pytest.raises(UserError, match="^mine$"), writing(tmp_path / "x", "a=B"):
+        raise UserError("mine")
+
+
+WRITE = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+sys.path.insert(0, sys.argv[3])
+what, target = sys.argv[1], Path(sys.argv[2])
+from xp.data import DatasetWriter
+from xp.data.dumps import _NEEDED, save_dump
+from xp.data.export import export_episodes
+from xp.data.space import writing
+from xp.data.stored import open_stored
+from xp.errors import UserError
+import data_odd
+pixels = np.random.default_rng(0).integers(0, 255, (8, 64, 64, 3), dtype=np.uint8)
+source = target.parent / "source"
+if what == "export":
+    files = [data_odd.picture(np.resize(pixels[i], (32, 24, 3))) for i in range(8)] * 9
+    data_odd.with_pictures(source, files, lengths=(36, 36))
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))  # a file of more than 10 kB: "File too large"
+try:
+    if what == "record":
+        with DatasetWriter(target, fps=10, cameras={"a": (64, 64)}, state_names=["s"], action_names=["x"],
+                           robot_type="r") as writer:
+            writer.add_episode("t", {"a": pixels}, np.zeros((8, 1)), np.zeros((8, 1)))
+    elif what == "export":
+        with writing(target, "split.export=FOLDER"):
+            export_episodes(open_stored(source), [0], target)
+    else:
+        with writing(target, "dump.output=FILE"):
+            save_dump(target, {name: np.zeros((100, 100), np.float32) for name in _NEEDED}, ("t",), {})
+except UserError as error:
+    print("refused:", error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "name"), [("record", "d"), ("export", "d"), ("dump", "d.npz"), ("dump", "d.safetensors")]
+)
+def test_a_task_that_runs_out_of_room_leaves_nothing_and_says_so(tmp_path, what, name):
+    home = Path(__file__).parent
+    command = [sys.executable, "-c", WRITE, what, str(tmp_path / "new" / name), str(home)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.startswith(f"refused: {tmp_path}/new/{name} cannot be written"), done.stderr[-2000:]
+    assert done.stdout.count("\n") == 1 and "Traceback" not in done.stderr
+    assert list((tmp_path / "new").iterdir()) == [tmp_path / "new" / "source"] * (what == "export")
