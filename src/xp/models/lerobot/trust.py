@@ -70,6 +70,7 @@ LONGEST_CHUNK = 65_536
 """Actions in a chunk, observed steps, dimensions of a state or action."""
 LARGEST = 10_000_000
 """The largest whole number in a configuration; 100,000 in a step's."""
+_FEATURES = ("input_features", "output_features")
 _CHUNKS = ("chunk_size", "horizon", "n_action_steps", "n_obs_steps")
 _LAYERS = re.compile(r".*(layers|blocks|depth)")
 _WIDTHS = re.compile(r"dim|width|hidden|embed|latent|feedforward|channels")
@@ -116,12 +117,12 @@ def check_config(config: Fields, defaults: Mapping[str, Any]) -> None:
         if loads and value != defaults.get(name) and not _is_vouched(value):
             own = f"{defaults[name]!r}, which LeRobot itself has" if defaults.get(name) is not None else "null"
             raise config.refusal(name, f"{own}, since something would be loaded by it. {_VOUCH}")
-        if any(abs(number) > LARGEST for number in _integers(value)):
+        if name not in _FEATURES and any(abs(number) > LARGEST for number in _integers(value)):
             raise config.refusal(name, f"whole numbers up to {LARGEST:,}")
     for name in _CHUNKS:
         if name in config:
             config.integer(name, low=1, high=LONGEST_CHUNK)
-    for key in ("input_features", "output_features"):
+    for key in _FEATURES:
         for _, feature in config.object(key, Fields({}, config.source)).objects():
             _check_feature(feature)
 
@@ -131,7 +132,7 @@ def _check_sizes(config: Fields, weights: Header) -> None:
     layers = max(len(weights.tensors), 64)
     width = max([4096, *(axis for tensor in weights.tensors.values() for axis in tensor.shape)])
     for name, value in config.content.items():
-        numbers = list(_integers(value)) if name not in ("input_features", "output_features") else []
+        numbers = list(_integers(value)) if name not in _FEATURES else []
         most = layers if _LAYERS.fullmatch(name) else width if _WIDTHS.search(name) or name in _CHUNKS else LARGEST
         if any(number > most for number in numbers) or (isinstance(value, list) and len(value) > layers):
             raise config.refusal(name, f"at most {most:,}, by the weights beside it")

@@ -53,8 +53,12 @@ def normal_of(statistics: Mapping[str, Any], key: str) -> Normal:
             f"The dataset statistics lack '{key}' with mean and std; they have {listing(statistics)}. Recompute them "
             "from the dataset (`xp task=train` does), or give a folder whose dataset_statistics.json is whole."
         )
-    mean, std = (np.asarray(entry[name], dtype=np.float32) for name in ("mean", "std"))
-    mask = np.asarray(entry.get("mask", np.ones(mean.shape, dtype=bool)), dtype=bool)
+    try:
+        mean, std = (np.asarray(entry[name], dtype=np.float32) for name in ("mean", "std"))
+        mask = np.asarray(entry.get("mask", np.ones(mean.shape, dtype=bool)), dtype=bool)
+    except (TypeError, ValueError):  # no numbers, or rows of different lengths: the rule says which
+        checked_statistics(entry, f"of '{key}'")
+        raise
     if not (mean.shape == std.shape == mask.shape and mean.ndim == 1):
         raise UserError(
             f"The dataset statistics of '{key}' disagree with themselves: mean {mean.shape}, std {std.shape}, mask "
