@@ -6,6 +6,7 @@ No secret is ever written here: what `xp.runs.secret` takes for one is left out,
 or its door (`_door`). One that was started without them says which are missing and starts no job.
 """
 
+import contextlib
 import fcntl
 import os
 import secrets
@@ -23,6 +24,8 @@ from xp.runs.reading import read_json
 from xp.runs.secret import redact, redacted_keys, restore
 
 FOLDER = ".keeper"
+_LINE = 1000
+"""Bytes that are kept for a line about a full disk."""
 
 
 class Desk:
@@ -133,9 +136,35 @@ class Desk:
         content = {"time": time.time(), "pid": os.getpid(), "hosts": hosts, **more, "jobs": jobs}
         write_json(self.folder / "state.json", content, durable=False)
 
+    def reserve(self) -> None:
+        """Make room for one line that can be written on a full disk as well."""
+        with contextlib.suppress(OSError):
+            _write_in_place(self.folder / "trouble.txt", "")
+
+    def say(self, line: str) -> None:
+        """Put down what keeps the keeper from writing anything else, in place; empty when it is over."""
+        with contextlib.suppress(OSError):
+            _write_in_place(self.folder / "trouble.txt", line)
+
+    def said(self) -> str:
+        """That line."""
+        try:
+            return (self.folder / "trouble.txt").read_bytes()[:_LINE].decode(errors="replace").strip("\0 \n")
+        except OSError:
+            return ""
+
     def staging(self, folder: Path) -> Path:
         """Where files of a job wait until they are complete."""
         return self.folder / "incoming" / folder.name
+
+
+def _write_in_place(path: Path, line: str) -> None:
+    """Over what is there, which takes no room on a file system that does not copy on writing."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+    try:
+        os.pwrite(descriptor, line.encode()[: _LINE - 1].ljust(_LINE - 1) + b"\n", 0)
+    finally:
+        os.close(descriptor)
 
 
 def _write_private(path: Path, content: Any) -> None:

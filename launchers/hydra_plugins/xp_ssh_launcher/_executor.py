@@ -16,6 +16,7 @@ from xp.errors import UserError, listing
 from xp.runs.executor import JobState, Submission, by_record
 from xp.runs.folder import LOG, RECORD
 from xp.runs.frozen import secrets_of
+from xp.runs.reading import writing
 from xp.runs.record import Record
 from xp.runs.secret import REDACTED, redact
 
@@ -126,7 +127,8 @@ class SshExecutor:
         """What is wrong with hosts, or keeps them from work yet, a line each."""
         desk = Desk(experiment)
         state, attended = desk.state(), desk.attended
-        hosts, general = state.get("hosts", {}), list(state.get("trouble", ()))
+        hosts = state.get("hosts", {})
+        general = [*filter(None, [desk.said() if attended else ""]), *state.get("trouble", ())]
         early = {name: f"{name}: {host['standing']}" for name, host in hosts.items()
                  if attended and host["standing"] in _EARLY}  # fmt: skip
         return general + [line for name, host in hosts.items() if (line := host["line"] or early.get(name))]
@@ -151,7 +153,7 @@ class SshExecutor:
                 )
 
     def _hand_over(self, desk: Desk, jobs: Sequence[Submission]) -> None:
-        with desk.handing_over():
+        with writing(desk.folder), desk.handing_over():
             desk.identity()
             if desk.attended:
                 self._deliver(desk, jobs)
@@ -220,7 +222,11 @@ class SshExecutor:
     def _tell(self, desk: Desk) -> None:
         """Print what is wrong with hosts, each line once."""
         state = desk.state()
-        for line in (*state.get("trouble", ()), *(host["line"] for host in state.get("hosts", {}).values())):
+        for line in (
+            desk.said(),
+            *state.get("trouble", ()),
+            *(host["line"] for host in state.get("hosts", {}).values()),
+        ):
             if line and line not in self._told:
                 self._told.add(line)
                 print(f"xp: {line}", file=sys.stderr, flush=True)

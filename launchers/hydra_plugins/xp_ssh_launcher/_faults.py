@@ -31,7 +31,7 @@ class NoSession(Unreachable):
         )
 
 
-class HereFull(Exception):  # noqa: N818 - a state of affairs
+class HereFull(Unreachable):
     """This machine's own disk is full; `path` is what could not be written."""
 
     def __init__(self, path: object):

@@ -4,6 +4,7 @@ It is started by the controller and outlives it. Killed, it leaves jobs at work 
 one goes on: a lease is written down before its job is started, so no job is ever started twice.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -18,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from hydra_plugins.xp_ssh_launcher import _work
+from hydra_plugins.xp_ssh_launcher._agent_files import NO_ROOM
 from hydra_plugins.xp_ssh_launcher._desk import Desk
 from hydra_plugins.xp_ssh_launcher._door import Door
+from hydra_plugins.xp_ssh_launcher._faults import HereFull
 from hydra_plugins.xp_ssh_launcher._hosts import Host
 from hydra_plugins.xp_ssh_launcher._ledger import End, Ledger, lost_hosts
 from hydra_plugins.xp_ssh_launcher._node import Node, Standing
@@ -30,6 +33,8 @@ from xp.runs.record import now
 from xp.runs.secret import scrub
 
 ROUND_S = 0.2
+FULL_S = 2.0
+"""Between rounds while this machine's disk is full."""
 HERE = "here"
 """Name of this machine among the hosts."""
 
@@ -46,6 +51,7 @@ class Keeper:
         self.lock = threading.RLock()
         self.wake = threading.Event()
         self._dirty = True
+        self._here_full = False
         self._linger_until = 0.0
         self._grace: dict[Path, float] = {}
         self._kept_back: dict[Path, list[str]] = {}
@@ -67,13 +73,15 @@ class Keeper:
     def take(self, node: Node, most: int) -> tuple[Path, int] | None:
         """Lease a job to a node that takes `most` slots now; none while a secret is missing that all may need."""
         with self.lock:
-            if self.missing:
+            if self.missing or self._here_full:
                 return None
             offer = node.offer
             taken = self.ledger.take(replace(offer, free=min(offer.free, most)))
             if taken is None:
                 return None
-            self._save()
+            if not self._save():  # what is not written down is not used
+                self.ledger.untake(taken[0].folder, taken[1])
+                return None
         return taken[0].folder, taken[1]
 
     def ledger_end(self, folder: Path, attempt: int, end: End, why: str = "") -> JobState | None:
@@ -88,6 +96,13 @@ class Keeper:
         with self.lock:
             self.ledger.answered(folder, attempt, answer)
             self._save()
+
+    def lose_own(self, folder: Path, attempt: int) -> None:
+        """An attempt could not be brought on its way by this machine: it is ended where it may be, and waits again."""
+        with self.lock:
+            lease = self.ledger.leases.get(folder)
+            if lease is not None and lease.attempt == attempt:
+                self.ledger.lose(folder)
 
     def leases(self, host: str) -> dict[Path, int]:
         """{folder: attempt} at a host."""
@@ -187,7 +202,7 @@ class Keeper:
 
     def note(self, line: str) -> None:
         """A line in keeper.log, and a new state for those who look."""
-        print(f"{now()} {self.clean(line)}", flush=True)
+        _print(f"{now()} {self.clean(line)}")
         with self.lock:
             self._dirty = True
 
@@ -199,16 +214,36 @@ class Keeper:
     @staticmethod
     def trace() -> None:
         """The traceback of what is being handled, in keeper.log."""
-        traceback.print_exc(file=sys.stdout)
-        sys.stdout.flush()
+        _print(traceback.format_exc())
 
-    def _save(self) -> None:
-        """Write the state down at once."""
+    def here_full(self, error: Exception) -> None:
+        """This machine's own disk is full: said in the room kept for it; all is tried again until there is some."""
+        path = getattr(error, "filename", None)
+        what = str(error) if isinstance(error, HereFull) else str(HereFull(path or self.desk.experiment))
+        line = f"{what}: nothing can be brought back or started. Make room here; it goes on by itself"
+        with self.lock:
+            self._dirty = True
+            if not self._here_full:
+                self._here_full = True
+                self.desk.say(line)
+                _print(f"{now()} {line}")
+
+    def _save(self) -> bool:
+        """Write the state down at once; False if there is no room for it (it is written later)."""
         hosts = {node.name: {"standing": str(node.standing), "line": node.line, "local": node.host.local}
                  for node in self.nodes}  # fmt: skip
-        self.desk.write_state(self.ledger.to_json(), hosts, ready=self._met_all(), trouble=self.trouble,
-                              missing=self.missing, door=self._door.place)  # fmt: skip
+        try:
+            self.desk.write_state(self.ledger.to_json(), hosts, ready=self._met_all(), trouble=self.trouble,
+                                  missing=self.missing, door=self._door.place)  # fmt: skip
+        except OSError as error:
+            self.here_full(error)
+            return False
         self._dirty = False
+        if self._here_full:
+            self._here_full = False
+            self.desk.say("")
+            self.note("there is room on this machine's disk again")
+        return True
 
     def _met_all(self) -> bool:
         early = [Standing.CONNECTING] if self.settings.prepares else [Standing.CONNECTING, Standing.SETTING_UP]
@@ -218,23 +253,32 @@ class Keeper:
 
     def run(self) -> None:
         """Until every job has ended and nobody has asked for more."""
+        self.desk.reserve()
         for node in self.nodes:
             node.start()
         try:
-            while not self._over():
-                self._requests()
-                self._lose()
-                self._give_up()
-                with self.lock:
-                    if self._dirty:
-                        self._save()
-                self.wake.wait(ROUND_S)
+            while True:
+                try:
+                    if self._over():
+                        break
+                    self._round()
+                except OSError as error:  # whatever cannot be written now is written in a later round
+                    self.here_full(error) if error.errno in NO_ROOM else self.trace()
+                self.wake.wait(FULL_S if self._here_full else ROUND_S)
                 self.wake.clear()
         finally:
             for node in self.nodes:
                 node.close()
             self._door.close()
             with self.lock:
+                self._save()
+
+    def _round(self) -> None:
+        self._requests()
+        self._lose()
+        self._give_up()
+        with self.lock:
+            if self._dirty:
                 self._save()
 
     def _over(self) -> bool:
@@ -250,8 +294,9 @@ class Keeper:
             with self.lock:
                 over = self.ledger.queue.finished
                 if over:
-                    self._save()
-                    self.desk.leave()
+                    over = self._save()
+                    if over:
+                        self.desk.leave()
         return over
 
     def _requests(self) -> None:
@@ -294,8 +339,8 @@ class Keeper:
             if not mine:
                 return
             with self.lock:
-                self.ledger.lose(folder)
                 mark_interrupted(folder, f"its host was given up: {name}: {why}")
+                self.ledger.lose(folder)
                 self._save()
             self.note(f"{folder.name}: {name} is lost ({why}); it goes on elsewhere from what has come back")
 
@@ -332,6 +377,12 @@ class Keeper:
         return dict(self.secrets["jobs"].get(str(folder), {}))
 
 
+def _print(text: str) -> None:
+    """A line in keeper.log; left out where it cannot be written."""
+    with contextlib.suppress(OSError):
+        os.write(1, f"{text}\n".encode(errors="replace"))
+
+
 def main(experiment: str) -> None:
     """Become the keeper of an experiment; secrets come by standard input."""
     secrets = json.loads(sys.stdin.read() or "{}")
@@ -341,7 +392,7 @@ def main(experiment: str) -> None:
         return
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
-    print(f"{now()} keeper {os.getpid()} of {read_json(desk.folder / 'queue.json')['cwd']}", flush=True)
+    _print(f"{now()} keeper {os.getpid()} of {read_json(desk.folder / 'queue.json')['cwd']}")
     Keeper(desk, secrets).run()
 
 

@@ -113,6 +113,12 @@ class Ledger:
                 return job, attempt
         return None
 
+    def untake(self, folder: Path, attempt: int) -> None:
+        """A lease that could not be written down was never used: its number is free again."""
+        self.hand_back(folder, attempt)
+        if self.attempts.get(folder) == attempt:
+            self.attempts[folder] = attempt - 1
+
     def wanted(self, offer: Offer) -> bool:
         """Whether a job waits that fits a host, all of its slots free."""
         empty = replace(offer, free=offer.slots)

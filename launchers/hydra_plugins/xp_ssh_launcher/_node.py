@@ -8,8 +8,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra_plugins.xp_ssh_launcher._agent_files import listing
-from hydra_plugins.xp_ssh_launcher._faults import NoRoom, NoSession, Refused, Unreachable
+from hydra_plugins.xp_ssh_launcher._agent_files import NO_ROOM, listing
+from hydra_plugins.xp_ssh_launcher._faults import HereFull, NoRoom, NoSession, Refused, Unreachable
 from hydra_plugins.xp_ssh_launcher._files import Courier
 from hydra_plugins.xp_ssh_launcher._hosts import Host
 from hydra_plugins.xp_ssh_launcher._ledger import Offer
@@ -132,22 +132,39 @@ class Node:
                 tries = 0
                 while not self._stop.is_set():
                     self._round()
+            except HereFull as error:
+                self._wait_for_room(error)
             except Unreachable as error:
                 tries += 1
                 if self.standing is Standing.READY or tries >= PATIENT_TRIES:
                     self.say(Standing.SILENT, str(error))
                 self._stop.wait(BACKOFF_S[min(tries, len(BACKOFF_S)) - 1])
             except NoRoom as error:
+                if self.host.local:
+                    self._wait_for_room(HereFull(self.keeper.desk.experiment))
+                    continue
                 self.say(Standing.FULL, str(error))
                 self._stop.wait(BACKOFF_S[-1])
             except Refused as error:
                 self.say(Standing.REFUSED, str(error))
                 break
+            except OSError as error:
+                if error.errno not in NO_ROOM:
+                    self.keeper.trace()
+                    self.say(Standing.REFUSED, f"{self.name}: {type(error).__name__}: {error}")
+                    break
+                self._wait_for_room(error)
             except Exception as error:  # noqa: BLE001 - one node's trouble must not end the others
                 self.keeper.trace()
                 self.say(Standing.REFUSED, f"{self.name}: {type(error).__name__}: {error}")
                 break
         self._attend_refused()
+
+    def _wait_for_room(self, error: Exception) -> None:
+        """It is this machine whose disk is full: no fault of the node's."""
+        self.keeper.here_full(error)
+        self.heard = time.monotonic()  # the node is not silent: nobody can listen
+        self._stop.wait(BACKOFF_S[2])
 
     def _make_ready(self) -> None:
         """Connect, look around, send the code, run the set-up commands, end what was given up here."""
@@ -323,8 +340,16 @@ class Node:
         def run() -> None:
             try:
                 work()
+            except HereFull as error:
+                self._wait_for_room(error)
             except (Unreachable, Refused, Busy) as error:
                 self.keeper.note(f"{folder.name} at {self.name}: {error}")
+                self._stop.wait(1.0)
+            except OSError as error:
+                if error.errno in NO_ROOM:
+                    self._wait_for_room(error)
+                    return
+                self.keeper.trace()
                 self._stop.wait(1.0)
             except Exception:  # noqa: BLE001 - it is written down, and the next round tries again
                 self.keeper.trace()

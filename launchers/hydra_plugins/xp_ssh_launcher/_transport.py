@@ -82,11 +82,16 @@ def socket_folder() -> str:
         Refused: there is no such place.
     """
     places = [os.environ.get("XDG_RUNTIME_DIR", ""), tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm"]
+    full = False
     for place in dict.fromkeys(filter(None, places)):
         if len(os.fsencode(place)) > _SOCKET_PATH - _OWN_PATH or not re.fullmatch(r"/[\w./+-]*", place, re.ASCII):
             continue
-        with contextlib.suppress(OSError):
+        try:
             folder = tempfile.mkdtemp(prefix="xp-", dir=place)
+        except OSError as error:
+            full = full or error.errno in NO_ROOM
+            continue
+        with contextlib.suppress(OSError):
             try:
                 with socket.socket(socket.AF_UNIX) as probe:
                     probe.bind(f"{folder}/probe")
@@ -94,6 +99,8 @@ def socket_folder() -> str:
                 return folder
             except OSError:
                 shutil.rmtree(folder, ignore_errors=True)
+    if full:
+        raise HereFull(", ".join(dict.fromkeys(filter(None, places))))
     raise Refused(
         f"on this machine ssh needs a folder for its control socket, with a path of at most {_SOCKET_PATH - _OWN_PATH} "
         f"plain characters, and none of these serves: {', '.join(dict.fromkeys(filter(None, places)))}. Name one: "

@@ -4,13 +4,14 @@ These are the keeper's methods (their first argument is the keeper), kept apart 
 runs, several at a time.
 """
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra_plugins.xp_ssh_launcher._agent_files import content_hash, listing, quick_hash
-from hydra_plugins.xp_ssh_launcher._faults import NoRoom, Refused, Unreachable
+from hydra_plugins.xp_ssh_launcher._agent_files import NO_ROOM, content_hash, listing, quick_hash
+from hydra_plugins.xp_ssh_launcher._faults import HereFull, NoRoom, Refused, Unreachable
 from hydra_plugins.xp_ssh_launcher._inputs import inputs_of, skipped_in
 from hydra_plugins.xp_ssh_launcher._ledger import End
 from hydra_plugins.xp_ssh_launcher._node import REST_S
@@ -58,10 +59,18 @@ def launch(keeper: "Keeper", node: "Node", folder: Path, attempt: int) -> None:
     except NoRoom as error:
         answer = {"started": False, "why": "full"}
         keeper.note(f"{folder.name}: {error}")
+    except (HereFull, OSError) as error:  # it was not sent, or the note of it could not be made: not the node's fault
+        if isinstance(error, OSError) and error.errno not in NO_ROOM:
+            raise
+        keeper.lose_own(folder, attempt)
+        raise
     except Refused as error:
         keeper.ledger_end(folder, attempt, End.UNFIT, str(error))
         keeper.note(f"{folder.name}: {error}")
         return
+    if node.host.local and answer.get("why") == "full":
+        keeper.lose_own(folder, attempt)
+        raise HereFull(folder)
     keeper.answered(folder, attempt, answer)
     if answer["started"]:
         keeper.note(f"{folder.name}: attempt {attempt} at {node.name}")
@@ -150,7 +159,8 @@ def _content(keeper: "Keeper", path: Path, skip: tuple[str, ...]) -> str:
         known = read_json(keeper.desk.folder / "hashes.json", default={})
         if quick not in known:
             known[quick] = content_hash(str(path), skip)
-            write_json(keeper.desk.folder / "hashes.json", known)
+            with contextlib.suppress(OSError):  # only to be quicker the next time
+                write_json(keeper.desk.folder / "hashes.json", known)
         return known[quick]
 
 

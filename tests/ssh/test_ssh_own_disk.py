@@ -1,0 +1,95 @@
+"""The disk of the machine that drives the nodes is full: no node is blamed, nothing ends, and it goes on by itself."""
+
+import errno
+import subprocess
+
+import pytest
+from ssh_nodes import Nodes
+from ssh_site import Site, expected, wait_for
+from test_ssh_commands import told
+from test_ssh_faults import hold
+
+from hydra_plugins.xp_ssh_launcher import _desk
+from hydra_plugins.xp_ssh_launcher._desk import Desk
+from hydra_plugins.xp_ssh_launcher._faults import HereFull
+from hydra_plugins.xp_ssh_launcher._keeper import Keeper
+from hydra_plugins.xp_ssh_launcher._settings import settings_of
+from xp.runs.atomic import write_json
+from xp.runs.executor import Submission
+
+
+@pytest.fixture
+def small(tmp_path_factory, request):
+    """A site whose working folder, here, is a disk of 40 MB."""
+    ground = tmp_path_factory.mktemp("small") / "ground"
+    ground.mkdir()
+    nodes = None
+    try:
+        nodes = Nodes(tmp_path_factory.mktemp("nodes"), ground)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", str(ground)], check=True)
+        made = Site(ground / "work", nodes)
+        yield made
+        made.close()
+    finally:
+        if nodes is not None:
+            nodes.close()
+        subprocess.run(["umount", "-l", str(ground)], capture_output=True)
+
+
+def fill(path) -> None:
+    with path.open("wb", buffering=0) as handle:
+        try:
+            while True:
+                handle.write(b"x" * 4096)
+        except OSError as error:
+            assert error.errno == errno.ENOSPC
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_full_disk_here_is_said_and_jobs_go_on_when_there_is_room(small):
+    gates = [hold(box) for box in small.nodes.boxes]
+    code, output = small.run("seed=1,2,3", "work.hold=gate", "work.steps=4", "work.blob_kb=600")
+    assert code == 0, output
+    wait_for(lambda: sum(len(box.jobs()) for box in small.nodes.boxes) == 2, "two jobs at work")
+    wait_for(lambda: list(small.folder.glob("multirun/sweep/*/checkpoints/*")), "the first checkpoint")
+    fill(small.folder / "filler")
+    for gate in gates:
+        gate.unlink()
+    wait_for(lambda: small.desk("sweep").said(), "the reason")
+    keeper = small.keeper()
+    status = told(small, "task=status", "status.live=false")
+    assert "the disk of this machine is full" in status.split("seed_3")[0], status
+    assert "node1: full" not in status and "refused" not in status and small.desk("sweep").attended
+    (small.folder / "filler").unlink()
+    small.wait_until_over()
+    assert small.keeper() == keeper and small.desk("sweep").said() == ""
+    assert small.results() == {f"seed_{seed}": expected(seed, 4) for seed in (1, 2, 3)}
+    assert [small.job(f"seed_{seed}").record()["attempts"] for seed in (1, 2, 3)] == [1, 1, 1]
+    assert "Traceback" not in small.log()
+
+
+def test_a_keeper_that_cannot_write_leases_nothing_and_survives(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "exp/job"
+    write_json(folder / "job.json", {"task": "train"})
+    desk = Desk(tmp_path / "exp")
+    desk.write_queue(settings_of(hosts=["a"]), [Submission(folder=folder)])
+    keeper = Keeper(desk, {})
+    desk.reserve()
+    node = keeper.nodes[0]
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device", "state.json")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_desk, "write_json", full)
+        for _ in range(5):
+            assert keeper.take(node, 1) is None
+        keeper._round()
+        assert "the disk of this machine is full (state.json)" in desk.said() and keeper.ledger.leases == {}
+    assert keeper.take(node, 1) is None  # nothing is leased until something could be written
+    keeper._round()
+    assert desk.said() == "" and keeper.take(node, 1) == (folder, 1)
+    keeper._door.close()
+    assert "the disk of this machine is full" in str(HereFull("/x"))
