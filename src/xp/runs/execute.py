@@ -15,6 +15,7 @@ from xp.runs.atomic import write_json
 from xp.runs.folder import CONFIG, LOG, PROGRESS, RECORD, as_config
 from xp.runs.frozen import Job, open_job, secrets_of
 from xp.runs.heartbeat import beating
+from xp.runs.inputs import record_inputs
 from xp.runs.lock import locked
 from xp.runs.output import to_log
 from xp.runs.progress import last_step
@@ -109,6 +110,7 @@ def _prepare(job: Job, record: Record, secrets: Mapping[str, str], stop: Stop, *
             f"{unknown[0]} is a secret and was left out of the run's files, so this run cannot be started from them. "
             "Give it on the command line again, or better in the environment, where no configuration names it."
         )
+    record_inputs(job.folder, config, begun=resuming)
     return Run(job.folder, as_config(config), record, resuming=resuming, should_stop=lambda: bool(stop), echo=echo)
 
 

@@ -17,6 +17,7 @@ from xp.runs.execute import execute, exit_code
 from xp.runs.folder import JOB, RECORD
 from xp.runs.frozen import Job, Need, freeze, open_job, to_yaml
 from xp.runs.identity import SHOWN, Known, differing_keys, flatten, identity, runs_inside
+from xp.runs.inputs import refuse_changed
 from xp.runs.lock import Busy, locked
 from xp.runs.reading import read_json
 from xp.runs.record import Record, State
@@ -178,6 +179,7 @@ def compare(job: Job, science: Science, record: Record | None = None) -> Record:
     record = Record(job.folder / RECORD) if record is None else record
     known = record.get("identity")
     if known is None or known == job.identity:
+        refuse_changed(job.folder, job.config)
         return record
     old = open_job(job.folder)
     differences = differing_keys(science(old.config), science(job.config), old.known_runs, job.known_runs)

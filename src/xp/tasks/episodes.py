@@ -92,6 +92,8 @@ def source_of(checkpoint: str | Path, data: Any, root: str | None = None) -> tup
     own = Split.load(folder / SPLIT) if trained else None
     source = open_source(OmegaConf.merge(plain(data), {"root": root}))
     same = trained is not None and trained["fingerprint"] == source.dataset.fingerprint
+    if trained is not None and not same and data.split is None:
+        _refuse_replaced(folder, trained, source.dataset)
     if data.split is not None:
         if own is not None and same:
             refuse_trained_on(source.split.val, own, folder, f"data.split={data.split}")
@@ -99,6 +101,22 @@ def source_of(checkpoint: str | Path, data: Any, root: str | None = None) -> tup
     if own is not None and same:
         return Source(source.dataset, own), "held out by the training run"
     return source, "held out by data.val_fraction; the policy was trained on other data, or its data is unknown"
+
+
+def _refuse_replaced(folder: Path, trained: dict[str, Any], dataset: Dataset) -> None:
+    """Refuse a dataset that lies where the training run's own lay and is another: which episodes are new is unknown.
+
+    Raises:
+        UserError: both fingerprints, and what to type.
+    """
+    if Path(str(trained.get("root", ""))).resolve() != dataset.root.resolve():
+        return
+    raise UserError(
+        f"{folder} was trained on another dataset than lies in {dataset.root} now (fingerprint "
+        f"{str(trained.get('fingerprint'))[:12]}... then, {dataset.fingerprint[:12]}... now), so the episodes that it "
+        "held out mean something else. Give a copy of the dataset as it was (predict.data_root=FOLDER, "
+        "eval.data_root=FOLDER or data.root=FOLDER), or say which episodes it may be measured on: data.split=MANIFEST"
+    )
 
 
 def measured_on(config: Any, section: str) -> tuple[Source, str]:
