@@ -115,3 +115,23 @@ def test_a_broken_manifest_is_refused(tmp_path, text):
     path.write_text(text)
     with pytest.raises(UserError, match="split.json"):
         Split.load(path)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "said"),
+    [([0], "has one episode, so data.val_fraction=0.2"), ([0, 1, 2], "has one episode of each of its 3 tasks, so")],
+)
+def test_a_share_that_holds_out_nothing_is_refused_with_what_to_type(tasks, said):
+    split = split_episodes(dataset_of(tasks), val_fraction=0.2, seed=0)
+    with pytest.raises(UserError, match=f"{said}.*Type data.val_fraction=0"):
+        split.check_held_out("D")
+    split_episodes(dataset_of(tasks), val_fraction=0, seed=0).check_held_out("D")
+    split_episodes(dataset_of([0, 0]), val_fraction=0.01, seed=0).check_held_out("D")
+
+
+def test_tasks_of_which_nothing_is_held_out_are_named():
+    dataset = dataset_of([0, 0, 1, 2, 2, 2])
+    split = split_episodes(dataset, val_fraction=0.2, seed=0)
+    alone = dataset.tasks[1]
+    assert split.note() == f"4 episodes train, 2 are held out; none of 1 tasks that have one episode each ({alone!r})"
+    assert split_episodes(dataset_of([0, 0]), val_fraction=0.2, seed=0).note() == "1 episodes train, 1 are held out"

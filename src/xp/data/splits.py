@@ -44,6 +44,38 @@ class Split:
             ) from error
         return cls(train, val, raw)
 
+    @property
+    def alone(self) -> tuple[str, ...]:
+        """Tasks of which nothing is held out because they have one episode, as far as the manifest says."""
+        given = self.about.get("not_held_out", ())
+        return tuple(map(str, given)) if isinstance(given, list | tuple) else ()
+
+    def note(self) -> str:
+        """How many episodes train and are held out, and of which tasks none is, in a line."""
+        line = f"{len(self.train)} episodes train, {len(self.val)} are held out"
+        if not self.alone:
+            return line
+        shown = ", ".join(map(repr, self.alone[:3])) + (", ..." if len(self.alone) > 3 else "")
+        return f"{line}; none of {len(self.alone)} tasks that have one episode each ({shown})"
+
+    def check_held_out(self, where: str | Path) -> None:
+        """Refuse a share of every task's episodes that comes to nothing: nobody would watch the training.
+
+        Raises:
+            UserError: what there is, and what to type.
+        """
+        fraction = self.about.get("val_fraction")
+        if not fraction or self.val:
+            return
+        one = len(self.train) == 1
+        there = "one episode" if one else f"one episode of each of its {len(self.train)} tasks"
+        raise UserError(
+            f"{where} has {there}, so data.val_fraction={fraction:g} holds out nothing: a share is taken of each "
+            "task's episodes, and one of them always trains. Type data.val_fraction=0 to train without validation"
+            + (", or record more." if one else "; to hold out whole tasks, data.split=MANIFEST, a JSON file with "
+               'episode numbers {"train": [...], "val": [...]}.')
+        )
+
     def check(self, dataset: Dataset) -> None:
         """Refuse to use this split with another dataset than the one it was made from.
 
@@ -105,6 +137,9 @@ def split_episodes(
         "num_val": num_val,
         "tasks": list(chosen),
     }
+    alone = [task for task, episodes in chosen.items() if len(episodes) == 1]
+    if val_fraction and num_val is None and alone:
+        about["not_held_out"] = alone
     return Split(train, val, about)
 
 

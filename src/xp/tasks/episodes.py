@@ -50,8 +50,12 @@ class Source:
         }
 
 
-def open_source(data: Any) -> Source:
-    """Open `data.root` and split its episodes as the `data` section says."""
+def open_source(data: Any, *, holds_out: bool = True) -> Source:
+    """Open `data.root` and split its episodes as the `data` section says.
+
+    Raises:
+        UserError: `holds_out`, and a share that is asked for comes to no episode at all.
+    """
     dataset = open_dataset(data.root, decoder=data.decoder)
     if data.split is not None:
         split = Split.load(data.split)
@@ -64,6 +68,8 @@ def open_source(data: Any) -> Source:
         tasks=_list(data.tasks),
         exclude_tasks=_list(data.exclude_tasks),
     )
+    if holds_out:
+        split.check_held_out(dataset.root)
     return Source(dataset, split)
 
 
@@ -90,7 +96,7 @@ def source_of(checkpoint: str | Path, data: Any, root: str | None = None) -> tup
     if root is None:
         return None
     own = Split.load(folder / SPLIT) if trained else None
-    source = open_source(OmegaConf.merge(plain(data), {"root": root}))
+    source = open_source(OmegaConf.merge(plain(data), {"root": root}), holds_out=False)
     same = trained is not None and trained["fingerprint"] == source.dataset.fingerprint
     if trained is not None and not same and data.split is None:
         _refuse_replaced(folder, trained, source.dataset)
@@ -217,7 +223,9 @@ def held_out(source: Source, limit: int | None) -> tuple[int, ...]:
     """The first `limit` held-out episodes, taken evenly over the tasks; all of them if `limit` is None."""
     if not source.split.val:
         raise UserError(
-            f"The dataset {source.dataset.root} has no held-out episodes. Record more, or give data.val_fraction=0.2"
+            f"The dataset {source.dataset.root} has no held-out episodes ({source.split.note()}). Say which ones to "
+            'measure on: data.split=MANIFEST, a JSON file with episode numbers {"train": [...], "val": [...]}; or '
+            "give a dataset with two episodes or more of a task, and data.val_fraction=0.2"
         )
     by_task: dict[str, list[int]] = {}
     for episode in source.split.val:

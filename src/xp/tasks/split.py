@@ -109,7 +109,7 @@ def _divide(
 
 def _from_v21(run: Run) -> dict[str, Any]:
     """An older dataset is read as it is; its subsets are written in today's format."""
-    from xp.data.splits import hold_out
+    from xp.data.splits import Split, hold_out
     from xp.data.stored import open_stored
 
     config = run.config
@@ -123,6 +123,7 @@ def _from_v21(run: Run) -> dict[str, Any]:
     groups = by_task(stored.episode_tasks, range(len(stored.episodes)))
     seed = config.data.split_seed
     train, held = hold_out(groups, config.data.val_fraction, seed)
+    Split(train, held, {"val_fraction": config.data.val_fraction}).check_held_out(config.data.root)
     test = hold_out(groups, config.split.test_fraction, seed)[1] if config.split.test_fraction else ()
     val = tuple(episode for episode in held if episode not in set(test))
     division = _divide(run, stored.episode_tasks, train, val, test)

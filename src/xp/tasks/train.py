@@ -34,6 +34,7 @@ def fit(run: Run) -> None:
     config = run.config
     source = open_source(config.data)
     _check_length(source, config.horizon.train)
+    run.log(f"data: {source.split.note()}")
     source.split.save(run.folder / SPLIT)
     statistics = statistics_of(source, config.data.statistics)
     sizes = camera_sizes(plain(config.model), source.dataset.cameras, config.pretrained_path)
