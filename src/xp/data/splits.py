@@ -72,8 +72,12 @@ class Split:
         raise UserError(
             f"{where} has {there}, so data.val_fraction={fraction:g} holds out nothing: a share is taken of each "
             "task's episodes, and one of them always trains. Type data.val_fraction=0 to train without validation"
-            + (", or record more." if one else "; to hold out whole tasks, data.split=MANIFEST, a JSON file with "
-               'episode numbers {"train": [...], "val": [...]}.')
+            + (
+                ", or record more."
+                if one
+                else "; to hold out whole tasks, data.split=MANIFEST, a JSON file with "
+                'episode numbers {"train": [...], "val": [...]}.'
+            )
         )
 
     def check(self, dataset: Dataset) -> None:

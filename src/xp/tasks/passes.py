@@ -2,20 +2,30 @@
 
 import hashlib
 import json
+import time
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from omegaconf import OmegaConf
 
 from xp.data import Dataset, Windows
-from xp.data.locks import FileLock
+from xp.data.locks import cannot_write
+from xp.data.turns import POLL_S, Turn
 from xp.models.registry import locate
 from xp.models.sensitivity import image_sensitivity
 from xp.runs import Run, atomic
+from xp.runs.record import versions
+from xp.tasks.outside import tokenizer_files
 from xp.tasks.shared import fit_cameras, fit_dimensions, load, shared_frames
 
-VERSION = 2
+VERSION = 3
+_WHAT = "cache of predictions"
+_NO_ANSWER = ("checkpoint", "data_root", "num_trajectories", "batch_size", "bootstrap", "validation")
+"""Keys of `predict` that choose what is asked (counted by content) or how it is scored, not what is answered."""
 LOOKED_AT = 32
 """Windows on which it is asked whether the images reach the actions: a batch size that is compiled anyway."""
 
@@ -41,35 +51,73 @@ def whole_pass(run: Run, dataset: Dataset, episodes: tuple[int, ...]) -> Pass:
 
     Several jobs may want the same pass at once: one computes, the others wait for it.
     """
-    config = run.config
-    key = _key(run, dataset, episodes)
-    path = Path(config.paths.cache) / "predictions" / f"{key}.npz"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
-        if not path.is_file():
-            answers = _ask(run, dataset, episodes)
-            with atomic.file(path) as temporary, temporary.open("wb") as stream:
-                np.savez(stream, **answers)
-    with np.load(path) as arrays:
-        return Pass(
-            chunks=arrays["chunks"],
-            means=arrays.get("means", arrays["chunks"]),
-            scale_tril=arrays.get("scale_tril"),
-            image_sensitivity=json.loads(str(arrays["image_sensitivity"])),
-        )
+    key = answers_key(run.config, dataset, episodes)
+    path = Path(run.config.paths.cache).expanduser() / "predictions" / f"{key}.npz"
+    turn, said = Turn(path.with_suffix(""), _WHAT), False
+    while (found := _kept(path)) is None:
+        if not turn.take():
+            if not said:
+                run.log(f"predictions {key}: another process is computing them; waiting")
+            said = True
+            if run.should_stop():
+                raise run.interrupted
+            time.sleep(POLL_S)
+            continue
+        try:
+            if _kept(path) is None:
+                _keep(path, _ask(run, dataset, episodes))
+                assert _kept(path) is not None, f"{path} was written and cannot be read"
+        finally:
+            turn.release()
+    return found
 
 
-def _key(run: Run, dataset: Dataset, episodes: tuple[int, ...]) -> str:
-    asked = run.config.predict
-    folder, step = locate(asked.checkpoint)
-    fed = sorted((asked.cameras or {}).items())
-    key = (VERSION, step, dataset.fingerprint, episodes, run.config.seed, fed, asked.dataset)
-    digest = hashlib.sha256(repr(key).encode())
+def _kept(path: Path) -> Pass | None:
+    """The answers at `path`; None where there are none, or a copy cut them off: then they are computed again."""
+    try:
+        with np.load(path) as arrays:
+            return Pass(
+                chunks=arrays["chunks"],
+                means=arrays.get("means", arrays["chunks"]),
+                scale_tril=arrays.get("scale_tril"),
+                image_sensitivity=json.loads(str(arrays["image_sensitivity"])),
+            )
+    except (FileNotFoundError, NotADirectoryError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error):
+        return None
+
+
+def _keep(path: Path, answers: dict[str, Any]) -> None:
+    try:
+        with atomic.file(path) as temporary, temporary.open("wb") as stream:
+            np.savez(stream, **answers)
+    except OSError as error:
+        raise cannot_write(path.parent, error, _WHAT) from error
+
+
+def answers_key(config: Any, dataset: Dataset, episodes: tuple[int, ...]) -> str:
+    """What the answers of `predict.checkpoint` depend on, as 32 hex digits.
+
+    The policy's files; what they name outside (a tokenizer, or that there is none); the dataset's content, how its
+    videos are decoded, and the episodes; the seed; everything in `predict` but what concerns the scoring or the speed
+    alone, so a key that is added counts until it is named in `_NO_ANSWER`; the versions of the libraries.
+    """
+    asked = OmegaConf.to_container(config.predict, resolve=True)
+    assert isinstance(asked, dict)
+    folder, step = locate(config.predict.checkpoint)
+    choices = {str(key): value for key, value in asked.items() if key not in _NO_ANSWER}
+    key = [VERSION, step, dataset.fingerprint, dataset.decoder, list(episodes), config.seed, choices, dict(versions())]
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode())
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        digest.update(file.relative_to(folder).as_posix().encode())
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
+        _hash_file(digest, file.relative_to(folder).as_posix(), file)
+    for name, file in tokenizer_files(folder):
+        _hash_file(digest, name, file)
     return digest.hexdigest()[:32]
+
+
+def _hash_file(digest: "hashlib._Hash", name: str, file: Path) -> None:
+    digest.update(name.encode())
+    with file.open("rb") as stream:
+        digest.update(hashlib.file_digest(stream, "sha256").digest())
 
 
 def _ask(run: Run, dataset: Dataset, episodes: tuple[int, ...]) -> dict[str, Any]:
