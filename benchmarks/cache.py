@@ -21,7 +21,7 @@ import numpy as np
 
 from xp.data import open_dataset, open_frames
 
-CAMERAS = ("top", "left", "wrist")
+CAMERAS: tuple[str, ...] = ("top", "left", "wrist")
 
 
 def make(root: Path, frames: int, size: int) -> None:
