@@ -149,17 +149,19 @@ def test_a_claim_is_touched_while_its_holder_lives(tmp_path, monkeypatch):
 def test_a_forked_child_does_not_keep_the_turn_of_a_killed_parent(tmp_path):
     turn = Turn(tmp_path / "a")
     assert turn.take()
-    read, write = os.pipe()
+    begun, going_on = os.pipe(), os.pipe()
     child = os.fork()
     if child == 0:
-        os.close(write)
-        os.read(read, 1)
+        os.write(begun[1], b"x")
+        os.close(going_on[1])
+        os.read(going_on[0], 1)
         os._exit(0)
+    os.read(begun[0], 1)
     turn._lock.release()  # as the system does when the parent is killed
     second = Turn(tmp_path / "a")
     taken = second.take()
-    os.close(read)
-    os.close(write)
+    for end in (*begun, *going_on):
+        os.close(end)
     os.waitpid(child, 0)
     second.release()
     assert taken
