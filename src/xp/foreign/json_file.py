@@ -161,7 +161,9 @@ class Fields:
             expected,
         )
 
-    def integer[D](self, name: str, default: D = _REQUIRED, *, low: int = -_LARGEST, high: int = _LARGEST) -> int | D:
+    def integer[D](
+        self, name: str, default: D = _REQUIRED, *, low: float = -_LARGEST, high: float = _LARGEST
+    ) -> int | D:
         """A whole number from `low` to `high`."""
         return self._typed(
             name, default, lambda value: _is_integer(value, low, high), _between("a whole number", low, high)
@@ -191,8 +193,8 @@ class Fields:
         *,
         count: int | None = None,
         most: int = 1_000_000,
-        low: int = -_LARGEST,
-        high: int = _LARGEST,
+        low: float = -_LARGEST,
+        high: float = _LARGEST,
     ) -> list[int] | D:
         """A list of whole numbers from `low` to `high`: exactly `count`, or at most `most`."""
         words = _between("whole numbers", low, high)
@@ -285,7 +287,7 @@ def is_shape(value: object, low: int = 0) -> bool:
     )
 
 
-def _is_integer(value: object, low: int, high: int) -> bool:
+def _is_integer(value: object, low: float, high: float) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
 

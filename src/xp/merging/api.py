@@ -294,7 +294,7 @@ class _Job:
     def _read_back(self, folder: Path, stream: Stream) -> None:
         """Open the output as anyone would, strictly, and compare every byte."""
         written = open_checkpoint(place_in(self.tuned[0].kind, folder))
-        verify(written.reader, self.leaves, stream.written)
+        verify(written.reader, self.leaves, stream.written, self.hooks.stop)
 
     def _papers(self, folder: Path) -> None:
         first = self.tuned[0]

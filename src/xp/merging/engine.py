@@ -9,7 +9,7 @@ import contextlib
 import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ import numpy as np
 from xp.errors import UserError
 from xp.merging.content import SEGMENT, Content, LeafDigest
 from xp.merging.formats.base import BFLOAT16, Leaf, Reader, Writer
+from xp.merging.interruptible import Interruptible, ended
 from xp.merging.mixtures import Mixture
 from xp.merging.ranges import cut, rounded_up
 
@@ -57,7 +58,7 @@ class Job:
 
 @dataclass
 class Stream:
-    """One pass over the inputs. `sample` sees a part of each range (`diagnostics`); `stop` is asked between jobs."""
+    """One pass over the inputs. `sample` sees a part of each range (`diagnostics`); `stop` is asked often."""
 
     readers: Sequence[Reader]
     leaves: Mapping[str, Leaf]
@@ -73,6 +74,8 @@ class Stream:
 
     def __post_init__(self) -> None:
         self.contents = [Content() for _ in self.readers]
+        self._left, self._plain = threading.Event(), self.readers
+        self.readers = [Interruptible(reader, self._left) for reader in self.readers]
         self._gate = _Gate(MEMORY)
 
     def run(self, jobs: Sequence[Job], mixture: Mixture, writer: Writer) -> None:
@@ -94,12 +97,15 @@ class Stream:
         with ThreadPoolExecutor(WORKERS, "merge") as pool:
             running = [pool.submit(work, job) for job in jobs]
             try:
-                for done in as_completed(running):
+                for done in ended(running, self.stop):
                     done.result()
                     self.advance()
-                    self.stop()
             except NotFinite as error:
+                self._left.set()
                 raise self._culprit(error) from None
+            except BaseException:
+                self._left.set()
+                raise
             finally:
                 for future in running:
                     future.cancel()
@@ -208,7 +214,7 @@ class Stream:
     def _culprit(self, error: NotFinite) -> UserError:
         """Which input holds a value that is not finite: an angle spreads one over its whole tensor."""
         leaf = self.leaves[error.leaf]
-        for reader in self.readers:
+        for reader in self._plain:
             found = _first_not_finite(reader, leaf)
             if found is not None:
                 value, index = found
@@ -295,19 +301,24 @@ class _Gate:
                 self._changed.notify_all()
 
 
-def verify(reader: Reader, leaves: Mapping[str, Leaf], written: Content) -> None:
-    """Read back what was written: the same names, shapes, dtypes and bytes.
+def verify(
+    reader: Reader, leaves: Mapping[str, Leaf], written: Content, stop: Callable[[], None] = lambda: None
+) -> None:
+    """Read back what was written: the same names, shapes, dtypes and bytes; `stop` is asked often.
 
     Raises:
         UserError: the disk gave back something else.
     """
     assert dict(reader.leaves) == dict(leaves), "headers differ from what was to be written"
 
-    def read(leaf: Leaf, start: int, stop: int) -> Any:
+    left = threading.Event()
+    source = Interruptible(reader, left)
+
+    def read(leaf: Leaf, start: int, end: int) -> Any:
         step = rounded_up(BLOCK, reader.grain(leaf.name))
         digest = LeafDigest()
-        for first in range(start, stop, step):
-            digest.update(reader.read(leaf.name, first, min(first + step, stop)))
+        for first in range(start, end, step):
+            digest.update(source.read(leaf.name, first, min(first + step, end)))
         return leaf, start, digest
 
     found = Content()
@@ -320,9 +331,13 @@ def verify(reader: Reader, leaves: Mapping[str, Leaf], written: Content) -> None
                 pool.submit(read, leaf, start, min(start + length, leaf.size))
                 for start in range(0, max(leaf.size, 1), length)
             ]
-        for future in futures:
-            leaf, start, digest = future.result()
-            found.add(leaf.name, start, digest)
+        try:
+            for future in ended(futures, stop):
+                leaf, start, digest = future.result()
+                found.add(leaf.name, start, digest)
+        except BaseException:
+            left.set()
+            raise
     wrong = found.differing(written)
     if wrong:
         raise UserError(
