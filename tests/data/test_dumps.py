@@ -113,3 +113,49 @@ def test_a_policy_of_other_dimensions_is_told_all_of_them_at_once(content, tmp_p
         dump.refuse_unfit(PolicySpec(**other), "POLICY")
     for part in ("actions of 2 dim", "states of 1", "3 future", "2 observed", "wrist", "dump.checkpoint=POLICY"):
         assert part in str(caught.value)
+
+
+CONTRADICTIONS = {
+    "another number of windows": ("noise", lambda a: a[:-1]),
+    "NaN": ("action", lambda a: np.where(np.arange(2) > 0, np.nan, a).astype(np.float32)),
+    "texts": ("observation.state", lambda a: a.astype(str)),
+    "another number of axes": ("time", lambda a: a[..., None]),
+    "whole numbers for flags": ("action_is_pad", lambda a: a.astype(np.int64)),
+    "pictures as floats": ("observation.images.top", lambda a: a.astype(np.float32)),
+    "a task that is not listed": ("task_index", lambda a: a + 7),
+    "a negative task": ("task_index", lambda a: a - 1),
+    "other steps": ("action", lambda a: a[:, 1:]),
+    "draws of other steps": ("time", lambda a: a[:, :, :1]),
+    "nothing at all": ("action", lambda a: a[:0]),
+}
+
+
+@pytest.mark.parametrize("case", CONTRADICTIONS)
+def test_a_dump_that_contradicts_itself_is_refused(content, case, tmp_path):
+    arrays, names, _ = content
+    key, change = CONTRADICTIONS[case]
+    save_dump(tmp_path / "dump.npz", {**arrays, key: change(arrays[key])}, names, {})
+    with pytest.raises(UserError, match="contradicts itself") as caught:
+        open_dump(tmp_path / "dump.npz")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_dump_that_unpacks_to_gigabytes_is_refused_before_it_is_unpacked(content, tmp_path):
+    arrays, names, _ = content
+    save_dump(tmp_path / "dump.npz", arrays, names, {})
+    import zipfile
+
+    with (
+        zipfile.ZipFile(tmp_path / "dump.npz", "a", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("big.npy", "w", force_zip64=True) as entry,
+    ):
+        for _ in range(20):
+            entry.write(bytes(10_000_000))
+    with pytest.raises(UserError, match="does not explain"):
+        open_dump(tmp_path / "dump.npz")
+
+
+def test_a_dump_that_is_a_pipe_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "dump.npz")
+    with pytest.raises(UserError, match="pipe"):
+        open_dump(tmp_path / "dump.npz")

@@ -15,6 +15,7 @@ No pickle is ever read: a pickle can execute code.
 """
 
 import json
+import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +24,21 @@ from typing import Any
 import numpy as np
 
 from xp.errors import UserError, listing
+from xp.foreign.parquet import allowance
+from xp.foreign.paths import MissingError, regular_file
+from xp.foreign.text import printable
 from xp.runs import atomic
 
 SUFFIXES = (".safetensors", ".npz")
 VERSION = 1
 _IMAGES = "observation.images."
 _HEADER = "xp_dump"
+_AXES = {
+    "observation.state": (3, "f"), "observation.environment_state": (3, "f"), "action": (3, "f"), "noise": (5, "f"),
+    "time": (3, "f"), "observation_is_pad": (2, "b"), "action_is_pad": (2, "b"),
+    "episode_index": (1, "iu"), "frame_index": (1, "iu"), "task_index": (1, "iu"),
+}  # fmt: skip
+"""Number of axes and kinds of numbers."""
 _NEEDED = (
     "observation.state", "observation_is_pad", "action", "action_is_pad",
     "episode_index", "frame_index", "task_index", "noise", "time",
@@ -148,10 +158,12 @@ def open_dump(path: str | Path) -> Dump:
         UserError: no such file, a pickle (which is not read), a damaged file, or one that is no dump.
     """
     path = Path(path)
-    if not path.is_file():
+    try:
+        regular_file(path, "a validation set")
+    except MissingError as error:
         raise UserError(
             f"There is no validation set {path}. Make one: xp task=dump dump.checkpoint=RUN dump.output={path}"
-        )
+        ) from error
     _refuse_pickle(path)
     refuse_suffix(path)
     try:
@@ -162,15 +174,40 @@ def open_dump(path: str | Path) -> Dump:
         raise
     except Exception as error:  # noqa: BLE001 - two readers with many error types: all of them mean a damaged file
         raise UserError(
-            f"{path} cannot be read as a validation set ({type(error).__name__}: {error}). Make it again: xp task=dump "
-            f"dump.output={path}"
+            f"{path} cannot be read as a validation set ({type(error).__name__}: {printable(error)}). Make it again: "
+            f"xp task=dump dump.output={path}"
         ) from error
     missing = [name for name in _NEEDED if name not in arrays]
     if missing:
         raise UserError(
             f"{path} is no validation set of xp: it lacks {listing(missing)}. Make one: xp task=dump dump.output={path}"
         )
+    wrong = _contradiction(arrays, tasks)
+    if wrong:
+        raise UserError(f"The validation set {path} contradicts itself: {wrong}. Make it again: xp task=dump")
     return Dump(path, arrays, tasks, about)
+
+
+def _contradiction(arrays: Mapping[str, np.ndarray], tasks: tuple[Any, ...]) -> str | None:
+    """What is wrong with the arrays of a dump; None where they fit each other."""
+    count = len(arrays["action"]) if arrays["action"].ndim else 0
+    if not count:
+        return "it has no windows"
+    for name, array in arrays.items():
+        axes, kinds = _AXES.get(name, (5, "u") if name.startswith(_IMAGES) else (array.ndim, array.dtype.kind))
+        if array.ndim != axes or array.dtype.kind not in kinds or len(array) != count:
+            return f"'{printable(name)}' has shape {array.shape} and type {array.dtype} beside {count} windows"
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            return f"'{printable(name)}' holds NaN or infinity"
+    steps, states = arrays["action_is_pad"].shape[1], arrays["observation_is_pad"].shape[1]
+    if arrays["action"].shape[1] != steps or arrays["observation.state"].shape[1] != states or steps < states:
+        return "its actions, states and paddings have different numbers of steps"
+    if arrays["noise"].shape[1:3] != arrays["time"].shape[1:3] or arrays["time"].shape[2] != states:
+        return "its draws do not fit its windows"
+    index = arrays["task_index"]
+    if not all(isinstance(task, str) for task in tasks) or index.min() < 0 or index.max() >= len(tasks):
+        return f"its windows use tasks up to number {index.max()}, and it lists {len(tasks)} texts"
+    return None
 
 
 def draws(seed: int, windows: int, count: int, history: int, horizon: int, action_dim: int) -> dict[str, np.ndarray]:
@@ -198,6 +235,13 @@ def _refuse_pickle(path: Path) -> None:
 
 
 def _read_npz(path: Path) -> tuple[dict[str, np.ndarray], str]:
+    with zipfile.ZipFile(path) as stored:
+        unpacked, most = sum(entry.file_size for entry in stored.infolist()), allowance(path.stat().st_size)
+    if unpacked > most:
+        raise UserError(
+            f"{path} unpacks to {unpacked:,} bytes, which its size does not explain: xp reads at most {most:,}. Make "
+            f"the validation set again: xp task=dump dump.output={path}"
+        )
     with np.load(path, allow_pickle=False) as stored:
         arrays = {name: stored[name] for name in stored.files}
     if _HEADER not in arrays:
