@@ -10,7 +10,7 @@ from xp.metrics import success_metrics
 from xp.metrics.intervals import Sums, bootstrap
 from xp.report import terminal_table, write_report
 from xp.report.policies import ERROR, LOSS, RATE, policies_of
-from xp.report.policy_plot import axis, dot_plot, panels
+from xp.report.policy_plot import SIDE, WIDTH, Dot, Panel, axis, dot_plot, panels
 from xp.report.policy_table import policy_findings, policy_table
 
 EPISODES, STATES = 10, 40
@@ -126,6 +126,32 @@ def test_a_far_outlier_is_an_arrow_at_the_edge_and_does_not_squash_the_rest(poli
     assert svg.count("<polygon") == sum(dot.value > error.high for dot in error.dots) >= 1
     assert "→" in svg
     assert axis([dot for dot in success.dots if dot.kind == "single"])[1] <= 1.2
+
+
+def test_what_lies_left_of_the_axis_is_an_arrow_at_the_left_edge():
+    """A baseline that is better than every policy, and one that is worse: each with its value and its direction."""
+    given = [("policy", 0.30), ("other", 0.32), ("hold-last", 0.02), ("zero action", 3.0)]
+    dots = tuple(
+        Dot(
+            name=name,
+            kind="single" if value < 1 and value > 0.1 else "baseline",
+            value=value,
+            low=value - 0.01,
+            high=9.0,
+        )
+        for name, value in given
+    )
+    low, high = axis([Dot(name=d.name, kind=d.kind, value=d.value, low=d.low, high=0.34) for d in dots[:2]])
+    panel = Panel(key="k", title="t", label="l", dots=dots, low=low, high=high)
+    svg = dot_plot(panel)
+    assert "hold-last · ← 0.02" in svg
+    assert "zero action · 3 →" in svg or "zero action · 3.0" in svg
+    assert svg.count("<circle") == 2
+    left, right = (points.split('"')[0] for points in svg.split('<polygon class="dot base-mean" points="')[1:])
+    tip = [float(point.split(",")[0]) for point in left.split()]
+    assert tip[1] == min(tip) == SIDE
+    assert max(float(point.split(",")[0]) for point in right.split()) == WIDTH - SIDE
+    assert svg.count("<polyline") == 2  # the two intervals that go on beyond the axis
 
 
 def test_the_page_and_the_terminal_show_them(folder):

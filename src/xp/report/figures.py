@@ -41,11 +41,17 @@ def _panel(panel: Panel) -> Any:
         colour = colours[dot.kind]
         if dot.low is not None and dot.high is not None:
             axes.plot([dot.low, dot.high], [row, row], color=colour, linewidth=1.6)
-        if dot.value > panel.high:
-            axes.plot([panel.high], [row], marker=">", color=colour, markersize=7, clip_on=False)
-            axes.text(panel.high, row - 0.2, panel.text(dot.value) + " ", ha="right", va="bottom", fontsize=7)
-        else:
-            axes.plot([dot.value], [row], marker="o", color=colour, markersize=5)
+        side = panel.side(dot.value)
+        if side:
+            edge, marker, align = (panel.high, ">", "right") if side > 0 else (panel.low, "<", "left")
+            axes.plot([edge], [row], marker=marker, color=colour, markersize=7, clip_on=False)
+            axes.text(edge, row - 0.2, f" {panel.text(dot.value)} ", ha=align, va="bottom", fontsize=7)
+            continue
+        axes.plot([dot.value], [row], marker="o", color=colour, markersize=5)
+        for end in (dot.low, dot.high):
+            if end is not None and panel.side(end):
+                edge, marker = (panel.high, ">") if panel.side(end) > 0 else (panel.low, "<")
+                axes.plot([edge], [row], marker=marker, color=colour, markersize=3, clip_on=False)
     axes.set_yticks(range(len(panel.dots)), [dot.name for dot in panel.dots], fontsize=8)
     axes.set(xlim=(panel.low, panel.high), ylim=(len(panel.dots) - 0.5, -0.7), xlabel=panel.label, title=panel.title)
     axes.grid(axis="x", alpha=0.3, linewidth=0.6)

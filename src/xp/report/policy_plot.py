@@ -29,7 +29,7 @@ class Dot:
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """Dots over one axis from `low` to `high`; what lies beyond is drawn as an arrow at the edge."""
+    """Dots over one axis from `low` to `high`; what lies beyond, on either side, is drawn as an arrow at that edge."""
 
     key: str
     title: str
@@ -42,6 +42,10 @@ class Panel:
     def text(self, value: float) -> str:
         """A value as the panel writes it."""
         return percent(value) if self.share else number(value)
+
+    def side(self, value: float) -> int:
+        """-1 for what lies left of the axis, 1 for what lies right of it, 0 for what lies on it."""
+        return (value > self.high) - (value < self.low)
 
 
 def panels(policies: Policies) -> list[Panel]:
@@ -128,17 +132,25 @@ def legend(panel: Panel) -> list[tuple[str, str]]:
 def _row(panel: Panel, dot: Dot, top: float) -> list[str]:
     style, y = STYLES[dot.kind], top + 26
     title = f"<title>{escape(dot.name)}: {panel.text(dot.value)} {_ends(panel, dot)}</title>"
-    beyond = dot.value > panel.high
-    value = f" · {panel.text(dot.value)} →" if beyond else f" · {panel.text(dot.value)}"
-    parts = [f'<text class="name" x="{SIDE}" y="{top + 15}">{escape(dot.name)}{value}</text>']
+    side = panel.side(dot.value)
+    value = {-1: "← {}", 0: "{}", 1: "{} →"}[side].format(panel.text(dot.value))
+    parts = [f'<text class="name" x="{SIDE}" y="{top + 15}">{escape(dot.name)} · {value}</text>']
     if dot.low is not None and dot.high is not None:
         left, right = place(panel, dot.low), place(panel, dot.high)
         parts.append(f'<line class="line {style}" x1="{left:.1f}" x2="{right:.1f}" y1="{y}" y2="{y}"/>')
+        ends = [panel.side(end) for end in (dot.low, dot.high) if panel.side(end) and not side]
+        parts += [_chevron(style, place(panel, panel.high if end > 0 else panel.low), y, end) for end in ends]
     x = place(panel, dot.value)
-    if beyond:
-        points = f"{x - 8:.1f},{y - 5} {x:.1f},{y} {x - 8:.1f},{y + 5}"
+    if side:
+        points = f"{x - 8 * side:.1f},{y - 5} {x:.1f},{y} {x - 8 * side:.1f},{y + 5}"
         return [*parts, f'<polygon class="dot {style}" points="{points}">{title}</polygon>']
     return [*parts, f'<circle class="dot {style}" cx="{x:.1f}" cy="{y}" r="4.5">{title}</circle>']
+
+
+def _chevron(style: str, x: float, y: float, side: int) -> str:
+    """The end of an interval that goes on beyond the axis."""
+    points = f"{x - 5 * side:.1f},{y - 4} {x:.1f},{y} {x - 5 * side:.1f},{y + 4}"
+    return f'<polyline class="line {style}" points="{points}" fill="none"/>'
 
 
 def _ends(panel: Panel, dot: Dot) -> str:
