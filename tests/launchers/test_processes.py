@@ -134,6 +134,17 @@ def test_a_second_sweep_adopts_what_the_first_one_runs(sweep):
         assert_whole(folder, 1)
 
 
+@pytest.mark.timeout(180)
+def test_two_sweeps_begun_at_the_same_instant_run_each_job_once(sweep):
+    overrides, folders, go = sweep
+    go.write_text("")
+    both = [start(*overrides) for _ in range(2)]
+    outputs = [process.communicate(timeout=150)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    for folder in folders:
+        assert_whole(folder, 1)
+
+
 def test_a_worker_killed_from_outside_fails_its_job_by_name(sweep):
     overrides, folders, go = sweep
     process = start(*overrides)

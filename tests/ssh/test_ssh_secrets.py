@@ -85,6 +85,30 @@ def test_secrets_come_to_a_keeper_at_work_by_its_door(tmp_path, monkeypatch):
     assert not deliver(state["door"], {}) and holding(tmp_path) == []
 
 
+def test_an_experiment_on_a_disk_without_locks_or_with_a_stuck_controller_is_refused_by_name(tmp_path, monkeypatch):
+    import errno
+    import fcntl
+
+    from hydra_plugins.xp_ssh_launcher import _desk
+    from xp.errors import UserError
+
+    desk = Desk(tmp_path / "exp")
+    monkeypatch.setattr(_desk, "HANDING_S", 0.1)
+    desk.folder.mkdir(parents=True)
+    with (desk.folder / "submit.lock").open("w") as stuck:
+        fcntl.flock(stuck, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="Another xp has been handing jobs over"), desk.handing_over():
+            raise AssertionError("nobody may hand over")
+
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(_desk.fcntl, "flock", refuse)
+    with pytest.raises(UserError, match="file system without locks.*hydra.sweep.dir="):
+        desk.take_keys()
+    assert desk.attended
+
+
 def test_a_door_hears_no_nonsense_and_stays_open(tmp_path):
     import socket
 

@@ -1,6 +1,8 @@
 """What stands between ssh and the agent: talkative or greedy login shells, few sessions, long paths."""
 
 import os
+import shlex
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -13,7 +15,7 @@ from hydra_plugins.xp_ssh_launcher import _channel
 from hydra_plugins.xp_ssh_launcher._faults import NoSession, Refused, Unreachable
 from hydra_plugins.xp_ssh_launcher._files import Courier
 from hydra_plugins.xp_ssh_launcher._hosts import parse_host
-from hydra_plugins.xp_ssh_launcher._transport import Agent, Link, socket_folder
+from hydra_plugins.xp_ssh_launcher._transport import Agent, Link, agent_script, socket_folder
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -72,8 +74,6 @@ def carried(link: Link, agent: Agent, tmp_path: Path, site) -> None:
         assert all((back / name).read_bytes() == (here / name).read_bytes() for name in ("large.bin", "small.txt"))
         assert abs((back / "large.bin").stat().st_mtime_ns - (here / "large.bin").stat().st_mtime_ns) <= 1000
     finally:
-        import shutil
-
         shutil.rmtree(there, ignore_errors=True)
 
 
@@ -153,3 +153,33 @@ def test_without_any_place_for_the_control_socket_it_is_said_what_to_name(monkey
     monkeypatch.setattr(tempfile, "mkdtemp", lambda **_: (_ for _ in ()).throw(OSError(13, "Permission denied")))
     with pytest.raises(Refused, match="control socket.*XDG_RUNTIME_DIR="):
         socket_folder()
+
+
+def test_the_command_that_starts_the_agent_is_one_plain_line_for_any_login_shell():
+    """csh takes neither a line break nor `!` inside quotes."""
+    host = parse_host({"host": "a"})
+    for mode in ("serve", "send", "receive"):
+        code = _channel.start_code(mode, agent_script(), _channel.token())
+        assert code.isprintable() and "!" not in code and "`" not in code and "$" not in code
+        compile(code, "x", "exec")
+        line = Link(host, python="my python")._agent_command(mode, b"xp-0")[-1]
+        assert line.isprintable() and "!" not in line
+        assert shlex.split(line)[:3] == ["exec", "sh", "-c"]
+
+
+def test_a_control_folder_that_was_cleaned_away_is_made_again(link):
+    there = link()
+    there.close()
+    there.connect()
+    shutil.rmtree(there._folder)
+    assert not there.connected
+    there.connect()
+    agent = greeted(there)
+    agent.close()
+
+
+def test_a_broken_python_environment_of_the_shell_does_not_reach_the_agent(link, bashrc, tmp_path):
+    bashrc.write_text("export PYTHONPATH=/nowhere PYTHONHOME=/nowhere PYTHONSTARTUP=/nowhere PYTHONINSPECT=1\n")
+    agent = greeted(link())
+    assert agent.ask("list", path="/proc/self/status")["exists"]
+    agent.close()

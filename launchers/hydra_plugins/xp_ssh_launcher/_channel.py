@@ -21,11 +21,11 @@ NOISE = 1 << 20
 """Bytes that a login shell may print before the agent speaks."""
 _EMPTY_LINES = 16
 _START = (
-    "import sys;f=sys.stdin.buffer;n=0\n"
-    "while n<4096 and f.readline(4096).strip()!={token!r}:n+=1\n"
-    "sys.stdout.buffer.write(b'\\n'+{token!r}[::-1]+b'\\n');sys.stdout.flush()\n"
+    "import sys;f=sys.stdin.buffer;next(x for x in iter(lambda:f.readline(4096),b'') if x.strip()=={token!r});"
+    "sys.stdout.buffer.write(b'\\n'+{token!r}[::-1]+b'\\n');sys.stdout.flush();"
     "exec(compile(f.read({size}),'xp_agent','exec'));main({mode!r},f)"
 )
+"""One line without `!`: a login shell may be csh, which takes neither inside quotes."""
 
 
 class Silence(Exception):  # noqa: N818 - a state of affairs

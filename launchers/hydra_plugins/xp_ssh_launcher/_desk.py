@@ -7,6 +7,7 @@ or its door (`_door`). One that was started without them says which are missing 
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import secrets
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra_plugins.xp_ssh_launcher._settings import Settings, settings_of
+from xp.errors import UserError
 from xp.runs.atomic import write_json
 from xp.runs.executor import Submission
 from xp.runs.folder import JOB
@@ -24,6 +26,8 @@ from xp.runs.reading import read_json
 from xp.runs.secret import redact, redacted_keys, restore
 
 FOLDER = ".keeper"
+HANDING_S = 60.0
+"""Longest wait for another controller that hands jobs over, which takes a moment."""
 _LINE = 1000
 """Bytes that are kept for a line about a full disk."""
 
@@ -52,8 +56,15 @@ class Desk:
     def handing_over(self) -> Iterator[None]:
         """One controller at a time, and no keeper that is just about to end."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        until = time.monotonic() + HANDING_S
         with (self.folder / "submit.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            while not _locked(lock.fileno(), self.folder):
+                if time.monotonic() > until:
+                    raise UserError(
+                        f"Another xp has been handing jobs over in {self.experiment} for {HANDING_S:.0f} s (who: "
+                        f"fuser {self.folder}/submit.lock). Wait for it, or end it, and give the command again."
+                    )
+                time.sleep(0.05)
             yield
 
     def take_keys(self) -> int | None:
@@ -61,8 +72,11 @@ class Desk:
         self.folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.folder / "keeper.lock", os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            taken = _locked(descriptor, self.folder)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        if not taken:
             os.close(descriptor)
             return None
         self._keys = descriptor
@@ -79,7 +93,10 @@ class Desk:
         """Whether a keeper is at work."""
         if not (self.folder / "keeper.lock").exists():
             return False
-        taken = self.take_keys() is not None
+        try:
+            taken = self.take_keys() is not None
+        except (OSError, UserError):
+            return True  # somebody else's folder: nobody can tell from here
         self.leave()
         return not taken
 
@@ -156,6 +173,24 @@ class Desk:
     def staging(self, folder: Path) -> Path:
         """Where files of a job wait until they are complete."""
         return self.folder / "incoming" / folder.name
+
+
+def _locked(descriptor: int, folder: Path) -> bool:
+    """Take a lock at once; False if another process has it.
+
+    Raises:
+        UserError: this file system knows no locks, so nothing could tell whether a keeper is at work.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            return False
+        raise UserError(
+            f"{folder} lies on a file system without locks ({error.strerror}), and hydra/launcher=ssh needs them to "
+            "have one keeper. Choose a folder on another disk: paths.multirun=FOLDER, or hydra.sweep.dir=FOLDER."
+        ) from None
+    return True
 
 
 def _write_in_place(path: Path, line: str) -> None:

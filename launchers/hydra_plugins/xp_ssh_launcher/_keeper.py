@@ -26,6 +26,7 @@ from hydra_plugins.xp_ssh_launcher._faults import HereFull
 from hydra_plugins.xp_ssh_launcher._hosts import Host
 from hydra_plugins.xp_ssh_launcher._ledger import End, Ledger, lost_hosts
 from hydra_plugins.xp_ssh_launcher._node import Node, Standing
+from xp.errors import UserError
 from xp.runs.execute import mark_failed, mark_interrupted
 from xp.runs.executor import JobState, Submission
 from xp.runs.reading import read_json
@@ -289,7 +290,8 @@ class Keeper:
                 return False
             if self.ledger.fences and time.monotonic() < self._linger_until:
                 return False  # a node that was given up may come back: what runs there is to be ended
-        with self.desk.handing_over():
+        over = False
+        with contextlib.suppress(UserError), self.desk.handing_over():  # a controller that hangs: later
             self._requests()
             with self.lock:
                 over = self.ledger.queue.finished

@@ -297,14 +297,17 @@ class Node:
             self._in_pool(folder, lambda: self.keeper.sync(self, folder, attempt))
 
     def _take(self) -> None:
-        most = self._free_now()
+        most, gpus, found = self._free_now(), self.offer.gpus, False
         while len(self._busy) < AT_ONCE and most > 0:
             taken = self.keeper.take(self, most)
             if taken is None:
-                return
+                break
+            found = True
             most -= self.keeper.slots_of(taken[0], self)
             folder, attempt = taken
             self._in_pool(folder, lambda folder=folder, attempt=attempt: self.keeper.launch(self, folder, attempt))
+        if gpus and not found:
+            self.rest(REST_S)  # looking at GPUs is not cheap
 
     def _free_now(self) -> int:
         """Slots that nobody uses, as far as that is known before a job is sent: other people's too for GPUs."""

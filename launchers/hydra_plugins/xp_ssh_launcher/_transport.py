@@ -53,7 +53,7 @@ _OWN_PATH = len("/xp-12345678/12345678")
 _PLUGINS = Path(__file__).parents[1]
 _PARTS = ("xp_local_launcher._gpus",
           *(f"xp_ssh_launcher._agent{part}" for part in ("_files", "_locks", "_jobs", "_work", "")))  # fmt: skip
-_FIND = 'for p in {names}; do if command -v "$p" >/dev/null 2>&1; then exec "$p" -c {code}; fi; done; exit 97'
+_FIND = 'for p in {names}; do if command -v "$p" >/dev/null 2>&1; then exec "$p" -I -c {code}; fi; done; exit 97'
 
 
 @lru_cache(maxsize=1)
@@ -81,7 +81,8 @@ def socket_folder() -> str:
     Raises:
         Refused: there is no such place.
     """
-    places = [os.environ.get("XDG_RUNTIME_DIR", ""), tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm"]
+    # The user's own runtime folder comes late: it is removed when its owner logs out, and a keeper outlives that.
+    places = [tempfile.gettempdir(), "/tmp", "/var/tmp", os.environ.get("XDG_RUNTIME_DIR", ""), "/dev/shm"]
     full = False
     for place in dict.fromkeys(filter(None, places)):
         if len(os.fsencode(place)) > _SOCKET_PATH - _OWN_PATH or not re.fullmatch(r"/[\w./+-]*", place, re.ASCII):
@@ -134,7 +135,7 @@ class Link:
         self.crowded = False
         if shutil.which("ssh") is None:
             raise Refused(f"{self.host.name}: this machine has no ssh command. Install OpenSSH's client.")
-        if not self._folder:
+        if not Path(self._folder or "/nowhere").is_dir():  # something may clean up old temporary folders
             self._folder = socket_folder()
             weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         options = {
