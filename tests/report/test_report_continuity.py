@@ -79,7 +79,9 @@ def test_a_paired_difference_is_the_mean_over_common_episodes_and_seeds(sweep):
 
 def test_findings_name_the_best_with_evidence_and_what_cannot_be_told_apart(sweep):
     texts = [finding.text for finding in continuity_findings(read_experiment(sweep))]
-    assert any("tracks best" in text and "paired difference" in text and "may be chance" in text for text in texts)
+    (best,) = [text for text in texts if "track best" in text]
+    assert "no arm is shown to track best" in best and "paired difference may be chance" in best
+    assert "8 episodes and 2 seeds: the interval holds 0" in best and not any("tracks best" in text for text in texts)
     against = next(text for text in texts if "tracking error against lr.peak=3e-05" in text)
     assert "lr.peak=1e-05 is higher" in against
     assert "lr.peak=0.0003: not distinguishable" in against
@@ -91,7 +93,7 @@ def test_the_terminal_table_fits(sweep, width):
     Console(width=width, file=out).print(terminal_table(sweep))
     text = out.getvalue()
     assert max(map(len, text.splitlines())) <= width
-    for word in ("hold-last", "demonstration", "baseline", "tracks best"):
+    for word in ("hold-last", "demonstration", "baseline", "no arm is"):
         assert word in text
 
 
@@ -134,3 +136,39 @@ def test_the_crossed_interval_covers_the_true_mean_about_as_often_as_it_says():
         low, high = _known(crossed_interval(values, resamples=1000))
         covered += low <= 0 <= high
     assert covered / 200 > 0.85
+
+
+def test_an_arm_tracks_best_only_where_the_interval_says_so(tmp_path):
+    folder = write_replays(tmp_path / "lr_sweep", {1e-5: 2.0, 3e-5: 0.5})
+    found = [finding for finding in continuity_findings(read_experiment(folder)) if "track" in finding.text]
+    assert found[0].text.startswith("Learning rate: lr.peak=3e-05 tracks best") and found[0].tone == "good"
+
+
+def test_two_episodes_and_one_seed_tell_nothing_and_get_no_tick(tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), "EPISODES", (0, 1))
+    folder = write_replays(tmp_path / "lr_sweep", {1e-5: 2.0, 3e-5: 0.5, 3e-4: 1.0}, seeds=(0,))
+    found = [each for each in continuity_findings(read_experiment(folder)) if "Learning rate" in each.text]
+    texts = " ".join(each.text for each in found)
+    assert not any(each.tone == "good" for each in found)
+    assert "no arm is shown to track best" in texts and "2 episodes and 1 seed: too few episodes to tell" in texts
+    assert "higher" not in texts and "lower" not in texts
+    assert "at least 7 episodes are needed for 2 comparisons at 95%" in texts
+
+
+def test_blending_chunks_that_do_not_overlap_is_said_to_be_receding():
+    from xp.report.replay_text import _no_overlap
+
+    facts = {"execution": "blend", "chunk_steps": 30, "horizon": 30}
+    assert "equals receding" in " ".join(_no_overlap(facts)) and all(len(line) <= 80 for line in _no_overlap(facts))
+    assert _no_overlap({**facts, "chunk_steps": 15}) == _no_overlap({**facts, "execution": "receding"}) == []
+
+
+def test_receding_and_blending_of_chunks_that_do_not_overlap_are_the_same_numbers():
+    truth = np.random.default_rng(0).normal(size=(40, 3)).cumsum(axis=0)
+    made = []
+    for rule in ("last", "blend"):
+        lane = Lane(truth, "self_chained", Execution(rule=rule, steps=8), 8)
+        while (query := lane.query()) is not None:
+            lane.answer(truth[query.frame : query.frame + 8] + 0.1)
+        made.append(np.asarray(lane.trace().x))
+    assert np.array_equal(*made)

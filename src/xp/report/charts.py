@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from xp.report.bounded import MOST_LINES, ends
 from xp.report.matrix import BASELINES
 from xp.report.read import Entry, Experiment
 from xp.report.results import label_of
@@ -52,7 +53,8 @@ def step_charts(experiment: Experiment) -> list[Chart]:
     if not runs:
         return []
     longest = max(run.horizons[1] for run in runs if run.horizons)
-    shown = sorted((run for run in runs if run.horizons and run.horizons[1] == longest), key=_trained)
+    shown = ends([run for run in runs if run.horizons and run.horizons[1] == longest], MOST_LINES)
+    shown.sort(key=_trained)
     trained = sorted({_trained(run) for run in runs})
     series = [_step_series(run, trained.index(_trained(run)), shown) for run in shown]
     for name, label in BASELINES.items():
@@ -82,7 +84,7 @@ def step_charts(experiment: Experiment) -> list[Chart]:
 def calibration_charts(experiment: Experiment) -> list[Chart]:
     """Observed against nominal coverage at the models' own horizons, with the diagonal of a calibrated density."""
     own = [run for run in experiment.predictions if run.horizons and run.horizons[0] == run.horizons[1]]
-    own = sorted((run for run in own if run.metrics.get("calibration")), key=_trained)
+    own = sorted(ends([run for run in own if run.metrics.get("calibration")], MOST_LINES), key=_trained)
     if not own:
         return []
     trained = sorted({_trained(run) for run in experiment.predictions})
@@ -124,24 +126,30 @@ def curve_charts(experiment: Experiment) -> list[Chart]:
     result = []
     for key, log, column, title in kinds:
         for stage, runs in stages.items():
+            logged = [run for run in runs if getattr(run, log)]
+            shown = ends(logged, MOST_LINES)
             series = [
                 made
-                for index, run in enumerate(runs)
+                for index, run in enumerate(shown)
                 if (made := _log_series(getattr(run, log), column, label_of(run, runs), index))
             ]
             if series:
                 several = sum(1 for other in stages.values() if any(getattr(run, log) for run in other)) > 1
                 result.append(
-                    _curve_chart(key, f"{title}: {stage}" if several else title, stage if several else "", series)
+                    _curve_chart(
+                        key, f"{title}: {stage}" if several else title, stage if several else "", series, len(logged)
+                    )
                 )
     return result
 
 
-def _curve_chart(key: str, title: str, stage: str, series: list[Series]) -> Chart:
+def _curve_chart(key: str, title: str, stage: str, series: list[Series], runs: int) -> Chart:
     values = [value for line in series for value in line.y]
     log = min(values) > 0 and max(values) / min(values) > 30
     limits = None if log else _without_first_spike(series)
     note = "One line per run. "
+    if runs > MOST_LINES:
+        note += f"Of {runs} runs the {len(series)} shown are the best and the worst. "
     if key == "training_curves":
         note += f"Averaged to at most {MOST_POINTS} points. "
     if limits:

@@ -36,11 +36,21 @@ class Difference:
     high: float | None
     episodes: int
     seeds: int
+    level: float = 0.95
+    """Of the interval."""
+
+    @property
+    def too_few(self) -> bool:
+        """Whether so few episodes cannot tell anything at this level: if all their differences had one sign, that
+        would be chance in 2 of 2^n cases (the exact sign test), and episodes are what is resampled.
+        """
+        return 2.0 ** (1 - self.episodes) > 1 - self.level + 1e-12
 
     @property
     def is_clear(self) -> bool:
-        """Whether the interval leaves 0 out."""
-        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+        """Whether the interval leaves 0 out, and there are enough episodes for one."""
+        known = self.low is not None and self.high is not None and not self.too_few
+        return known and (self.low > 0 or self.high < 0)  # type: ignore[operator]
 
     @property
     def verdict(self) -> str:
@@ -130,7 +140,7 @@ def paired_grids(one: Grid, other: Grid, level: float = 0.95) -> Difference | No
         return None
     pairs = np.array([[one[seed, e] - other[seed, e] for e in episodes] for seed in seeds])
     low, high = crossed_interval(pairs, level=level)
-    return Difference(float(pairs.mean()), low, high, episodes=len(episodes), seeds=len(seeds))
+    return Difference(float(pairs.mean()), low, high, episodes=len(episodes), seeds=len(seeds), level=level)
 
 
 def comparisons(experiment: Experiment) -> list[Comparison]:

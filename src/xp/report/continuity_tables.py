@@ -1,5 +1,6 @@
 """Comparisons of replays as tables and sentences."""
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -127,17 +128,25 @@ def _best(found: Comparison) -> Iterator[Finding]:
         return
     best = ranked[0]
     versus = paired_grids(best.grid(mode, "l1"), best.grid(mode, "l1", "hold_last"))
-    text = f"{found.title}: {best.name} tracks best, {mean_of(best, mode, 'l1')} std"
-    if len(ranked) > 1:
-        second = ranked[1]
-        difference = paired(best, second, mode, "l1")
-        if difference is not None:
-            closing = "the difference is clear" if difference.is_clear else "the difference may be chance"
-            ends = interval(difference.low, difference.high)
-            text += f"; next {second.name} with {mean_of(second, mode, 'l1')} (paired difference "
-            text += f"{number(difference.value)} {ends} over {_pairs(difference)}: {closing})"
-    yield Finding(f"{text}.", "good" if versus and versus.is_clear and versus.value < 0 else "neutral")
-    if versus is not None and not (versus.is_clear and versus.value < 0):
+    beats_holding = versus is not None and versus.is_clear and versus.value < 0
+    difference = paired(best, ranked[1], mode, "l1") if len(ranked) > 1 else None
+    if difference is None:
+        text = f"{found.title}: {best.name} tracks with an error of {mean_of(best, mode, 'l1')} std"
+        yield Finding(f"{text}.", "good" if beats_holding else "neutral")
+    else:
+        second = f"{ranked[1].name} with {mean_of(ranked[1], mode, 'l1')}"
+        ends = f"{number(difference.value)} {interval(difference.low, difference.high)} over {_pairs(difference)}"
+        if difference.is_clear:
+            text = f"{found.title}: {best.name} tracks best, {mean_of(best, mode, 'l1')} std; next {second}"
+            yield Finding(f"{text} (paired difference {ends}).", "good" if beats_holding else "neutral")
+        else:
+            why = "too few episodes to tell" if difference.too_few else "the interval holds 0"
+            text = (
+                f"{found.title}: no arm is shown to track best. The lowest error is that of {best.name}, "
+                f"{mean_of(best, mode, 'l1')} std, before {second}; the paired difference may be chance ({ends}: {why})"
+            )
+            yield Finding(f"{text}.")
+    if versus is not None and not beats_holding:
         yield Finding(
             f"{found.title}: {best.name} is not shown to track better than holding the last action "
             f"({mean_of(best, mode, 'l1', 'hold_last')} std).",
@@ -153,6 +162,14 @@ def _against_baseline(found: Comparison) -> Iterator[Finding]:
         return
     for measure in SHOWN:
         known = {arm: found.difference(arm, mode, measure) for arm in rivals}
+        told_of = [difference for difference in known.values() if difference is not None]
+        if told_of and all(difference.too_few for difference in told_of):
+            few = min(told_of, key=lambda difference: difference.episodes)
+            yield Finding(
+                f"{found.title}: {_pairs(few)} are too few to tell any arm from {found.baseline.name}; at least "
+                f"{_enough(few.level)} episodes are needed for {len(rivals)} comparisons at 95%."
+            )
+            return
         clear = [f"{arm.name} is {d.verdict} ({number(d.value)} {interval(d.low, d.high)})"
                  for arm, d in known.items() if d is not None and d.is_clear]  # fmt: skip
         rest = [arm.name for arm, d in known.items() if d is not None and not d.is_clear]
@@ -160,6 +177,11 @@ def _against_baseline(found: Comparison) -> Iterator[Finding]:
         if parts:
             label = MEASURES[measure].label
             yield Finding(f"{found.title}, {label} against {found.baseline.name}: {'; '.join(parts)}.")
+
+
+def _enough(level: float) -> int:
+    """The smallest number of episodes that can tell anything at this level."""
+    return math.ceil(1 - math.log2(1 - level))
 
 
 def _pairs(difference: Difference) -> str:

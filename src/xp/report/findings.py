@@ -14,6 +14,8 @@ from xp.report.policies import policies_of
 from xp.report.read import Entry, Experiment
 from xp.report.results import Success, best_run, label_of, successes
 
+_NAMED = 8
+"""Runs that a sentence names, and sentences of one kind."""
 Tone = Literal["good", "bad", "neutral"]
 
 
@@ -153,7 +155,11 @@ def _calibration(matrix: Matrix) -> Iterator[Finding]:
 
 def _success(experiment: Experiment) -> Iterator[Finding]:
     """Closed-loop success of each evaluated policy over all tasks, beside the policy that does nothing."""
-    for run in experiment.runs:
+    scored = [run for run in experiment.runs if run.metrics.get("policies")]
+    if len(scored) > _NAMED:
+        yield Finding(f"{len(scored)} runs were evaluated in closed loop; the table of successes has their rates.")
+        return
+    for run in scored:
         overall = {score.policy: score for score in successes(run) if score.task == "all tasks"}
         idle = overall.pop("noop", None)
         for name, score in overall.items():
@@ -185,16 +191,21 @@ def _best_of_sweep(experiment: Experiment) -> Iterator[Finding]:
 def _incomplete(experiment: Experiment, matrix: Matrix | None) -> Iterator[Finding]:
     """What is not there: failed runs, missing cells, runs still to come."""
     if experiment.broken:
-        told = "; ".join(f"{run.name} ({run.standing}{_because(run)})" for run in experiment.broken)
+        told = "; ".join(f"{run.name} ({run.standing}{_because(run)})" for run in experiment.broken[:_NAMED])
+        told += f"; and {len(experiment.broken) - _NAMED} more" if len(experiment.broken) > _NAMED else ""
         yield Finding(f"{len(experiment.broken)} of {len(experiment.runs)} runs have no result: {told}.", "bad")
     if matrix:
         missing = [f"train h{c.trained}, predict h{c.predicted}" for c in matrix.cells.values() if not c.runs]
         if missing:
-            yield Finding(f"{len(missing)} of {len(matrix.cells)} cells have no run: {'; '.join(missing)}.", "bad")
+            yield Finding(f"{len(missing)} of {len(matrix.cells)} cells have no run: {_first(missing)}.", "bad")
     waiting = [run.name for run in experiment.runs if run.standing in ("pending", "running", "interrupted")]
     if waiting:
         shown = enumeration(waiting) if len(waiting) <= 4 else f"{', '.join(waiting[:3])} and {len(waiting) - 3} more"
         yield Finding(f"{len(waiting)} of {len(experiment.runs)} runs are not finished: {shown}.", "bad")
+
+
+def _first(words: list[str]) -> str:
+    return "; ".join(words[:_NAMED]) + (f"; and {len(words) - _NAMED} more" if len(words) > _NAMED else "")
 
 
 def _because(run: Entry) -> str:

@@ -1,11 +1,13 @@
 """report.html: one file that needs no network, from the tables, charts and findings."""
 
 import math
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from xp.report.bounded import MOST_RUNS, arms_table, shortened
 from xp.report.charts import Chart, all_charts
 from xp.report.continuity_charts import continuity_charts
 from xp.report.continuity_tables import continuity_findings, continuity_tables
@@ -19,13 +21,15 @@ from xp.report.policy_plot import legend as dot_legend
 from xp.report.policy_table import policy_findings, policy_table
 from xp.report.read import Experiment, read_experiment
 from xp.report.results import differences
-from xp.report.summary_files import write_summaries
+from xp.report.summary_files import write_summaries, write_table
 from xp.report.svg import legend, line_chart
-from xp.report.tables import counted, provenance_table, runs_table, success_table, verdict_table
+from xp.report.tables import Table, counted, provenance_table, runs_table, success_table, verdict_table
 from xp.report.utilisation import utilisation
 from xp.runs.atomic import write_text
 
-FIGURES, REPORT = "figures", "report.html"
+FIGURES, REPORT, RUNS = "figures", "report.html", "runs.csv"
+MOST_BROKEN = 8
+"""Runs without a result whose message and traceback the page shows."""
 
 
 def write_report(experiment_folder: str | Path, *, now: datetime | None = None) -> Path:
@@ -49,6 +53,8 @@ def write_report(experiment_folder: str | Path, *, now: datetime | None = None) 
     if policies:  # these would show policies that were merged or trained on parts as seeds of one horizon
         charts = [chart for chart in charts if chart.key not in ("per_step_error", "calibration")]
     write_summaries(experiment)
+    if len(experiment.runs) > MOST_RUNS:
+        write_table(experiment.folder / RUNS, runs_table(experiment))
     figures = draw_figures(experiment.folder / FIGURES, matrices, charts)
     figures += draw_panels(experiment.folder / FIGURES, panels(policies)) if policies else []
     page = render(experiment, policies, matrices, charts, figures, now or datetime.now(UTC))
@@ -67,6 +73,7 @@ def render(
 ) -> str:
     """The page as text."""
     done = sum(run.standing == "done" for run in experiment.runs)
+    short = shortened(experiment)
     dots = [{"panel": p, "svg": dot_plot(p), "legend": dot_legend(p)} for p in panels(policies)] if policies else []
     return _template().render(
         experiment=experiment,
@@ -80,19 +87,30 @@ def render(
         dots=dots,
         heatmaps=[_heatmap(matrix) for matrix in matrices],
         verdicts=None if policies else verdict_table(experiment),
-        success=success_table(experiment),
+        success=success_table(short),
         continuity=continuity_tables(experiment),
-        pictures=[(run, run.figures) for run in experiment.runs if run.metrics.get("replay") and run.figures],
+        pictures=[(run, run.figures) for run in short.runs if run.metrics.get("replay") and run.figures],
         charts=[{"chart": chart, "svg": line_chart(chart), "legend": legend(chart)} for chart in charts],
-        runs=runs_table(experiment),
-        utilisation=utilisation(experiment),
-        differences=differences(experiment),
+        arms=arms_table(experiment),
+        runs=_runs(experiment, short),
+        utilisation=utilisation(short),
+        differences=differences(short),
         provenance=provenance_table(experiment),
-        broken=experiment.broken,
-        videos=[(run, run.videos) for run in experiment.runs if run.videos],
+        broken=experiment.broken[:MOST_BROKEN],
+        more_broken=max(0, len(experiment.broken) - MOST_BROKEN),
+        videos=[(run, run.videos) for run in short.runs if run.videos],
         figures=[path.relative_to(experiment.folder).as_posix() for path in figures],
         written=now.strftime("%Y-%m-%d %H:%M UTC"),
     )
+
+
+def _runs(experiment: Experiment, short: Experiment) -> Table:
+    """The table of runs; of many the ends, with the name of the file that has all of them."""
+    table = runs_table(short)
+    if len(short.runs) == len(experiment.runs):
+        return table
+    told = f"{len(short.runs)} of {len(experiment.runs)} runs: failures, the best and the worst. All are in {RUNS}."
+    return replace(table, note=told)
 
 
 def _heatmap(matrix: Matrix) -> dict[str, Any]:

@@ -45,6 +45,11 @@ class Entry:
         task = self.config.get("task", "")
         return str(task.get("name", "")) if isinstance(task, Mapping) else str(task)
 
+    @cached_property
+    def flat(self) -> dict[str, Any]:
+        """The configuration by dotted keys."""
+        return flat(self.config)
+
     @property
     def stage(self) -> str:
         """The stage of the experiment that the run belongs to; the task's name where it has none."""

@@ -29,9 +29,21 @@ def _head(metrics: Mapping[str, Any]) -> str:
             f"({metrics['held_out']})",
             f"{metrics['chunk_steps']} of {metrics['horizon']} actions a query, execution {metrics['execution']}; "
             f"prefix: {metrics['prefix_past']} past, {metrics['prefix_future']} committed",
+            *_no_overlap(metrics),
             "Means over episodes [95% interval]. std: standard deviation in training.",
         ]
     )
+
+
+def _no_overlap(metrics: Mapping[str, Any]) -> list[str]:
+    """Blending that has nothing to blend: each chunk ends where the next begins."""
+    if not metrics["execution"].startswith("blend") or metrics["chunk_steps"] < metrics["horizon"]:
+        return []
+    return [
+        f"All {metrics['horizon']} actions of a chunk are executed before the next one, so chunks do",
+        f"not overlap and {metrics['execution']} equals receding in every digit. To blend, type for",
+        f"instance chunk_size.steps={max(1, metrics['horizon'] // 2)}",
+    ]
 
 
 def _measures(mode: str, rows: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:

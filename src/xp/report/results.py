@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from xp.report.read import Entry, Experiment, flat
+from xp.report.read import Entry, Experiment
 
 _NOT_SCIENCE = ("hydra.", "paths.", "stages.", "experiment.", "logger.")
 _NOT_SHOWN = {"timestamp", "epoch", "step"}
@@ -21,9 +21,22 @@ class Differences:
     rows: tuple[tuple[str, tuple[str, ...]], ...]
 
 
+_differing: dict[tuple[int, ...], tuple[tuple[Entry, ...], tuple[str, ...]]] = {}
+"""Answers for the last few sets of runs, by the runs' ids; the runs are kept so that no id is used twice."""
+
+
 def differing_keys(runs: Sequence[Entry]) -> tuple[str, ...]:
     """Dotted keys whose value is not the same in all runs, in order of appearance; places and logging are left out."""
-    configs = [flat(run.config) for run in runs]
+    key = tuple(map(id, runs))
+    if key not in _differing:
+        if len(_differing) >= 64:
+            _differing.clear()
+        _differing[key] = (tuple(runs), _differing_keys(runs))
+    return _differing[key][1]
+
+
+def _differing_keys(runs: Sequence[Entry]) -> tuple[str, ...]:
+    configs = [run.flat for run in runs]
     keys = dict.fromkeys(key for config in configs for key in config)
     absent = object()
     return tuple(
@@ -41,9 +54,7 @@ def differences(experiment: Experiment) -> list[Differences]:
         known = [run for run in runs if run.config]
         keys = differing_keys(known)
         if keys:
-            rows = tuple(
-                (run.name, tuple(_shown(flat(run.config).get(key), experiment) for key in keys)) for run in known
-            )
+            rows = tuple((run.name, tuple(_shown(run.flat.get(key), experiment) for key in keys)) for run in known)
             result.append(Differences(stage=stage, keys=keys, rows=rows))
     return result
 
@@ -133,7 +144,7 @@ def columns_of(runs: Sequence[Entry]) -> list[str]:
 
 def flat_value(run: Entry, key: str) -> str:
     """A run's configuration value by dotted key, as text; a dash where it is not set."""
-    value = flat(run.config).get(key)
+    value = run.flat.get(key)
     return "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -2,11 +2,13 @@
 
 import csv
 import io
+from pathlib import Path
 from typing import Any
 
 from xp.report.matrix import BASELINES
 from xp.report.read import Entry, Experiment
 from xp.report.results import last_values
+from xp.report.tables import Table
 from xp.runs.atomic import write_json, write_text
 
 _LEADING = (
@@ -26,6 +28,15 @@ def write_summaries(experiment: Experiment) -> None:
     entries = summary_entries(experiment)
     write_json(experiment.folder / "summary.json", entries)
     write_text(experiment.folder / "summary.csv", _csv([_row(entry) for entry in entries]))
+
+
+def write_table(path: Path, table: Table) -> None:
+    """Write a table of the report as CSV, whatever its length."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(table.heads)
+    writer.writerows(table.rows)
+    write_text(path, text.getvalue())
 
 
 def summary_entries(experiment: Experiment) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from xp.errors import some
 from xp.report.findings import verdict
 from xp.report.matrix import BASELINES, MAE, MSE, Estimate, build_matrix
 from xp.report.numbers import duration, interval, number, percent
@@ -126,4 +127,4 @@ def _result(run: Entry) -> str:
 
 def _all(values: Any) -> str:
     shown = dict.fromkeys(str(value) for value in values if value not in (None, ""))
-    return ", ".join(shown) or "–"
+    return some(shown, 12) if shown else "–"

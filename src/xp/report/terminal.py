@@ -6,6 +6,8 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
+from xp.foreign.text import printable
+from xp.report.bounded import arms_table, shortened
 from xp.report.continuity_tables import continuity_terminal
 from xp.report.matrix import BASELINES, MAE, MSE, Estimate, Matrix, build_matrix, has_matrix
 from xp.report.numbers import interval, number, percent
@@ -14,6 +16,11 @@ from xp.report.policy_table import weights_text
 from xp.report.read import Experiment, read_experiment
 from xp.report.results import Success
 from xp.report.tables import runs_table
+
+_WIDTH = 80
+_CELL = 30
+"""Characters of a cell that is no name."""
+_ARMS, _ENDS = 20, 12
 
 
 def terminal_table(folder: str | Path) -> Table | Group:
@@ -100,18 +107,45 @@ def _cell(value: float, low: float | None, high: float | None, own: bool = False
     return f"{shown}\n[dim]{escape(interval(low, high))}[/dim]"
 
 
-def _runs(experiment: Experiment) -> Table:
-    """A row per run, without the columns that are empty or the same everywhere, or that repeat the run's name."""
+def _runs(experiment: Experiment, width: int = _WIDTH) -> Table | Group:
+    """A row per run, with as many columns as a line takes; of many runs the arms and a few runs of each end."""
+    arms = arms_table(experiment, _ARMS)
+    if arms is None:
+        return _run_table(experiment, width)
+    table = Table(title=f"{experiment.name}: {len(experiment.runs)} runs by what they vary", caption=arms.note)
+    kept = [i for i in range(len(arms.heads)) if i or len({row[0] for row in arms.rows}) > 1]
+    for index in kept:
+        justify = "right" if index in arms.numeric else "left"
+        table.add_column(arms.heads[index], justify=justify, overflow="fold", no_wrap=arms.heads[index] != "arm")
+    for row in arms.rows:
+        table.add_row(*(escape(row[index]) for index in kept))
+    few = _run_table(shortened(experiment, _ENDS), width)
+    few.title = f"{_ENDS} of {len(experiment.runs)} runs: failures, the best and the worst (all: runs.csv)"
+    return Group(table, few)
+
+
+def _run_table(experiment: Experiment, width: int) -> Table:
+    """A row per run; columns that are empty or the same everywhere are left out, then those that do not fit."""
     rows = runs_table(experiment)
     values = {index: {row[index] for row in rows.rows} for index in range(len(rows.heads))}
-    kept = [0, 1, *(index for index in range(3, len(rows.heads)) if values[index] != {"–"} and len(values[index]) > 1)]
+    telling = [i for i in range(3, len(rows.heads)) if values[i] != {"–"} and len(values[i]) > 1]
     if any(row[2] not in row[0] and row[2] != "–" for row in rows.rows):
-        kept.insert(2, 2)
-    table = Table(title=experiment.name)
-    longest = min(40, max(len(row[0]) for row in rows.rows))
-    for index in kept:
+        telling.insert(0, 2)
+    sizes = {i: max(len(rows.heads[i]), *map(len, values[i])) for i in values}
+    longest = min(34, sizes[0])
+    kept, room = [0, 1], width - longest - sizes[1] - 8
+    for index in telling:
+        size = min(sizes[index], _CELL)
+        if room >= size + 3:
+            kept.append(index)
+            room -= size + 3
+    left_out = [rows.heads[index] for index in telling if index not in kept]
+    caption = f"Not shown in {width} columns: {', '.join(left_out)}." if left_out else None
+    table = Table(title=experiment.name, caption=caption)
+    for index in sorted(kept):
         justify = "right" if index in rows.numeric else "left"
-        table.add_column(rows.heads[index], justify=justify, overflow="fold", min_width=None if index else longest)
+        size = longest if index == 0 else min(sizes[index], _CELL)
+        table.add_column(rows.heads[index], justify=justify, overflow="fold", min_width=size)
     for row in rows.rows:
-        table.add_row(*(escape(row[index]) for index in kept))
+        table.add_row(*(escape(printable(row[index])) for index in sorted(kept)))
     return table
