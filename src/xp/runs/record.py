@@ -92,10 +92,7 @@ class Record(Mapping[str, Any]):
             return False
         if self.get("host") != socket.gethostname():
             return beats(self.path.parent)
-        pid, start = self.get("pid"), self.get("process_start")
-        if not isinstance(pid, int) or isinstance(pid, bool) or pid <= 0 or start is None:
-            return False
-        return process_start(pid) == start
+        return is_process(self.get("pid"), self.get("process_start"))
 
     @property
     def standing(self) -> str:
@@ -134,6 +131,13 @@ def process_start(pid: int) -> str | None:
     except OSError:
         return None
     return "alive"
+
+
+def is_process(pid: object, start: object) -> bool:
+    """Whether the process that was noted by its pid and its start is still there; notes of another form name none."""
+    if not isinstance(pid, int) or isinstance(pid, bool) or pid <= 0 or not isinstance(start, str):
+        return False
+    return process_start(pid) == start
 
 
 def whereabouts() -> dict[str, Any]:
