@@ -20,6 +20,8 @@ from xp.runs.reading import read_object
 SCHEMA = 1
 """Version of the layout of record.json and job.json."""
 
+DISTRIBUTION = "xp-robot-policies"
+"""What xp is called where packages are named; in records it is `xp`."""
 _PACKAGES = (
     "xp", "hydra-core", "omegaconf", "numpy", "scipy", "torch", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint",
     "lerobot", "lightning", "mujoco", "pyarrow", "av", "safetensors", "h5py",
@@ -163,7 +165,8 @@ def versions() -> tuple[tuple[str, str], ...]:
                 name, dash, version = entry.name.removesuffix(".dist-info").partition("-")
                 if dash:
                     there[name.lower().replace("_", "-").replace(".", "-")] = version
-    return tuple((name, there[name]) for name in _PACKAGES if name in there)
+    there["xp"] = there.get(DISTRIBUTION, "")
+    return tuple((name, there[name]) for name in _PACKAGES if there.get(name))
 
 
 @lru_cache(maxsize=1)
