@@ -28,6 +28,10 @@ class Array:
         """The jobs' handles, given the id that SLURM gave the array."""
         return [job_id] if len(self.jobs) == 1 else [f"{job_id}_{number}" for number in range(len(self.jobs))]
 
+    def split(self, first: int) -> tuple["Array", "Array"]:
+        """Two arrays: the first so many jobs, and the others."""
+        return Array(self.jobs[:first], self.resources), Array(self.jobs[first:], self.resources)
+
 
 def arrays(
     jobs: Sequence[Submission], resources: Callable[[Submission], Resources], largest: int = 1000
@@ -57,10 +61,10 @@ def dependency(array: Array, handles: Mapping[Path, str], sizes: Mapping[str, in
 
     Args:
         array: the jobs to submit.
-        handles: {folder: handle} of everything submitted before.
+        handles: {folder: handle} of everything submitted before; needs without one have ended as they should.
         sizes: {array id: number of its jobs}; an array that is needed whole is named once.
     """
-    needed = [handles[need] for need in array.jobs[0].needs]
+    needed = [handles[need] for need in array.jobs[0].needs if need in handles]
     if not needed:
         return None
     by_id: dict[str, list[str]] = {}
@@ -72,3 +76,31 @@ def dependency(array: Array, handles: Mapping[Path, str], sizes: Mapping[str, in
         for term in ([job_id] if len(members) == sizes.get(job_id) else members)
     ]
     return ":".join(["afterany" if array.jobs[0].always else "afterok", *terms])
+
+
+class Room:
+    """How large an array may be, found by trying: SLURM says only that a request was too large.
+
+    The room is never asked for: other jobs of the same user come and go, and limits stand in several places.
+    """
+
+    def __init__(self):
+        self._most: int | None = None
+
+    @property
+    def full(self) -> bool:
+        """Whether not even a single job had room."""
+        return self._most == 0
+
+    def size(self, wanted: int) -> int:
+        """How many of `wanted` jobs to try next."""
+        return wanted if self._most is None else min(wanted, max(1, (self._most + 1) // 2))
+
+    def refused(self, size: int) -> None:
+        """So many had no room."""
+        self._most = size - 1 if self._most is None else min(self._most, size - 1)
+
+    def taken(self, size: int) -> None:
+        """So many were taken."""
+        if self._most is not None:
+            self._most = max(0, self._most - size)

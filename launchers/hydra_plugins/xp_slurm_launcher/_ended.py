@@ -1,22 +1,34 @@
-"""After a job's step has left without being done: why, and what now. Runs in the job's own shell, on its node."""
+"""After a job's step has left without being done: why, and what now. Runs in the job's own shell, on its node.
+
+The record is made right first ("running" would be a lie), then SLURM is asked, with patience: its controller may be
+away just now. Whatever happens, the job is queued again or its end is written down.
+"""
 
 import os
 import re
 import signal
+import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from hydra_plugins.xp_slurm_launcher import _commands
-from hydra_plugins.xp_slurm_launcher._job import handle
-from xp.errors import UserError
+from hydra_plugins.xp_slurm_launcher._commands import Silent, patiently
+from hydra_plugins.xp_slurm_launcher._here import LEFT, attempt_of, handle, index
+from hydra_plugins.xp_slurm_launcher._orders import last_attempt, read_order
+from hydra_plugins.xp_slurm_launcher._protocol import may_settle
+from hydra_plugins.xp_slurm_launcher._state import Watcher
 from xp.runs.execute import mark_failed, mark_interrupted
 from xp.runs.folder import RECORD
+from xp.runs.lock import Busy, locked
 from xp.runs.progress import last_step
 from xp.runs.record import Record, State, now
 
 _MEMORY = re.compile(r"memory limit|oom.kill|out of memory", re.IGNORECASE)
+_PATIENCE_S = 3600.0
+"""How long SLURM's controller is waited for."""
 
 
 class Why(StrEnum):
@@ -29,40 +41,68 @@ class Why(StrEnum):
     FAILED = "failed"
 
 
-def ended(folder: Path, order: Mapping[str, Any], code: int) -> int:
+def ended(path: Path, code: int) -> int:
     """Write down how the job stands and queue it again if that is right; gives the exit code of the SLURM job."""
-    record = Record(folder / RECORD)
-    if record.state is State.DONE:
-        return 0
-    if record.state is State.FAILED:
+    for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):  # meant for the step; this has work to do yet
+        signal.signal(number, signal.SIG_IGN)
+    order = read_order(path)
+    place, settings = index(), dict(order.settings or {})
+    folder = order.folders[place]
+    if code == LEFT:
+        if place in order.withdrawn:  # else SLURM has queued the same job again, and that attempt has the run
+            _stay_away()
         return code
-    why = reason(record, code, _commands.job_fields(os.environ["SLURM_JOB_ID"]))
-    output = _output()
-    message = verdict(why, order, record.get("requeues") or [], last_step(folder), code, output)
-    if message:
-        mark_failed(folder, message)
-        return code
-    mark_interrupted(folder, str(why))
-    record = Record(folder / RECORD)
-    if why is Why.CANCELLED:
-        record.update(state=State.CANCELLED, reason=str(why))
-        return code
-    noted = [*(record.get("requeues") or []), {"time": now(), "reason": str(why), "step": last_step(folder)}]
-    record.update(state=State.PENDING, interrupted=bool(record.get("attempts")), reason=str(why), requeues=noted)
-    if why is not Why.PREEMPTED:
+    with ExitStack() as held:
+        try:
+            held.enter_context(locked(folder))
+        except Busy:
+            print(f"xp: another attempt is at work in {folder}: nothing to write down", flush=True)
+            return code
+        withdrawn = place in read_order(path).withdrawn
+        if not may_settle(attempt_of(order.token), last_attempt(folder), withdrawn=withdrawn):
+            return code
+        record = Record(folder / RECORD)
+        if record.state in (State.DONE, State.FAILED, State.CANCELLED):
+            return 0 if record.state is State.DONE else code
+        begun = record.state is State.RUNNING
+        mark_interrupted(folder, f"left with exit code {code}")
+        again = _settle(folder, settings, code, begun)
+    if again:
         _requeue(folder)
     return code
 
 
-def reason(record: Record, code: int, fields: Mapping[str, str]) -> Why:
+def _settle(folder: Path, order: Mapping[str, Any], code: int, killed: bool) -> bool:
+    """Write down why the job has left; gives whether it is to be queued again by this shell."""
+    try:
+        fields = patiently(lambda: _commands.job_fields(os.environ["SLURM_JOB_ID"]), _PATIENCE_S, _waits)
+    except Silent as silence:
+        Record(folder / RECORD).update(reason=f"left with exit code {code}; {silence}"[:300])
+        return False
+    record = Record(folder / RECORD)
+    why = reason(record, code, fields, killed=killed)
+    message = verdict(why, order, record.get("requeues") or [], last_step(folder), code, _output(fields))
+    if message:
+        mark_failed(folder, message)
+        return False
+    if why is Why.CANCELLED:
+        record.update(state=State.CANCELLED, reason=_by_whom(), ended=now())
+        return False
+    noted = [*(record.get("requeues") or []), {"time": now(), "reason": str(why), "step": last_step(folder)}]
+    record.update(state=State.PENDING, interrupted=bool(record.get("attempts")), reason=str(why), requeues=noted)
+    return why is not Why.PREEMPTED
+
+
+def reason(record: Record, code: int, fields: Mapping[str, str], *, killed: bool = False) -> Why:
     """Why the step has left, by SLURM's own word.
 
     Args:
-        record: the job's record; still `running` if its process was killed.
+        record: the job's record.
         code: exit code of the step; 128 + signal for a signal.
         fields: `scontrol show job`.
+        killed: the step's process was killed: its record still said `running`.
     """
-    if int(fields.get("Restarts", 0)) > int(os.environ.get("SLURM_RESTART_COUNT", 0)):
+    if int(fields.get("Restarts", 0)) > int(os.environ.get("SLURM_RESTART_COUNT") or 0):
         return Why.PREEMPTED  # SLURM has put it back into the queue already
     if fields.get("PreemptTime", "None") not in ("None", "Unknown", ""):
         return Why.PREEMPTED
@@ -70,9 +110,9 @@ def reason(record: Record, code: int, fields: Mapping[str, str]) -> Why:
         return Why.TIME
     if fields.get("JobState") in ("CANCELLED", "COMPLETING"):
         return Why.CANCELLED
-    if code == 128 + signal.SIGUSR2 or (code == 128 + signal.SIGTERM and not record.interrupted):
+    if code == 128 + signal.SIGUSR2 or (code == 128 + signal.SIGTERM and not killed and not record.interrupted):
         return Why.TIME
-    if record.state is State.PENDING and record.interrupted and code > 128:  # left in good order
+    if record.state is State.PENDING and record.interrupted and not killed and code > 128:  # left in good order
         return Why.TIME
     return Why.DIED if code > 128 else Why.FAILED
 
@@ -108,17 +148,43 @@ def verdict(
 
 def _requeue(folder: Path) -> None:
     """Put this job back into the queue; SLURM then ends what is left of it here."""
-    answer = _commands.call("scontrol", "requeue", os.environ["SLURM_JOB_ID"])
+    try:
+        answer = patiently(
+            lambda: _commands.call("scontrol", "requeue", os.environ["SLURM_JOB_ID"]), _PATIENCE_S, _waits
+        )
+    except Silent as silence:
+        Record(folder / RECORD).update(reason=f"{Record(folder / RECORD).get('reason')}; {silence}"[:300])
+        return
     if answer.code:
         mark_failed(folder, f"SLURM will not queue job {handle()} again: {answer.words}")
-        raise UserError(f"scontrol requeue: {answer.words}")
+        print(f"xp: scontrol requeue: {answer.words}", file=sys.stderr, flush=True)
 
 
-def _output() -> str:
-    """The last words of the job's shell and srun."""
-    path = _commands.job_fields(os.environ["SLURM_JOB_ID"]).get("StdOut", "")
+def _stay_away() -> None:
+    """A job that another submission has leaves SLURM's queue, so that it is not queued again."""
     try:
-        text = Path(path).read_bytes()[-2000:].decode(errors="replace")
+        _commands.call("scancel", handle())
+    except Silent as silence:
+        print(f"xp: {silence}", file=sys.stderr, flush=True)
+
+
+def _by_whom() -> str:
+    """`cancelled by NAME (scancel)`; the name where accounting knows it already."""
+    try:
+        seen = Watcher().look([handle()]).get(handle())
+    except Silent:
+        seen = None
+    return f"cancelled{f' by {seen.by}' if seen and seen.by else ''} (scancel)"
+
+
+def _waits(words: str) -> None:
+    print(f"xp: {words}; trying again", file=sys.stderr, flush=True)
+
+
+def _output(fields: Mapping[str, str]) -> str:
+    """The last words of the job's shell and srun."""
+    try:
+        text = Path(fields.get("StdOut", "")).read_bytes()[-2000:].decode(errors="replace")
     except OSError:
         return ""
     return " / ".join(line.strip() for line in text.splitlines()[-4:] if line.strip())

@@ -1,38 +1,36 @@
 """Jobs on a SLURM cluster: submitted at once with their dependencies, and found again from any process."""
 
-import json
-import os
-import secrets
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from hydra_plugins.xp_slurm_launcher import _commands
-from hydra_plugins.xp_slurm_launcher._arrays import Array, arrays, dependency
-from hydra_plugins.xp_slurm_launcher._refusals import refusal
+from hydra_plugins.xp_slurm_launcher import _commands, _endings, _later
+from hydra_plugins.xp_slurm_launcher._commands import Silent, main_id
+from hydra_plugins.xp_slurm_launcher._handing_in import Desk, resolved
+from hydra_plugins.xp_slurm_launcher._options import count
+from hydra_plugins.xp_slurm_launcher._orders import SUBMISSIONS, handing_in
+from hydra_plugins.xp_slurm_launcher._protocol import Heard, conclude
 from hydra_plugins.xp_slurm_launcher._resources import Resources, resources_of
-from hydra_plugins.xp_slurm_launcher._script import batch_script, order_text
-from hydra_plugins.xp_slurm_launcher._state import Watcher
+from hydra_plugins.xp_slurm_launcher._state import Seen, Watcher
 from xp.errors import UserError
-from xp.runs.atomic import write_json, write_text
-from xp.runs.execute import mark_failed
-from xp.runs.executor import JobState, Submission, by_record
+from xp.runs.executor import JobState, Submission
 from xp.runs.folder import RECORD
-from xp.runs.frozen import secrets_of
-from xp.runs.reading import read_json, writing
 from xp.runs.record import Record, State
+from xp.runs.submitted import note_handle
 
-SUBMISSIONS = ".slurm"
-"""Folder of an experiment with one order, script and output per submission."""
-SECRETS = "XP_JOB_SECRETS"
-"""Environment variable that carries secrets of a job's configuration: no file holds them."""
 _ASK_EVERY_S = 2.0
 _SILENT_S = 600.0
+_ROOM_EVERY_S = 30.0
 
 
 class SlurmExecutor:
-    """Submits frozen jobs to SLURM. A handle is SLURM's own id: JOB or ARRAY_INDEX."""
+    """Submits frozen jobs to SLURM.
+
+    A handle is SLURM's own id, JOB or ARRAY_INDEX; of a job that waits for room in the queue it is DRIVER+PLACE, where
+    DRIVER is the job that will hand it in (`later+PLACE` without one), and blocked+PLACE of one that never will be.
+    """
 
     name = "slurm"
     detachable = True
@@ -53,7 +51,8 @@ class SlurmExecutor:
         """Take the settings; nothing is asked of SLURM yet.
 
         Args:
-            stages: {stage: {resource: value}} where a stage wants other resources than the rest.
+            stages: {stage: {resource: value}} where a stage wants other resources than the rest; `submit` is the small
+                job that hands in what SLURM had no room for.
             warn_s: seconds before the time limit at which a job is asked to write a checkpoint and is queued again.
             max_running: how many jobs of one array may run at the same time; None: no limit.
             max_requeues: how often a job may be queued again after a time limit.
@@ -65,57 +64,73 @@ class SlurmExecutor:
         """
         self._base = Resources().with_(resources, "hydra.launcher")
         self._stages = dict(stages or {})
-        self._warn_s, self._max_running, self._python = warn_s, max_running, python
-        self._settings = {"max_requeues": max_requeues, "retries": retries, "target": target}
+        self._max_running = count(max_running, 1, "hydra.launcher.max_running", optional=True)
         self._watcher = Watcher()
+        self.hidden: dict[str, dict[str, str]] = {}
+        self._desk = Desk(
+            resources=self._resources,
+            driver_resources=self._driver_resources,
+            watcher=self._watcher,
+            settings={
+                "max_requeues": count(max_requeues, 0, "hydra.launcher.max_requeues"),
+                "retries": count(retries, 0, "hydra.launcher.retries"),
+                "target": target,
+            },
+            given={
+                "stages": self._stages, "warn_s": warn_s, "max_running": max_running, "max_requeues": max_requeues,
+                "retries": retries, "python": python, "target": target, **resources,
+            },
+            warn_s=count(warn_s, 0, "hydra.launcher.warn_s") or 0,
+            max_running=self._max_running,
+            python=python,
+            hidden=self.hidden,
+        )  # fmt: skip
         self._folders: dict[str, Path] = {}
+        self._jobs: dict[Path, Submission] = {}
         self._states: dict[str, JobState] = {}
-        self._asked_at = self._heard_at = -_SILENT_S
+        self._since: dict[str, tuple[Heard, float]] = {}
+        self._asked_at = self._heard_at = self._room_at = -_SILENT_S
 
     @property
     def n_jobs(self) -> int | None:
         """Jobs at a time; None: as many as the cluster has room for."""
         return self._max_running
 
+    def handing_in(self, experiment: Path) -> AbstractContextManager[None]:
+        """The lock under which jobs of an experiment are planned, frozen and submitted, by one call at a time."""
+        return handing_in(experiment)
+
     def submit(self, jobs: Sequence[Submission]) -> list[str]:
         """One call of sbatch per array, needs first; every kind of request is tried out before the first is submitted.
+
+        What an earlier call has submitted is adopted, whatever the caller knew of it; what has no room in SLURM's queue
+        is handed in later, by a small job.
 
         Raises:
             UserError: SLURM cannot be reached or refuses a request.
         """
-        groups = arrays(jobs, self._resources, _commands.largest_array() if len(jobs) > 1 else 1)
-        for number, group in enumerate(groups):
-            if group.resources not in [before.resources for before in groups[:number]]:
-                self._try_out(group)
-        handles = {job.folder: job.handle for job in jobs if job.handle}
-        sizes: dict[str, int] = {}
-        for group in groups:
-            job_id = self._submit(group, dependency(group, handles, sizes))
-            sizes[job_id] = len(group.jobs)
-            handles |= {job.folder: handle for job, handle in zip(group.jobs, group.handles(job_id))}
+        handles = self._desk.submit(jobs)
         self._folders |= {handles[job.folder]: job.folder for job in jobs}
+        self._jobs |= {job.folder: job for job in jobs}
         return [handles[job.folder] for job in jobs]
 
     def recover(self, experiment: Path) -> dict[Path, str]:
-        """Handles of waiting and running jobs that a killed process submitted without having noted them.
+        """Handles of waiting and running jobs that their records do not name: who submitted them was killed.
 
         Every submission leaves its order, with a name of its own, before sbatch is called: SLURM is asked for it.
         """
-        found: dict[Path, str] = {}
-        for order in sorted((experiment / SUBMISSIONS).glob("*.json"), key=lambda path: path.stat().st_mtime):
-            content = read_json(order)
-            folders = [Path(folder) for folder in content["jobs"]]
-            unnoted = [folder for folder in folders if not Record(folder / RECORD).get("handle")]
-            if not unnoted:
-                continue
-            job_id = content["job_id"] or _job_named(content["token"])
-            if job_id is None:
-                continue
-            handles = [job_id] if len(folders) == 1 else [f"{job_id}_{number}" for number in range(len(folders))]
-            states = self.states(handles)
-            found |= {folder: handle for folder, handle in zip(folders, handles)
-                      if folder in unnoted and handle in states and not states[handle].ended}  # fmt: skip
-        return found
+        if not (experiment / SUBMISSIONS).is_dir():
+            return {}
+        with handing_in(experiment):
+            handles = {folder: order.handle(index) for folder, (order, index) in resolved(experiment).items()}
+            driver, waiting = _later.read_rest(experiment)
+            if driver:
+                handles |= {k: v for k, v in _later.handles_of(driver, waiting).items() if k not in handles}
+        lacking = {folder: handle for folder, handle in handles.items()
+                   if handle and Record(folder / RECORD).get("handle") != handle}  # fmt: skip
+        states = self.states(list(lacking.values()))
+        return {folder: handle for folder, handle in lacking.items()
+                if handle in states and not states[handle].ended}  # fmt: skip
 
     def poll(self, timeout_s: float = 0.0) -> dict[str, JobState]:
         """States of the submitted jobs; SLURM is asked every two seconds at most."""
@@ -127,20 +142,39 @@ class SlurmExecutor:
 
     def states(self, handles: Sequence[str]) -> dict[str, JobState]:
         """What SLURM says; a job that it does not know is left out."""
-        seen = self._watcher.look(handles)
-        return {handle: each.state for handle, each in seen.items() if each.state is not None}
+        found = {handle: JobState.BLOCKED for handle in handles if handle.startswith("blocked+")}
+        for handle, seen in self._look(handles).items():
+            state = (JobState.WAITING if seen.heard is Heard.OPEN else None) if "+" in handle else seen.state
+            if state is not None:
+                found[handle] = state
+        return found
 
     def remarks(self, handles: Sequence[str]) -> dict[str, str]:
         """SLURM's reason for each job's state: Resources, Priority, Dependency, BeginTime, timeout ..."""
-        return {handle: each.remark for handle, each in self._watcher.look(handles).items()}
+        return {
+            handle: f"for room in the queue (job {main_id(handle)} hands it in)" if "+" in handle else each.remark
+            for handle, each in self._look(handles).items()
+        }
+
+    def settle(self, places: Mapping[str, Path]) -> None:
+        """Write down how jobs stand that SLURM ended without a word of their own: {handle: folder}."""
+        _endings.settle(self._look(places), places)
 
     def cancel(self, handles: Sequence[str] | None = None, *, grace_s: float = 30.0) -> None:
         """Cancel jobs. Running ones get SIGTERM and the cluster's KillWait for a checkpoint; others never start."""
-        _commands.scancel(list(self._folders) if handles is None else list(handles))
+        asked = list(self._folders) if handles is None else list(handles)
+        folders = [self._folders[handle] for handle in asked if handle in self._folders]
+        if folders:
+            self.cancel_jobs(folders)
+        _commands.scancel([handle for handle in asked if handle not in self._folders and "+" not in handle])
+
+    def cancel_jobs(self, folders: Sequence[Path]) -> list[str]:
+        """Cancel every submission of these jobs that exists, noted or not; gives the handles that SLURM was told."""
+        return _endings.cancel_jobs(folders, self._watcher)
 
     def log(self, handle: str) -> Path:
         """What the job's shell and srun printed; the job's own words are in the log.txt of its folder."""
-        fields = _commands.job_fields(handle)
+        fields = _commands.job_fields(main_id(handle) if "+" in handle else handle)
         if not fields.get("StdOut"):
             raise UserError(
                 f"SLURM does not know job {handle} any more. Its own words are in the log.txt of its folder."
@@ -153,83 +187,70 @@ class SlurmExecutor:
     def _resources(self, job: Submission) -> Resources:
         return resources_of(job.stage, self._base, job.resources, self._stages)
 
-    def _submit(self, array: Array, needs: str | None) -> str:
-        """Write the order and the script, call sbatch, note the id."""
-        folder = array.experiment / SUBMISSIONS
-        token = f"xp-{array.jobs[0].stage or array.jobs[0].folder.name}-{secrets.token_hex(4)}"
-        order, script = folder / f"{token}.json", folder / f"{token}.sh"
-        content = order_text(array, token, self._settings)
-        with writing(folder):
-            write_json(order, content)
-            write_text(script, self._script(array, order, token, needs))
-        answer = _commands.call("sbatch", "--parsable", str(script), environment=_environment(array))
-        if answer.code:
-            order.unlink()
-            raise refusal(answer, array.resources)
-        job_id = answer.out.strip().partition(";")[0]
-        write_json(order, {**content, "job_id": job_id})
-        return job_id
+    def _driver_resources(self) -> list[Resources]:
+        """For the job that hands in others: one processor for minutes; where that is refused, what the jobs get."""
+        own = self._stages.get(_later.STAGE) or {}
+        small = {"gpus": None, "cpus": 1, "mem_gb": 1, "time_min": 30, "extra": {}, **own}
+        keep = {key: getattr(self._base, key) for key in ("partition", "account", "qos", "constraint", "setup")}
+        return [Resources(**keep).with_(small, f"hydra.launcher.stages.{_later.STAGE}"), self._base]
 
-    def _script(self, array: Array, order: Path, name: str, needs: str | None) -> str:
-        return batch_script(
-            array, order, name=name, dependency=needs, warn_s=self._warn_s, max_running=self._max_running,
-            python=self._python,
-        )  # fmt: skip
+    def _look(self, handles: Sequence[str] | Mapping[str, Any]) -> dict[str, Seen]:
+        """What SLURM says of jobs; of a job that waits for room: of the one that will hand it in."""
+        real = {handle: main_id(handle) if "+" in handle else handle for handle in handles if handle[:1].isdigit()}
+        seen = self._watcher.look(list(dict.fromkeys(real.values())))
+        return {handle: seen[asked] for handle, asked in real.items() if asked in seen}
 
-    def _try_out(self, array: Array) -> None:
-        """Let SLURM check a request without submitting it."""
-        folder = array.experiment / SUBMISSIONS
-        script = folder / f".try-{secrets.token_hex(4)}.sh"
-        with writing(folder):
-            write_text(script, self._script(array, script, "xp", None), durable=False)
-        try:
-            answer = _commands.call("sbatch", "--test-only", str(script))
-        finally:
-            script.unlink()
-        if answer.code:
-            raise refusal(answer, array.resources)
+    def _current(self, handle: str) -> str:
+        """The handle that a job has by now: one that waited for room has got another."""
+        if "+" not in handle:
+            return handle
+        noted = Record(self._folders[handle] / RECORD).get("handle")
+        return str(noted or handle)
 
     def _ask(self) -> None:
-        open_ = [handle for handle in self._folders if not self._states.get(handle, JobState.WAITING).ended]
+        open_ = {handle: self._current(handle) for handle in self._folders
+                 if not self._states.get(handle, JobState.WAITING).ended}  # fmt: skip
         self._asked_at = time.monotonic()
         if self._heard_at < 0:
             self._heard_at = self._asked_at
         try:
-            seen = self.states(open_)
-        except _commands.Silent as silence:
+            seen: dict[str, Seen] | None = self._look(list(open_.values()))
+            self._make_room(seen or {}, open_)
+        except Silent as silence:
             if time.monotonic() - self._heard_at > _SILENT_S:
                 raise UserError(f"{silence} The jobs go on; the same command adopts them.") from None
-            seen = {handle: self._states.get(handle, JobState.WAITING) for handle in open_}
+            seen = None
         else:
             self._heard_at = self._asked_at
-        for handle in open_:
-            self._states[handle] = _settled(self._folders[handle], seen.get(handle))
+        for handle, current in open_.items():
+            self._states[handle] = self._concluded(handle, current, seen)
 
+    def _concluded(self, handle: str, current: str, seen: dict[str, Seen] | None) -> JobState:
+        folder, each = self._folders[handle], (seen or {}).get(current)
+        if current.startswith("blocked+"):
+            return JobState.BLOCKED
+        word = Heard.SILENT if seen is None else Heard.UNKNOWN if each is None else each.heard
+        if "+" in current:  # it waits for room; without a driver this call hands it in
+            return JobState.WAITING
+        if word is not Heard.SILENT and self._since.get(handle, (None, 0.0))[0] is not word:
+            self._since[handle] = (word, self._asked_at)
+        record = Record(folder / RECORD)
+        state = conclude(
+            record.state, alive=record.alive, heard=word, seen=each.state if each else None,
+            final=each is not None and each.final, for_s=self._asked_at - self._since.get(handle, (word, 0.0))[1],
+            before=self._states.get(handle, JobState.WAITING),
+        )  # fmt: skip
+        if state.ended and record.state not in (State.DONE, State.FAILED):
+            _endings.settle({current: each or Seen("")}, {current: folder}, failed=state is JobState.FAILED)
+        return state
 
-def _settled(folder: Path, seen: JobState | None) -> JobState:
-    """A job's state from its record, where it has written an end; else SLURM's word; else its sign of life."""
-    record = Record(folder / RECORD)
-    if record.state in (State.DONE, State.FAILED):
-        return by_record(record)
-    if seen is None:
-        state = by_record(record)
-        return state if state is JobState.RUNNING else JobState.INTERRUPTED
-    if seen in (JobState.DONE, JobState.FAILED):  # ended without a word of its own
-        mark_failed(
-            folder, "SLURM says that the job has ended, but it has not written down how (xp task=attach shows its log)"
-        )
-        return JobState.FAILED
-    return seen
-
-
-def _job_named(token: str) -> str | None:
-    out = _commands.call("squeue", "-h", "-a", "--me", "-o", "%F", f"--name={token}").out.split()
-    return out[0] if out else None
-
-
-def _environment(array: Array) -> dict[str, str]:
-    hidden = {str(job.folder): secrets_of(job.folder) for job in array.jobs if secrets_of(job.folder)}
-    environment = _commands.clean_environment()
-    if hidden:
-        environment[SECRETS] = json.dumps(hidden)
-    return environment | {"PYTHONUNBUFFERED": os.environ.get("PYTHONUNBUFFERED", "1")}
+    def _make_room(self, seen: Mapping[str, Seen], open_: Mapping[str, str]) -> None:
+        """Hand in what waits for room and has nobody who does that, every half a minute."""
+        left = [self._jobs[self._folders[handle]] for handle, current in open_.items()
+                if "+" in current and not current.startswith("blocked+")
+                and not (current in seen and seen[current].heard is Heard.OPEN)]  # fmt: skip
+        if not left or time.monotonic() - self._room_at < _ROOM_EVERY_S:
+            return
+        self._room_at = time.monotonic()
+        for folder, handle in self._desk.submit(left).items():
+            note_handle(folder, self.name, handle)

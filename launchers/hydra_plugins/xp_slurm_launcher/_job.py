@@ -13,60 +13,125 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hydra_plugins.xp_slurm_launcher._here import LEFT, attempt_of, handle, index
+from hydra_plugins.xp_slurm_launcher._protocol import Attempt, Start, may_start
+
 _AGAIN_S = (0.02, 0.05, 0.2, 1.0)
 """Pauses between attempts while another process holds the job's folder; the last one is repeated."""
+_WITHDRAWN = "job {} was withdrawn: another submission has the run, or it was cancelled"
+_FROZEN_S = 600.0
+"""How long an attempt waits for a process that holds the run's folder and gives no sign of life."""
 
 
 def main(arguments: list[str]) -> int:
     """Gives the exit code."""
-    verb, order = arguments[0], json.loads(Path(arguments[1]).read_text())
-    folder = Path(order["jobs"][int(os.environ.get("SLURM_ARRAY_TASK_ID", 0))])
-    if verb == "ended":
-        from hydra_plugins.xp_slurm_launcher._ended import ended
-
-        return ended(folder, order, int(arguments[2]))
-    return _run(folder, order["target"])
-
-
-def handle() -> str:
-    """The handle of the job that this process belongs to."""
-    array = os.environ.get("SLURM_ARRAY_JOB_ID")
-    return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ.get("SLURM_JOB_ID", "")
-
-
-def _run(folder: Path, target: str) -> int:
-    for number in (signal.SIGTERM, signal.SIGUSR2):  # asked to leave before the job has begun
-        signal.signal(number, lambda number, frame: os._exit(128 + number))
-    os.environ["XP_HANDLE"], os.environ["XP_JOB_NODE"] = handle(), os.environ.get("SLURMD_NODENAME", "")
-    hidden = json.loads(os.environ.pop("XP_JOB_SECRETS", "{}")).get(str(folder), {})
     from xp.errors import UserError
-    from xp.runs import threads
 
+    verb, path = arguments[0], Path(arguments[1])
     try:
-        threads.settle()
-        return _execute(folder, _task(target), hidden)
+        if verb == "ended":
+            from hydra_plugins.xp_slurm_launcher._ended import ended
+
+            return ended(path, int(arguments[2]))
+        return _run(path)
     except UserError as error:
         print(f"xp: {error}", file=sys.stderr, flush=True)
         return error.exit_code
 
 
-def _execute(folder: Path, task: Callable[[Any], None], hidden: dict[str, str]) -> int:
+class Superseded(Exception):  # noqa: N818 - a state of affairs
+    """Another submission has the job: this attempt leaves without a trace."""
+
+
+class Waiting(Exception):  # noqa: N818 - a state of affairs
+    """Another attempt shows signs of life: this one waits for its end."""
+
+
+def _run(path: Path) -> int:
+    for number in (signal.SIGTERM, signal.SIGUSR2):  # asked to leave before the job has begun
+        signal.signal(number, lambda number, frame: os._exit(128 + number))
+    os.environ["XP_HANDLE"], os.environ["XP_JOB_NODE"] = handle(), os.environ.get("SLURMD_NODENAME", "")
+    from hydra_plugins.xp_slurm_launcher._guard import guarding
+    from hydra_plugins.xp_slurm_launcher._orders import read_order
+    from xp.runs import threads
+
+    threads.settle()
+    order = read_order(path)
+    folder, settings = order.folders[index()], dict(order.settings or {})
+    hidden = json.loads(os.environ.pop("XP_JOB_SECRETS", "{}")).get(str(folder), {})
+    entry = Entry(path, index(), folder, attempt_of(order.token))
+    try:
+        with guarding(path, entry.index, folder, entry.attempt, int(settings.get("kill_wait_s") or 30)) as guard:
+            return _execute(entry, _task(str(settings["target"])), hidden, guard.begin)
+    except Superseded as reason:
+        print(f"xp: {folder.name}: {reason}", file=sys.stderr, flush=True)
+        return LEFT
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One attempt at the door of its run."""
+
+    path: Path
+    """Its order."""
+    index: int
+    folder: Path
+    attempt: Attempt
+
+    def withdrawn(self) -> bool:
+        """Whether this submission has lost the job, as far as a look can tell."""
+        from hydra_plugins.xp_slurm_launcher._orders import read_order
+
+        return self.index in read_order(self.path).withdrawn
+
+    def admit(self, begin: Callable[[], None]) -> None:
+        """Under the run's lock: work only if the job is still this submission's, and say that this attempt has it.
+
+        Raises:
+            Superseded, Waiting.
+        """
+        from hydra_plugins.xp_slurm_launcher._orders import note_attempt, orders, read_order
+        from xp.runs.folder import RECORD
+        from xp.runs.record import Record
+
+        mine = read_order(self.path)
+        others = orders(mine.experiment, naming=self.folder.name)
+        later = [each for each in others if (each.number, each.token) > (mine.number, mine.token)]
+        start = may_start(
+            withdrawn=self.index in mine.withdrawn,
+            latest=not any(self.folder in each.valid() for each in later),
+            others_alive=Record(self.folder / RECORD).alive,
+        )
+        if start is Start.LEAVE:
+            raise Superseded(_WITHDRAWN.format(handle()))
+        if start is Start.WAIT:
+            raise Waiting
+        note_attempt(self.folder, self.attempt)
+        begin()
+
+
+def _execute(entry: Entry, task: Callable[[Any], None], hidden: dict[str, str], begin: Callable[[], None]) -> int:
     """Run the job; while another process works in its folder, wait for it as long as it shows signs of life."""
     from xp.runs.execute import execute, exit_code
     from xp.runs.heartbeat import beats
     from xp.runs.lock import Busy
 
-    attempt = 0
+    attempt, alive = 0, time.monotonic()
     while True:
         try:
-            execute(folder, task, echo=False, secrets=hidden)
-            return exit_code(folder)
-        except Busy:
-            if attempt > 60 and not beats(folder):
-                raise
+            execute(entry.folder, task, echo=False, secrets=hidden, admit=lambda: entry.admit(begin))
+            return exit_code(entry.folder)
+        except (Busy, Waiting) as busy:
+            if entry.withdrawn():
+                raise Superseded(_WITHDRAWN.format(handle())) from None
+            if beats(entry.folder):
+                alive = time.monotonic()
+            if time.monotonic() - alive > _FROZEN_S:
+                raise Superseded(f"{busy} It has given no sign of life for {_FROZEN_S:.0f} s.") from None
             time.sleep(_AGAIN_S[min(attempt, len(_AGAIN_S) - 1)])
             attempt += 1
 

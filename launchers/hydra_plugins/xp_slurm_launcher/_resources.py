@@ -1,13 +1,25 @@
 """What a job may ask of SLURM: the names a user writes, and what submitit and sbatch call them."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from hydra_plugins.xp_slurm_launcher._options import OWN_KEYS, extra_options, name_of, one_line, setup_lines
 from xp.errors import UserError, closest, listing
+from xp.foreign.text import printable, shown
 
 _FOREIGN = ("tags",)
 """Resources of other launchers: an experiment may name them, SLURM has no use for them."""
+
+
+_GPUS = re.compile(r"([A-Za-z0-9_.-]+:)?\d{1,6}")
+_MOST = 2**31 - 2
+_SAME = {
+    "mem_gb": {"mem", "mem-per-cpu", "mem-per-gpu"},
+    "time_min": {"time"},
+    "gpus": {"gpus", "gpus-per-task", "gpus-per-socket"},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,22 +50,27 @@ class Resources:
         changes = {str(key): value for key, value in changes.items() if key not in _FOREIGN}
         for key in changes:
             if key not in known:
+                ours = OWN_KEYS.get(key.replace("_", "-"))
+                meant = f" (it is called {ours} here)" if ours else closest(key, known)
                 raise UserError(
-                    f"{where}.{key}: SLURM jobs have no such resource{closest(key, known)}. Resources: "
+                    f"{where}.{printable(key)}: SLURM jobs have no such resource{meant}. Resources: "
                     f"{listing(known)}; any option of sbatch goes into extra: {{OPTION: VALUE}}."
                 )
         if "extra" in changes:
-            changes["extra"] = {**self.extra, **(changes["extra"] or {})}
+            given = changes["extra"] or {}
+            if not isinstance(given, Mapping):
+                raise UserError(f"{where}.extra={shown(given)}: {{OPTION: VALUE}} is wanted, as {{exclude: node7}}.")
+            extra_options(given, f"{where}.extra")
+            changes["extra"] = {**self.extra, **{str(name): value for name, value in given.items()}}
         if "setup" in changes:
-            given = changes["setup"] or ()
-            changes["setup"] = (given,) if isinstance(given, str) else tuple(map(str, given))
+            changes["setup"] = setup_lines(changes["setup"], f"{where}.setup")
         made = replace(self, **changes)
         made._check(where)
         return made
 
     def parameters(self) -> dict[str, Any]:
         """The resources as parameters of submitit's SLURM executor."""
-        extra = {key.replace("_", "-"): value for key, value in self.extra.items() if value not in (None, False)}
+        extra = extra_options(self.extra, "hydra.launcher.extra")
         given = {
             "partition": self.partition,
             "account": self.account,
@@ -74,12 +91,31 @@ class Resources:
         return ", ".join(told) or "nothing in particular"
 
     def _check(self, where: str) -> None:
-        for name, low in (("cpus", 1), ("mem_gb", 0), ("time_min", 1), ("gpus", 0)):
+        for name in ("partition", "account", "qos", "constraint"):
+            if (value := getattr(self, name)) is not None:
+                name_of(value, f"{where}.{name}")
+        for name, low in (("cpus", 1), ("time_min", 1), ("gpus", 0)):
             value = getattr(self, name)
             if name == "gpus" and isinstance(value, str):
-                continue
-            if value is not None and (not isinstance(value, int | float) or isinstance(value, bool) or value < low):
-                raise UserError(f"{where}.{name}={value!r}: a number of at least {low} is wanted, or null.")
+                if not _GPUS.fullmatch(one_line(value, f"{where}.gpus")):
+                    raise UserError(f"{where}.gpus={shown(value)}: a number is wanted, or TYPE:NUMBER as a100:2.")
+            elif value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < low):
+                raise UserError(f"{where}.{name}={shown(value)}: a number of at least {low} is wanted, or null.")
+            elif value is not None and value > _MOST:
+                raise UserError(f"{where}.{name}={shown(value)}: SLURM counts to {_MOST}.")
+        memory = self.mem_gb
+        if memory is not None and (
+            not isinstance(memory, int | float) or isinstance(memory, bool) or not 0 <= memory <= _MOST
+        ):
+            raise UserError(f"{where}.mem_gb={shown(memory)}: a number of gigabytes is wanted, or null.")
+        self._check_twice(where)
+
+    def _check_twice(self, where: str) -> None:
+        """The same thing asked for in two ways: sbatch would take one of them without a word."""
+        given = {str(key).replace("_", "-") for key, value in self.extra.items() if value not in (None, False)}
+        for name, options in _SAME.items():
+            if getattr(self, name) is not None and (twice := given & options):
+                raise UserError(f"{where}: {name} and extra.{min(twice)} ask for the same thing. Give one of them.")
 
 
 def resources_of(stage: str, base: Resources, wanted: Mapping[str, Any], by_stage: Mapping[str, Any]) -> Resources:

@@ -3,17 +3,22 @@
 import os
 import shlex
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hydra_plugins.xp_slurm_launcher._arrays import Array
+from hydra_plugins.xp_slurm_launcher._options import name_of, one_line
 from hydra_plugins.xp_slurm_launcher._resources import Resources
+from xp.errors import UserError
+from xp.foreign.text import shown
 from xp.runs import snapshot
 from xp.runs.folder import JOB
 from xp.runs.reading import read_json
 
 _JOB = "hydra_plugins.xp_slurm_launcher._job"
+_DRIVER = "hydra_plugins.xp_slurm_launcher._driver"
+FIRST = ":"
+"""The first command: behind it sbatch reads no more options, whatever a set-up line looks like."""
 
 
 def batch_script(
@@ -40,10 +45,13 @@ def batch_script(
         warn_s: seconds before the time limit at which SLURM sends USR2.
         max_running: how many of the array's jobs may run at the same time.
         python: the interpreter on the nodes; default: this one.
+
+    Raises:
+        UserError: the experiment's folder has a name that SLURM does not take as it stands.
     """
+    _refuse_patterns(order.parent)
     parameters = _parameters(array.resources)
-    interpreter = python or shlex.quote(sys.executable)
-    job = f"{interpreter} -u -m {_JOB}"
+    job = f"{interpreter(python)} -u -m {_JOB}"
     after = [
         "code=$?",
         f"if [ $code -ne 0 ]; then {job} ended {shlex.quote(str(order))} $code; code=$?; fi",
@@ -60,7 +68,7 @@ def batch_script(
         signal_delay_s=warn_s,
         dependency=dependency,
         stderr_to_stdout=True,
-        setup=[*array.resources.setup, *_python_path(array), "trap : TERM USR2"],
+        setup=[FIRST, *array.resources.setup, *_python_path(array), "trap : TERM USR2"],
         teardown=after,
         **parameters,
     )
@@ -91,6 +99,43 @@ def _python_path(array: Array) -> list[str]:
     return ["export PYTHONPATH=" + shlex.quote(os.pathsep.join(map(str, roots))) + '"${PYTHONPATH:+:$PYTHONPATH}"']
 
 
-def order_text(array: Array, token: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What a job of the array reads on its node."""
-    return {"token": token, "job_id": None, "jobs": [str(job.folder) for job in array.jobs], **settings}
+def interpreter(python: str | None) -> str:
+    """The interpreter as a word of the shell; a leading ~/ is the home folder of whoever runs the job.
+
+    Raises:
+        UserError: it is no path of one line.
+    """
+    if python is None:
+        return shlex.quote(sys.executable)
+    path = name_of(python, "hydra.launcher.python")
+    return "~/" + shlex.quote(path[2:]) if path.startswith("~/") else shlex.quote(path)
+
+
+def driver_script(array: Array, folder: Path, *, name: str, python: str | None, begin: str) -> str:
+    """The text of the small job that hands in the jobs SLURM had no room for."""
+    _refuse_patterns(folder)
+    experiment = shlex.quote(str(folder.parent))
+    return _submitit(
+        job_name=name,
+        command=f"exec {interpreter(python)} -u -m {_DRIVER} {experiment}",
+        folder=folder,
+        use_srun=False,
+        stderr_to_stdout=True,
+        setup=[FIRST, *array.resources.setup, *_python_path(array)],
+        **{**_without_srun(array.resources), "additional_parameters": {
+            "requeue": True, "begin": begin, **array.resources.parameters()["additional_parameters"]}},
+    )  # fmt: skip
+
+
+def _without_srun(resources: Resources) -> dict[str, Any]:
+    return {key: value for key, value in resources.parameters().items() if key != "srun_args"}
+
+
+def _refuse_patterns(folder: Path) -> None:
+    """SLURM reads % and backslashes in the names of output files, and a script has one option on a line."""
+    text = one_line(folder, "hydra.sweep.dir")
+    if "%" in text or "\\" in text:
+        raise UserError(
+            f"hydra.sweep.dir={shown(folder.parent)}: SLURM reads % and \\ in file names as patterns. Choose a folder "
+            "without them: hydra.sweep.dir=FOLDER"
+        )

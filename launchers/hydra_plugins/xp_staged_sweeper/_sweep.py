@@ -2,15 +2,13 @@
 
 import shlex
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from omegaconf import OmegaConf
 
 from hydra_plugins.xp_staged_sweeper._compose import Composer
 from hydra_plugins.xp_staged_sweeper._experiment import Experiment, Planned, plan_experiment, read_command_line
 from hydra_plugins.xp_staged_sweeper._freezing import freeze_all
-from hydra_plugins.xp_staged_sweeper._hydra_keys import SUBDIR, refuse_options, refuse_unread, typed
 from hydra_plugins.xp_staged_sweeper._jobs import Rules
 from hydra_plugins.xp_staged_sweeper._plan import Action, Plan, make_plan, places, say, summary_line, table
 from hydra_plugins.xp_staged_sweeper._submit import recover, submit, tell
@@ -21,6 +19,7 @@ from xp.runs.reading import writing
 from xp.runs.record import now
 from xp.runs.secret import redact_overrides
 from xp.runs.single import STOCK
+from xp.runs.submitted import handing_in
 from xp.shell import command, near
 
 if TYPE_CHECKING:
@@ -61,8 +60,23 @@ class Sweep:
         rules = rules or xp_rules()
         launcher = self._launcher()
         executor = launcher.executor() if hasattr(launcher, "executor") else None
-        refuse_options(self._options.others)
-        experiments = self._experiments(arguments, rules, stock=executor is None)
+        experiments = self._experiments(arguments, rules)
+        with ExitStack() as held:
+            if not self._options.dry_run:  # until the jobs are submitted no other call plans, freezes or submits them
+                held.enter_context(handing_in(executor, [each.folder for each in experiments]))
+            return self._planned(experiments, arguments, rules, launcher, executor, console, held)
+
+    def _planned(
+        self,
+        experiments: Sequence[Experiment],
+        arguments: Sequence[str],
+        rules: Rules,
+        launcher: Any,
+        executor: Any,
+        console: Any,
+        held: ExitStack,
+    ) -> int:
+        """Plan, freeze and submit with `held` open; close it and wait for the jobs, where the launcher waits."""
         recover(executor, experiments)
         plan = make_plan(experiments, rules, retry_failed=self._options.retry_failed)
         workers = getattr(executor, "n_jobs", 1)
@@ -84,6 +98,7 @@ class Sweep:
         from hydra_plugins.xp_staged_sweeper._drive import drive
 
         folders = submit(executor, plan, getattr(launcher, "settings", {}), console)
+        held.close()
         if executor.detachable and getattr(launcher, "detach", False):
             executor.close()
             return tell(plan, executor.name, console)
@@ -96,16 +111,14 @@ class Sweep:
             rules.show(experiment.folder)
         return code
 
-    def _experiments(self, arguments: Sequence[str], rules: Rules, *, stock: bool) -> list[Experiment]:
+    def _experiments(self, arguments: Sequence[str], rules: Rules) -> list[Experiment]:
         composer = Composer(self._context.config_loader, self._config)
         names, _ = read_command_line(composer, arguments)
-        own = self._typed("hydra")
-        refuse_unread(own, staged=names != [None], stock=stock)
         found: list[Experiment] = []
         for name in names:
             params = self._params(composer, name)
             _, line = read_command_line(composer, [*params, *arguments])
-            found.append(plan_experiment(composer, name, line, rules, subdir=typed(own, SUBDIR)))
+            found.append(plan_experiment(composer, name, line, rules))
         return found
 
     def _params(self, composer: Composer, name: str | None) -> list[str]:
@@ -122,11 +135,6 @@ class Sweep:
         return Plugins.instance().instantiate_launcher(
             hydra_context=self._context, task_function=self._task, config=self._config
         )
-
-    def _typed(self, kind: str) -> list[str]:
-        """The overrides as typed, for the job (`task`) or for the section `hydra`; interpolations stay text."""
-        found: Any = OmegaConf.to_container(self._config.hydra.overrides[kind], resolve=False)
-        return found
 
     def _freeze(self, plan: Plan, arguments: Sequence[str], executor: str) -> None:
         """Write every job that will run into its folder, with the hash of the code."""
@@ -173,7 +181,8 @@ class Sweep:
 
     def _command(self, *, retry: bool) -> str:
         """The same command line again, with retry_failed where something failed."""
-        given = redact_overrides([*self._typed("task"), *self._typed("hydra")])
+        overrides = self._config.hydra.overrides
+        given = redact_overrides([*overrides.task, *overrides.hydra])
         rest = [o for o in given if "hydra.mode" not in o and "hydra.sweeper.retry_failed" not in o]
         flags = ["hydra.sweeper.retry_failed=true"] if retry else []
         return shlex.join(["xp", *rest, *flags, "-m"])

@@ -33,6 +33,7 @@ def execute(
     *,
     echo: bool = True,
     secrets: Mapping[str, str] | None = None,
+    admit: Callable[[], None] = lambda: None,
 ) -> State:
     """Run the job frozen in `folder` by calling `task(run)`.
 
@@ -46,6 +47,7 @@ def execute(
         task: what to do; it looks at `run.should_stop()` now and then and raises `run.interrupted`.
         echo: also show output on the terminal.
         secrets: {dotted key: value} that were left out of the files; default: what this process left out itself.
+        admit: called with the folder held, before anything is written: raises if this process may not run the job.
 
     Raises:
         Busy: another process works in the folder.
@@ -57,6 +59,7 @@ def execute(
         record = Record(folder / RECORD)
         if record.state is State.DONE:
             return record.state
+        admit()
         attempts = record.get("attempts", 0)
         with to_log(folder / LOG, echo=echo), listening() as stop, beating(folder, lambda: last_step(folder)) as handle:
             warning = threads.resume(record.get("threads")) if attempts else None

@@ -98,6 +98,8 @@ def _as_seen(row: Row, seen: JobState, remark: str) -> Row:
         return replace(row, state="blocked", remark="a job it needs failed")
     if seen is JobState.DONE:
         return row  # the record is being written
+    if seen is JobState.INTERRUPTED and (now := row_of(RunFolder(row.folder))).state == "cancelled":
+        return replace(now, remark=remark)  # written down when the executor was asked
     return replace(row, state="failed" if seen is JobState.FAILED else "interrupted", host="", remark=remark)
 
 

@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 from xp.errors import UserError, some
 from xp.runs.folder import LOG, RunFolder, load_run
 from xp.runs.status import Row, row_of, with_executors
-from xp.runs.submitted import executor_of
+from xp.runs.submitted import adopt_unnoted, executor_of
 from xp.shell import command, near
 from xp.tasks.status import look, places
 
@@ -19,6 +19,7 @@ _LOOK_EVERY_S = 3.0
 def show(config: DictConfig) -> int:
     """Print the log as it grows. Exit code 0: done, or left by Ctrl-C; 1: the run ended otherwise."""
     run = load_run(config.attach.run) if config.attach.run is not None else _only_one(config)
+    adopt_unnoted([run.path.parent])
     try:
         last = _follow(run, config.attach.lines)
     except KeyboardInterrupt:

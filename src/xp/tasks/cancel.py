@@ -9,20 +9,21 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from xp.errors import UserError, listing, some
-from xp.foreign.text import printable
 from xp.runs import Record, State
 from xp.runs.executor import JobState
 from xp.runs.folder import RECORD
-from xp.runs.lock import LOCK, Busy, holder, locked
+from xp.runs.lock import Busy, locked
 from xp.runs.status import Row
-from xp.runs.submitted import ask, by_executor, controller_of
+from xp.runs.submitted import adopt_unnoted, ask, by_executor, controller_of, experiments_at
 from xp.shell import command, near
 from xp.tasks.status import look, places
 
 
 def show(config: DictConfig) -> int:
     """Cancel; prints what was done. Exit code 0, also if there was nothing to cancel."""
-    found = [row for row in look(places(config.cancel.folder, config, "cancel.folder")) if row.open]
+    folders = places(config.cancel.folder, config, "cancel.folder")
+    adopt_unnoted(experiments_at(folders))
+    found = [row for row in look(folders) if row.open]
     if not found:
         print("Nothing waits or runs there.")
         return 0
@@ -31,8 +32,11 @@ def show(config: DictConfig) -> int:
     in_hands = [row.folder for row in found if row.handle]
     running = {folder for folder, state in ask(in_hands).items() if state is JobState.RUNNING}
     for executor, handles in by_executor(in_hands):
-        executor.cancel(list(handles))
-        print(f"{executor.name}: cancelled {listing(handles)}")
+        everything = getattr(executor, "cancel_jobs", None)  # where a job may have been submitted more than once
+        told = everything(list(handles.values())) if everything else handles
+        if not everything:
+            executor.cancel(list(handles))
+        print(f"{executor.name}: cancelled {listing(told)}")
     for folder in in_hands:
         if folder not in running:
             _mark(folder)
@@ -63,32 +67,15 @@ def _mark(folder: Path) -> None:
 
 
 def _end_processes(found: Sequence[Row]) -> list[str]:
-    """Ask processes on this host to leave: the controller of a sweep (it lets its jobs leave), else the run itself.
-
-    Who that is, the system says: the holder of the experiment's or of the run's lock, never a file.
-    """
+    """Ask processes on this host to leave: the controller of a sweep (it lets its jobs leave), else the run itself."""
     lines, asked = [], set()
     for row in found:
-        host = Record(row.folder / RECORD).get("host")
-        if host != socket.gethostname():
-            raise UserError(f"{printable(row.folder)} is at work on {printable(host)}. Run the same command there.")
-        controller, worker = controller_of(row.folder.parent), holder(row.folder / LOCK)
-        pid = controller or worker
-        if pid is None:
-            lines.append(f"{printable(row.name)}: no process holds its folder, so none was asked to leave")
-            continue
+        record = Record(row.folder / RECORD)
+        if record.get("host") != socket.gethostname():
+            raise UserError(f"{row.folder} is at work on {record.get('host')}. Run the same command there.")
+        pid = controller_of(row.folder.parent) or record["pid"]
         if pid not in asked:
-            _ask(pid, signal.SIGINT if controller else signal.SIGTERM)
+            os.kill(pid, signal.SIGINT if pid != record["pid"] else signal.SIGTERM)
             asked.add(pid)
-        lines.append(f"{printable(row.name)}: process {pid} was asked to leave")
+        lines.append(f"{row.name}: process {pid} was asked to leave")
     return lines
-
-
-def _ask(pid: int, number: signal.Signals) -> None:
-    """Signal a process that held a lock a moment ago; one that has left meanwhile has done what was wanted."""
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        return
-    except PermissionError:
-        raise UserError(f"Process {pid} belongs to another user, who has to end it.") from None

@@ -1,0 +1,48 @@
+"""On the cluster: hand in the jobs of an experiment that SLURM had no room for (`python -m ..._driver EXPERIMENT`)."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from hydra_plugins.xp_slurm_launcher._commands import patiently
+from hydra_plugins.xp_slurm_launcher._executor import SlurmExecutor
+from hydra_plugins.xp_slurm_launcher._handing_in import SECRETS
+from hydra_plugins.xp_slurm_launcher._later import SETTINGS, read_rest
+from hydra_plugins.xp_slurm_launcher._orders import handing_in
+from xp.errors import UserError
+from xp.runs.submitted import submit_and_note
+
+_PATIENCE_S = 3600.0
+
+
+def main(arguments: list[str]) -> int:
+    """Gives the exit code."""
+    experiment, me = Path(arguments[0]), os.environ.get("SLURM_JOB_ID", "")
+    executor = SlurmExecutor(**json.loads(os.environ.pop(SETTINGS, "{}")))
+    executor.hidden.update(json.loads(os.environ.pop(SECRETS, "{}")))
+    try:
+        patiently(lambda: hand_in(executor, experiment, me), _PATIENCE_S, lambda words: print(words, flush=True))
+    except UserError as error:
+        print(f"xp: {error}", file=sys.stderr, flush=True)
+        return error.exit_code
+    return 0
+
+
+def hand_in(executor: SlurmExecutor, experiment: Path, driver: str) -> None:
+    """Submit what has room, if `driver` is still who shall do that.
+
+    Raises:
+        Silent: SLURM does not answer.
+    """
+    with handing_in(experiment):
+        named, jobs = read_rest(experiment)
+        if named != driver:
+            print("Another call has taken over what waited for room.")
+            return
+        for job, handle in zip(jobs, submit_and_note(executor, jobs)):
+            print(f"{job.stage}/{job.folder.name} -> slurm {handle}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,420 @@
+"""Jobs on their way to SLURM, under the experiment's lock: decide, withdraw, try out, submit what has room."""
+
+import json
+import os
+import secrets
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from hydra_plugins.xp_slurm_launcher import _commands, _later
+from hydra_plugins.xp_slurm_launcher._arrays import Array, Room, arrays, dependency
+from hydra_plugins.xp_slurm_launcher._commands import Answer, Silent
+from hydra_plugins.xp_slurm_launcher._orders import (
+    SUBMISSIONS,
+    Order,
+    handing_in,
+    lock_descriptor,
+    new_order,
+    next_number,
+    orders,
+    valid_orders,
+)  # fmt: skip
+from hydra_plugins.xp_slurm_launcher._protocol import Heard, Move, before_submitting
+from hydra_plugins.xp_slurm_launcher._refusals import HOPELESS, NoRoom, no_room, refusal, standstill
+from hydra_plugins.xp_slurm_launcher._resources import Resources
+from hydra_plugins.xp_slurm_launcher._script import FIRST, batch_script, driver_script
+from hydra_plugins.xp_slurm_launcher._state import Watcher, heard, job_named
+from xp.errors import UserError
+from xp.runs.atomic import write_text
+from xp.runs.executor import Submission
+from xp.runs.folder import RECORD
+from xp.runs.frozen import secrets_of
+from xp.runs.lock import Busy, locked
+from xp.runs.reading import writing
+from xp.runs.record import Record, State
+
+SECRETS = "XP_JOB_SECRETS"
+"""Environment variable that carries secrets of jobs' configurations: no file holds them."""
+_LOST_S = (0.0, 1.0, 3.0)
+"""When to ask for a submission whose answer was lost."""
+_LEAVING = (Heard.ENDING, Heard.ENDED)
+_LOCKS = 100
+"""Runs' locks that are held at a time."""
+
+
+@dataclass
+class Desk:
+    """One call's way to SLURM."""
+
+    resources: Callable[[Submission], Resources]
+    driver_resources: Callable[[], Sequence[Resources]]
+    """What to ask for the job that hands in the rest, the smallest request first."""
+    watcher: Watcher
+    settings: Mapping[str, Any]
+    """What the jobs read from their order."""
+    given: Mapping[str, Any]
+    """The launcher's settings, for the job that hands in the rest."""
+    warn_s: int
+    max_running: int | None
+    python: str | None
+    hidden: dict[str, dict[str, str]] = field(default_factory=dict)
+    """{folder: secrets} that came to this process through its environment."""
+    _numbers: dict[Path, int] = field(default_factory=dict)
+
+    def submit(self, jobs: Sequence[Submission]) -> dict[Path, str]:
+        """{folder: handle} of all jobs: submitted now, or by an earlier call, or kept until there is room.
+
+        Raises:
+            Silent: SLURM does not answer.
+            UserError: SLURM refuses a request for good; nothing of this call is left in its queue then.
+        """
+        with ExitStack() as held:
+            for experiment in sorted({job.folder.parent for job in jobs}):
+                held.enter_context(handing_in(experiment))
+                self._numbers[experiment] = next_number(experiment) - 1
+            handles = {job.folder: job.handle for job in jobs if _is_slurms(job.handle)}
+            adopted, fresh = self._decided([job for job in jobs if job.folder not in handles])
+            handles |= adopted | self._open_needs(jobs)
+            fresh, blocked = _with_live_needs(fresh, handles)
+            handles |= {folder: f"blocked+{number}" for number, folder in enumerate(blocked)}
+            groups = arrays(fresh, self.resources, _commands.largest_array() if len(fresh) > 1 else 1)
+            self._try_out(groups)
+            self._hand_in(groups, handles)
+            for experiment in self._numbers:
+                _later.prune_rest(experiment)
+        return handles
+
+    def _decided(self, jobs: Sequence[Submission]) -> tuple[dict[Path, str], list[Submission]]:
+        """Handles of what is not to be submitted, and the jobs that are: nothing else is valid for them any more."""
+        known: dict[Path, tuple[Order, int]] = {}
+        for experiment in dict.fromkeys(job.folder.parent for job in jobs):
+            known |= resolved(experiment)
+        told = self._heard([job.folder for job in jobs], known)
+        told |= self._let_leave([folder for folder, word in told.items() if word in _LEAVING], known)
+        handles: dict[Path, str] = {}
+        fresh: list[Submission] = []
+        for start in range(0, len(jobs), _LOCKS):
+            part = jobs[start : start + _LOCKS]
+            with ExitStack() as held:
+                free = {job.folder for job in part if take_lock(job.folder, held)}
+                moves = [(job, _move(job, job.folder not in free, known, told)) for job in part]
+                _refuse_silence(moves)
+                chosen = [job for job, move in moves if move is Move.SUBMIT]
+                withdraw(known[job.folder] for job in chosen if job.folder in known)
+                _drop([known[job.folder] for job in chosen if job.folder in known and told[job.folder] in _LEAVING])
+            fresh += chosen
+            handles |= {job.folder: _earlier(job, known) for job, move in moves if move is not Move.SUBMIT}
+        return handles, fresh
+
+    def _let_leave(self, folders: Sequence[Path], known: Mapping[Path, tuple[Order, int]]) -> dict[Path, Heard]:
+        """Wait for jobs that SLURM is ending just now (KillWait at most), so that they can be submitted anew."""
+        limit = time.monotonic() + _commands.cluster_number("KillWait", 30) + 5 if folders else 0.0
+        left = [folder for folder in folders if _busy(folder)]
+        if left:
+            print(f"xp: waiting for {left[0].name}, which is being ended", file=sys.stderr)
+        while left and time.monotonic() < limit:
+            time.sleep(0.3)
+            left = [folder for folder in left if _busy(folder)]
+        return self._heard(folders, known) if folders else {}
+
+    def _open_needs(self, jobs: Sequence[Submission]) -> dict[Path, str]:
+        """Handles of unfinished jobs that these need and that an earlier call submitted."""
+        mine = {job.folder for job in jobs}
+        needs = {need for job in jobs for need in job.needs if need not in mine and not _done(need)}
+        known: dict[Path, tuple[Order, int]] = {}
+        for experiment in {need.parent for need in needs}:
+            known |= valid_orders(experiment)
+        told = self._heard(sorted(needs), known)
+        return {need: known[need][0].handle(known[need][1]) for need, word in told.items()
+                if need in known and word is Heard.OPEN}  # fmt: skip
+
+    def _heard(self, folders: Sequence[Path], known: Mapping[Path, tuple[Order, int]]) -> dict[Path, Heard]:
+        """What SLURM says of the submissions that are valid for these jobs, and of handles without an order."""
+        asked = {folder: (order.handle(index), order.token) for folder in folders if folder in known
+                 for order, index in [known[folder]]}  # fmt: skip
+        for folder in folders:
+            noted = str(Record(folder / RECORD).get("handle") or "")
+            if folder not in known and _is_slurms(noted):
+                asked[folder] = (noted, "")
+        try:
+            seen = self.watcher.look([handle for handle, _ in asked.values() if handle])
+        except Silent:
+            return dict.fromkeys(asked, Heard.SILENT)
+        return {folder: heard(seen.get(handle), token) for folder, (handle, token) in asked.items()}
+
+    def _hand_in(self, groups: Sequence[Array], handles: dict[Path, str]) -> None:
+        """One call of sbatch per array, needs first; what has no room goes to a job that hands it in later."""
+        waiting, room, sizes = list(groups), Room(), dict[str, int]()
+        done: list[tuple[Order, Array]] = []
+        keeper: _later.Keeper | None = None
+        try:
+            while waiting and not room.full:
+                group, rest = waiting[0].split(room.size(len(waiting[0].jobs)))
+                try:
+                    order = self._submit(group, dependency(group, handles, sizes))
+                except NoRoom as limit:
+                    room.refused(len(group.jobs))
+                    keeper = keeper or _later.Keeper(self, str(limit))
+                    waiting = keeper.reserve(done, waiting, handles)
+                    continue
+                done.append((order, group))
+                room.taken(len(group.jobs))
+                sizes[str(order.job_id)] = len(group.jobs)
+                handles |= {job.folder: order.handle(index) for index, job in enumerate(group.jobs)}
+                waiting = [*([rest] if rest.jobs else []), *waiting[1:]]
+        except Silent:
+            raise
+        except UserError:
+            take_back([order for order, _ in done])
+            raise
+        if keeper is not None:
+            handles |= keeper.settle([job for each in waiting for job in each.jobs])
+
+    def _submit(self, array: Array, needs: str | None) -> Order:
+        """Write the order and the script, call sbatch, note the id.
+
+        Raises:
+            NoRoom: a limit on jobs in the queue.
+            Silent: SLURM does not answer; whether it has the jobs is found out by whoever calls next.
+        """
+        names = [job.folder.name for job in array.jobs]
+        kill_s = _commands.cluster_number("KillWait", 30)
+        number = self._numbers[array.experiment] = 1 + self._numbers[array.experiment]
+        settings = {**self.settings, "kill_wait_s": kill_s}
+        order = new_order(array.experiment, number, array.jobs[0].stage or names[0], names, settings).write()
+        script = order.path.with_suffix(".sh")
+        try:
+            text = self._script(array, order.path, order.token, needs)
+            with writing(script.parent):
+                write_text(script, text)
+            job_id = self.sbatch(script, order.token, array)
+        except UserError as error:
+            if not isinstance(error, Silent):
+                order.path.unlink()
+                script.unlink(missing_ok=True)
+            raise
+        return replace(order, job_id=job_id).write()
+
+    def sbatch(self, script: Path, token: str, array: Array, more: Mapping[str, str] | None = None) -> str:
+        """Submit a script under the lock; gives SLURM's id.
+
+        Raises:
+            NoRoom, Silent: as `_submit`.
+            UserError: refused.
+        """
+        environment = {**self.environment(array.jobs), **(more or {})}
+        try:
+            answer = _commands.call(
+                "sbatch", "--parsable", str(script), environment=environment,
+                inherited=lock_descriptor(array.experiment),
+            )  # fmt: skip
+        except Silent:
+            return _found(token)
+        if answer.code:
+            limit = no_room(answer)
+            raise NoRoom(limit) if limit else refusal(answer, array.resources)
+        job_id = answer.out.strip().partition(";")[0]
+        return job_id if job_id.isdigit() else _found(token)
+
+    def environment(self, jobs: Iterable[Submission]) -> dict[str, str]:
+        """The environment that jobs get: this process's, and their secrets."""
+        folders = [job.folder for job in jobs]
+        hidden = {str(each): secrets_of(each) or self.hidden.get(str(each), {}) for each in folders}
+        hidden = {folder: found for folder, found in hidden.items() if found}
+        environment = _commands.clean_environment()
+        if hidden:
+            environment[SECRETS] = json.dumps(hidden)
+        return environment | {"PYTHONUNBUFFERED": os.environ.get("PYTHONUNBUFFERED", "1")}
+
+    @property
+    def given_text(self) -> str:
+        """The launcher's settings as the driver reads them."""
+        return json.dumps(dict(self.given))
+
+    def driver_text(self, array: Array, folder: Path, name: str, begin: str) -> str:
+        """The script of the job that hands in the rest."""
+        return driver_script(array, folder, name=name, python=self.python, begin=begin)
+
+    def _script(self, array: Array, order: Path, name: str, needs: str | None) -> str:
+        return batch_script(
+            array, order, name=name, dependency=needs, warn_s=self.warn_s, max_running=self.max_running,
+            python=self.python,
+        )  # fmt: skip
+
+    def _try_out(self, groups: Sequence[Array]) -> None:
+        """Let SLURM check every kind of request before the first is submitted.
+
+        `--test-only` also refuses what can run later (nodes drained, down, in maintenance). What it refuses is
+        therefore submitted with nothing to do: its answer, or its reason to let it wait, says if it can ever run.
+
+        Raises:
+            UserError: a request is refused for good.
+        """
+        tried: list[Resources] = []
+        for group in groups:
+            if group.resources in tried:
+                continue
+            tried.append(group.resources)
+            answer = self._tried(group, "--test-only")
+            if not answer.code or no_room(answer):
+                continue
+            plain = self._tried(group, "--parsable")
+            if plain.code and not no_room(plain):
+                raise refusal(plain, group.resources)
+            if not plain.code:
+                self._refuse_hopeless(plain.out.strip().partition(";")[0], answer, group.resources)
+            print(
+                f"xp: SLURM takes these jobs ({group.resources.text()}), but nothing can run them now: {answer.told}. "
+                f"{standstill() or 'They wait in the queue'}. See: sinfo -R ; xp task=status",
+                file=sys.stderr,
+            )
+
+    def _refuse_hopeless(self, job_id: str, answer: Answer, asked: Resources) -> None:
+        """Cancel a job that was submitted for trial, once SLURM has said why it waits."""
+        reason = ""
+        try:
+            for _ in range(20):
+                seen = self.watcher.look([job_id]).get(job_id)
+                reason = seen.reason if seen is not None else ""
+                if reason or seen is None or seen.heard is not Heard.OPEN:
+                    break
+                time.sleep(0.1)
+        finally:
+            _commands.scancel([job_id])
+        if reason.startswith(HOPELESS):
+            raise refusal(answer, asked)
+
+    def _tried(self, array: Array, flag: str) -> Answer:
+        """What sbatch says to one job of an array; without anything to do in it."""
+        folder = array.experiment / SUBMISSIONS
+        script = folder / f".try-{secrets.token_hex(4)}.sh"
+        one = Array(array.jobs[:1], array.resources)
+        text = self._script(one, script, "xp-try", None)
+        options = text.partition(f"\n{FIRST}\n")[0]
+        with writing(folder):
+            write_text(script, f"{options}\nexit 0\n", durable=False)
+        try:
+            return _commands.call("sbatch", flag, "--output=/dev/null", str(script))
+        finally:
+            script.unlink()
+
+
+def resolved(experiment: Path) -> dict[Path, tuple[Order, int]]:
+    """`valid_orders`, after SLURM was asked for those whose id nobody has heard; only under the experiment's lock.
+
+    Raises:
+        Silent: SLURM does not answer.
+    """
+    for order in orders(experiment):
+        if order.job_id is None and order.valid() and (job_id := job_named(order.token)) is not None:
+            replace(order, job_id=job_id).write()
+    return valid_orders(experiment)
+
+
+def withdraw(places: Iterable[tuple[Order, int]]) -> None:
+    """Take from orders the right to start some of their jobs; only under the experiment's lock and those runs'."""
+    by_order: dict[Path, tuple[Order, set[int]]] = {}
+    for order, index in places:
+        by_order.setdefault(order.path, (order, set()))[1].add(index)
+    for order, indices in by_order.values():
+        order.without(frozenset(indices))
+
+
+def take_back(submitted: Sequence[Order]) -> None:
+    """Cancel orders of a call that is refused half-way."""
+    for order in submitted:
+        order.without(frozenset(range(len(order.names))))
+    _commands.scancel([str(order.job_id) for order in submitted])
+
+
+def _found(token: str) -> str:
+    """The id of a submission whose answer was lost.
+
+    Raises:
+        Silent: SLURM does not answer, or does not know it (yet): the order stays, and whoever calls next asks again.
+    """
+    for pause in _LOST_S:
+        time.sleep(pause)
+        if (job_id := job_named(token)) is not None:
+            return job_id
+    raise Silent(
+        "SLURM has not answered sbatch, and does not know the jobs. The same command asks again and submits what is "
+        "missing. Look with: scontrol ping"
+    )
+
+
+def take_lock(folder: Path, held: ExitStack) -> bool:
+    """Take a run's lock for as long as `held` is open; False if another process works there."""
+    try:
+        held.enter_context(locked(folder))
+    except Busy:
+        return False
+    return True
+
+
+def _busy(folder: Path) -> bool:
+    with ExitStack() as held:
+        return not take_lock(folder, held)
+
+
+def _drop(places: Sequence[tuple[Order, int]]) -> None:
+    """Keep SLURM from queueing again what was withdrawn."""
+    _commands.scancel([handle for order, index in places if (handle := order.handle(index))])
+
+
+def _move(job: Submission, busy: bool, known: Mapping[Path, tuple[Order, int]], told: Mapping[Path, Heard]) -> Move:
+    record = Record(job.folder / RECORD)
+    submitted = job.folder in known or job.folder in told
+    return before_submitting(
+        record.state, busy=busy or record.alive, submitted=submitted, heard=told.get(job.folder, Heard.UNKNOWN)
+    )
+
+
+def _refuse_silence(moves: Sequence[tuple[Submission, Move]]) -> None:
+    silent = [job for job, move in moves if move is Move.REFUSE]
+    if silent:
+        raise Silent(
+            f"SLURM does not answer, so it cannot be told whether {silent[0].folder.name} waits or runs there already. "
+            "Nothing was submitted; the same command goes on when SLURM answers. Look with: scontrol ping"
+        )
+
+
+def _earlier(job: Submission, known: Mapping[Path, tuple[Order, int]]) -> str:
+    """The handle of a job that an earlier call submitted; where nothing has one, its record says how it stands."""
+    if job.folder in known:
+        order, index = known[job.folder]
+        if handle := order.handle(index):
+            return handle
+    return str(Record(job.folder / RECORD).get("handle") or f"elsewhere+{job.folder.name}")
+
+
+def _with_live_needs(jobs: Sequence[Submission], handles: Mapping[Path, str]) -> tuple[list[Submission], list[Path]]:
+    """Jobs with those of their needs that are still to end, and the folders of jobs whose needs can never be met.
+
+    Jobs that were kept until there is room are handed in later than the jobs they need, which may have ended by then.
+    """
+    coming = {folder for folder, handle in handles.items() if _is_slurms(handle)} | {job.folder for job in jobs}
+    kept: list[Submission] = []
+    blocked: list[Path] = []
+    for job in jobs:
+        live = tuple(need for need in job.needs if need in coming and need not in blocked and not _done(need))
+        lost = [need for need in job.needs if need not in live and not _done(need)]
+        if lost and not job.always:
+            blocked.append(job.folder)
+        else:
+            kept.append(replace(job, needs=live))
+    return kept, blocked
+
+
+def _done(folder: Path) -> bool:
+    return Record(folder / RECORD).state is State.DONE
+
+
+def _is_slurms(handle: str) -> bool:
+    """Whether a handle is SLURM's own: JOB or ARRAY_INDEX; jobs that wait for room have another."""
+    return handle.replace("_", "").isdigit()

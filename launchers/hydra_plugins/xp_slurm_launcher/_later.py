@@ -1,0 +1,216 @@
+"""Jobs that SLURM has no room for yet (MaxSubmitJobs and its kin): kept in a file, handed in by a small job.
+
+`EXPERIMENT/.slurm/rest.json` holds them. The small job (the driver) starts when one of the experiment's jobs has ended,
+hands in what has room, leaves another of its kind for the rest, and ends: no machine is held while nothing can be done.
+The same command, issued again, and a waiting call do the same.
+"""
+
+import secrets
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra_plugins.xp_slurm_launcher import _commands
+from hydra_plugins.xp_slurm_launcher._arrays import Array
+from hydra_plugins.xp_slurm_launcher._commands import Silent
+from hydra_plugins.xp_slurm_launcher._orders import SUBMISSIONS, Order, valid_orders
+from hydra_plugins.xp_slurm_launcher._protocol import Heard
+from hydra_plugins.xp_slurm_launcher._refusals import NoRoom
+from xp.errors import UserError
+from xp.foreign.json_file import read_fields
+from xp.runs.atomic import write_json, write_text
+from xp.runs.executor import Submission
+from xp.runs.folder import RECORD
+from xp.runs.lock import Busy, locked
+from xp.runs.reading import writing
+from xp.runs.record import Record, State
+
+if TYPE_CHECKING:
+    from hydra_plugins.xp_slurm_launcher._handing_in import Desk
+
+REST = "rest.json"
+STAGE = "submit"
+"""The name under which `hydra.launcher.stages` gives the driver resources of its own."""
+SETTINGS = "XP_SLURM_SETTINGS"
+"""Environment variable that tells the driver the launcher's settings."""
+_PAUSE_S = 5
+"""Seconds between the end of a job and the driver's start, at least."""
+_PAUSE_BLIND_S = 60
+"""The same where the driver has no job to wait for, since others fill the queue."""
+_WATCHED = 60
+"""Jobs of which one must end before the driver starts; the first to be handed in are the first to end."""
+
+
+def read_rest(experiment: Path) -> tuple[str, list[Submission]]:
+    """(id of the driver, empty if there is none; jobs that wait for room), as the file says.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = experiment / SUBMISSIONS / REST
+    if not path.exists():
+        return "", []
+    fields = read_fields(path, "the jobs that wait for room in SLURM's queue")
+    jobs = []
+    for each in fields.list_of_objects("jobs"):
+        names = [each.text("name"), *each.texts("needs")]
+        if any(name != Path(name).name or name in ("", ".", "..") or "\0" in name for name in names):
+            raise each.refusal("name", "names of folders beside .slurm")
+        folders = [experiment / name for name in names]
+        resources: Any = each.content.get("resources") or {}
+        stage, always = each.text("stage", ""), each.flag("always", False)
+        jobs.append(
+            Submission(folder=folders[0], needs=tuple(folders[1:]), always=always, stage=stage, resources=resources)
+        )
+    driver = fields.text("driver", "")
+    return (driver if driver.isdigit() else ""), jobs
+
+
+def write_rest(experiment: Path, driver: str, jobs: Sequence[Submission]) -> None:
+    """Store which jobs wait for room and who hands them in; only under the experiment's lock."""
+    path = experiment / SUBMISSIONS / REST
+    if not jobs:
+        path.unlink(missing_ok=True)
+        return
+    content = [
+        {"name": job.folder.name, "needs": [need.name for need in job.needs], "always": job.always, "stage": job.stage,
+         "resources": dict(job.resources)}
+        for job in jobs
+    ]  # fmt: skip
+    with writing(path.parent):
+        write_json(path, {"driver": driver, "jobs": content})
+
+
+def prune_rest(experiment: Path) -> None:
+    """Forget jobs that are submitted by now; only under the experiment's lock."""
+    with suppress(UserError):
+        driver, jobs = read_rest(experiment)
+        if jobs:
+            submitted = valid_orders(experiment)
+            write_rest(experiment, driver, [job for job in jobs if job.folder not in submitted])
+
+
+def handles_of(driver: str, jobs: Sequence[Submission]) -> dict[Path, str]:
+    """Handles of jobs that wait for room: `DRIVER+PLACE`, or `later+PLACE` where no driver could be submitted."""
+    return {job.folder: f"{driver or 'later'}+{number}" for number, job in enumerate(jobs)}
+
+
+class Keeper:
+    """Keeps what has no room during one call: makes sure that somebody hands it in, whatever becomes of the call."""
+
+    def __init__(self, desk: "Desk", limit: str):
+        self._desk, self._limit = desk, limit
+        self._driver = ""
+        self._tried = False
+
+    def reserve(self, done: list[tuple[Order, Array]], waiting: list[Array], handles: dict[Path, str]) -> list[Array]:
+        """Submit the driver while there is still room for it; gives what is left to submit.
+
+        If the queue is full to the last place, a job that this call has just submitted makes way for the driver.
+        """
+        if self._tried:
+            return waiting
+        self._tried = True
+        self._driver = self._submit(waiting)
+        if not self._driver and (freed := _freed(done)) is not None:
+            handles.pop(freed.folder)
+            waiting = [Array((freed,), self._desk.resources(freed)), *waiting]
+            self._driver = self._submit(waiting)
+        self._save([job for each in waiting for job in each.jobs])
+        return waiting
+
+    def settle(self, left: Sequence[Submission]) -> dict[Path, str]:
+        """Store what is left, let the driver wait for the first end of a job, and say so; gives the handles."""
+        if not left:
+            if self._driver:
+                _commands.scancel([self._driver])
+            return {}
+        experiments = sorted({job.folder.parent for job in left})
+        for experiment in experiments:
+            self._save(self._with_others(experiment, left))
+        told = f"xp: SLURM has no room for more of your jobs now ({self._limit})"
+        if self._driver:
+            self._let_wait(experiments)
+            told += (
+                f". {len(left)} wait for it; SLURM's job {self._driver} hands them in as others end, also without this "
+                "command."
+            )
+        else:
+            told += (
+                f", not even for the small one that would hand in the other {len(left)} later. Issue the same command "
+                "again when there is room (it hands in what is missing), or let it wait: hydra.launcher.detach=false"
+            )
+        print(told, file=sys.stderr)
+        return handles_of(self._driver, left)
+
+    def _with_others(self, experiment: Path, left: Sequence[Submission]) -> list[Submission]:
+        """What is left of this call, and what an earlier one left that this one knows nothing of."""
+        mine = [job for job in left if job.folder.parent == experiment]
+        known = {job.folder for job in mine} | valid_orders(experiment).keys()
+        with suppress(UserError):
+            mine += [job for job in read_rest(experiment)[1] if job.folder not in known]
+        return mine
+
+    def _save(self, jobs: Sequence[Submission]) -> None:
+        for experiment in {job.folder.parent for job in jobs}:
+            write_rest(experiment, self._driver, [job for job in jobs if job.folder.parent == experiment])
+
+    def _submit(self, waiting: Sequence[Array]) -> str:
+        """Submit the driver, to start in ten minutes if nobody tells it better; its id, empty if there is no room."""
+        experiment = waiting[0].experiment
+        everything = [job for each in waiting for job in each.jobs]
+        for resources in self._desk.driver_resources():
+            token = f"xp-{STAGE}-{secrets.token_hex(4)}"
+            script = experiment / SUBMISSIONS / f"{token}.sh"
+            array = Array(tuple(everything), resources)
+            write_text(script, self._desk.driver_text(array, script.parent, token, "now+600"))
+            try:
+                return self._desk.sbatch(script, token, array, {SETTINGS: self._desk.given_text})
+            except NoRoom:
+                script.unlink()
+                return ""
+            except Silent:
+                raise
+            except UserError:  # this request is refused: the next one asks for what the jobs themselves get
+                script.unlink()
+        return ""
+
+    def _let_wait(self, experiments: Sequence[Path]) -> None:
+        """Let the driver start soon after any of the experiment's open jobs has ended."""
+        watched = self._open(experiments)[:_WATCHED]
+        change = [f"JobId={self._driver}", f"StartTime=now+{_PAUSE_S if watched else _PAUSE_BLIND_S}"]
+        if watched:
+            change.append("Dependency=" + "?".join(f"afterany:{handle}" for handle in watched))
+        answer = _commands.call("scontrol", "update", *change)
+        if answer.code:
+            print(f"xp: job {self._driver} will look for room in ten minutes ({answer.words})", file=sys.stderr)
+
+    def _open(self, experiments: Sequence[Path]) -> list[str]:
+        """Handles of the experiments' jobs that wait or run, the oldest first."""
+        places = {folder: place for each in experiments for folder, place in valid_orders(each).items()}
+        unfinished = [order.handle(index) for folder, (order, index) in places.items()
+                      if Record(folder / RECORD).state in (State.PENDING, State.RUNNING)]  # fmt: skip
+        seen = self._desk.watcher.look([handle for handle in unfinished if handle])
+        return [handle for handle, each in seen.items() if each.heard is Heard.OPEN]
+
+
+def _freed(done: list[tuple[Order, Array]]) -> Submission | None:
+    """Withdraw and cancel the last job that was submitted, unless it has begun; gives it."""
+    if not done:
+        return None
+    order, array = done[-1]
+    index = max(order.valid().values(), default=-1)
+    if index < 0:
+        return None
+    with ExitStack() as held:
+        try:
+            held.enter_context(locked(order.folders[index]))
+        except Busy:
+            return None
+        if Record(order.folders[index] / RECORD).state is not State.PENDING:
+            return None
+        done[-1] = (order.without(frozenset([index])), array)
+    _commands.call("scancel", "--state=PENDING", order.handle(index))
+    return array.jobs[index]
