@@ -91,6 +91,11 @@ class Cluster:
     def start(self, node: str) -> None:
         self._run("slurmd", "-N", node)
 
+    def restart_controller(self) -> None:
+        """Start slurmctld again with all it knew."""
+        self._run("slurmctld")
+        wait_for(lambda: self.tell("sinfo", "-h", "-t", "idle,mix,alloc", "-o", "%D", check=False) != "")
+
     def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
         """Send a daemon a signal and wait until it is gone."""
         file = self.folder / "run" / f"{name}.pid"

@@ -42,7 +42,7 @@ def journal(folder: Path) -> list[str]:
 @pytest.fixture
 def waiting(place):
     """One job that waits in its second step for the file `go`."""
-    name = "work.steps_6-seed_1"
+    name = "sweep"
     return ["work.steps=6", "seed=1", f"work.wait_for={place}/go"], place / "multirun" / "sweep" / name, place / "go"
 
 
@@ -65,7 +65,7 @@ def test_an_experiment_is_submitted_at_once_and_the_cluster_finishes_it(on_slurm
     nodes = {RunFolder(run.folder).record()["node"] for run in rows(folder)}
     assert nodes == {"n1", "n2"}
     code, output = xp("+experiment=chain", *SLURM)
-    assert code == 0 and output.splitlines()[-1] == "14 of 14 done, nothing to run"
+    assert code == 0 and "14 of 14 done, nothing to run" in output
 
 
 def test_a_failed_task_fails_its_slurm_job_and_the_report_still_comes(on_slurm, xp, place):
@@ -90,7 +90,7 @@ def test_what_was_edited_after_submission_changes_nothing(on_slurm, place):
     command = [sys.executable, str(copy / "app" / "app.py"), "seed=1", *SLURM, "+hydra.launcher.extra.hold=true", "-m"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stdout + done.stderr
-    folder = place / "multirun" / "sweep" / "seed_1"
+    folder = place / "multirun" / "sweep" / "sweep"
     before = RunFolder(folder).config().lr.peak
     lr.write_text(lr.read_text().replace("peak: 1e-3", "peak: 77.0"))
     assert before == 1e-3 and "77.0" in lr.read_text()
@@ -151,7 +151,7 @@ def test_cancel_ends_what_runs_and_what_waits_and_the_same_command_goes_on(on_sl
         *SLURM,
     ]
     xp(*both)
-    other = folder.with_name("work.steps_6-seed_2")
+    folder, other = folder.with_name("seed_1"), folder.with_name("seed_2")
     wait_for(lambda: begun(folder))
     assert states(folder.parent) == {folder.name: "running", other.name: "queued"}
     follower = subprocess.Popen(

@@ -57,9 +57,9 @@ def ends(folder: Path) -> int:
 @pytest.fixture
 def job(on_slurm, xp, place):
     """A job that waits in its second step for the file `go`, and what an undisturbed run of it gives."""
-    folder, go = place / "multirun" / "sweep" / "work.steps_6-seed_1", place / "go"
+    folder, go = place / "multirun" / "sweep" / "sweep", place / "go"
     overrides = ["work.steps=6", "seed=1", f"work.wait_for={go}", *SLURM]
-    calm = place / "calm" / "work.steps_6-seed_1"
+    calm = place / "calm" / "sweep"
     assert xp("work.steps=6", "seed=1", f"work.wait_for={__file__}", f"hydra.sweep.dir={calm.parent}")[0] == 0
 
     def whole(attempts: int) -> None:
@@ -83,7 +83,6 @@ def test_a_job_whose_process_is_killed_is_queued_again_and_goes_on(on_slurm, xp,
 def test_a_job_killed_for_its_memory_says_so_and_goes_on_with_more(on_slurm, xp, job):
     overrides, folder, go, _ = job
     overrides = [*overrides, "work.hoard_mb=600"]
-    folder = folder.with_name(f"{folder.name}-work.hoard_mb_600")
     xp(*overrides, "hydra.launcher.mem_gb=0.3")
     finish(on_slurm, folder)
     assert "more memory than it had asked for" in record(folder)["error"]["message"]

@@ -7,8 +7,9 @@ import pytest
 
 from hydra_plugins.xp_slurm_launcher import _state
 from hydra_plugins.xp_slurm_launcher._arrays import Array, arrays, dependency
-from hydra_plugins.xp_slurm_launcher._commands import Answer
+from hydra_plugins.xp_slurm_launcher._commands import Answer, Silent
 from hydra_plugins.xp_slurm_launcher._ended import Why, reason, verdict
+from hydra_plugins.xp_slurm_launcher._protocol import Heard
 from hydra_plugins.xp_slurm_launcher._resources import Resources, resources_of
 from hydra_plugins.xp_slurm_launcher._script import batch_script
 from xp.errors import UserError
@@ -107,14 +108,19 @@ def test_a_job_is_queued_again_only_while_that_can_help():
     assert "hydra.launcher.mem_gb" in told(Why.DIED, [], 5, "slurmstepd: error: Exceeded job memory limit")
 
 
-def test_states_come_from_sacct_where_there_is_one_else_from_the_controller(monkeypatch):
-    accounts = Answer(0, "5_0|COMPLETED|None|n1\n5_1|RUNNING||n2\n6|CANCELLED by 0|None|None assigned\n", "")
+def test_states_come_from_the_controller_and_from_sacct_only_what_that_does_not_know(monkeypatch):
+    accounts = Answer(
+        0, "5_0|COMPLETED|None|n1|xp-a\n5_1|RUNNING||n2|xp-a\n6|CANCELLED by 0|None|None assigned|xp-b\n", ""
+    )
     queue = Answer(
-        0, "5|1|COMPLETING|None|n2\n7|N/A|PENDING|Resources|n/a\n8|N/A|PENDING|DependencyNeverSatisfied|n/a\n", ""
+        0,
+        "5|1|COMPLETING|n2|None|xp-a\n7|N/A|PENDING|n/a|Resources|xp-c\n"
+        "8|N/A|PENDING|n/a|DependencyNeverSatisfied|xp|d\n",
+        "",
     )
     asked = []
 
-    def call(program, *arguments):
+    def call(program, *arguments, **_):
         asked.append(program)
         return accounts if program == "sacct" else queue
 
@@ -126,7 +132,40 @@ def test_states_come_from_sacct_where_there_is_one_else_from_the_controller(monk
         "5_0": JobState.DONE, "5_1": JobState.RUNNING, "6": JobState.INTERRUPTED, "7": JobState.WAITING,
         "8": JobState.BLOCKED,
     }  # fmt: skip
-    assert seen["7"].remark == "Resources" and asked == ["sacct", "squeue"]
+    assert seen["7"].remark == "Resources" and seen["6"].remark == "cancelled by root" and seen["8"].name == "xp|d"
+    assert asked == ["squeue", "sacct"]
     accounts = Answer(1, "", "Slurm accounting storage is disabled")
     assert "5_0" not in watcher.look(["5_0"]) and watcher.look(["7"])["7"].state is JobState.WAITING
-    assert asked == ["sacct", "squeue", "sacct", "squeue", "squeue"]
+    assert asked == ["squeue", "sacct", "squeue", "sacct", "squeue"]
+
+
+def test_a_requeued_job_that_accounting_still_calls_ended_is_open(monkeypatch):
+    stale = Answer(0, "7|NODE_FAIL|None|n1|xp-c\n", "")
+    queue = Answer(0, "7|N/A|PENDING|n/a|BeginTime|xp-c\n", "")
+    monkeypatch.setattr(_state, "call", lambda program, *_, **__: stale if program == "sacct" else queue)
+    assert _state.Watcher().look(["7"])["7"].heard is Heard.OPEN
+
+
+@pytest.mark.parametrize(
+    ("code", "error", "known"),
+    [
+        (1, "slurm_load_jobs error: Invalid job id specified", True),
+        (1, "slurm_load_jobs error: Unspecified error", False),
+    ],
+)
+def test_an_error_of_squeue_is_silence_unless_it_says_that_it_knows_no_such_job(monkeypatch, code, error, known):
+    none = Answer(1, "", "accounting storage is disabled")
+    monkeypatch.setattr(
+        _state, "call", lambda program, *_, **__: none if program == "sacct" else Answer(code, "", error)
+    )
+    if known:
+        assert _state.Watcher().look(["7"]) == {}
+    else:
+        with pytest.raises(Silent):
+            _state.Watcher().look(["7"])
+
+
+def test_a_job_of_another_name_under_the_same_number_is_not_the_one_that_was_submitted():
+    seen = _state.Seen("RUNNING", name="somebody-elses")
+    assert _state.heard(seen, "xp-a-12345678") is Heard.UNKNOWN and _state.heard(seen) is Heard.OPEN
+    assert _state.heard(_state.Seen("A_NEW_WORD"), "") is Heard.OPEN and _state.heard(None, "") is Heard.UNKNOWN

@@ -1,13 +1,9 @@
 """Tasks that take no time: they count, note in the experiment's journal that they began and ended, and obey."""
 
-import hashlib
-import json
 import os
 import signal
 import time
 from pathlib import Path
-
-from omegaconf import OmegaConf
 
 from xp.runs.atomic import write_text
 
@@ -39,15 +35,12 @@ def run(run):
             run.training_log.append({"step": step, "loss": (run.config.lr.peak - 0.2) ** 2})
             hoard = b"1" * (work.hoard_mb * 1_000_000)  # noqa: F841 - memory that is really there while it waits
             while work.wait_for and step == 2 and not os.path.exists(work.wait_for):
-                if run.should_stop():
+                if run.should_stop() and not work.get("deaf"):
                     raise run.interrupted
                 time.sleep(0.005)
     if work.crash:
         os.kill(os.getpid(), signal.SIGSEGV)
     if work.fail and not os.path.exists(run.folder.parent / "mended"):
-        raise ValueError(f"told to fail{work.get('api_key', '')}")
-    summary = {"horizon": run.config.horizon.train, "seed": run.config.seed}
-    if notes := run.config.get("notes"):  # what a secret is worth here, without saying it
-        summary["notes"] = hashlib.sha256(json.dumps(OmegaConf.to_container(notes)).encode()).hexdigest()
-    run.write_summary(summary)
+        raise ValueError("told to fail")
+    run.write_summary({"horizon": run.config.horizon.train, "seed": run.config.seed})
     note(run, "end")
