@@ -17,8 +17,8 @@ from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.policies.act.configuration_act import ACTConfig
 from lerobot.policies.act.modeling_act import ACTPolicy
 
-from lerobot_policy_act_smooth.configuration_act_smooth import ACTSmoothConfig
-from lerobot_policy_act_smooth.modeling_act_smooth import ACTSmoothPolicy
+from lerobot_policy_act_smooth_xp.configuration_act_smooth import ACTSmoothConfig
+from lerobot_policy_act_smooth_xp.modeling_act_smooth import ACTSmoothPolicy
 
 CAMERAS, ACTION, CHUNK, PAST = ("top", "wrist"), 6, 30, 4
 

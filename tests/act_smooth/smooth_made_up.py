@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from lerobot.configs import FeatureType, PolicyFeature
 
-from lerobot_policy_act_smooth.configuration_act_smooth import ACTSmoothConfig
-from lerobot_policy_act_smooth.modeling_act_smooth import ACTSmoothPolicy
+from lerobot_policy_act_smooth_xp.configuration_act_smooth import ACTSmoothConfig
+from lerobot_policy_act_smooth_xp.modeling_act_smooth import ACTSmoothPolicy
 
 ACTION_DIM = 3
 
@@ -43,11 +43,11 @@ def delta_stats(scale=0.1):
     }
 
 
-def make_policy(seed=0, **changes):
+def make_policy(seed=0, stats=None, **changes):
     """A policy with weights away from their initial values, so that padding tokens and positions matter."""
     torch.manual_seed(seed)
     config = make_config(**changes)
-    policy = ACTSmoothPolicy(config, dataset_stats=delta_stats() if config.relative_actions else None)
+    policy = ACTSmoothPolicy(config, dataset_stats=stats or (delta_stats() if config.relative_actions else None))
     with torch.no_grad():
         for parameter in policy.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))

@@ -7,7 +7,7 @@ from lerobot.policies.rtc.configuration_rtc import RTCConfig
 from lerobot.rollout.inference.rtc import _normalize_prev_actions_length, supports_rtc_inference
 from smooth_made_up import ACTION_DIM, make_batch, make_policy
 
-from lerobot_policy_act_smooth.modeling_act_smooth import HOLD
+from lerobot_policy_act_smooth_xp.modeling_act_smooth import HOLD
 
 LAST = {"relative_actions": True, "relative_anchor": "last_prefix"}
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lerobot_policy_act_smooth.statistics import action_slope, delta_statistics, read_actions
+from lerobot_policy_act_smooth_xp.statistics import action_slope, delta_statistics, read_actions
 
 LENGTHS = st.lists(st.integers(1, 9), min_size=1, max_size=5)
 LAGS = st.lists(st.tuples(st.integers(-3, 3), st.integers(-4, 12)), min_size=1, max_size=6)

@@ -13,7 +13,7 @@ from lerobot.policies.factory import make_pre_post_processors
 from smooth_made_up import delta_stats, make_config, make_policy
 from smooth_process import STEPS, features, observe, select
 
-from lerobot_policy_act_smooth.modeling_act_smooth import ACTSmoothPolicy
+from lerobot_policy_act_smooth_xp.modeling_act_smooth import ACTSmoothPolicy
 
 HERE = Path(__file__).parent
 
@@ -27,12 +27,12 @@ def run(*command, cwd=None):
 def test_the_distribution_is_named_as_its_module():
     """LeRobot imports the module that is called exactly as the distribution; a hyphen would hide it."""
     names = [d.metadata["Name"] for d in importlib.metadata.distributions() if "act" in (d.metadata["Name"] or "")]
-    assert "lerobot_policy_act_smooth" in names
-    assert importlib.metadata.version("lerobot_policy_act_smooth")
+    assert "lerobot_policy_act_smooth_xp" in names
+    assert importlib.metadata.version("lerobot_policy_act_smooth_xp")
 
 
 def test_the_plugin_does_not_know_xp():
-    sources = Path(importlib.import_module("lerobot_policy_act_smooth").__file__).parent.glob("*.py")
+    sources = Path(importlib.import_module("lerobot_policy_act_smooth_xp").__file__).parent.glob("*.py")
     lines = [line.split() for source in sources for line in source.read_text().splitlines()]
     assert not [words for words in lines if words[:1] in (["import"], ["from"]) and words[1].split(".")[0] == "xp"]
 
@@ -40,11 +40,11 @@ def test_the_plugin_does_not_know_xp():
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     """A policy with a camera and the anchor last_prefix, its processors, and the folder that they are saved in."""
-    policy = make_policy(
-        cameras=("front",), environment=0, relative_actions=True, relative_anchor="last_prefix", chunk_size=12,
-        n_action_steps=8, length_prefix_future=4,
-    )  # fmt: skip
     stats = delta_stats() | {"observation.images.front": {"mean": np.full((3, 1, 1), 0.5), "std": np.ones((3, 1, 1))}}
+    policy = make_policy(
+        stats=stats, cameras=("front",), environment=0, relative_actions=True, relative_anchor="last_prefix",
+        chunk_size=12, n_action_steps=8, length_prefix_future=4,
+    )  # fmt: skip
     processors = make_pre_post_processors(policy.config, dataset_stats=stats)
     folder = tmp_path_factory.mktemp("policy")
     for part in (policy, *processors):
@@ -83,15 +83,18 @@ def test_the_first_action_holds_the_robot_in_dataset_units(saved):
 
 
 @pytest.mark.parametrize("mode", ["MEAN_STD", "MIN_MAX", "IDENTITY"])
-def test_the_action_that_holds_still_is_the_state_in_every_normalisation(mode):
+def test_the_action_that_holds_still_is_the_state_in_every_normalisation(mode, tmp_path):
     from lerobot.configs import NormalizationMode
 
     modes = {"STATE": NormalizationMode.MEAN_STD, "ACTION": NormalizationMode[mode], "ENV": NormalizationMode.IDENTITY}
     config = make_config(normalization_mapping=modes)
     pre, post = make_pre_post_processors(config, dataset_stats=delta_stats())
+    policy = ACTSmoothPolicy(config, dataset_stats=delta_stats())
     state = torch.tensor([[1.0, 4.0, 9.0]])
     batch = pre({"observation.state": state, "observation.environment_state": torch.zeros(1, 4)})
-    assert torch.allclose(post(batch["observation.hold_action"]), state, atol=1e-5)
+    policy.save_pretrained(tmp_path)
+    for each in (policy, ACTSmoothPolicy.from_pretrained(tmp_path)):
+        assert torch.allclose(post(each.select_action(dict(batch))), state, atol=1e-5)
 
 
 @pytest.mark.slow

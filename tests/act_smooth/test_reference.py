@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from lerobot_policy_act_smooth.modeling_act_smooth import ACTSmoothPolicy
+from lerobot_policy_act_smooth_xp.modeling_act_smooth import ACTSmoothPolicy
 
 CASES = ["img_rel", "env_vae_rel"]
 CLOSE = 1e-6

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from smooth_made_up import ACTION_DIM, delta_stats, make_batch, make_config, make_policy
 
-from lerobot_policy_act_smooth.modeling_act_smooth import ACTSmoothPolicy
-from lerobot_policy_act_smooth.statistics import delta_statistics
+from lerobot_policy_act_smooth_xp.modeling_act_smooth import ACTSmoothPolicy
+from lerobot_policy_act_smooth_xp.statistics import delta_statistics
 
 
 @pytest.mark.parametrize(

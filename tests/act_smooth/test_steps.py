@@ -10,8 +10,8 @@ from lerobot.policies.act.configuration_act import ACTConfig
 from lerobot.policies.factory import make_pre_post_processors
 from smooth_made_up import delta_stats, features
 
-from lerobot_policy_act_smooth.pipelines import add_observation_dropout, add_relative_actions
-from lerobot_policy_act_smooth.steps import (
+from lerobot_policy_act_smooth_xp.pipelines import add_observation_dropout, add_relative_actions
+from lerobot_policy_act_smooth_xp.steps import (
     ANCHOR_KEY,
     ObservationDropoutStep,
     RelativeToAnchorStep,

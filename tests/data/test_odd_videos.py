@@ -74,6 +74,23 @@ def test_a_video_of_changing_rate_is_matched_by_the_rows_own_timestamps(tmp_path
     assert numbers(frames_of(root)) == list(range(7)) == lerobots(root)
 
 
+def test_rows_that_were_measured_do_not_drift_into_the_frames_of_others(tmp_path):
+    stamps = [i / 9.3 for i in range(3)] + [i / 9.3 for i in range(4)]  # the video was written at 10 a second
+    root = with_video(
+        tmp_path / "d", [i / 10 for i in range(9)], columns={"timestamp": pa.array(np.float32(stamps))}, lengths=(3, 4)
+    )
+    message = refusal(root)
+    assert "timestamp" in message and "does not fit its rows" in message
+
+
+def test_rows_that_were_measured_take_the_nearest_frame_of_a_faster_video(tmp_path):
+    stamps = np.float32([0.0, 0.12, 0.21, 0.0, 0.09, 0.22, 0.3])
+    times = np.arange(30) / 40
+    root = with_video(tmp_path / "d", times.tolist(), columns={"timestamp": pa.array(stamps)})
+    due = stamps + np.repeat([0.0, 0.3], [3, 4])
+    assert numbers(frames_of(root)) == [int(np.abs(times - t).argmin()) for t in due]
+
+
 def test_a_slower_video_is_refused_with_both_rates(tmp_path):
     message = refusal(with_video(tmp_path / "d", [i / 5 for i in range(7)]))
     assert "10 frames per second" in message and "the video at 5" in message and "fps" in message

@@ -315,3 +315,49 @@ def test_a_place_that_cannot_be_written_is_told_before_anything_starts(xp, place
     (place / "taken").write_text("a file")
     code, output = xp("seed=1,2", "paths.multirun=taken")
     assert code == 2 and "cannot be written" in output and "paths.multirun=FOLDER" in output
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("hydra.job.chdir=true", "jobs run where the command was typed"),
+        ("+hydra.job.env_set.A=1", "NAME=VALUE xp"),
+        ("hydra.run.dir=x", "hydra.sweep.dir=FOLDER"),
+        ("hydra.job.num=3", "nothing reads it in a sweep"),
+        ("hydra.output_subdir=null", "nothing reads it in a sweep"),
+        ("+hydra.sweeper.max_batch_size=2", "hydra.launcher.n_jobs=N"),
+        ("+hydra.sweeper.nonsense=2", "Its options are dry_run, retry_failed and params"),
+        ("+hydra.launcher.n_job=2", "no such setting (did you mean 'n_jobs'?)"),
+        ("hydra.sweep.subdir=a/b", "expected the name of one folder"),
+        ("hydra.sweep.subdir=same", "Two jobs have the name 'same'"),
+    ],
+)
+def test_a_key_of_hydra_that_would_do_nothing_is_refused_with_what_there_is_instead(xp, place, override, words):
+    code, output = xp("seed=1,2", override)
+    assert code == 2 and words in output, output
+    assert not (place / "multirun").exists()
+
+
+def test_an_experiment_refuses_a_subdir_and_takes_false_for_chdir(xp, place):
+    code, output = xp("+experiment=chain", "hydra.sweep.subdir=x", "hydra.sweeper.dry_run=true")
+    assert code == 2 and "named by stages.STAGE.name" in output
+    assert xp("seed=1,2", "hydra.job.chdir=false", "hydra.sweeper.dry_run=true")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("subdir", "names"),
+    [
+        ("${hydra.job.num}", ["0", "1"]),
+        ("s${seed}", ["s1", "s2"]),
+        ("${hydra.job.override_dirname}", ["model=big,seed=1", "model=big,seed=2"]),
+    ],
+)
+def test_hydras_subdir_names_the_jobs_of_a_plain_sweep_as_hydra_does(xp, place, subdir, names):
+    code, output = xp("seed=1,2", "model=big", f"hydra.sweep.subdir={subdir}")
+    assert code == 0 and sorted(states(place / "multirun/sweep")) == names, output
+    assert "2 of 2 done" in xp("seed=1,2", "model=big", f"hydra.sweep.subdir={subdir}")[1]
+
+
+def test_hydras_params_sweep_a_plain_sweep(xp, place):
+    code, output = xp("hydra.sweeper.params={seed: '3,4'}", "hydra.sweeper.dry_run=true")
+    assert code == 0 and "2 jobs: 2 to run" in output

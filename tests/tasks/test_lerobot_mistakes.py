@@ -170,6 +170,6 @@ def test_a_plugin_that_fails_to_import(xp_here, arm, tmp_path, monkeypatch):
 
 
 def test_the_plugin_of_processor_steps_is_missing(xp_here, arm, monkeypatch):
-    monkeypatch.setitem(sys.modules, "lerobot_policy_act_smooth", None)
+    monkeypatch.setitem(sys.modules, "lerobot_policy_act_smooth_xp", None)
     said = xp_here(*ACT, "obs_dropout=p10", f"data.root={arm}")
-    assert "lerobot_policy_act_smooth, which cannot be imported" in said and "obs_dropout=none" in said
+    assert "lerobot_policy_act_smooth_xp, which cannot be imported" in said and "obs_dropout=none" in said

@@ -66,7 +66,7 @@ def test_a_manifest_trains_at_once_and_its_dump_fits_the_policy(split, arm, xp):
     ("given", "said"),
     [
         (["task=split", "split.split_num=99"], "split.split_num=99 is more than the 10 training episodes"),
-        (["task=split", "split.split_num=1"], "split.split_num=1: expected a whole number of at least 2"),
+        (["task=split", "split.split_num=1"], "split.split_num=1: must be at least 2"),
         (["task=split", "split.test_fraction=0.5"], "must be below data.val_fraction"),
         (["task=dump", "dump.part=train"], "dump.allow_training=true"),
         (["task=dump", "dump.output=val.pkl"], "ending in .safetensors, .npz"),

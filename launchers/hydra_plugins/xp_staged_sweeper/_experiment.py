@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from hydra_plugins.xp_staged_sweeper._compose import Composer
 from hydra_plugins.xp_staged_sweeper._jobs import Composed, Jobs, Rules
 from hydra_plugins.xp_staged_sweeper._join import Joinable
-from hydra_plugins.xp_staged_sweeper._names import Names, swept_name
+from hydra_plugins.xp_staged_sweeper._names import Names, hydra_subdir, swept_name
 from hydra_plugins.xp_staged_sweeper._stages import (
     NO_VALUE,
     Assignment,
@@ -92,8 +92,10 @@ def _debug_values(composer: Composer, single: Mapping[str, str]) -> dict[str, st
     return flat(composer.option("debug", name)) if name not in (None, "null") else {}
 
 
-def plan_experiment(composer: Composer, name: str | None, line: CommandLine, rules: Rules) -> Experiment:
-    """Compose and check every job of one experiment.
+def plan_experiment(
+    composer: Composer, name: str | None, line: CommandLine, rules: Rules, *, subdir: bool = False
+) -> Experiment:
+    """Compose and check every job of one experiment; with `subdir`, a plain sweep's are named by hydra.sweep.subdir.
 
     Raises:
         UserError: the first thing that is wrong with any job of any stage, before anything has started.
@@ -107,7 +109,7 @@ def plan_experiment(composer: Composer, name: str | None, line: CommandLine, rul
     folder = _sweep_folder(composer, [*chosen, *_joined(typed)])
     title = str(OmegaConf.select(base, "experiment.name") or name or "")
     experiment = Experiment(name=title, folder=folder, stages=stages)
-    planner = _Planner(composer, rules, experiment, chosen, line)
+    planner = _Planner(composer, rules, experiment, chosen, line, subdir=subdir)
     for stage in stages:
         experiment.jobs += planner.jobs_of(stage)
     _refuse_doubles(experiment.jobs)
@@ -141,7 +143,17 @@ def _sweep_folder(composer: Composer, overrides: list[str]) -> Path:
 class _Planner:
     """Plans the jobs of an experiment, one stage after the other."""
 
-    def __init__(self, composer: Composer, rules: Rules, experiment: Experiment, chosen: list[str], line: CommandLine):
+    def __init__(
+        self,
+        composer: Composer,
+        rules: Rules,
+        experiment: Experiment,
+        chosen: list[str],
+        line: CommandLine,
+        *,
+        subdir: bool = False,
+    ):
+        self._subdir = subdir
         self._composer, self._rules, self._experiment = composer, rules, experiment
         self._chosen, self._line = chosen, line
         self._all_swept = {key for stage in experiment.stages for key in stage.swept}
@@ -167,7 +179,7 @@ class _Planner:
     def _plan(self, stage: Stage, assignment: Assignment, added: Assignment) -> Planned:
         overrides = [*self._chosen, *overrides_of(stage, assignment, self._line, self._all_swept)]
         composed = self._jobs.compose(stage.key, overrides, {bare(key) for key in assignment})
-        name = self._name(stage, composed, assignment, added)
+        name = self._name(stage, composed, assignment, added, overrides)
         values = {bare(key): self._composer.value(f"{key}={value}") for key, value in assignment.items()}
         needs = self._needs(stage, name, values)
         skip = self._holds(stage, "skip", stage.skip, assignment)
@@ -185,7 +197,7 @@ class _Planner:
             "always": stage.always,
         }
         job = self._job(composed, name, fields)
-        if self._plain and (own := self._names.free(name, job.identity)) != name:
+        if self._plain and not self._subdir and (own := self._names.free(name, job.identity)) != name:
             job = self._job(composed, own, fields)
         planned = Planned(job=job, stage=stage, values=values, needs=needs, skip=skip)
         return _as_it_is(planned) if skip else planned
@@ -216,10 +228,14 @@ class _Planner:
             )
         return answer
 
-    def _name(self, stage: Stage, composed: Composed, assignment: Assignment, added: Assignment) -> str:
+    def _name(
+        self, stage: Stage, composed: Composed, assignment: Assignment, added: Assignment, overrides: list[str]
+    ) -> str:
         if stage.template:
             given = str(OmegaConf.select(composed.named, f"stages.{stage.key}.name"))
             return safe_name(given + "".join(f"-{bare(key)}_{value}" for key, value in added.items()))
+        if self._plain and self._subdir:
+            return hydra_subdir(self._composer, composed.named, overrides, len(self._planned[stage.key].jobs))
         if self._plain:
             return swept_name(assignment, stage.key)
         words = [f"{bare(key)}_{value}" for key, value in assignment.items() if self._tells(bare(key))]
@@ -277,5 +293,5 @@ def _refuse_doubles(jobs: Sequence[Planned]) -> None:
             ways = [" ".join(each.job.overrides) for each in (other, planned)]
             raise UserError(
                 f"Two jobs have the name '{planned.job.name}': ({ways[0]}) and ({ways[1]}). Put a key that tells them "
-                f"apart into stages.{planned.stage.key}.name, such as ${{seed}}."
+                f"apart into stages.{planned.stage.key}.name (of a plain sweep: hydra.sweep.subdir), such as ${{seed}}."
             )

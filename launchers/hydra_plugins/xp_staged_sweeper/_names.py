@@ -1,9 +1,17 @@
 """Names of jobs, which are the names of their folders: short, the same each time, safe in any shell and file system."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from hydra._internal.config_loader_impl import get_overrides_dirname
+from omegaconf import DictConfig, OmegaConf
+
+from hydra_plugins.xp_staged_sweeper._compose import Composer
 from hydra_plugins.xp_staged_sweeper._values import bare, safe_name
+from xp.errors import UserError
+from xp.foreign.text import printable
 from xp.runs.folder import RECORD
 from xp.runs.record import Record
 from xp.runs.submitted import never_begun
@@ -47,6 +55,34 @@ class Names:
         folder = self._folder / name
         known = Record(folder / RECORD).get("identity")
         return known not in (None, identity) and not never_begun(folder)
+
+
+def hydra_subdir(composer: Composer, config: DictConfig, overrides: Sequence[str], number: int) -> str:
+    """What `hydra.sweep.subdir` gives for a job, as Hydra's own sweeper would name its folder.
+
+    Args:
+        composer: of the sweep.
+        config: the job's configuration, unresolved.
+        overrides: the job's.
+        number: the job's place in the sweep, from 0 (`hydra.job.num`).
+
+    Raises:
+        UserError: it is no name of one folder.
+    """
+    content: Any = OmegaConf.to_container(config, resolve=False)
+    content["hydra"] = hydra = OmegaConf.to_container(composer.hydra_of(overrides).hydra, resolve=False)
+    rules = hydra["job"]["config"]["override_dirname"]
+    dirname = get_overrides_dirname(
+        composer.parse(overrides), rules["exclude_keys"], item_sep=rules["item_sep"], kv_sep=rules["kv_sep"]
+    )
+    hydra["job"] |= {"num": number, "id": str(number), "override_dirname": dirname}
+    name = str(OmegaConf.create(content).hydra.sweep.subdir)
+    if not name or name.startswith(".") or "/" in name or not name.isprintable() or len(os.fsencode(name)) > 255:
+        raise UserError(
+            f"hydra.sweep.subdir gives {printable(name)!r} for job {number}: expected the name of one folder, at most "
+            "255 bytes, that does not begin with a dot. Leave it out to name jobs by what is swept."
+        )
+    return name
 
 
 def _last_part(value: str) -> str:

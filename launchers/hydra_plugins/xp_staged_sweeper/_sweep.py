@@ -6,9 +6,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from omegaconf import OmegaConf
+
 from hydra_plugins.xp_staged_sweeper._compose import Composer
 from hydra_plugins.xp_staged_sweeper._experiment import Experiment, Planned, plan_experiment, read_command_line
 from hydra_plugins.xp_staged_sweeper._freezing import freeze_all
+from hydra_plugins.xp_staged_sweeper._hydra_keys import SUBDIR, refuse_options, refuse_unread, typed
 from hydra_plugins.xp_staged_sweeper._jobs import Rules
 from hydra_plugins.xp_staged_sweeper._plan import Action, Plan, make_plan, places, say, summary_line, table
 from hydra_plugins.xp_staged_sweeper._submit import recover, submit, tell
@@ -60,7 +63,8 @@ class Sweep:
         rules = rules or xp_rules()
         launcher = self._launcher()
         executor = launcher.executor() if hasattr(launcher, "executor") else None
-        experiments = self._experiments(arguments, rules)
+        refuse_options(self._options.others)
+        experiments = self._experiments(arguments, rules, stock=executor is None)
         with ExitStack() as held:
             if not self._options.dry_run:  # until the jobs are submitted no other call plans, freezes or submits them
                 held.enter_context(handing_in(executor, [each.folder for each in experiments]))
@@ -111,14 +115,16 @@ class Sweep:
             rules.show(experiment.folder)
         return code
 
-    def _experiments(self, arguments: Sequence[str], rules: Rules) -> list[Experiment]:
+    def _experiments(self, arguments: Sequence[str], rules: Rules, *, stock: bool) -> list[Experiment]:
         composer = Composer(self._context.config_loader, self._config)
         names, _ = read_command_line(composer, arguments)
+        own = self._typed("hydra")
+        refuse_unread(own, staged=names != [None], stock=stock)
         found: list[Experiment] = []
         for name in names:
             params = self._params(composer, name)
             _, line = read_command_line(composer, [*params, *arguments])
-            found.append(plan_experiment(composer, name, line, rules))
+            found.append(plan_experiment(composer, name, line, rules, subdir=typed(own, SUBDIR)))
         return found
 
     def _params(self, composer: Composer, name: str | None) -> list[str]:
@@ -135,6 +141,11 @@ class Sweep:
         return Plugins.instance().instantiate_launcher(
             hydra_context=self._context, task_function=self._task, config=self._config
         )
+
+    def _typed(self, kind: str) -> list[str]:
+        """The overrides as typed, for the job (`task`) or for the section `hydra`; interpolations stay text."""
+        found: Any = OmegaConf.to_container(self._config.hydra.overrides[kind], resolve=False)
+        return found
 
     def _freeze(self, plan: Plan, arguments: Sequence[str], executor: str) -> None:
         """Write every job that will run into its folder, with the hash of the code."""
@@ -181,8 +192,7 @@ class Sweep:
 
     def _command(self, *, retry: bool) -> str:
         """The same command line again, with retry_failed where something failed."""
-        overrides = self._config.hydra.overrides
-        given = redact_overrides([*overrides.task, *overrides.hydra])
+        given = redact_overrides([*self._typed("task"), *self._typed("hydra")])
         rest = [o for o in given if "hydra.mode" not in o and "hydra.sweeper.retry_failed" not in o]
         flags = ["hydra.sweeper.retry_failed=true"] if retry else []
         return shlex.join(["xp", *rest, *flags, "-m"])

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 class StagedSweeper(Sweeper):
     """Composes and checks every job of every stage, prints the plan, runs what is missing."""
 
-    def __init__(self, dry_run: bool = False, retry_failed: bool = False, params: Any = None):
+    def __init__(self, dry_run: bool = False, retry_failed: bool = False, params: Any = None, **others: Any):
+        self.others = others  # refused with a sentence of its own when the sweep is read
         self.dry_run, self.retry_failed, self.params = dry_run, retry_failed, params
 
     def setup(self, *, hydra_context: "HydraContext", task_function: "TaskFunction", config: "DictConfig") -> None:

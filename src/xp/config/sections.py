@@ -149,8 +149,7 @@ def _check_value(path: str, value: Any, typed: DictConfig, key: str, spec: datac
         raise UserError(f"{path}={value}: allowed are {listing(allowed)}{closest(str(value), allowed)}")
     low, high = spec.metadata.get("min"), spec.metadata.get("max")
     if isinstance(value, int | float) and not _within(value, low, high):
-        kind = wanted(spec.type).removesuffix(", or null")
-        raise UserError(f"{path}={value}: expected {kind} {_bounds(value, low, high)}.")
+        raise UserError(f"{path}={value}: must be {_bounds(value, low, high)}.")
 
 
 def _refuse_mistaken(value: Any, kind: Any) -> None:
@@ -162,9 +161,9 @@ def _refuse_mistaken(value: Any, kind: Any) -> None:
 
 def _bounds(value: float, low: float | None, high: float | None) -> str:
     if low is None:
-        return "that is finite"
+        return "finite"
     if high is None or (high > 10**6 and value < low):  # a far bound on the other side is no help
-        return f"of at least {_number(low)}"
+        return f"at least {_number(low)}"
     return f"between {_number(low)} and {_number(high)}"
 
 

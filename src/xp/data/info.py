@@ -13,7 +13,7 @@ from xp.data.features import CameraInfo, camera_streams, checked_features, dimen
 from xp.data.places import checked_pattern
 from xp.errors import UserError
 from xp.foreign.json_file import Fields, read_fields
-from xp.foreign.paths import MissingError
+from xp.foreign.paths import MissingError, inside
 from xp.foreign.text import printable
 
 V3_DATA = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
@@ -105,9 +105,8 @@ def read_info(root: Path) -> Fields:
     """
     if not root.is_dir():
         raise UserError(_no_folder(root))
-    path = root / "meta" / "info.json"
     try:
-        return read_fields(path, "the dataset's description")
+        return read_fields(inside(root, "meta/info.json", "the dataset's description"), "the dataset's description")
     except MissingError as error:
         inner = sorted(p.parent.parent.name for p in root.glob("*/meta/info.json"))
         hint = f" It contains datasets: try data.root={root / inner[0]}." if inner else ""

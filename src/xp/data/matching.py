@@ -5,6 +5,10 @@ taken if it is less than half a row's time away; of two that are equally near, t
 higher rate than the rows (10 rows a second over 30 frames), hold frames that belong to nobody, and start anywhere;
 where a frame is missing, the nearest is too far away. LeRobot asks for 0.1 ms; its own concatenation of files drifts
 by more.
+
+Rows whose timestamps do not come every 1 / fps seconds were measured. Then the video must have been too: a frame has to
+stand within a tenth of a row's time (or, in a faster video, as near as frames are), for a video that was written at a
+steady rate drifts away from such rows until they get their neighbours' frames.
 """
 
 from collections.abc import Callable, Iterator
@@ -60,7 +64,7 @@ class _Matcher:
         due = np.repeat(part.from_timestamps, dataset.episodes.lengths[part.episodes]) + dataset.times[rows]
         order = np.argsort(due, kind="stable")
         self._rows, self._due = rows[order], due[order]
-        self._tolerance = 0.5 / dataset.fps
+        self._steady = np.abs(dataset.times[rows] - dataset.frame_index[rows] / dataset.fps).max() <= 0.1 / dataset.fps
         self._done = 0
         self._last = -np.inf
         self._steps: list[np.ndarray] = []
@@ -85,11 +89,19 @@ class _Matcher:
             )
             before = np.maximum(after - 1, 0)
             nearest = np.where(due - times[before] <= np.abs(times[after] - due), before, after)
-            wrong = np.flatnonzero(np.abs(times[nearest] - due) >= self._tolerance)
+            wrong = np.flatnonzero(np.abs(times[nearest] - due) >= self._tolerance())
             if len(wrong):
                 raise self._missing(self._done + int(wrong[0]), float(times[nearest[wrong[0]]]))
             yield self._rows[self._done : stop], frames[nearest]
             self._done = stop
+
+    def _tolerance(self) -> float:
+        """How far a row's frame may be from it, in seconds."""
+        rate, fps = self._video_rate, self._dataset.fps
+        if self._steady:
+            return 0.5 / fps
+        faster = rate is not None and rate > 1.5 * fps
+        return 0.51 / rate if faster else 0.1 / fps  # type: ignore[operator]
 
     def check_end(self) -> None:
         """Every row has its frame."""
@@ -124,4 +136,4 @@ class _Matcher:
 
     def _refusal(self, what: str) -> UserError:
         why = f"{what}; {len(self._rows)} frames were announced, {self.rates}"
-        return damaged_video(self._part.path, why, rates=self.rates_differ)
+        return damaged_video(self._part.path, why, rates=self.rates_differ or not self._steady)

@@ -12,7 +12,7 @@ from xp.data.places import place
 from xp.data.tables import episode_texts, integers, read_episode_table, read_tasks, seconds
 from xp.errors import UserError
 from xp.foreign.json_file import Fields, read_lines
-from xp.foreign.paths import MissingError
+from xp.foreign.paths import MissingError, inside
 
 _V21_DATA = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
 _MOST_LINES = 1_000_000_000
@@ -199,6 +199,7 @@ def _open_v21(root: Path) -> Stored:
 
 
 def _json_lines(path: Path) -> list[Fields]:
+    inside(path.parent.parent, path.relative_to(path.parent.parent), "a file of a LeRobotDataset v2.1")
     try:
         return list(read_lines(path, "lines of a LeRobotDataset v2.1", most=_MOST_LINES))
     except MissingError as error:

@@ -28,7 +28,7 @@ def read_tasks(root: Path) -> list[str]:
     Raises:
         UserError: a column is missing, a task has no text, or the tasks are not numbered 0, 1, 2, ...
     """
-    path = root / "meta" / "tasks.parquet"
+    path = inside(root, "meta/tasks.parquet", "the list of tasks")
     table = read_table(path, "the dataset's tasks", most_rows=MOST_TASKS)
     name = next((n for n in ("task", "__index_level_0__") if n in table.column_names), None)
     if name is None or "task_index" not in table.column_names:

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from xp.merging.quantised import refuse_quantised
 from xp.merging.reconcile import configurations_differ, reconciled
 from xp.merging.search import Search, mix_of
 from xp.runs import atomic
+from xp.runs.record import versions
 
 RECORD = "merge.json"
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": BFLOAT16, "float16": np.dtype(np.float16)}
@@ -337,7 +337,7 @@ class _Job:
             "statistics": {"how": self.pooled.how, "policy": self.options.statistics},
             "kept_from_first": sorted(stream.unequal),
             "seed": self.options.seed,
-            "xp": version("xp"),
+            "xp": dict(versions()).get("xp"),
         }
 
     def _diagnosed(self, angles: Angles, barriers: list[dict[str, Any]], found: Search | None) -> dict[str, Any]:

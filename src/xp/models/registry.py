@@ -67,6 +67,7 @@ def load_policy(
     device: str | None = None,
     cameras: Mapping[str, str | None] | None = None,
     dataset: str | None = None,
+    mask: str | None = None,
 ) -> Policy:
     """The policy saved at `path`: an Octo folder, a LeRobot `pretrained_model` folder, or an xp run folder.
 
@@ -79,6 +80,8 @@ def load_policy(
         cameras: {the policy's camera (of an Octo: image slot): the camera that feeds it}, where the names differ. An
             Octo's slot may be fed by None: it is masked.
         dataset: whose statistics an Octo uses, where its folder has those of several datasets.
+        mask: of an act_smooth `training` or `original`, where the folder's configuration is not to decide: one without
+            the field is of the published plugin, whose mask is `original`.
 
     Raises:
         UserError: nothing loadable there, or a damaged or inconsistent folder.
@@ -87,7 +90,9 @@ def load_policy(
     if is_lerobot(folder):
         from xp.models.lerobot.build import load as load_lerobot
 
-        return load_lerobot(folder, device, cameras)
+        return load_lerobot(folder, device, cameras, mask)
+    if mask is not None:
+        raise UserError(f"mask={mask}: the policy in {folder} is an Octo, and only act_smooth has a choice of masks.")
     from xp.models.octo.build import load
 
     return load(folder, step, device, cameras, dataset)

@@ -10,22 +10,25 @@ from pathlib import Path
 from typing import Any
 
 from xp.errors import UserError
-from xp.foreign.json_file import Fields
 from xp.foreign.text import printable
 from xp.runs.executor import Executor, executor_named
 from xp.runs.reading import read_object
 from xp.runs.record import State
-from xp.runs.submitted import LAUNCHER
+from xp.runs.submitted import ForeignLauncher, launcher_settings
 
 
 def launcher_of(experiment: Path) -> Executor | None:
-    """The executor that an experiment was handed to; None if it runs with its controller or is not installed here."""
-    noted = Fields(read_object(experiment / LAUNCHER, default={}), printable(experiment / LAUNCHER))
-    if not noted.content:
+    """The executor that an experiment was handed to; None if it runs with its controller or is not installed here.
+
+    Raises:
+        ForeignLauncher: its settings were not written by this user.
+    """
+    noted = launcher_settings(experiment)
+    if noted is None:
         return None
-    settings = noted.object("settings", None)
+    name, settings = noted
     try:
-        return executor_named(noted.text("executor"), **(settings.content if settings else {}))
+        return executor_named(name, **settings)
     except (TypeError, UserError, ValueError):
         return None
 
@@ -44,7 +47,10 @@ def remarks(experiment: Path, states: Iterable[str]) -> Remarks:
     """What is to be said about an experiment beside its jobs; nothing once all of them have ended."""
     if not any(state in (State.PENDING, State.RUNNING, "interrupted", "queued", "starting") for state in states):
         return Remarks()
-    executor: Any = launcher_of(experiment)
+    try:
+        executor: Any = launcher_of(experiment)
+    except ForeignLauncher as error:
+        return Remarks((str(error),))
     if not hasattr(executor, "trouble"):
         return Remarks()
     trouble = tuple(printable(line, 2000) for line in executor.trouble(experiment))

@@ -4,6 +4,7 @@ Executors are found by name through the entry-point group `xp.executors`; a reco
 reads it can ask for the job's state without knowing where executors come from.
 """
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -110,4 +111,12 @@ def executor_named(name: str, **settings: Any) -> Executor:
             f"There is no executor '{name}'{closest(name, found)}. Installed: {listing(sorted(found))}. "
             "Choose one with hydra/launcher=NAME; packages add more through the entry-point group xp.executors."
         )
-    return found[name].load()(**settings)
+    made = found[name].load()
+    takes = inspect.signature(made).parameters
+    unknown = [key for key in settings if key not in takes]
+    if unknown and not any(each.kind is each.VAR_KEYWORD for each in takes.values()):
+        raise UserError(
+            f"hydra.launcher.{unknown[0]}: hydra/launcher={name} has no such setting{closest(unknown[0], takes)}. Its "
+            f"settings: {listing(takes)}"
+        )
+    return made(**settings)

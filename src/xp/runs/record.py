@@ -20,6 +20,8 @@ from xp.runs.reading import read_object
 SCHEMA = 1
 """Version of the layout of record.json and job.json."""
 
+DISTRIBUTION = "xp-robot-policies"
+"""What xp is called where packages are named; in records it is `xp`."""
 _PACKAGES = (
     "xp", "hydra-core", "omegaconf", "numpy", "scipy", "torch", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint",
     "lerobot", "lightning", "mujoco", "pyarrow", "av", "safetensors", "h5py",
@@ -92,10 +94,7 @@ class Record(Mapping[str, Any]):
             return False
         if self.get("host") != socket.gethostname():
             return beats(self.path.parent)
-        pid, start = self.get("pid"), self.get("process_start")
-        if not isinstance(pid, int) or isinstance(pid, bool) or pid <= 0 or start is None:
-            return False
-        return process_start(pid) == start
+        return is_process(self.get("pid"), self.get("process_start"))
 
     @property
     def standing(self) -> str:
@@ -136,6 +135,13 @@ def process_start(pid: int) -> str | None:
     return "alive"
 
 
+def is_process(pid: object, start: object) -> bool:
+    """Whether the process that was noted by its pid and its start is still there; notes of another form name none."""
+    if not isinstance(pid, int) or isinstance(pid, bool) or pid <= 0 or not isinstance(start, str):
+        return False
+    return process_start(pid) == start
+
+
 def whereabouts() -> dict[str, Any]:
     """Host, process and code of the running interpreter, for the record; `node` is the executor's name for the host."""
     return {
@@ -159,7 +165,8 @@ def versions() -> tuple[tuple[str, str], ...]:
                 name, dash, version = entry.name.removesuffix(".dist-info").partition("-")
                 if dash:
                     there[name.lower().replace("_", "-").replace(".", "-")] = version
-    return tuple((name, there[name]) for name in _PACKAGES if name in there)
+    there["xp"] = there.get(DISTRIBUTION, "")
+    return tuple((name, there[name]) for name in _PACKAGES if there.get(name))
 
 
 @lru_cache(maxsize=1)

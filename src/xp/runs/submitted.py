@@ -15,33 +15,70 @@ from typing import Any
 from xp.errors import UserError
 from xp.foreign.json_file import Fields
 from xp.foreign.text import printable
-from xp.runs.atomic import write_json
+from xp.runs.atomic import plain, write_json
 from xp.runs.executor import Executor, JobState, Submission, executor_named
 from xp.runs.folder import RECORD
-from xp.runs.lock import Busy, locked
+from xp.runs.lock import Busy, hold, holder, locked
 from xp.runs.reading import read_object
 from xp.runs.record import Record, State, now, process_start
 from xp.runs.secret import redact
+from xp.runs.signature import is_own, sign
 
 LAUNCHER = "launcher.json"
+CONTROLLER = ".controller"
+"""The file whose lock an experiment's controller holds."""
 _OPEN = (State.PENDING, State.RUNNING)
 
 
 def note_launcher(experiment: Path, executor: str, settings: Mapping[str, Any]) -> None:
     """Write launcher.json: the executor's name and settings (secrets left out), and the process that submits."""
     controller = {"host": socket.gethostname(), "pid": os.getpid(), "process_start": process_start(os.getpid())}
-    content = {"executor": executor, "settings": redact(dict(settings))[0], "controller": controller, "time": now()}
-    write_json(experiment / LAUNCHER, content)
+    signed = {"executor": executor, "settings": plain(redact(dict(settings))[0])}
+    write_json(experiment / LAUNCHER, {**signed, "signature": sign(signed), "controller": controller, "time": now()})
+    _attend(experiment)
+
+
+class ForeignLauncher(UserError):  # noqa: N818 - a state of affairs
+    """The settings of a launcher that this user did not write."""
+
+
+def launcher_settings(experiment: Path) -> tuple[str, dict[str, Any]] | None:
+    """The executor's name and settings as this user's own command wrote them; None if there is no launcher.json.
+
+    Settings name hosts, programs and commands, so those of somebody else are never obeyed.
+
+    Raises:
+        ForeignLauncher: launcher.json was not written by this user's xp, or changed since.
+    """
+    path = experiment / LAUNCHER
+    noted = Fields(read_object(path, default={}), printable(path))
+    if not noted.content:
+        return None
+    settings = noted.object("settings", None)
+    signed = {"executor": noted.text("executor", ""), "settings": dict(settings.content) if settings else {}}
+    if not is_own(signed, noted.content.get("signature")):
+        raise ForeignLauncher(
+            f"{noted.source} was not written by your xp, or was changed since: the hosts, programs and commands in it "
+            "are not used. If the experiment is yours, give the command that started it once more from here (it takes "
+            "up what is there), then this one."
+        )
+    return signed["executor"], signed["settings"]
+
+
+_attended: set[Path] = set()
+
+
+def _attend(experiment: Path) -> None:
+    """Hold the experiment until this process ends: whoever looks for its controller finds the holder of this lock."""
+    experiment = experiment.resolve()
+    if experiment not in _attended and hold(experiment / CONTROLLER):
+        _attended.add(experiment)
 
 
 def controller_of(experiment: Path) -> int | None:
-    """The process on this host that submitted an experiment's jobs last, if it is still there."""
-    noted = _controller(experiment)
-    here = noted.get("host") == socket.gethostname()
-    pid, start = noted.get("pid"), noted.get("process_start")
-    if not here or not isinstance(pid, int) or isinstance(pid, bool) or pid <= 0 or start is None:
-        return None
-    return pid if process_start(pid) == start else None
+    """The process on this host that attends to an experiment, if there is one: the holder of its lock."""
+    experiment = experiment.resolve()
+    return os.getpid() if experiment in _attended else holder(experiment / CONTROLLER)
 
 
 def _controller(experiment: Path) -> Mapping[str, Any]:
@@ -64,18 +101,18 @@ def executor_of(folder: Path) -> Executor | None:
     """The executor that has the job in `folder`; None if the job was never handed to one that outlives its controller.
 
     Raises:
-        UserError: that executor is not installed here.
+        UserError: that executor is not installed here, or its settings are not this user's (`ForeignLauncher`).
     """
     record = Record(folder / RECORD)
     if not record.get("handle"):
         return None
     name = str(record.get("executor"))
-    noted = Fields(read_object(folder.parent / LAUNCHER, default={}), printable(folder.parent / LAUNCHER))
-    settings = noted.object("settings", None) if noted.text("executor", "") == name else None
+    noted, settings = launcher_settings(folder.parent) or ("", {})
     try:
-        return executor_named(name, **(settings.content if settings else {}))
+        return executor_named(name, **(settings if noted == name else {}))
     except (TypeError, ValueError) as error:
-        raise UserError(f"{noted.source}: these are no settings of '{name}': {printable(error)}") from error
+        source = printable(folder.parent / LAUNCHER)
+        raise UserError(f"{source}: these are no settings of '{name}': {printable(error)}") from error
 
 
 def ask(folders: Iterable[Path]) -> dict[Path, JobState]:

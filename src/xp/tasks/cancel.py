@@ -9,10 +9,11 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from xp.errors import UserError, listing, some
+from xp.foreign.text import printable
 from xp.runs import Record, State
 from xp.runs.executor import JobState
 from xp.runs.folder import RECORD
-from xp.runs.lock import Busy, locked
+from xp.runs.lock import LOCK, Busy, holder, locked
 from xp.runs.status import Row
 from xp.runs.submitted import adopt_unnoted, ask, by_executor, controller_of, experiments_at
 from xp.shell import command, near
@@ -67,15 +68,32 @@ def _mark(folder: Path) -> None:
 
 
 def _end_processes(found: Sequence[Row]) -> list[str]:
-    """Ask processes on this host to leave: the controller of a sweep (it lets its jobs leave), else the run itself."""
+    """Ask processes on this host to leave: the controller of a sweep (it lets its jobs leave), else the run itself.
+
+    Who that is, the system says: the holder of the experiment's or of the run's lock, never a file.
+    """
     lines, asked = [], set()
     for row in found:
-        record = Record(row.folder / RECORD)
-        if record.get("host") != socket.gethostname():
-            raise UserError(f"{row.folder} is at work on {record.get('host')}. Run the same command there.")
-        pid = controller_of(row.folder.parent) or record["pid"]
+        host = Record(row.folder / RECORD).get("host")
+        if host != socket.gethostname():
+            raise UserError(f"{printable(row.folder)} is at work on {printable(host)}. Run the same command there.")
+        controller, worker = controller_of(row.folder.parent), holder(row.folder / LOCK)
+        pid = controller or worker
+        if pid is None:
+            lines.append(f"{printable(row.name)}: no process holds its folder, so none was asked to leave")
+            continue
         if pid not in asked:
-            os.kill(pid, signal.SIGINT if pid != record["pid"] else signal.SIGTERM)
+            _ask(pid, signal.SIGINT if controller else signal.SIGTERM)
             asked.add(pid)
-        lines.append(f"{row.name}: process {pid} was asked to leave")
+        lines.append(f"{printable(row.name)}: process {pid} was asked to leave")
     return lines
+
+
+def _ask(pid: int, number: signal.Signals) -> None:
+    """Signal a process that held a lock a moment ago; one that has left meanwhile has done what was wanted."""
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return
+    except PermissionError:
+        raise UserError(f"Process {pid} belongs to another user, who has to end it.") from None

@@ -12,7 +12,7 @@ from xp.runs import RunFolder
 from xp.runs.attended import launcher_of
 from xp.runs.folder import RECORD
 from xp.runs.record import State
-from xp.runs.submitted import LAUNCHER
+from xp.runs.submitted import LAUNCHER, ForeignLauncher
 
 OPEN = (State.PENDING, State.RUNNING)
 
@@ -24,7 +24,7 @@ def show(config: DictConfig) -> int:
     if not experiments:
         console.print("No experiment here has run on other machines.")
         return 0
-    found = each_once([item for experiment in experiments for item in survey(experiment, data=config.gc.data)])
+    found = each_once([item for experiment in experiments for item in _surveyed(experiment, config)])
     if not found:
         console.print("Nothing lies on other machines.")
         return 0
@@ -42,6 +42,16 @@ def show(config: DictConfig) -> int:
             )
         return 0
     return _remove(removable, console)
+
+
+def _surveyed(experiment: Path, config: DictConfig) -> list[dict[str, Any]]:
+    """`survey`; among several experiments, one whose hosts are not this user's to ask is a line and stops nothing."""
+    try:
+        return survey(experiment, data=config.gc.data)
+    except ForeignLauncher as error:
+        if config.gc.folder is not None:
+            raise
+        return [{"kind": "fault", "host": "", "path": "", "line": str(error), "removable": False}]
 
 
 def _remove(removable: list[dict[str, Any]], console: Console) -> int:

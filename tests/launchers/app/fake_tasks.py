@@ -1,9 +1,13 @@
 """Tasks that take no time: they count, note in the experiment's journal that they began and ended, and obey."""
 
+import hashlib
+import json
 import os
 import signal
 import time
 from pathlib import Path
+
+from omegaconf import OmegaConf
 
 from xp.runs.atomic import write_text
 
@@ -41,6 +45,9 @@ def run(run):
     if work.crash:
         os.kill(os.getpid(), signal.SIGSEGV)
     if work.fail and not os.path.exists(run.folder.parent / "mended"):
-        raise ValueError("told to fail")
-    run.write_summary({"horizon": run.config.horizon.train, "seed": run.config.seed})
+        raise ValueError(f"told to fail{work.get('api_key', '')}")
+    summary = {"horizon": run.config.horizon.train, "seed": run.config.seed}
+    if notes := run.config.get("notes"):  # what a secret is worth here, without saying it
+        summary["notes"] = hashlib.sha256(json.dumps(OmegaConf.to_container(notes)).encode()).hexdigest()
+    run.write_summary(summary)
     note(run, "end")

@@ -176,7 +176,7 @@ class _Fold:
                     )
 
     def _update(
-        self, module: str, found: Mapping[str, str], changes: Mapping[str, Change], turned: Mapping[str, bool | None]
+        self, module: str, found: Mapping[str, str], changes: Mapping[str, Change], turned: Mapping[str, bool]
     ) -> tuple[str, Change]:
         embedding = "embedding_A" in found or "embedding_B" in found
         keys = ("embedding_A", "embedding_B") if embedding else ("A", "B")

@@ -18,7 +18,7 @@ from xp.foreign.text import printable, shown
 from xp.merging.formats.patterns import matches
 
 CONFIG = "adapter_config.json"
-_NUMBER = 1e9
+_NUMBER = 10**9
 """The largest magnitude of a rank or alpha."""
 
 WITHOUT_EFFECT = {

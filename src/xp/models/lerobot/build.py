@@ -2,18 +2,20 @@
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from xp.errors import UserError
+from xp.errors import UserError, closest
+from xp.foreign.json_file import Fields
 from xp.models.camera_maps import check_map
 from xp.models.lerobot.cameras import camera_name, image_key, resolve_cameras
 from xp.models.lerobot.cameras import camera_sizes as sizes_of
 from xp.models.lerobot.catalog import config_class, missing_package, policy_class
 from xp.models.lerobot.folder import check_shapes, load_by_name, load_exactly
-from xp.models.lerobot.papers import Papers, read_papers
+from xp.models.lerobot.papers import Papers, read_act_smooth, read_papers
 from xp.models.lerobot.policy import Assembly, LeRobotPolicy, objective
 from xp.models.lerobot.processors import (
     lerobot_statistics,
@@ -75,7 +77,12 @@ def build(
     return _trainable(assembly, module, config, report)
 
 
-def load(folder: Path, device: str | None = None, cameras: Mapping[str, str | None] | None = None) -> LeRobotPolicy:
+def load(
+    folder: Path,
+    device: str | None = None,
+    cameras: Mapping[str, str | None] | None = None,
+    mask: str | None = None,
+) -> LeRobotPolicy:
     """A saved policy, every weight accounted for.
 
     Args:
@@ -83,21 +90,44 @@ def load(folder: Path, device: str | None = None, cameras: Mapping[str, str | No
         device: "cpu", "cuda" or another of torch's; None takes CUDA where there is any.
         cameras: {the policy's camera: the camera that feeds it}; those not named keep what was noted in training, or
             their own name.
+        mask: of an act_smooth, its attention at inference; None: what its configuration says.
 
     Raises:
         UserError: damaged files, weights that do not fit the configuration, an unknown device or camera.
     """
     papers = read_papers(folder)
     check_folder(papers)
+    if mask is not None:
+        papers = _masked(papers, mask)
     config = _saved_config(papers, _device(device))
     _check_without_memory(config, folder)
     module = new_module(config, 0)
     load_exactly(module, folder)
+    if papers.policy_type == "act_smooth":
+        _hold(module, read_act_smooth(folder), int(config.action_feature.shape[0]))
     module.to(config.device)
     fed = _fed(papers, cameras or {})
     images = {key: (fed[key], height, width) for key, (height, width, _) in papers.images.items()}
     notes = {"cameras": fed, "fps": papers.fps, "name": papers.config["type"]}
     return LeRobotPolicy(_assembly(config, saved_processors(config, folder), images, notes), module)
+
+
+def _hold(module: Any, notes: Fields, width: int) -> None:
+    """Give an act_smooth the action that holds the robot in its place, where its folder knows it."""
+    hold = notes.object("hold", None)
+    if hold is not None:
+        module.set_hold(*(hold.numbers(name, count=width) for name in ("scale", "offset")))
+
+
+def _masked(papers: Papers, mask: str) -> Papers:
+    if papers.policy_type != "act_smooth":
+        raise UserError(
+            f"mask={mask}: the policy in {papers.folder} is of type '{papers.policy_type}', and only act_smooth has a "
+            "choice of masks. Leave mask out."
+        )
+    if mask not in ("training", "original"):
+        raise UserError(f"mask={mask}: allowed are training and original{closest(mask, ('training', 'original'))}.")
+    return replace(papers, config={**papers.config, "mask": mask})
 
 
 def new_module(config: Any, seed: int, stats: Mapping[str, Any] | None = None) -> Any:

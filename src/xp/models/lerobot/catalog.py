@@ -9,6 +9,8 @@ from typing import Any
 
 from xp.errors import UserError, closest, listing
 
+ACT_SMOOTH = "lerobot_policy_act_smooth_xp"
+"""The plugin of this repository that brings act_smooth."""
 PREFIX = "lerobot_policy_"
 """What the name of a plugin's distribution, and of its module, begins with (LeRobot 0.6.1, utils/import_utils.py)."""
 
@@ -27,7 +29,15 @@ def config_class(policy_type: str) -> type:
             f"model.type={policy_type}: there is no such policy type. Types: {listing(known)}"
             f"{closest(policy_type, known)}.{_plugin_trouble(failures)}"
         )
-    return registry.get_choice_class(policy_type)
+    found = registry.get_choice_class(policy_type)
+    other = found.__module__.partition(".")[0]
+    if policy_type == "act_smooth" and other != ACT_SMOOTH:
+        raise UserError(
+            f"model.type=act_smooth is brought by another plugin, {other}. An environment can have one of the two, and "
+            f"xp's own, {ACT_SMOOTH}, loads the checkpoints of both. Type: uv pip uninstall {other}. Then install "
+            f"{ACT_SMOOTH}, if it is not there (README.md says how)."
+        )
+    return found
 
 
 def policy_class(policy_type: str) -> type:

@@ -12,6 +12,8 @@ from xp.foreign.paths import RefusedError, member
 
 CONFIG, WEIGHTS, XP = "config.json", "model.safetensors", "xp.json"
 """LeRobot's configuration and weights, and xp's own notes, which LeRobot passes over."""
+ACT_SMOOTH = "act_smooth.json"
+"""What the plugin of act_smooth keeps beside config.json."""
 PREPROCESSOR, POSTPROCESSOR = "policy_preprocessor.json", "policy_postprocessor.json"
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 """PEFT's files: a folder that has one is a base's adapter, whatever stands beside it."""
@@ -82,7 +84,28 @@ def read_papers(folder: Path) -> Papers:
         notes = read_fields(member(folder, XP, "xp's notes on a policy"), "xp's notes on a policy")
     fed = notes.object("cameras", Fields({}, notes.source))
     cameras = {key: fed.text(key) for key in fed.content}
-    return Papers(folder, dict(config.content), images, cameras, notes.number("fps", None, low=1e-3, high=1e6))
+    return Papers(
+        folder, _completed(folder, dict(config.content)), images, cameras, notes.number("fps", None, low=1e-3, high=1e6)
+    )
+
+
+def _completed(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration with what its file leaves out: of an act_smooth the mask, and settings of training beside it.
+
+    The first ACT-smooth (the published plugin) has one mask, which is `original` here, and no field for it.
+    """
+    if config.get("type") != "act_smooth":
+        return config
+    training = read_act_smooth(folder).object("training", Fields({}, ""))
+    training.refuse_others(("obs_dropout_rate", "loss_reduction", "relative_episodes"))
+    return {"mask": "original", **config, **training.content}
+
+
+def read_act_smooth(folder: Path) -> Fields:
+    """What the plugin of act_smooth wrote beside config.json; empty where it wrote nothing."""
+    if not os.path.lexists(folder / ACT_SMOOTH):
+        return Fields({}, str(folder / ACT_SMOOTH))
+    return read_fields(member(folder, ACT_SMOOTH, "act_smooth's notes"), "act_smooth's notes")
 
 
 def _pixels(feature: Fields) -> tuple[int, int, int]:

@@ -66,7 +66,7 @@ def new_processors(config: Any, stats: Mapping[str, Any], papers: Papers | None)
 def treated(processors: tuple[Any, Any], config: Any, treatment: Treatment) -> None:
     """Put observation dropout and relative actions into the processors of a policy that has no such thing itself.
 
-    The steps are those of the plugin `lerobot_policy_act_smooth`; they are saved with the processors, and LeRobot's
+    The steps are those of the plugin `lerobot_policy_act_smooth_xp`; they are saved with the processors, and LeRobot's
     commands load them where the plugin is installed. A pretrained policy that has them gets the new statistics.
 
     Raises:
@@ -109,12 +109,12 @@ def treated(processors: tuple[Any, Any], config: Any, treatment: Treatment) -> N
 
 def _plugin() -> Any:
     try:
-        from lerobot_policy_act_smooth import pipelines
+        from lerobot_policy_act_smooth_xp import pipelines
     except ImportError as error:
         raise UserError(
             "obs_dropout and action_space=relative are processor steps of the LeRobot plugin "
-            f"lerobot_policy_act_smooth, which cannot be imported ({error}). Install it (README.md says how), or type "
-            "obs_dropout=none action_space=absolute"
+            f"lerobot_policy_act_smooth_xp, which cannot be imported ({error}). Install it (README.md says how), or "
+            "type obs_dropout=none action_space=absolute"
         ) from error
     return pipelines
 

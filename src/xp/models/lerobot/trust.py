@@ -42,7 +42,7 @@ STEPS = frozenset(
         "observation_dropout", "relative_to_anchor", "absolute_from_anchor", "hold_action",
     }
 )  # fmt: skip
-"""Registered steps that compute with what they are given: LeRobot's, and those of the plugin lerobot_policy_act_smooth.
+"""Registered steps that compute with what they are given: LeRobot's, and those of our plugin, act_smooth.
 
 Not among them, since they load by names of the folder: action_tokenizer_processor, reward_classifier_processor,
 eo1_qwen_processor, molmoact2_pack_inputs and groot's.

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from lerobot_policy_act_smooth.configuration_act_smooth import ACTSmoothConfig
-from lerobot_policy_act_smooth.layers import Decoder, Encoder, sinusoid_1d, sinusoid_2d
-from lerobot_policy_act_smooth.prefix import decoder_masks, encoder_mask
+from lerobot_policy_act_smooth_xp.configuration_act_smooth import ACTSmoothConfig
+from lerobot_policy_act_smooth_xp.layers import Decoder, Encoder, sinusoid_1d, sinusoid_2d
+from lerobot_policy_act_smooth_xp.prefix import decoder_masks, encoder_mask
 
 
 class ACTSmoothNetwork(nn.Module):

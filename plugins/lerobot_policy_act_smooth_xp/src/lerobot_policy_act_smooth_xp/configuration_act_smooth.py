@@ -1,7 +1,10 @@
 """Hyper-parameters of ACT-smooth, checked when they are given."""
 
 import difflib
+import json
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from lerobot.configs import NormalizationMode, PreTrainedConfig
 from lerobot.optim import AdamWConfig
@@ -9,6 +12,12 @@ from lerobot.optim import AdamWConfig
 ANCHORS = ("a_t0", "last_prefix")
 MASKS = ("training", "original")
 REDUCTIONS = ("valid", "all")
+BESIDE = "act_smooth.json"
+"""What config.json of the first ACT-smooth has no field for, beside it: settings of training, the held action."""
+FIRST_HAS = {"relative_actions": False, "mask": "original", "obs_dropout_token": False}
+"""Fields that the first ACT-smooth does not know, and what it does: with these values they are not written."""
+OF_TRAINING = {"obs_dropout_rate": 0.0, "loss_reduction": "valid", "relative_episodes": None}
+"""Fields that it does not know and that change nothing once trained: they are written beside config.json."""
 
 
 def _one_of(name: str, given: str, allowed: tuple[str, ...]) -> None:
@@ -53,8 +62,9 @@ class ACTSmoothConfig(PreTrainedConfig):
     relative_episodes: list[int] | None = None
     """Episodes whose differences make the statistics when LeRobot gives a dataset but no statistics of differences;
     None: all of that dataset."""
-    mask: str = "training"
-    """Attention at inference. `training`: the mask of training. `original`: none, as the first ACT-smooth did."""
+    mask: str | None = None
+    """Attention at inference. `training`: the mask of training. `original`: none, as the first ACT-smooth did. None:
+    `training` for a new policy; `original` for a saved one, which is the first ACT-smooth's if it does not say."""
 
     obs_dropout_rate: float = 0.0
     """Probability per sample, in training only, that `observation.state` is hidden."""
@@ -96,7 +106,8 @@ class ACTSmoothConfig(PreTrainedConfig):
         super().__post_init__()
         self._check_lengths()
         _one_of("relative_anchor", self.relative_anchor, ANCHORS)
-        _one_of("mask", self.mask, MASKS)
+        if self.mask is not None:
+            _one_of("mask", self.mask, MASKS)
         _one_of("loss_reduction", self.loss_reduction, REDUCTIONS)
         _one_of("feedforward_activation", self.feedforward_activation, ("relu", "gelu"))
         if self.relative_actions and self.use_action_relative:
@@ -135,6 +146,20 @@ class ACTSmoothConfig(PreTrainedConfig):
                 f"{self.length_prefix_future}) is longer than the chunk that it is taken from (chunk_size="
                 f"{self.chunk_size}). Shorten the prefix or lengthen the chunk."
             )
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """As LeRobot's, without the fields in which this policy is a first ACT-smooth, so that its plugin opens it."""
+        super()._save_pretrained(save_directory)
+        file = Path(save_directory) / "config.json"
+        content = json.loads(file.read_text(encoding="utf-8"))
+        training = {name: content.pop(name) for name in OF_TRAINING if name in content}
+        for name, value in FIRST_HAS.items():
+            if content.get(name, value) == value:
+                content.pop(name, None)
+        if not self.relative_actions:
+            content.pop("relative_anchor", None)
+        file.write_text(json.dumps(content, indent=4), encoding="utf-8")
+        write_beside(Path(save_directory), training={k: v for k, v in training.items() if v != OF_TRAINING[k]})
 
     def get_optimizer_preset(self) -> AdamWConfig:
         """AdamW at `optimizer_lr`; the backbone's rate is in the policy's parameter groups."""
@@ -181,3 +206,18 @@ class ACTSmoothConfig(PreTrainedConfig):
         delays = range(1, self.length_prefix_future + 1)
         last = self.relative_anchor == "last_prefix"
         return [(d - 1 if last else 0, d + i) for d in delays for i in range(self.chunk_size)]
+
+
+def read_beside(folder: Path) -> dict[str, Any]:
+    """The content of a folder's `BESIDE`; empty where there is none."""
+    file = folder / BESIDE
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+def write_beside(folder: Path, **entries: dict[str, Any] | None) -> None:
+    """Set entries of a folder's `BESIDE`; empty ones are taken out, and the file with the last one."""
+    content = {name: entry for name, entry in {**read_beside(folder), **entries}.items() if entry}
+    if content:
+        (folder / BESIDE).write_text(json.dumps(content, indent=4), encoding="utf-8")
+    else:
+        (folder / BESIDE).unlink(missing_ok=True)

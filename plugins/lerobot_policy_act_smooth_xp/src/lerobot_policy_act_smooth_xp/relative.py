@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lerobot_policy_act_smooth.configuration_act_smooth import ACTSmoothConfig
-from lerobot_policy_act_smooth.statistics import STATISTICS_KEY, action_slope, delta_statistics, read_actions
+from lerobot_policy_act_smooth_xp.configuration_act_smooth import ACTSmoothConfig
+from lerobot_policy_act_smooth_xp.statistics import STATISTICS_KEY, action_slope, delta_statistics, read_actions
 
 _STILL = 1e-6
 """A dimension whose differences spread less than this part of its own spread never moves: it keeps scale 1."""
@@ -44,7 +44,7 @@ def dataset_deltas(config: ACTSmoothConfig, stats: Mapping[str, Any] | None, met
         raise ValueError(
             "act_smooth: relative_actions=true needs statistics of action differences, and these statistics have none: "
             f"their keys are {sorted(stats or {})}. Give them as dataset_stats['{STATISTICS_KEY}'] = "
-            "lerobot_policy_act_smooth.delta_statistics(actions, episode_index, config.delta_lags, episodes=...), "
+            "lerobot_policy_act_smooth_xp.delta_statistics(actions, episode_index, config.delta_lags, episodes=...), "
             "beside dataset_stats['action']; or give dataset_meta; or set relative_actions=false."
         )
     if delta is None:

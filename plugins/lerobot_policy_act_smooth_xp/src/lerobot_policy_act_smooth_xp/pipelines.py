@@ -5,7 +5,7 @@ from typing import Any
 
 from lerobot.processor import NormalizerProcessorStep, PolicyProcessorPipeline, ProcessorStep, UnnormalizerProcessorStep
 
-from lerobot_policy_act_smooth.steps import (
+from lerobot_policy_act_smooth_xp.steps import (
     AbsoluteFromAnchorStep,
     ObservationDropoutStep,
     RelativeToAnchorStep,
@@ -51,7 +51,7 @@ def add_relative_actions(
     if not {"mean", "std"} <= set(deltas):
         raise ValueError(
             f"Relative actions need the mean and std of action differences; given {sorted(deltas)}. Compute them with "
-            "lerobot_policy_act_smooth.delta_statistics(actions, episode_index, lags, episodes=training episodes)."
+            "lerobot_policy_act_smooth_xp.delta_statistics(actions, episode_index, lags, episodes=training episodes)."
         )
     before, after = list(preprocessor.steps), list(postprocessor.steps)
     normalize, unnormalize = _place(before, NormalizerProcessorStep), _place(after, UnnormalizerProcessorStep)

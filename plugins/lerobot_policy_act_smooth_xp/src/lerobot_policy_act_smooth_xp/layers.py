@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from lerobot_policy_act_smooth.configuration_act_smooth import ACTSmoothConfig
+from lerobot_policy_act_smooth_xp.configuration_act_smooth import ACTSmoothConfig
 
 _ACTIVATIONS = {"relu": nn.functional.relu, "gelu": nn.functional.gelu}
 

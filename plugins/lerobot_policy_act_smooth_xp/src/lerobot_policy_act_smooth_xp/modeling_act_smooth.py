@@ -4,7 +4,7 @@ B batch, K past slots, D committed slots, C chunk, A action.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,16 @@ from lerobot.utils.constants import ACTION, OBS_STATE
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lerobot_policy_act_smooth.configuration_act_smooth import ACTSmoothConfig
-from lerobot_policy_act_smooth.history import ActionQueue, Timeline
-from lerobot_policy_act_smooth.network import ACTSmoothNetwork
-from lerobot_policy_act_smooth.prefix import build_inference_action_prefix
-from lerobot_policy_act_smooth.relative import branch_anchors, dataset_deltas
+from lerobot_policy_act_smooth_xp.configuration_act_smooth import BESIDE, ACTSmoothConfig, read_beside, write_beside
+from lerobot_policy_act_smooth_xp.history import ActionQueue, Timeline
+from lerobot_policy_act_smooth_xp.hold import hold_affine
+from lerobot_policy_act_smooth_xp.network import ACTSmoothNetwork
+from lerobot_policy_act_smooth_xp.prefix import build_inference_action_prefix
+from lerobot_policy_act_smooth_xp.relative import branch_anchors, dataset_deltas
 
 PREFIX, PREFIX_IS_PAD = "inference_action", "inference_action_is_pad"
 HOLD = "observation.hold_action"
-"""The normalised action that keeps the robot where it is, [B, A]; put there by the preprocessor."""
+"""The normalised action that keeps the robot where it is, [B, A]; preprocessors of earlier versions put it there."""
 DROPPED = "observation_is_dropped"
 
 
@@ -44,6 +45,8 @@ class ACTSmoothPolicy(PreTrainedPolicy):
     _indices_target: Tensor
     action_delta_mean: Tensor
     action_delta_std: Tensor
+    _hold_scale: Tensor | None
+    _hold_offset: Tensor | None
 
     def __init__(
         self,
@@ -54,7 +57,11 @@ class ACTSmoothPolicy(PreTrainedPolicy):
     ) -> None:
         super().__init__(config)
         config.validate_features()
+        if config.mask is None:
+            config.mask = "training"
         self.config: ACTSmoothConfig = config
+        for name, value in zip(("_hold_scale", "_hold_offset"), hold_affine(config, dataset_stats)):
+            self.register_buffer(name, value, persistent=False)  # beside the weights: the first ACT-smooth has none
         delays = torch.arange(1, config.length_prefix_future + 1)
         steps = config.length_prefix_past + delays[:, None] + torch.arange(config.chunk_size)
         self.register_buffer("_indices_target", steps)
@@ -85,11 +92,33 @@ class ACTSmoothPolicy(PreTrainedPolicy):
         # Statistics of another dataset must not replace those that the weights were trained with.
         kwargs.pop("dataset_stats", None)
         kwargs.pop("dataset_meta", None)
+        config.mask = config.mask or "original"
         backbone, config.pretrained_backbone_weights = config.pretrained_backbone_weights, None
         try:
-            return super().from_pretrained(pretrained_name_or_path, config=config, **kwargs)
+            policy = super().from_pretrained(pretrained_name_or_path, config=config, **kwargs)
         finally:
             config.pretrained_backbone_weights = backbone
+        folder = _fetched(pretrained_name_or_path, {key: kwargs[key] for key in keys if key in kwargs})
+        hold = read_beside(folder).get("hold") if folder is not None else None
+        if hold:
+            policy.set_hold(hold["scale"], hold["offset"])
+        return policy
+
+    def _save_pretrained(self, save_directory: Path, **kwargs: Any) -> None:
+        """As LeRobot's, and the held action beside config.json."""
+        super()._save_pretrained(save_directory, **kwargs)
+        pair = (self._hold_scale, self._hold_offset)
+        known = None if None in pair else {n: v.tolist() for n, v in zip(("scale", "offset"), pair) if v is not None}
+        write_beside(Path(save_directory), hold=known)
+
+    def set_hold(self, scale: Sequence[float], offset: Sequence[float]) -> None:
+        """How a normalised state becomes the normalised action that holds the robot in place (see `hold_affine`)."""
+        device = self._indices_target.device
+        for name, given in (("_hold_scale", scale), ("_hold_offset", offset)):
+            value = torch.tensor(given, dtype=torch.float32, device=device)
+            if value.shape != (self.config.action_dim,):
+                raise ValueError(f"act_smooth: {BESIDE} has a held action of shape {tuple(value.shape)}.")
+            setattr(self, name, value)
 
     @classmethod
     def _load_as_safetensor(
@@ -336,6 +365,8 @@ class ACTSmoothPolicy(PreTrainedPolicy):
         state = batch.get(HOLD, batch.get(OBS_STATE))
         if state is None or state.shape[-1] != self.config.action_dim:
             return None
+        if HOLD not in batch and self._hold_scale is not None and self._hold_offset is not None:
+            state = state * self._hold_scale + self._hold_offset
         return state[:, None]
 
     def _start_anywhere(self, batch: Mapping[str, Tensor]) -> Tensor:
@@ -356,6 +387,21 @@ class ACTSmoothPolicy(PreTrainedPolicy):
                 f"the old ones with a jump. Train with length_prefix_future={asked} or more, or make inference faster."
             )
         return min(asked, longest)
+
+
+def _fetched(place: str | Path, options: dict[str, Any]) -> Path | None:
+    """The local folder that holds a pretrained policy's `BESIDE`; None where there is none."""
+    if Path(place).is_dir():
+        return Path(place)
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    allowed = ("force_download", "proxies", "token", "cache_dir", "local_files_only", "revision")
+    try:
+        found = hf_hub_download(str(place), BESIDE, **{key: options[key] for key in allowed if key in options})
+    except (EntryNotFoundError, OSError):
+        return None
+    return Path(found).parent
 
 
 def _deltas_were_loaded(policy: ACTSmoothPolicy, keys: Any) -> None:
