@@ -10,6 +10,7 @@ from typing import Any
 
 from xp.errors import UserError, closest, listing
 from xp.foreign.json_file import Fields, read_fields
+from xp.foreign.paths import inside
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _CAMERA_PREFIX = "observation.images."
@@ -45,15 +46,16 @@ def is_depth(feature: Mapping[str, Any]) -> bool:
 
 def dataset_facts(root: str | None) -> DatasetFacts | None:
     """Read `meta/` of a dataset; None where it is still to be recorded, or where opening it will say what is wrong."""
-    meta = Path(str(root)) / "meta"
     try:
-        features = dict(read_fields(meta / "info.json", "the dataset's description").object("features").objects())
+        description = inside(str(root), "meta/info.json", "the dataset's description")
+        tasks = inside(str(root), "meta/tasks.parquet", "the list of tasks")
+        features = dict(read_fields(description, "the dataset's description").object("features").objects())
         images = {key: feature for key, feature in features.items() if feature.text("dtype") in ("image", "video")}
         dims = [_width(features.get(key)) for key in ("action", "observation.state")]
     except UserError:
         return None
     named = (camera_name(key) for key, feature in images.items() if not is_depth(feature.content))
-    return DatasetFacts(tuple(name for name in named if name is not None), _tasks(meta / "tasks.parquet"), *dims)
+    return DatasetFacts(tuple(name for name in named if name is not None), _tasks(tasks), *dims)
 
 
 def _width(feature: Fields | None) -> int:
