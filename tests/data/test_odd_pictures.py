@@ -130,3 +130,23 @@ def test_a_cell_that_is_no_picture_of_the_dataset_is_refused_with_its_row(tmp_pa
     column = pa.array([{"bytes": picture(RGB), "path": None}, BAD_CELLS[case]], kind)
     pq.write_table(table.set_column(table.column_names.index(CAMERA), CAMERA, column), root / DATA)
     assert "row 1" in refusal(root)
+
+
+SHAPES = [
+    ([32, 24, 3], ["height", "width", "channels"]),
+    ([3, 32, 24], ["channels", "height", "width"]),
+    ([24, 32, 3], ["width", "height", "channel"]),
+    ([3, 32, 24], ["height", "width", "channels"]),
+    ([3, 32, 24], None),
+    ([32, 24, 3], {"axes": ["height", "width", "channels"]}),
+    ([32, 24], ["height", "width"]),
+]
+
+
+@pytest.mark.parametrize(("shape", "names"), SHAPES)
+def test_height_and_width_are_found_in_every_order_of_the_shape(tmp_path, shape, names):
+    from data_odd import cells, write_odd
+
+    feature = {CAMERA: {"dtype": "image", "shape": shape, "names": names}}
+    root = write_odd(tmp_path / "d", lengths=(1,), columns={CAMERA: cells([picture(RGB)])}, features=feature)
+    np.testing.assert_array_equal(frames_of(root)[0], RGB)

@@ -76,7 +76,10 @@ def camera_streams(features: Mapping[str, Fields]) -> dict[str, CameraInfo]:
 
 
 def _height_width(feature: Fields) -> tuple[int, int]:
-    """Height and width whatever the order of the shape: by its axis names, else by where the 1, 3 or 4 channels are."""
+    """Height and width whatever the order of the shape: by its axis names, else by where the 1, 3 or 4 channels are.
+
+    Names that make something else the channels (["height", "width", "channels"] beside [3, 480, 640]) do not count.
+    """
     shape = feature.shape("shape", low=1, most_elements=4 * MOST_PIXELS)
     if len(shape) not in (2, 3):
         raise feature.refusal("shape", "height, width and channels of a picture")
@@ -84,7 +87,7 @@ def _height_width(feature: Fields) -> tuple[int, int]:
     axes = [str(name).rstrip("s") for name in names] if isinstance(names, list) else []
     if len(shape) == 2:
         height, width = shape
-    elif len(axes) == 3 and {"height", "width"} <= set(axes):
+    elif len(axes) == 3 and {"height", "width"} <= set(axes) and _channels(shape, axes) in (1, 3, 4):
         height, width = shape[axes.index("height")], shape[axes.index("width")]
     elif shape[0] in (1, 3, 4) and shape[2] not in (1, 3, 4):
         height, width = shape[1], shape[2]
@@ -93,6 +96,10 @@ def _height_width(feature: Fields) -> tuple[int, int]:
     if height * width > MOST_PIXELS:
         raise feature.refusal("shape", f"a picture of at most {MOST_PIXELS:,} pixels")
     return height, width
+
+
+def _channels(shape: tuple[int, ...], axes: list[str]) -> int:
+    return shape[3 - axes.index("height") - axes.index("width")]
 
 
 def dimension_names(features: Mapping[str, Fields], key: str) -> tuple[str, ...]:
