@@ -16,6 +16,8 @@ from xp.runs import RunFolder
 
 HERE = Path(__file__).resolve().parent
 APP = HERE / "app"
+ALONE = "sweep"
+"""Name of the one job of a call that sweeps nothing."""
 PATIENCE_S = 120
 """Longest wait for a state: generous, since the machine may be busy with other things."""
 

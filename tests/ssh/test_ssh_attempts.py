@@ -167,6 +167,34 @@ def test_a_node_without_room_for_a_process_or_a_file_says_so_and_nothing_is_at_w
     assert start(agent, "k-3", order(tmp_path, "sleep 30", attempt=3))["started"]
 
 
+def test_a_node_that_is_busy_is_tried_again_and_one_without_the_interpreter_is_refused(node, monkeypatch):
+    import subprocess
+
+    from hydra_plugins.xp_ssh_launcher import _agent
+    from hydra_plugins.xp_ssh_launcher._faults import NoRoom, Unreachable
+    from hydra_plugins.xp_ssh_launcher._faults import Refused as Answered
+    from hydra_plugins.xp_ssh_launcher._transport import _kind
+
+    kinds = {errno.EAGAIN: Unreachable, errno.ENOMEM: Unreachable, errno.ESTALE: Unreachable, errno.ENOSPC: NoRoom,
+             errno.EDQUOT: NoRoom, errno.EACCES: Answered, None: Answered}  # fmt: skip
+    assert {number: _kind(number) for number in kinds} == kinds
+    agent = node()
+    with pytest.raises(Refused, match="/no/python cannot be run"):
+        agent.check_python("/no/python", "pass")
+
+    def raising(error):
+        def run(*_, **__):
+            raise error
+
+        return run
+
+    monkeypatch.setattr(_agent.subprocess, "run", raising(OSError(errno.EAGAIN, "try again")))
+    with pytest.raises(OSError, match="try again"):
+        agent.check_python("python3", "pass")
+    monkeypatch.setattr(_agent.subprocess, "run", raising(subprocess.TimeoutExpired("python3", 120)))
+    assert agent.check_python("python3", "pass") == {"slow": True}
+
+
 def test_a_working_folder_that_cannot_be_locked_is_refused_with_what_to_type(node, monkeypatch):
     from hydra_plugins.xp_ssh_launcher import _agent_locks
 

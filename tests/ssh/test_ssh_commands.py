@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from ssh_site import expected, wait_for
+from ssh_site import ALONE, expected, wait_for
 
 from xp.runs import State
 
@@ -64,8 +64,8 @@ def test_cancel_ends_what_runs_and_what_waits_and_the_same_command_goes_on(site,
 
 def test_attach_follows_a_job_at_a_host_until_its_end(site, gates):
     site.run("seed=1", "work.hold=gate")
-    wait_for(lambda: state(site, "seed_1") is State.RUNNING, "the job at work")
-    follower = xp(site, "task=attach", f"attach.run={site.folder}/multirun/sweep/seed_1")
+    wait_for(lambda: state(site, ALONE) is State.RUNNING, "the job at work")
+    follower = xp(site, "task=attach", f"attach.run={site.folder}/multirun/sweep/{ALONE}")
     for gate in gates:
         gate.unlink()
     output = follower.communicate(timeout=120)[0]
@@ -75,21 +75,21 @@ def test_attach_follows_a_job_at_a_host_until_its_end(site, gates):
 
 def test_ctrl_c_leaves_an_attached_job_at_work(site, gates):
     site.run("seed=1", "work.hold=gate")
-    wait_for(lambda: state(site, "seed_1") is State.RUNNING, "the job at work")
+    wait_for(lambda: state(site, ALONE) is State.RUNNING, "the job at work")
     follower = xp(site, "task=attach", "attach.run=null")  # the only one that runs
     assert follower.stdout is not None and follower.stdout.readline().startswith("running on xp-node")
     follower.send_signal(signal.SIGINT)
     output = follower.communicate(timeout=60)[0]
-    assert follower.returncode == 0 and "seed_1 goes on" in output
+    assert follower.returncode == 0 and f"{ALONE} goes on" in output
     for gate in gates:
         gate.unlink()
     site.wait_until_over()
-    assert site.results() == {"seed_1": expected(1, 3)}
+    assert site.results() == {ALONE: expected(1, 3)}
 
 
 def test_attach_tells_of_a_job_that_failed(site):
     site.run("seed=1", "work.fail=true")
-    output = told(site, "task=attach", f"attach.run={site.folder}/multirun/sweep/seed_1", code=1)
+    output = told(site, "task=attach", f"attach.run={site.folder}/multirun/sweep/{ALONE}", code=1)
     assert output.splitlines()[-1].startswith("failed: ") and "told to fail" in output.splitlines()[-1]
 
 

@@ -8,7 +8,7 @@ import time
 
 import pytest
 from ssh_nodes import Nodes
-from ssh_site import APP, Site, expected, wait_for
+from ssh_site import ALONE, APP, Site, expected, wait_for
 
 from xp.runs import State
 
@@ -152,18 +152,18 @@ def test_a_job_asked_to_leave_keeps_its_checkpoint_and_resumes(site, pair):
 
     gates = [hold(box) for box in pair.boxes]
     site.run("seed=1", "work.hold=gate", "work.steps=4")
-    wait_for(lambda: at_hold(site, "seed_1"), "the job at work")
+    wait_for(lambda: at_hold(site, ALONE), "the job at work")
     executor = SshExecutor(hosts=["node1"])
-    handle = str(site.job("seed_1").path)
+    handle = str(site.job(ALONE).path)
     executor.cancel([handle], grace_s=30)
     site.wait_until_over()
-    record = site.job("seed_1").record()
+    record = site.job(ALONE).record()
     assert record.standing == "interrupted" and record["exit"] == 143
     for gate in gates:
         gate.unlink()
     code, output = site.run("seed=1", "work.hold=gate", "work.steps=4", "hydra.launcher.detach=false")
     assert code == 0 and "to resume" in output, output
-    assert_whole(site, {"seed_1": (1, 2)}, 4)
+    assert_whole(site, {ALONE: (1, 2)}, 4)
 
 
 @pytest.mark.slow

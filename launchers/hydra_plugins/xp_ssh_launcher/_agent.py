@@ -37,6 +37,7 @@ from hydra_plugins.xp_ssh_launcher._agent_files import (
     size_of,
     write_json,
 )  # fmt: skip
+from hydra_plugins.xp_ssh_launcher._agent_jobs import NO_PROCESS
 from hydra_plugins.xp_ssh_launcher._agent_locks import Claim, check_locks, number_of
 from hydra_plugins.xp_ssh_launcher._agent_work import Jobs
 
@@ -126,9 +127,13 @@ class Agent(Jobs):
         """Whether the jobs' interpreter can load what runs them."""
         try:
             done = subprocess.run([python, "-c", code], stdin=subprocess.DEVNULL, capture_output=True, timeout=120)
-        except (OSError, subprocess.SubprocessError) as error:
+        except subprocess.TimeoutExpired:
+            return {"slow": True}
+        except OSError as error:
+            if error.errno in NO_PROCESS:
+                raise
             raise Refused(
-                f"{python} cannot be run ({getattr(error, 'strerror', error)}). Name the jobs' interpreter there: "
+                f"{python} cannot be run ({error.strerror}). Name the jobs' interpreter there: "
                 "hydra.launcher.python=PATH for all hosts, or `python` of this one"
             ) from None
         if done.returncode:

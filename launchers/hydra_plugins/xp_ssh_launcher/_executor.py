@@ -13,6 +13,7 @@ from hydra_plugins.xp_ssh_launcher._desk import Desk
 from hydra_plugins.xp_ssh_launcher._door import deliver
 from hydra_plugins.xp_ssh_launcher._settings import Settings, settings_of
 from xp.errors import UserError, listing
+from xp.foreign.text import printable
 from xp.runs.executor import JobState, Submission, by_record
 from xp.runs.folder import LOG, RECORD
 from xp.runs.frozen import secrets_of
@@ -213,7 +214,9 @@ class SshExecutor:
                 break
             time.sleep(_LOOK_S)
         if keeper.poll() not in (None, 0):
-            raise UserError(f"The keeper of {desk.experiment} did not start; see {desk.log}")
+            lines = desk.log.read_text(errors="replace").strip().splitlines()
+            said = printable(lines[-1], 500) if lines else "nothing"
+            raise UserError(f"The keeper of {desk.experiment} did not start. Its last line: {said}. See {desk.log}")
         far = [host for host in desk.state().get("hosts", {}).values() if not host["local"]]
         if far and all(host["standing"] == "refused" for host in far):
             raise UserError("No host can be used.\n  " + "\n  ".join(host["line"] for host in far))

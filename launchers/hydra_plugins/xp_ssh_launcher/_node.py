@@ -136,7 +136,7 @@ class Node:
                 self._wait_for_room(error)
             except Unreachable as error:
                 tries += 1
-                if self.standing is Standing.READY or tries >= PATIENT_TRIES:
+                if self.standing in (Standing.READY, Standing.TAKEN) or tries >= PATIENT_TRIES:
                     self.say(Standing.SILENT, str(error))
                 self._stop.wait(BACKOFF_S[min(tries, len(BACKOFF_S)) - 1])
             except NoRoom as error:
@@ -225,7 +225,9 @@ class Node:
                 self.work.ask("set_up", commands=commands, cwd=str(code), key=key, env=env, patience_s=7200)
             except Refused as error:
                 raise Refused(f"{error}{_UV_NEEDS if self.keeper.settings.environment else ''}") from None
-        self.work.ask("check_python", python=_filled(self.python, words), code=PROBE, patience_s=120)
+        python = _filled(self.python, words)
+        if self.work.ask("check_python", python=python, code=PROBE, patience_s=120).get("slow"):
+            raise Unreachable(f"{self.name}: {python} takes more than 120 s to start there; it is tried again")
 
     def _end_given_up(self) -> None:
         """End here what was taken from this node; what does not end is tried again in the next round."""

@@ -47,6 +47,7 @@ ALIVE_S, ALIVE_TIMES = 5, 4
 ANSWER_S = 60.0
 """Longest wait for an answer of the agent beyond what the request itself may take."""
 NO_ROOM = (28, 122)  # ENOSPC, EDQUOT
+PASSING = (11, 12, 23, 24, 110, 116)  # EAGAIN, ENOMEM, ENFILE, EMFILE, ETIMEDOUT, ESTALE: a busy node or file server
 
 _SOCKET_PATH = 107 - 17
 _OWN_PATH = len("/xp-12345678/12345678")
@@ -341,8 +342,7 @@ class Agent:
             self._broken(words)
         answer = json.loads(line or b"{}")
         if "refused" in answer:
-            kind = NoRoom if answer.get("errno") in NO_ROOM else Refused
-            raise kind(f"{self._link.host.name}: {answer['refused']}")
+            raise _kind(answer.get("errno"))(f"{self._link.host.name}: {answer['refused']}")
         return answer["ok"]
 
     def _broken(self, words: str) -> None:
@@ -357,6 +357,11 @@ class Agent:
                 channel.process.kill()
             with contextlib.suppress(Unreachable):
                 stack.close()
+
+
+def _kind(number: int | None) -> type[Exception]:
+    """What an error of the system on a node means: a full disk, something that passes, or a refusal."""
+    return NoRoom if number in NO_ROOM else Unreachable if number in PASSING else Refused
 
 
 def _options(options: Mapping[str, str]) -> list[str]:
