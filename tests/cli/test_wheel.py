@@ -59,4 +59,4 @@ def test_the_installed_package_plans_the_main_job(installed, tmp_path):
 def test_the_installed_package_runs_the_main_job(installed, tmp_path):
     output = run(installed, tmp_path, "+experiment=multi_horizon", "-m", *SHORT)
     assert output.rstrip().endswith("report.html")
-    assert len(list((tmp_path / "multirun/multi_horizon").glob("train_h*_pred_h4/metrics.json"))) == 2
+    assert len(list((tmp_path / "multirun/multi_horizon_fast").glob("train_h*_pred_h4/metrics.json"))) == 2

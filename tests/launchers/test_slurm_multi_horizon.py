@@ -38,7 +38,7 @@ def test_multi_horizon_arrives_with_all_cells_and_the_report(on_slurm, place, mo
     assert sum(line.startswith("submitted: ") for line in output) == 16, "".join(output)
     assert used.ru_utime + used.ru_stime < 3.0  # the processor's time: a busy machine stretches the clock's
 
-    folder = place / "multirun" / "multi_horizon"
+    folder = place / "multirun" / "multi_horizon_fast"
     wait_for(lambda: all(run.record().state in (State.DONE, State.FAILED) for run in find_runs(folder)), 1500, 0.5)
     records = {run.name: run.record() for run in find_runs(folder)}
     wrong = {name: dict(record) for name, record in records.items() if record.state is not State.DONE}

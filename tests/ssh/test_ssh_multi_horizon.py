@@ -24,15 +24,15 @@ def test_multi_horizon_arrives_with_all_cells_and_the_report(site, pair, monkeyp
         [*command, *launcher, offline], cwd=site.folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
-    wait_for(lambda: site.desk("multi_horizon").attended or process.poll() is not None, "the keeper")
+    wait_for(lambda: site.desk("multi_horizon_fast").attended or process.poll() is not None, "the keeper")
     os.killpg(process.pid, signal.SIGKILL)
     output = process.communicate()[0]
-    site.wait_until_over("multi_horizon")
-    folder = site.folder / "multirun" / "multi_horizon"
-    records = {path.parent.name: site.job(path.parent.name, "multi_horizon").record()
+    site.wait_until_over("multi_horizon_fast")
+    folder = site.folder / "multirun" / "multi_horizon_fast"
+    records = {path.parent.name: site.job(path.parent.name, "multi_horizon_fast").record()
                for path in folder.glob("*/record.json")}  # fmt: skip
     wrong = {name: dict(record) for name, record in records.items() if record.state is not State.DONE}
-    assert not wrong and len(records) == 16, (wrong, output, site.log("multi_horizon"))
+    assert not wrong and len(records) == 16, (wrong, output, site.log("multi_horizon_fast"))
     hosts = {record["host"] for name, record in records.items() if name != "report"}
     assert hosts == {"xp-node1", "xp-node2"}
     cells = [row for row in json.loads((folder / "summary.json").read_text()) if row.get("task") == "predict"]

@@ -25,7 +25,7 @@ def finished(tmp_path_factory, cache):
 
 
 def folder(xp):
-    return xp.cwd / "multirun/model_arithmetic"
+    return xp.cwd / "multirun/model_arithmetic_fast"
 
 
 def test_every_policy_stands_in_the_table_with_baselines(finished):
