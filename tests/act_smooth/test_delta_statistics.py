@@ -128,7 +128,7 @@ def test_they_are_those_that_xp_computes(lengths, lags, seed, anchor, absolute):
     dataset = SimpleNamespace(
         action=actions.astype(np.float32), state=states.astype(np.float32), episode_index=episode, root="here",
         episodes=SimpleNamespace(starts=starts, lengths=np.array(lengths)),
-        rows=lambda episodes: np.flatnonzero(np.isin(episode, episodes)),
+        action_names=[], state_names=[], rows=lambda episodes: np.flatnonzero(np.isin(episode, episodes)),
     )  # fmt: skip
     anchors = None if anchor == "action" else dataset.state
     try:
@@ -141,5 +141,8 @@ def test_they_are_those_that_xp_computes(lengths, lags, seed, anchor, absolute):
         return
     found = of_xp(dataset, chosen, lags, anchor, absolute)
     assert found["count"].tolist() == wanted["count"].tolist()
-    for name in ("mean", "std", "min", "max"):
+    for name in ("mean", "min", "max"):
         np.testing.assert_allclose(found[name], wanted[name], atol=1e-9, err_msg=name)
+    # A spread of rounding alone is 1 in xp; the plugin says what it is, and takes 1 when it makes a policy.
+    still = (found["std"] == 1.0) & (wanted["std"] < 1e-6 * (1 + np.abs(actions).max() + np.abs(states).max()))
+    np.testing.assert_allclose(found["std"], np.where(still, 1.0, wanted["std"]), atol=1e-9)
