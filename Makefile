@@ -1,4 +1,5 @@
 # make demo: set-up and the main job.  make test: set-up and the tests.  make check: style, types, import rules.
+# make test-all: the slow tests too, all or by part (PART="models tasks"); an hour or two on two cores.
 .PHONY: setup demo test test-all check bench clean
 .DEFAULT_GOAL := help
 
@@ -30,8 +31,10 @@ check: setup
 test: setup check
 	$(PYTEST) -m "not slow"
 
+# Everything, or the parts that are named: make test-all PART="models tasks"
+PART ?= $(notdir $(patsubst %/,%,$(sort $(dir $(wildcard tests/*/*.py)))))
 test-all: setup check
-	$(PYTEST)
+	$(PYTEST) $(addprefix tests/,$(PART))
 
 bench: setup
 	for b in startup raycast loader step_overhead octo; do .venv/bin/python benchmarks/$$b.py || exit 1; done
