@@ -14,6 +14,7 @@ from hydra_plugins.xp_slurm_launcher._resources import Resources, resources_of
 from hydra_plugins.xp_slurm_launcher._script import batch_script
 from xp.errors import UserError
 from xp.runs.executor import JobState, Submission
+from xp.runs.frozen import Job, Need, freeze
 from xp.runs.record import Record
 
 ORDER = {"max_requeues": 2, "retries": 1}
@@ -169,3 +170,17 @@ def test_a_job_of_another_name_under_the_same_number_is_not_the_one_that_was_sub
     seen = _state.Seen("RUNNING", name="somebody-elses")
     assert _state.heard(seen, "xp-a-12345678") is Heard.UNKNOWN and _state.heard(seen) is Heard.OPEN
     assert _state.heard(_state.Seen("A_NEW_WORD"), "") is Heard.OPEN and _state.heard(None, "") is Heard.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("state", "always", "missing"), [("done", False, ""), ("pending", False, "need"), ("failed", True, "")]
+)
+def test_a_job_whose_need_slurm_has_forgotten_starts_only_if_that_is_done(tmp_path, state, always, missing):
+    from hydra_plugins.xp_slurm_launcher._job import lacking
+
+    need = Job(folder=tmp_path / "need", config={"task": {"name": "x"}}, identity="1")
+    freeze(need)
+    Record(need.folder / "record.json").update(state=state)
+    needs = (Need(folder=need.folder, stage="s", identity="1"),)
+    freeze(Job(folder=tmp_path / "job", config={"task": {"name": "x"}}, identity="2", needs=needs, always=always))
+    assert lacking(tmp_path / "job", limit_s=0.0) == missing

@@ -62,13 +62,14 @@ def limited(on_slurm, place, monkeypatch):
     return on_slurm, limit
 
 
-def test_what_has_no_room_is_handed_in_as_room_appears_with_the_controller_gone(limited, xp, place):
+@pytest.mark.parametrize("places", [3, pytest.param(4, marks=pytest.mark.slow)])  # 3 are full to the last place
+def test_what_has_no_room_is_handed_in_as_room_appears_with_the_controller_gone(limited, xp, place, places):
     cluster, limit = limited
-    limit(4)
+    limit(places)
     command = ("+experiment=chain", "horizon.train=1,4", "horizon.predict=1,4", *SLURM)
     code, output = xp(*command)
     assert code == 0 and "no room for more of your jobs now (AssocMaxSubmitJobLimit)" in output
-    assert len(cluster.tell("squeue", "-h", "-r").splitlines()) <= 4
+    assert len(cluster.tell("squeue", "-h", "-r").splitlines()) <= places
     folder = place / "multirun" / "chain"
     assert "submitted" not in states(folder).values() and states(folder)["report"] in ("queued", "done")
     wait_for(lambda: all_done(folder, 8), 400, every_s=0.5)

@@ -23,6 +23,8 @@ from hydra_plugins.xp_slurm_launcher._protocol import Attempt, Start, may_start
 _AGAIN_S = (0.02, 0.05, 0.2, 1.0)
 """Pauses between attempts while another process holds the job's folder; the last one is repeated."""
 _WITHDRAWN = "job {} was withdrawn: another submission has the run, or it was cancelled"
+_VISIBLE_S = 60.0
+"""How long what a needed job has written may take to be seen on another node."""
 _FROZEN_S = 600.0
 """How long an attempt waits for a process that holds the run's folder and gives no sign of life."""
 
@@ -63,6 +65,9 @@ def _run(path: Path) -> int:
     order = read_order(path)
     folder, settings = order.folders[index()], dict(order.settings or {})
     hidden = json.loads(os.environ.pop("XP_JOB_SECRETS", "{}")).get(str(folder), {})
+    if need := lacking(folder):
+        print(f"xp: {folder.name} needs {need}, which is not done: it does not start", file=sys.stderr, flush=True)
+        return LEFT
     entry = Entry(path, index(), folder, attempt_of(order.token))
     try:
         with guarding(path, entry.index, folder, entry.attempt, int(settings.get("kill_wait_s") or 30)) as guard:
@@ -70,6 +75,30 @@ def _run(path: Path) -> int:
     except Superseded as reason:
         print(f"xp: {folder.name}: {reason}", file=sys.stderr, flush=True)
         return LEFT
+
+
+def lacking(folder: Path, limit_s: float = _VISIBLE_S) -> str:
+    """The name of a needed job that is not done; empty if there is none, or the job starts without.
+
+    SLURM takes `afterok` of a job that it has forgotten for met, whatever became of that job.
+    """
+    from xp.errors import UserError
+    from xp.runs.folder import RECORD
+    from xp.runs.frozen import open_job
+    from xp.runs.record import Record, State
+
+    try:
+        job = open_job(folder)
+    except UserError:  # running it says what is wrong with it
+        return ""
+    began = time.monotonic()
+    while True:
+        missing = [need.folder.name for need in job.needs if Record(need.folder / RECORD).state is not State.DONE]
+        if job.always or not missing:
+            return ""
+        if time.monotonic() - began >= limit_s:
+            return missing[0]
+        time.sleep(min(2.0, limit_s))
 
 
 @dataclass(frozen=True)

@@ -212,5 +212,5 @@ def _freed(done: list[tuple[Order, Array]]) -> Submission | None:
         if Record(order.folders[index] / RECORD).state is not State.PENDING:
             return None
         done[-1] = (order.without(frozenset([index])), array)
-    _commands.call("scancel", "--state=PENDING", order.handle(index))
+    _commands.scancel([order.handle(index)])  # with --state=PENDING, SLURM 22.05 cancels all of a waiting array
     return array.jobs[index]
