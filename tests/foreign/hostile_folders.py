@@ -268,7 +268,27 @@ def adapter(root: Path) -> None:
     (root / "adapter_config.json").write_text(json.dumps(config))
 
 
-BASES = {f.__name__: f for f in (dataset, video, policy, weights, sharded, octo, orbax, ocdbt, adapter)}
+def run(root: Path) -> None:
+    """An experiment of two runs, the first of which is the hostile one."""
+    for name in ("one", "two"):
+        (root / name).mkdir(parents=True)
+        record = {
+            "schema": 1,
+            "state": "running",
+            "task": "train",
+            "experiment": "e",
+            "stage": "s",
+            "host": "elsewhere",
+        }
+        record |= {"pid": 999_999_999, "process_start": 1, "created": "2026-01-01T00:00:00+00:00"}
+        (root / name / "record.json").write_text(json.dumps(record))
+        (root / name / "job.json").write_text(json.dumps({"schema": 1, "config": {"task": "train"}, "overrides": []}))
+        (root / name / "config.json").write_text(json.dumps({"task": "train"}))
+        (root / name / "progress.json").write_text(json.dumps({"step": 1, "total": 2}))
+    (root / "launcher.json").write_text(json.dumps({"executor": "local", "settings": {}, "controller": {}}))
+
+
+BASES = {f.__name__: f for f in (dataset, video, policy, weights, sharded, octo, orbax, ocdbt, adapter, run)}
 
 # --- info.json ---------------------------------------------------------------------------------------------------
 
@@ -464,6 +484,31 @@ _many(
         "pipe": (pipe(INDEX), "pipe"),
         "shard_link_out": (link(SHARDS[1], "../secret.safetensors"), "leads out"),
         "stale": (lambda f: save_file({"a": np.ones(1, np.float32)}, f / "model.safetensors"), "left over"),
+    },
+)
+
+
+def _beside(name: str, data: bytes) -> Callable[[Path], None]:
+    """A file that is not there yet, beside the weights."""
+
+    def apply(folder: Path) -> None:
+        (folder / name).write_bytes(data)
+
+    return apply
+
+
+_many(
+    "statistics",
+    "weights",
+    "merge",
+    {
+        "words": (_beside("norm_stats.json", b'{"norm_stats": {"state": {"mean": "x", "std": [1]}}}'), "norm_stats"),
+        "list": (_beside("norm_stats.json", b'{"norm_stats": [1]}'), "norm_stats"),
+        "deep": (_beside("dataset_statistics.json", DEEP), "nested|JSON"),
+        "overlap": (_beside("policy_x_normalizer_processor.safetensors", _TENSORS["overlap"][0]), "overlaps"),
+        "link_out": (lambda f: (f / "norm_stats.json").symlink_to("../secret.json"), "leads out"),
+        "sidecar_link_out": (lambda f: (f / "tokenizer.json").symlink_to("../secret.json"), "leads out"),
+        "sidecar_pipe": (lambda f: os.mkfifo(f / "vocab.txt"), "pipe"),
     },
 )
 
@@ -687,6 +732,56 @@ _many(
         "slow_pattern": (_adapter(target_modules="(a+)+$" * 20, rank_pattern={"(a|a)*b": 1}), "."),
     },
 )
+
+
+# --- run folders -------------------------------------------------------------------------------------------------
+
+
+def _record(**changed):
+    return edit("one/record.json", lambda record: record.update(changed))
+
+
+def _mine(**changed):
+    """A record that says it runs on this host."""
+    import socket
+
+    return _record(host=socket.gethostname(), **changed)
+
+
+def loop(folder: Path) -> None:
+    (folder / "one" / "again").symlink_to("..")
+
+
+_RUNS = {
+    "record_deep": put("one/record.json", DEEP),
+    "record_list": put("one/record.json", "[1, 2]"),
+    "record_pipe": pipe("one/record.json"),
+    "record_types": _record(pid="x", started=5, error=[1], stage={"a": 1}, experiment=3, task=None),
+    "record_times": _record(started="yesterday", ended="\x1b[2J"),
+    "record_state": _record(state=["running"]),
+    "record_escapes": _record(state="failed", stage="\x1b]0;x\x07", error={"message": "\x1b[2J\x1b[H"}),
+    "pid_all": _mine(pid=-1, process_start=None),
+    "pid_zero": _mine(pid=0, process_start=None),
+    "pid_gone": _mine(pid=999_999_999, process_start=None),
+    "pid_words": _mine(pid="1; id", process_start=None),
+    "progress_words": put("one/progress.json", '{"step": "x", "total": [1], "rate": "fast", "shown": 3}'),
+    "progress_pipe": pipe("one/progress.json"),
+    "launcher_ssh": put(
+        "launcher.json",
+        '{"executor": "ssh", "settings": {"hosts": ["-oProxyCommand=touch canary"]}, "controller": {"pid": -1}}',
+    ),
+    "launcher_words": put("launcher.json", '{"executor": ["x"], "settings": "y", "controller": [1]}'),
+    "launcher_deep": put("launcher.json", DEEP),
+    "job_words": put("one/job.json", '{"config": ["x"], "overrides": 3}'),
+    "job_deep": put("one/job.json", DEEP),
+    "config_words": put("one/config.json", "[]"),
+    "loop": loop,
+    "link_out": link("one/record.json", "../../secret.json"),
+}
+for _way in ("status", "cancel"):
+    CASES.extend(Case("run", f"run-{name}-{_way}", "run", _way, change, "") for name, change in _RUNS.items())
+for _name in ("record_deep", "record_types", "record_pipe", "record_escapes", "job_words", "launcher_words", "loop"):
+    CASES.append(Case("run", f"run-{_name}-report", "run", "report", _RUNS[_name], ""))
 
 
 def copied(base: Path, case: Case, folder: Path) -> None:

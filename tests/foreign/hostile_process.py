@@ -7,6 +7,7 @@ a pickled class.
 """
 
 import contextlib
+import importlib
 import io
 import json
 import os
@@ -43,7 +44,35 @@ def merge(folder: Path, second: Path) -> None:
     merge([folder, folder], "average", output=second / "merged")
 
 
-WAYS = {function.__name__: function for function in (dataset, policy, merge)}
+def _looked(task: str, folder: Path) -> None:
+    """A task that looks at runs, as the command line starts it once its words are composed."""
+    from omegaconf import OmegaConf
+
+    from xp.__main__ import look
+    from xp.config import check
+
+    config = _composed[task].copy()
+    OmegaConf.update(config, f"{task}.folder", str(folder))
+    check(config)
+    look(config)
+
+
+_composed: dict = {}
+
+
+def status(folder: Path, second: Path) -> None:
+    _looked("status", folder)
+
+
+def report(folder: Path, second: Path) -> None:
+    _looked("report", folder)
+
+
+def cancel(folder: Path, second: Path) -> None:
+    _looked("cancel", folder)
+
+
+WAYS = {function.__name__: function for function in (dataset, policy, merge, status, report, cancel)}
 
 
 def warm() -> None:
@@ -62,6 +91,11 @@ def warm() -> None:
     from xp.models.lerobot.catalog import policy_class
 
     choose_decoder("auto")
+    from xp.config.compose import compose
+
+    for task in ("status", "report", "cancel"):
+        _composed[task] = compose([f"task={task}"])
+        importlib.import_module(f"xp.tasks.{task}")
     torch.set_num_threads(1)
     policy_class("act")
 

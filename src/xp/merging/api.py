@@ -20,7 +20,7 @@ from xp.merging.groups import Units, check_groups, make_units, with_builtin
 from xp.merging.mixer import Mixer
 from xp.merging.mixtures import Mixture
 from xp.merging.objective import Objective
-from xp.merging.papers import copy_papers, sweep_stale, write_statistics
+from xp.merging.papers import copy_papers, kept_files, sweep_stale, write_statistics
 from xp.merging.preflight import agree, check_places
 from xp.merging.quantised import refuse_quantised
 from xp.merging.reconcile import configurations_differ, reconciled
@@ -189,6 +189,9 @@ class _Job:
         check_groups(leaves, options.groups)
         disk.check_room(output, leaves)
         folders = [c.papers for c in opened if c.papers is not None]
+        if opened[0].kind != "orbax":
+            for folder in opened[0].layers or folders[:1]:
+                kept_files(folder)  # refused now, not when hours of work are written
         pooled = statistics.merge_files(folders, options.statistics)
         return cls(
             asked, options, output, hooks, paths, opened, base if relative else None, readers, leaves, found, pooled,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from xp.foreign.json_file import read_object
+from xp.foreign.paths import member
 from xp.merging.checkpoints import STEP
 from xp.merging.formats.adapter_config import CONFIG as ADAPTER_CONFIG
 from xp.merging.statistics import Pooled, statistics_files, write_like
@@ -31,12 +32,22 @@ def copy_papers(kind: str, folders: Sequence[Path], output: Path) -> None:
     if kind == "orbax":
         return  # openpi keeps its configuration in code; the statistics are written by `write_statistics`
     for number, folder in enumerate(folders):
-        for file in sorted(folder.iterdir()):
-            wanted = file.is_file() and _KEPT.fullmatch(file.name) and file.name not in _LEFT
-            if wanted and (number == 0 or _ADDED.match(file.name)):
+        for file in kept_files(folder):
+            if number == 0 or _ADDED.match(file.name):
                 shutil.copyfile(file, output / file.name)
     if any((folder / ADAPTER_CONFIG).is_file() for folder in folders):
         _no_longer_adapter(output)
+
+
+def kept_files(folder: Path) -> list[Path]:
+    """The small files of a folder that describe the model, in order.
+
+    Raises:
+        RefusedError: one of them is a link that leads out of the folder, or no regular file.
+    """
+    names = sorted(entry.name for entry in folder.iterdir() if not entry.is_dir())
+    wanted = (name for name in names if _KEPT.fullmatch(name) and name not in _LEFT)
+    return [member(folder, name, "a small file beside the weights") for name in wanted]
 
 
 def _no_longer_adapter(output: Path) -> None:

@@ -5,7 +5,6 @@ A standard deviation is never averaged: two halves N(-1, 0.2) and N(+1, 0.2) hav
 quantiles as the outermost of the given ones (a bound; the data itself would be needed for more).
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,12 @@ from typing import Any
 import numpy as np
 
 from xp.errors import UserError, closest, listing
+from xp.foreign.json_file import read_object
+from xp.foreign.paths import member
+from xp.foreign.safetensors_header import read_safetensors_header
 from xp.runs import atomic
 
+_WHAT = "a checkpoint's statistics"
 POLICIES = ("pool", "refuse")
 TOLERANCE = 1e-6
 """Relative difference up to which two statistics are one, computed in different orders."""
@@ -157,14 +160,15 @@ def statistics_files(folder: Path) -> dict[str, Path]:
     """{path as it will be in the output: file} for openpi's, Octo's and LeRobot's statistics of a checkpoint."""
     found: dict[str, Path] = {}
     for file in sorted((folder / "assets").rglob("norm_stats.json")) if (folder / "assets").is_dir() else ():
-        found[file.relative_to(folder).as_posix()] = file
+        name = file.relative_to(folder).as_posix()
+        found[name] = member(folder, name, _WHAT)
     for place in (folder, folder.parent):
         if "norm_stats.json" not in found and (place / "norm_stats.json").is_file():
-            found["norm_stats.json"] = place / "norm_stats.json"
+            found["norm_stats.json"] = member(place, "norm_stats.json", _WHAT)
     if (folder / "dataset_statistics.json").is_file():
-        found["dataset_statistics.json"] = folder / "dataset_statistics.json"
+        found["dataset_statistics.json"] = member(folder, "dataset_statistics.json", _WHAT)
     for file in sorted(folder.glob("policy_*normalizer_processor.safetensors")):
-        found[file.name] = file
+        found[file.name] = member(folder, file.name, _WHAT)
     return found
 
 
@@ -177,9 +181,9 @@ def read(file: Path) -> tuple[dict[str, Entry], float | None]:
     try:
         if file.suffix == ".safetensors":
             return _read_lerobot(file)
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_object(file, _WHAT)
         if "norm_stats" in content:
-            return dict(content["norm_stats"]), None
+            return {name: _numbers(entry) for name, entry in content["norm_stats"].items()}, None
         return _flat_octo(content)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
@@ -191,6 +195,7 @@ def read(file: Path) -> tuple[dict[str, Entry], float | None]:
 def _read_lerobot(file: Path) -> tuple[dict[str, Entry], float | None]:
     from safetensors.numpy import load_file
 
+    read_safetensors_header(file, "a processor's statistics")
     entries: dict[str, dict[str, Any]] = {}
     for key, value in load_file(file).items():
         feature, _, word = key.rpartition(".")
@@ -199,12 +204,23 @@ def _read_lerobot(file: Path) -> tuple[dict[str, Entry], float | None]:
     return dict(entries), counts[0] if counts else None
 
 
+def _numbers(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    """An entry whose every field is numbers or null; its values stay as they are.
+
+    Raises:
+        ValueError, TypeError: something else.
+    """
+    for value in entry.values():
+        np.asarray(0.0 if value is None else value, np.float64)
+    return entry
+
+
 def _flat_octo(content: Mapping[str, Any], prefix: str = "") -> tuple[dict[str, Entry], float | None]:
     """`dataset_statistics.json` of one dataset, or of several by name (features then are `dataset/feature`)."""
     entries: dict[str, Entry] = {}
     for name, value in content.items():
         if isinstance(value, Mapping) and "mean" in value:
-            entries[prefix + name] = {word: np.asarray(v) for word, v in value.items()}
+            entries[prefix + name] = {word: np.asarray(v) for word, v in _numbers(value).items()}
         elif isinstance(value, Mapping) and not prefix:
             entries |= _flat_octo(value, f"{name}/")[0]
     if not entries:
@@ -222,7 +238,7 @@ def write_like(sources: Sequence[Path], target: Path, entries: Mapping[str, Entr
         flat = {f"{feature}.{word}": np.ascontiguousarray(v) for feature, e in entries.items() for word, v in e.items()}
         save_file(flat, target)
         return
-    content, *others = (json.loads(file.read_text(encoding="utf-8")) for file in sources)
+    content, *others = (read_object(file, _WHAT) for file in sources)
     for count in ("num_transitions", "num_trajectories"):
         if count in content:
             content[count] += sum(other.get(count, 0) for other in others)

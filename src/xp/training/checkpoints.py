@@ -16,6 +16,9 @@ from typing import Any
 import numpy as np
 
 from xp.errors import UserError
+from xp.foreign.json_file import read_fields
+from xp.foreign.paths import RefusedError
+from xp.foreign.text import shown
 from xp.models.policy import Policy
 from xp.runs import atomic
 from xp.training.storage import Damaged, Stored, bytes_of, read_arrays, room_for, write_arrays
@@ -132,15 +135,17 @@ def read_checkpoint(folder: Path) -> Restored:
         UserError: it has the format of another version of xp.
     """
     try:
-        facts = json.loads((folder / "training_state" / "state.json").read_text())
-        stored = Stored(**facts["state"])
-        sizes, meta, found = facts["files"], facts["meta"], facts["step"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        facts = read_fields(folder / "training_state" / "state.json", "the state of a training")
+        state, files, found = facts.object("state"), facts.object("files"), facts.integer("step", low=0)
+        stored = Stored(state.integer("bytes", low=0), state.text("sha256"))
+        sizes = {name: files.integer(name, low=0) for name in files.content}
+        meta = dict(facts.object("meta").content)
+    except RefusedError as error:
         raise Damaged(f"training_state/state.json: {error}") from error
-    if facts.get("format") != FORMAT:
+    if facts.content.get("format") != FORMAT:
         raise UserError(
-            f"{folder} was written in checkpoint format {facts.get('format')}, this version of xp reads {FORMAT}. "
-            "Continue it with the version that wrote it, or start in a new folder."
+            f"{folder} was written in checkpoint format {shown(facts.content.get('format'))}, this version of xp reads "
+            f"{FORMAT}. Continue it with the version that wrote it, or start in a new folder."
         )
     for name, size in sizes.items():
         actual = (folder / name).stat().st_size if (folder / name).is_file() else 0

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from xp.errors import UserError
+from xp.foreign.paths import regular_file
+from xp.foreign.safetensors_header import read_safetensors_header
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 """Disk full, quota used up, file-size limit: for a user the same thing."""
@@ -57,12 +59,13 @@ def read_arrays(path: Path, stored: Stored) -> dict[str, np.ndarray]:
     from safetensors.numpy import load_file
 
     try:
-        size = path.stat().st_size
+        size = regular_file(path, "the state of a training").stat().st_size
         if size != stored.bytes:
             raise Damaged(f"{path.name} has {size:,} of {stored.bytes:,} bytes")
         with path.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != stored.sha256:
                 raise Damaged(f"{path.name} does not have the checksum it was written with")
+        read_safetensors_header(path, "the state of a training")
         return load_file(path)
     except Damaged:
         raise

@@ -1,6 +1,5 @@
 """T5's text tokeniser from its `tokenizer.json`: SentencePiece's unigram model, read and run natively."""
 
-import json
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -9,9 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from xp.errors import UserError
+from xp.foreign.json_file import read_object
+from xp.foreign.paths import RefusedError
 
 _SPACE = "▁"
 _UNKNOWN_PENALTY = 10.0  # below the rarest piece, as SentencePiece sets it
+_MOST = 64_000_000
+"""Bytes of a tokenizer.json: those of T5 have 1.4 million, of the largest vocabularies 35 million."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +80,10 @@ def load_unigram(folder: Path, max_length: int) -> UnigramText:
     """
     path = folder / "tokenizer.json"
     try:
-        model = json.loads(path.read_text(encoding="utf-8"))["model"]
+        model = read_object(path, "T5's tokenizer", _MOST)["model"]
         vocabulary, unknown = model["vocab"], int(model["unk_id"])
         scores = {piece: (index, float(score)) for index, (piece, score) in enumerate(vocabulary)}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (RefusedError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"model.language.tokenizer={folder}: no unigram tokenizer.json can be read there ({error}). Give the "
             "folder of T5's tokenizer; `hf download google-t5/t5-base tokenizer.json` fetches it."
