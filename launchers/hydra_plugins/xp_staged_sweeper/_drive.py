@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra_plugins.xp_staged_sweeper._experiment import Planned
+from hydra_plugins.xp_staged_sweeper._left import TimeLeft
 from xp.runs.executor import Executor, JobState
 from xp.runs.folder import RunFolder
 from xp.runs.progress import clock_text
@@ -21,17 +22,27 @@ _MANY = 60
 _FAILURES = 20
 """Failures of many jobs that get a line of their own."""
 _COUNT_EVERY_S = 10.0
+_LEFT_EVERY_S = 30.0
 _ORDER = (JobState.DONE, JobState.FAILED, JobState.BLOCKED, JobState.INTERRUPTED, JobState.RUNNING, JobState.WAITING)
 
 
 def drive(
-    executor: Executor, jobs: Sequence[Planned], folders: Mapping[str, Path], *, grace_s: float, console: Any
+    executor: Executor,
+    jobs: Sequence[Planned],
+    folders: Mapping[str, Path],
+    *,
+    grace_s: float,
+    console: Any,
+    expected: Mapping[Path, float | None],
 ) -> dict[Path, JobState]:
-    """Wait for submitted jobs, {handle: folder}. Ctrl-C lets them write a checkpoint; a second one ends them at once.
+    """Wait for submitted jobs, {handle: folder}; `expected` are the seconds each may take.
+
+    Ctrl-C lets them write a checkpoint; a second one ends them at once.
 
     Where jobs outlive the controller, Ctrl-C leaves them at work.
     """
     view = TableView(jobs, console) if console.is_terminal else LineView(jobs, console)
+    view.left = TimeLeft(expected, getattr(executor, "n_jobs", None) or len(jobs))
     states: dict[Path, JobState] = {}
     try:
         with listening() as stop, view:
@@ -64,6 +75,8 @@ class LineView:
         self._ended = self._failures = 0
         self._clock, self._began = clock, clock()
         self._next_count = self._began + _COUNT_EVERY_S
+        self.left: TimeLeft | None = None
+        self._next_left = self._began
 
     def __enter__(self) -> "LineView":
         return self
@@ -86,8 +99,24 @@ class LineView:
             if not many or self._is_told(state):
                 told = f"[{self._ended}/{len(self._known)}] {state}: {self._names[folder]}"
                 self.say(told + _details(folder, state))
-        if many and (self._clock() >= self._next_count or self._ended == len(self._known)):
+        if not many:
+            self._say_left(states)
+        elif self._clock() >= self._next_count or self._ended == len(self._known):
             self._count()
+
+    def _say_left(self, states: dict[Path, JobState]) -> None:
+        """From the first job on, now and then: how long it may take still, by the speed so far."""
+        text = self._left_text(states)
+        if text and self._clock() >= self._next_left:
+            self._next_left = self._clock() + _LEFT_EVERY_S
+            self.say(text)
+
+    def _left_text(self, states: dict[Path, JobState]) -> str:
+        if self.left is None:
+            return ""
+        self.left.note(states, self._clock())
+        seconds = self.left.seconds(self._clock())
+        return f"about {clock_text(seconds)} left" if seconds else ""
 
     def _is_told(self, state: JobState) -> bool:
         """Of many jobs: the first failures; then one line says that further ones are only counted."""
@@ -120,7 +149,7 @@ class TableView(LineView):
         super().__init__(jobs, console)
         from rich.live import Live
 
-        self._jobs, self._drawn = jobs, 0.0
+        self._jobs, self._drawn, self._left_now = jobs, 0.0, ""
         self._live = Live(console=console, auto_refresh=False, transient=True)
 
     def __enter__(self) -> "TableView":
@@ -137,6 +166,7 @@ class TableView(LineView):
             if self._known[folder] is not state and self._is_told(state):
                 self.say(f"{state}: {self._names[folder]}{_details(folder, state)}")
         self._known.update(states)
+        self._left_now = self._left_text(states)
         if time.monotonic() - self._drawn >= _DRAW_S:
             self._drawn = time.monotonic()
             self._live.update(self._draw(), refresh=True)
@@ -156,7 +186,8 @@ class TableView(LineView):
         return grid
 
     def _title(self) -> str:
-        return f"{len(self._known)} jobs: {counted(self._known.values())}"
+        left = f"; {self._left_now}" if self._left_now else ""
+        return f"{len(self._known)} jobs: {counted(self._known.values())}{left}"
 
 
 def _details(folder: Path, state: JobState) -> str:

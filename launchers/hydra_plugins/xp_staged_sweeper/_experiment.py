@@ -54,6 +54,8 @@ class Experiment:
     folder: Path
     stages: list[Stage]
     jobs: list[Planned] = field(default_factory=list)
+    as_written: bool = False
+    """Whether the command line leaves data, models and trainers as the experiment file has them."""
     told_apart: int = 0
     """How many names end in a hash, since a run of other settings has the name without it."""
 
@@ -108,7 +110,9 @@ def plan_experiment(
     typed = {key: value for key, value in line.single.items() if bare(key) not in swept}
     folder = _sweep_folder(composer, [*chosen, *_joined(typed)])
     title = str(OmegaConf.select(base, "experiment.name") or name or "")
-    experiment = Experiment(name=title, folder=folder, stages=stages)
+    given = {bare(key) for key in (*line.single, *line.sweeps)} - swept
+    as_written = all(key == "seed" or key.startswith(_UNNAMED) for key in given)
+    experiment = Experiment(name=title, folder=folder, stages=stages, as_written=as_written)
     planner = _Planner(composer, rules, experiment, chosen, line, subdir=subdir)
     for stage in stages:
         experiment.jobs += planner.jobs_of(stage)

@@ -70,7 +70,8 @@ def hydra_subdir(composer: Composer, config: DictConfig, overrides: Sequence[str
         UserError: it is no name of one folder.
     """
     content: Any = OmegaConf.to_container(config, resolve=False)
-    content["hydra"] = hydra = OmegaConf.to_container(composer.hydra_of(overrides).hydra, resolve=False)
+    hydra: Any = OmegaConf.to_container(composer.hydra_of(overrides).hydra, resolve=False)
+    content["hydra"] = hydra
     rules = hydra["job"]["config"]["override_dirname"]
     dirname = get_overrides_dirname(
         composer.parse(overrides), rules["exclude_keys"], item_sep=rules["item_sep"], kv_sep=rules["kv_sep"]

@@ -80,7 +80,8 @@ def make_plan(experiments: Sequence[Experiment], rules: Rules, *, retry_failed: 
             folder = planned.job.folder
             record = known.get(folder) or Record(folder / RECORD, {})
             actions[folder] = _action(planned, record, actions, rules, seen.get(folder), retry_failed)
-            seconds[folder] = paces.expected(planned.job, record)
+            known_s = paces.expected(planned.job, record)
+            seconds[folder] = planned.stage.about_s if known_s is None and experiment.as_written else known_s
     return Plan(experiments, actions, seconds)
 
 
@@ -177,23 +178,30 @@ def clock_time(moment: datetime, now: datetime) -> str:
     return f"{moment:%H:%M}" if moment.date() == now.date() else f"{moment:%a %d %b %H:%M}"
 
 
-def table(plan: Plan) -> Any:
+def table(plan: Plan, width: int = 80) -> Any:
     """A rich table with one row per stage; names of jobs are cut to what is left of the line."""
     from rich.table import Table
     from rich.text import Text
 
     used = [action for action in Action if plan.having(action)]
-    grid = Table()
-    for column in ("stage", "jobs", *used, "time each"):
-        grid.add_column(column, justify="left" if column == "stage" else "right", overflow="fold")
-    grid.add_column("first to run", overflow="ellipsis", no_wrap=True, ratio=1, min_width=12)
+    rows: list[list[str]] = []
     several = len(plan.experiments) > 1
     for experiment in plan.experiments:
         for stage in experiment.stages:
             jobs = [planned for planned in experiment.jobs if planned.stage.key == stage.key]
             if jobs:
                 name = f"{experiment.name}/{stage.key}" if several else stage.key
-                grid.add_row(*map(Text, (name, *_cells(plan, jobs, used))))
+                rows.append([name, *_cells(plan, jobs, used)])
+    grid = Table()
+    left = width - 4
+    for index, column in enumerate(("stage", "jobs", *used, "time each")):
+        longest = max(len(column), *(len(row[index]) for row in rows))
+        justify = "left" if column == "stage" else "right"
+        grid.add_column(column, justify=justify, overflow="fold", width=min(longest, 24))
+        left -= min(longest, 24) + 3
+    grid.add_column("first to run", overflow="ellipsis", no_wrap=True, max_width=max(12, left))
+    for row in rows:
+        grid.add_row(*map(Text, row))
     return grid
 
 

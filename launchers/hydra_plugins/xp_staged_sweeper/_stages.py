@@ -4,7 +4,8 @@ A stage has `needs` (stages), `name` (template of job names), `sweep` (mapping: 
 one product after the other), `zip` (lists of equal length, taken together), `set` (overrides), `fix` (overrides that
 beat the command line), `when` (no jobs if false), `skip` (take finished jobs as they are, run none), `once` (sweeps
 that only the command line names do not multiply it), `always` (runs even if some of its needs failed), `resources`
-(what a cluster shall give each of its jobs, such as {gpus: 1, time_min: 60}, where that is not the launcher's default).
+(what a cluster shall give each of its jobs, such as {gpus: 1, time_min: 60}, where that is not the launcher's default),
+`about_s` (seconds that a job takes on two quiet cores: the forecast until jobs like it have run here).
 
 Priority of one key: fix, then command line, then sweep and zip, then set. A key on the command line that some stage
 sweeps narrows or widens that sweep in every stage that has it and concerns no other stage. A key that is swept on the
@@ -21,7 +22,7 @@ from xp.errors import UserError, closest, listing
 
 NO_VALUE = "\0"
 """Stands for the missing value of `~key`."""
-_KEYS = ("name", "needs", "when", "skip", "set", "fix", "sweep", "zip", "once", "always", "resources")
+_KEYS = ("name", "needs", "when", "skip", "set", "fix", "sweep", "zip", "once", "always", "resources", "about_s")
 Assignment = dict[str, str]
 """{key as in the override, signs included: value as text}."""
 
@@ -44,6 +45,9 @@ class Stage:
     always: bool = False
     resources: Mapping[str, Any] = field(default_factory=dict)
     """What a scheduler shall give each job, beside what the launcher's configuration says."""
+
+    about_s: float | None = None
+    """Seconds that a job takes on two quiet cores; counts until jobs like it have run here."""
 
     @property
     def swept(self) -> set[str]:
@@ -145,7 +149,16 @@ def _stage(key: str, spec: Any) -> Stage:
         once=bool(spec.get("once", False)),
         always=bool(spec.get("always", False)),
         resources=dict(spec.get("resources") or {}),
+        about_s=_seconds(key, spec.get("about_s")),
     )
+
+
+def _seconds(stage: str, given: Any) -> float | None:
+    if given is None:
+        return None
+    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 < given < 1e9:
+        raise UserError(f"stages.{stage}.about_s={given!r}: expected the seconds that a job takes, such as 60")
+    return float(given)
 
 
 def _lists(stage: str, kind: str, block: Any) -> dict[str, tuple[str, ...]]:

@@ -89,7 +89,7 @@ class Sweep:
             return self._shown(plan, rules, self._nothing(plan, console))
         for text in places(plan):
             say(console, text)
-        console.print(table(plan))
+        console.print(table(plan, console.width))
         console.print(summary_line(plan, workers), highlight=False, soft_wrap=True)
         if self._options.dry_run:
             return OK
@@ -106,7 +106,8 @@ class Sweep:
         if executor.detachable and getattr(launcher, "detach", False):
             executor.close()
             return tell(plan, executor.name, console)
-        states = drive(executor, todo, folders, grace_s=getattr(launcher, "grace_s", 30.0), console=console)
+        grace_s = getattr(launcher, "grace_s", 30.0)
+        states = drive(executor, todo, folders, grace_s=grace_s, console=console, expected=plan.seconds)
         return self._shown(plan, rules, self._sum_up(plan, states, console))
 
     def _shown(self, plan: Plan, rules: Rules, code: int) -> int:
