@@ -284,7 +284,7 @@ def opened_or_refused(root: Path) -> None:
             assert "\n" not in str(error) and str(error).isprintable()
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_any_change_of_info_json_is_read_or_refused(whole, data):
     path = whole / "meta" / "info.json"
@@ -313,7 +313,7 @@ VALUES = {
 }
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_any_column_of_any_table_is_read_or_refused(whole, data):
     path = whole / data.draw(st.sampled_from([DATA, EPISODES, "meta/tasks.parquet"]))
@@ -330,7 +330,7 @@ def test_any_column_of_any_table_is_read_or_refused(whole, data):
         path.write_bytes(good)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_any_damaged_bytes_are_read_or_refused(whole, data):
     path = whole / data.draw(st.sampled_from([DATA, EPISODES, "meta/tasks.parquet", "meta/info.json"]))
@@ -408,7 +408,7 @@ def test_the_older_format_is_exported(older, tmp_path):
     assert open_dataset(tmp_path / "out").action.tolist() == np.arange(21).reshape(7, 3)[3:].tolist()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_any_change_of_the_older_formats_lines_is_read_or_refused(older, data):
     path = older / "meta" / data.draw(st.sampled_from(["episodes.jsonl", "tasks.jsonl", "episodes_stats.jsonl"]))

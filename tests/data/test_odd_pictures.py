@@ -1,12 +1,17 @@
 """Stored pictures of every kind: what LeRobot reads of them, or one refusal."""
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from data_odd import CAMERA, DATA, frames_of, picture, with_pictures
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
+from xp.data.pictures import picture_reader
 from xp.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -150,3 +155,20 @@ def test_height_and_width_are_found_in_every_order_of_the_shape(tmp_path, shape,
     feature = {CAMERA: {"dtype": "image", "shape": shape, "names": names}}
     root = write_odd(tmp_path / "d", lengths=(1,), columns={CAMERA: cells([picture(RGB)])}, features=feature)
     np.testing.assert_array_equal(frames_of(root)[0], RGB)
+
+
+TURNED = Image.Exif()
+TURNED[0x0112] = 6
+FILES = {"PNG": picture(RGB), "JPEG": picture(np.ascontiguousarray(RGB.transpose(1, 0, 2)), "JPEG", exif=TURNED)}
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(list(FILES)), st.integers(0, 400), st.integers(0, 12), st.binary(max_size=12))
+def test_any_damaged_picture_is_a_frame_of_the_announced_size_or_one_refusal(kind, at, size, other):
+    good = FILES[kind]
+    cell = {"bytes": good[:at] + other + good[at + size :], "path": None}
+    read = picture_reader(Path("D"), Path("D/file.parquet"), "top", (32, 24), lambda frame: frame)
+    try:
+        assert read((0, cell)).shape == (32, 24, 3)
+    except UserError as error:
+        assert "\n" not in str(error) and "row 0" in str(error) and str(error).isprintable()

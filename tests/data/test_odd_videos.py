@@ -177,3 +177,16 @@ def test_every_row_gets_the_nearest_frame_or_the_first_without_one_is_named(leng
     with pytest.raises(UserError, match=place):
         list(match_frames(part, dataset, pieces))
     assert len(nearest) == dataset.num_frames
+
+
+def test_a_video_in_a_format_that_nobody_knows_is_refused_also_by_an_export(tmp_path):
+    from xp.data.export import export_episodes
+    from xp.data.stored import open_stored
+
+    root = with_video(tmp_path / "d", [i / 10 for i in range(7)])
+    path = next(root.glob("videos/*/*/*.mp4"))
+    path.write_bytes(path.read_bytes().replace(b"avc1", b"zzzz"))
+    assert "damaged" in refusal(root)
+    with pytest.raises(UserError, match="damaged"):
+        export_episodes(open_stored(root), [1], tmp_path / "out")  # PyAV ended the process here
+    assert not (tmp_path / "out").exists()

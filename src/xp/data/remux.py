@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from xp.data.checks import damaged_video
-from xp.data.video import ONLY_MP4
+from xp.data.video import ONLY_MP4, check_codec
 
 Span = tuple[float, float]
 """Start and end in seconds of a file."""
@@ -107,6 +107,7 @@ def _scan(path: Path) -> _Packets:
     try:
         with av.open(str(path), **ONLY_MP4) as container:
             stream = container.streams.video[0]
+            check_codec(path, stream)
             found = [(p.pts, p.is_keyframe) for p in container.demux(stream) if p.size and p.pts is not None]
             base = float(stream.time_base or 0)
     except (FFmpegError, IndexError, ValueError) as error:

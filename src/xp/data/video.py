@@ -91,6 +91,7 @@ def _decode_pyav(path: Path, size: tuple[int, int]) -> Frames:
     try:
         with av.open(str(path), **ONLY_MP4) as container:
             stream = container.streams.video[0]
+            check_codec(path, stream)
             check_size(path, stream.codec_context.height, stream.codec_context.width, size)
             stream.thread_type = "AUTO"
             stream.codec_context.thread_count = _THREADS
@@ -122,6 +123,12 @@ def _decode_torchcodec(path: Path, size: tuple[int, int]) -> Frames:
             yield piece.pts_seconds.numpy(), piece.data.numpy()
     except (RuntimeError, ValueError) as error:
         raise damaged_video(path, printable(str(error).splitlines()[0])) from error
+
+
+def check_codec(path: Path, stream: Any) -> None:
+    """Refuse a stream in a format that FFmpeg does not know; PyAV would end the process when it is copied."""
+    if stream.codec_context is None:
+        raise damaged_video(path, "its frames are in no format that FFmpeg decodes")
 
 
 def check_size(path: Path, height: int, width: int, announced: tuple[int, int]) -> None:
