@@ -4,7 +4,7 @@ import sys
 from argparse import Namespace
 from typing import TYPE_CHECKING, NoReturn
 
-from xp.errors import UserError, listing
+from xp.errors import UserError, disk_full, listing
 
 if TYPE_CHECKING:
     from hydra._internal.hydra import Hydra
@@ -28,6 +28,12 @@ def main(arguments: list[str] | None = None) -> None:
         code = INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()
+        code = 1
+    except OSError as error:
+        full = disk_full(error)  # of the run's own folder: not even its record can say so
+        if full is None:
+            raise
+        print(f"xp: {full}", file=sys.stderr)
         code = 1
     sys.exit(code)
 

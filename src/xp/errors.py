@@ -1,6 +1,7 @@
 """The one error type for what a user can cause, and the closest-match helper its messages use."""
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 
@@ -30,3 +31,14 @@ def some(words: Iterable[str], most: int = 8) -> str:
     known = list(words)
     more = f" and {len(known) - most} more" if len(known) > most else ""
     return listing(known[:most]) + more
+
+
+def disk_full(error: BaseException) -> UserError | None:
+    """What to say of an error that means a full disk (or quota); None for any other."""
+    if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return None
+    place = f" of {error.filename}" if error.filename else ""
+    return UserError(
+        f"The disk{place} is full: no bytes or no inodes are left (df and df -i show which). Make room there and give "
+        "the same command again; what was begun is taken up."
+    )

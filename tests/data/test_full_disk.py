@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from xp.data.space import writing
-from xp.errors import UserError
+from xp.errors import UserError, disk_full
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG])
@@ -46,7 +46,7 @@ from xp.data.dumps import _NEEDED, save_dump
 from xp.data.export import export_episodes
 from xp.data.space import writing
 from xp.data.stored import open_stored
-from xp.errors import UserError
+from xp.errors import UserError, disk_full
 import data_odd
 pixels = np.random.default_rng(0).integers(0, 255, (8, 64, 64, 3), dtype=np.uint8)
 source = target.parent / "source"
@@ -80,3 +80,21 @@ def test_a_task_that_runs_out_of_room_leaves_nothing_and_says_so(tmp_path, what,
     assert done.stdout.startswith(f"refused: {tmp_path}/new/{name} cannot be written"), done.stderr[-2000:]
     assert done.stdout.count("\n") == 1 and "Traceback" not in done.stderr
     assert list((tmp_path / "new").iterdir()) == [tmp_path / "new" / "source"] * (what == "export")
+
+
+def test_a_full_disk_under_the_run_itself_is_one_line(monkeypatch, capsys):
+    from xp import __main__
+
+    def full(_: list[str]) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device", "RUN/record.json")
+
+    monkeypatch.setattr(__main__, "_main", full)
+    with pytest.raises(SystemExit) as ended:
+        __main__.main([])
+    assert ended.value.code == 1
+    said = capsys.readouterr().err
+    assert said.startswith("xp: The disk of RUN/record.json is full") and said.count("\n") == 1
+
+
+def test_another_error_of_the_system_is_not_called_a_full_disk():
+    assert disk_full(OSError(errno.EIO, "broken")) is None and disk_full(ValueError()) is None

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from xp.errors import UserError
+from xp.errors import UserError, disk_full
 from xp.runs import late, threads
 from xp.runs.atomic import write_json
 from xp.runs.folder import CONFIG, LOG, PROGRESS, RECORD, as_config
@@ -131,6 +131,7 @@ def _outcome(error: BaseException, stop: Stop, secrets: Iterable[str]) -> dict[s
             f"This run ran out of memory ({error or 'an array could not be allocated'}). Give it less to hold at once: "
             "a smaller trainer.batch_size, predict.batch_size, horizon.train or model, or a machine with more memory."
         )
+    error = disk_full(error) or error
     if isinstance(error, UserError):
         message = scrub(str(error), secrets)
         print(f"xp: {message}", file=sys.stderr, flush=True)
