@@ -6,6 +6,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from xp.errors import UserError, some
+from xp.foreign.text import printable
 from xp.runs.folder import LOG, RunFolder, load_run
 from xp.runs.status import Row, row_of, with_executors
 from xp.runs.submitted import adopt_unnoted, executor_of
@@ -14,6 +15,8 @@ from xp.tasks.status import look, places
 
 _EVERY_S = 0.3
 _LOOK_EVERY_S = 3.0
+_MOST = 1 << 20
+"""Bytes of a log that are read at a time, and looked through for its last lines."""
 
 
 def show(config: DictConfig) -> int:
@@ -73,23 +76,33 @@ def _row(run: RunFolder) -> Row:
 
 
 def _tail(log: Path, lines: int) -> int:
-    """Where the last `lines` lines of a file begin; 0 if it is not there yet."""
-    if not log.exists():
-        return 0
-    data = log.read_bytes()
-    return len(data) - sum(len(line) for line in data.splitlines(keepends=True)[-lines:]) if lines else len(data)
+    """Where the last `lines` lines of a file begin, as far back as one reads; 0 if it is not there yet."""
+    size = log.stat().st_size if log.is_file() else 0
+    begin = max(0, size - _MOST)
+    data = _read(log, begin, size)
+    if not lines:
+        return size
+    return begin + len(data) - sum(len(line) for line in data.splitlines(keepends=True)[-lines:])
 
 
 def _copy(log: Path, position: int) -> int:
-    """Print what stands behind `position`; gives the new end."""
-    if not log.exists():
+    """Print what stands behind `position`; gives the new end. What a terminal would obey is made visible."""
+    if not log.is_file():
         return position
-    with log.open("rb") as handle:
-        handle.seek(position)
-        data = handle.read()
+    data = _read(log, position, log.stat().st_size)
     if data:
-        print(data.decode(errors="replace"), end="", flush=True)
+        text = data.decode(errors="replace").replace("\r\n", "\n")
+        print(printable(text, len(text), lines=True), end="", flush=True)
     return position + len(data)
+
+
+def _read(log: Path, begin: int, end: int) -> bytes:
+    """A part of a file, at most so much at a time: a log may be of any size."""
+    if end <= begin:
+        return b""
+    with log.open("rb") as handle:
+        handle.seek(begin)
+        return handle.read(min(end - begin, _MOST))
 
 
 def _last_words(run: RunFolder, row: Row) -> None:
@@ -103,5 +116,4 @@ def _last_words(run: RunFolder, row: Row) -> None:
         log = executor.log(row.handle)
     except UserError:  # it has nothing, or nothing any more
         return
-    if log.exists():
-        print(log.read_text(errors="replace"), end="")
+    _copy(log, 0)
