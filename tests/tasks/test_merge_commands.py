@@ -14,7 +14,8 @@ pytestmark = pytest.mark.slow
 
 WITH_ALL = (
     "average", "inverse_loss", "greedy", "gradient_descent", "adaptive_gradient_descent",
-    "task_arithmetic", "ties", "dare", "model_stock", "karcher",
+    "task_arithmetic", "ties", "dare", "dare_ties", "breadcrumbs", "breadcrumbs_ties", "della", "sce", "model_stock",
+    "karcher",
 )  # fmt: skip
 ASKING = ("inverse_loss", "greedy", "gradient_descent", "adaptive_gradient_descent")
 """Methods that choose weights by a loss."""

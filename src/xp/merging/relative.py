@@ -15,6 +15,9 @@ from xp.merging.mixtures import pieces
 from xp.merging.ranges import cut, rounded_up
 from xp.merging.trims import Tensor, Trim
 
+TILE = 1 << 14
+"""Entries combined at once: a dozen float64 arrays of so many stay in a core's cache."""
+
 
 @dataclass
 class TaskVectors:
@@ -63,13 +66,10 @@ class TaskVectors:
         """(tensor, checkpoint, element of the leaf, entries) of a range, a tile at a time."""
         base, *tuned = arrays
         for row, part in pieces(leaf, start, len(base)):
-            for first, last in cut(part.start, part.stop, self._tile(leaf)):
+            for first, last in cut(part.start, part.stop, rounded_up(rules.TILE, self.grain(leaf))):
                 for k, array in enumerate(tuned):
                     vector = rules.task_vector(base[first:last], array[first:last])
                     yield Tensor(leaf, row), k, start + first, vector
-
-    def _tile(self, leaf: Leaf) -> int:
-        return rounded_up(rules.TILE, self.grain(leaf))
 
     def apply(self, leaf: Leaf, start: int, arrays: Iterable[np.ndarray], out: np.ndarray) -> None:
         """See `rules.combine`."""
@@ -77,7 +77,7 @@ class TaskVectors:
         unit = self.units.of_leaf[leaf.name]
         for row, part in pieces(leaf, start, len(out)):
             weights, tensor = self.weights[unit[min(row, len(unit) - 1)]], Tensor(leaf, row)
-            for first, last in cut(part.start, part.stop, self._tile(leaf)):
+            for first, last in cut(part.start, part.stop, rounded_up(TILE, self.grain(leaf))):
                 origin = base[first:last]
                 vectors = [
                     self._left(tensor, k, start + first, rules.task_vector(origin, array[first:last]))

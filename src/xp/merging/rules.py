@@ -96,15 +96,15 @@ def combine(
             term = float(weight) * vector
             if elected is not None:
                 agrees = (term if weigh_votes else vector) * elected > 0
-                term = np.where(agrees, term, 0.0)
-                share += np.where(agrees, abs(float(weight)), 0.0)
+                term *= agrees  # not chosen but multiplied: what is NaN or infinite must not vanish
+                share += abs(float(weight)) * agrees
             total += term
         if normalize:
             whole = share if elected is not None else np.full_like(start, float(np.sum(weights)))
-            total = np.divide(total, whole, out=np.zeros_like(start), where=whole != 0)
-        if elected is not None:
-            total += elected * 0.0  # an entry that is NaN or infinite agrees with nothing, and must not vanish
-        return start + scale * total
+            whole += whole == 0  # where nothing was summed
+            total /= whole
+        total *= scale
+        return np.add(start, total, out=total)
 
 
 def _elected(vectors: Sequence[np.ndarray], weights: Numbers) -> np.ndarray:
@@ -114,7 +114,7 @@ def _elected(vectors: Sequence[np.ndarray], weights: Numbers) -> np.ndarray:
         term = float(weight) * vector
         total += term
         magnitudes += np.abs(term)
-    total[np.abs(total) < CANCELLED * magnitudes] = 0.0  # infinite ones are not
+    total *= np.abs(total) >= CANCELLED * magnitudes
     return total
 
 
