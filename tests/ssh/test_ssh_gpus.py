@@ -1,8 +1,12 @@
 """GPUs of nodes that somebody else uses: jobs wait or go elsewhere, and status says so. nvidia-smi is a script."""
 
+from pathlib import Path
+
 import pytest
 from ssh_site import expected, wait_for
 from test_ssh_commands import told
+
+from hydra_plugins.xp_local_launcher import _gpus
 
 
 def gpu(box, used_mb: int) -> None:
@@ -20,6 +24,14 @@ esac
     )
     (folder / "nvidia-smi").chmod(0o755)
     (box.home / ".bashrc").write_text('PATH="$HOME/smi:$PATH"\n')
+
+
+@pytest.fixture(autouse=True)
+def no_locks_left(pair):
+    """The nodes lock their made-up GPUs where this machine keeps locks of all accounts."""
+    yield
+    for box in pair.boxes:
+        Path(_gpus.lock_folder(), f"xp-gpu-GPU-of-{box.namespace}.lock").unlink(missing_ok=True)
 
 
 @pytest.mark.timeout(300)
