@@ -5,6 +5,11 @@ from pathlib import Path
 
 import pytest
 from data_written import CAMERAS, Written, episodes_to_write, together, write
+from hypothesis import settings
+
+# How long an example takes says something about the machine's load, not about the code.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,10 @@ _FULL = {
     errno.EDQUOT: "is full (your quota)",
     errno.EFBIG: "takes no files of this size",
 }
-_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ESTALE)
+_REFUSED = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENAMETOOLONG, errno.ESTALE,
+    errno.EEXIST, errno.ENOTDIR, errno.EISDIR,
+)  # fmt: skip
 _LEFT = 1 << 20
 """Bytes below which a disk counts as full where a library has only said that it could not write."""
 
