@@ -775,13 +775,14 @@ _RUNS = {
     "job_words": put("one/job.json", '{"config": ["x"], "overrides": 3}'),
     "job_deep": put("one/job.json", DEEP),
     "config_words": put("one/config.json", "[]"),
+    "metrics_words": put("one/metrics.json", '{"training_horizon": "x", "prediction_horizon": [1]}'),
+    "metrics_list": put("one/metrics.json", "[1]"),
+    "summary_words": put("one/summary.json", '"done"'),
     "loop": loop,
     "link_out": link("one/record.json", "../../secret.json"),
 }
-for _way in ("status", "cancel"):
+for _way in ("status", "cancel", "report"):
     CASES.extend(Case("run", f"run-{name}-{_way}", "run", _way, change, "") for name, change in _RUNS.items())
-for _name in ("record_deep", "record_types", "record_pipe", "record_escapes", "job_words", "launcher_words", "loop"):
-    CASES.append(Case("run", f"run-{_name}-report", "run", "report", _RUNS[_name], ""))
 
 
 def copied(base: Path, case: Case, folder: Path) -> None:

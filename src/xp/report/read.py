@@ -10,7 +10,7 @@ from typing import Any
 from xp.errors import UserError
 from xp.runs import RunFolder, find_runs
 from xp.runs.folder import CONFIG, is_run
-from xp.runs.reading import read_json
+from xp.runs.reading import read_object
 
 _CELL_NAME = re.compile(r"train_h(\d+)_pred_h(\d+)")
 _SHOWN = {"figures": ("*.png",), "videos": ("*.mp4", "*.webm", "*.gif")}
@@ -59,10 +59,10 @@ class Entry:
     def horizons(self) -> tuple[int, int] | None:
         """(trained, predicted) of a prediction run, else None."""
         if {"training_horizon", "prediction_horizon"} <= set(self.metrics):
-            return int(self.metrics["training_horizon"]), int(self.metrics["prediction_horizon"])
+            return _pair(self.metrics["training_horizon"], self.metrics["prediction_horizon"])
         horizon = self.config.get("horizon")
         if self.task == "predict" and isinstance(horizon, Mapping) and {"train", "predict"} <= set(horizon):
-            return int(horizon["train"]), int(horizon["predict"])
+            return _pair(horizon["train"], horizon["predict"])
         match = _CELL_NAME.search(self.name)
         return (int(match[1]), int(match[2])) if match else None
 
@@ -148,13 +148,14 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _read_entry(run: RunFolder, root: Path) -> Entry:
     troubles: list[str] = []
-    job = _try(lambda: read_json(run.path / "job.json", default={}), {}, troubles)
-    config = _try(lambda: read_json(run.path / CONFIG, default=job.get("config", {})), {}, troubles)
+    job = _try(lambda: read_object(run.path / "job.json", default={}), {}, troubles)
+    frozen = job.get("config") if isinstance(job.get("config"), dict) else {}
+    config = _try(lambda: read_object(run.path / CONFIG, default=frozen), {}, troubles)
     record = _try(run.record, None, troubles)
     standing = _try(lambda: record.standing, "damaged", troubles) if record is not None else "damaged"
     fields = {
         "summary": _try(run.summary, {}, troubles),
-        "metrics": _try(lambda: read_json(run.path / "metrics.json", default={}), {}, troubles),
+        "metrics": _try(lambda: read_object(run.path / "metrics.json", default={}), {}, troubles),
         "training": _try(run.training_log, [], troubles),
         "validation": _try(run.validation_log, [], troubles),
     }
@@ -173,6 +174,13 @@ def _read_entry(run: RunFolder, root: Path) -> Entry:
         figures=tuple(_below(run.path, root, "figures")),
         **fields,
     )
+
+
+def _pair(*given: Any) -> tuple[int, int] | None:
+    """Two whole numbers as a file has them; None where one is something else."""
+    if not all(isinstance(each, int | float) and float(each).is_integer() for each in given):
+        return None
+    return int(given[0]), int(given[1])
 
 
 def _try(read: Callable[[], Any], default: Any, troubles: list[str]) -> Any:
