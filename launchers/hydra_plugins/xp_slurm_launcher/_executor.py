@@ -15,7 +15,7 @@ from hydra_plugins.xp_slurm_launcher._protocol import Heard, conclude
 from hydra_plugins.xp_slurm_launcher._resources import Resources, resources_of
 from hydra_plugins.xp_slurm_launcher._state import Seen, Watcher
 from xp.errors import UserError
-from xp.runs.executor import JobState, Submission
+from xp.runs.executor import JobState, Submission, by_record
 from xp.runs.folder import RECORD
 from xp.runs.record import Record, State
 from xp.runs.submitted import note_handle
@@ -231,7 +231,8 @@ class SlurmExecutor:
             return JobState.BLOCKED
         word = Heard.SILENT if seen is None else Heard.UNKNOWN if each is None else each.heard
         if "+" in current:  # it waits for room; without a driver this call hands it in
-            return JobState.WAITING
+            state = Record(folder / RECORD).state
+            return JobState.WAITING if state is State.PENDING else by_record(Record(folder / RECORD))
         if word is not Heard.SILENT and self._since.get(handle, (None, 0.0))[0] is not word:
             self._since[handle] = (word, self._asked_at)
         record = Record(folder / RECORD)
@@ -248,6 +249,7 @@ class SlurmExecutor:
         """Hand in what waits for room and has nobody who does that, every half a minute."""
         left = [self._jobs[self._folders[handle]] for handle, current in open_.items()
                 if "+" in current and not current.startswith("blocked+")
+                and Record(self._folders[handle] / RECORD).state is State.PENDING
                 and not (current in seen and seen[current].heard is Heard.OPEN)]  # fmt: skip
         if not left or time.monotonic() - self._room_at < _ROOM_EVERY_S:
             return

@@ -2,7 +2,6 @@
 
 import json
 import os
-import secrets
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,9 +12,8 @@ from typing import Any
 
 from hydra_plugins.xp_slurm_launcher import _commands, _later
 from hydra_plugins.xp_slurm_launcher._arrays import Array, Room, arrays, dependency
-from hydra_plugins.xp_slurm_launcher._commands import Answer, Silent
+from hydra_plugins.xp_slurm_launcher._commands import Silent
 from hydra_plugins.xp_slurm_launcher._orders import (
-    SUBMISSIONS,
     Order,
     handing_in,
     lock_descriptor,
@@ -25,10 +23,11 @@ from hydra_plugins.xp_slurm_launcher._orders import (
     valid_orders,
 )  # fmt: skip
 from hydra_plugins.xp_slurm_launcher._protocol import Heard, Move, before_submitting
-from hydra_plugins.xp_slurm_launcher._refusals import HOPELESS, NoRoom, no_room, refusal, standstill
+from hydra_plugins.xp_slurm_launcher._refusals import NoRoom, no_room, refusal
 from hydra_plugins.xp_slurm_launcher._resources import Resources
-from hydra_plugins.xp_slurm_launcher._script import FIRST, batch_script, driver_script
+from hydra_plugins.xp_slurm_launcher._script import batch_script, driver_script
 from hydra_plugins.xp_slurm_launcher._state import Watcher, heard, job_named
+from hydra_plugins.xp_slurm_launcher._trial import try_out
 from xp.errors import UserError
 from xp.runs.atomic import write_text
 from xp.runs.executor import Submission
@@ -77,16 +76,16 @@ class Desk:
             for experiment in sorted({job.folder.parent for job in jobs}):
                 held.enter_context(handing_in(experiment))
                 self._numbers[experiment] = next_number(experiment) - 1
+            drivers = _later.drivers(self._numbers)
             handles = {job.folder: job.handle for job in jobs if _is_slurms(job.handle)}
             adopted, fresh = self._decided([job for job in jobs if job.folder not in handles])
             handles |= adopted | self._open_needs(jobs)
             fresh, blocked = _with_live_needs(fresh, handles)
             handles |= {folder: f"blocked+{number}" for number, folder in enumerate(blocked)}
             groups = arrays(fresh, self.resources, _commands.largest_array() if len(fresh) > 1 else 1)
-            self._try_out(groups)
+            try_out(groups, self.watcher, lambda one, order: self._script(one, order, "xp-try", None))
             self._hand_in(groups, handles)
-            for experiment in self._numbers:
-                _later.prune_rest(experiment)
+            _later.prune_rest(drivers)
         return handles
 
     def _decided(self, jobs: Sequence[Submission]) -> tuple[dict[Path, str], list[Submission]]:
@@ -171,6 +170,8 @@ class Desk:
             raise
         except UserError:
             take_back([order for order, _ in done])
+            if keeper is not None:
+                keeper.abandon([job for each in waiting for job in each.jobs])
             raise
         if keeper is not None:
             handles |= keeper.settle([job for each in waiting for job in each.jobs])
@@ -245,63 +246,6 @@ class Desk:
             array, order, name=name, dependency=needs, warn_s=self.warn_s, max_running=self.max_running,
             python=self.python,
         )  # fmt: skip
-
-    def _try_out(self, groups: Sequence[Array]) -> None:
-        """Let SLURM check every kind of request before the first is submitted.
-
-        `--test-only` also refuses what can run later (nodes drained, down, in maintenance). What it refuses is
-        therefore submitted with nothing to do: its answer, or its reason to let it wait, says if it can ever run.
-
-        Raises:
-            UserError: a request is refused for good.
-        """
-        tried: list[Resources] = []
-        for group in groups:
-            if group.resources in tried:
-                continue
-            tried.append(group.resources)
-            answer = self._tried(group, "--test-only")
-            if not answer.code or no_room(answer):
-                continue
-            plain = self._tried(group, "--parsable")
-            if plain.code and not no_room(plain):
-                raise refusal(plain, group.resources)
-            if not plain.code:
-                self._refuse_hopeless(plain.out.strip().partition(";")[0], answer, group.resources)
-            print(
-                f"xp: SLURM takes these jobs ({group.resources.text()}), but nothing can run them now: {answer.told}. "
-                f"{standstill() or 'They wait in the queue'}. See: sinfo -R ; xp task=status",
-                file=sys.stderr,
-            )
-
-    def _refuse_hopeless(self, job_id: str, answer: Answer, asked: Resources) -> None:
-        """Cancel a job that was submitted for trial, once SLURM has said why it waits."""
-        reason = ""
-        try:
-            for _ in range(20):
-                seen = self.watcher.look([job_id]).get(job_id)
-                reason = seen.reason if seen is not None else ""
-                if reason or seen is None or seen.heard is not Heard.OPEN:
-                    break
-                time.sleep(0.1)
-        finally:
-            _commands.scancel([job_id])
-        if reason.startswith(HOPELESS):
-            raise refusal(answer, asked)
-
-    def _tried(self, array: Array, flag: str) -> Answer:
-        """What sbatch says to one job of an array; without anything to do in it."""
-        folder = array.experiment / SUBMISSIONS
-        script = folder / f".try-{secrets.token_hex(4)}.sh"
-        one = Array(array.jobs[:1], array.resources)
-        text = self._script(one, script, "xp-try", None)
-        options = text.partition(f"\n{FIRST}\n")[0]
-        with writing(folder):
-            write_text(script, f"{options}\nexit 0\n", durable=False)
-        try:
-            return _commands.call("sbatch", flag, "--output=/dev/null", str(script))
-        finally:
-            script.unlink()
 
 
 def resolved(experiment: Path) -> dict[Path, tuple[Order, int]]:

@@ -5,9 +5,11 @@ hands in what has room, leaves another of its kind for the rest, and ends: no ma
 The same command, issued again, and a waiting call do the same.
 """
 
+import os
 import secrets
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,13 +85,31 @@ def write_rest(experiment: Path, driver: str, jobs: Sequence[Submission]) -> Non
         write_json(path, {"driver": driver, "jobs": content})
 
 
-def prune_rest(experiment: Path) -> None:
-    """Forget jobs that are submitted by now; only under the experiment's lock."""
-    with suppress(UserError):
-        driver, jobs = read_rest(experiment)
-        if jobs:
+def drivers(experiments: Iterable[Path]) -> dict[Path, str]:
+    """{experiment: the driver that hands in its jobs}, where there is one."""
+    found: dict[Path, str] = {}
+    for experiment in experiments:
+        with suppress(UserError):
+            driver = read_rest(experiment)[0]
+            if driver:
+                found[experiment] = driver
+    return found
+
+
+def prune_rest(before: Mapping[Path, str]) -> None:
+    """Forget jobs that are submitted by now, and cancel drivers that others have replaced or that nobody needs.
+
+    Args:
+        before: the drivers before this call; its experiments' locks are held.
+    """
+    for experiment, driver in before.items():
+        with suppress(UserError):
+            now, jobs = read_rest(experiment)
             submitted = valid_orders(experiment)
-            write_rest(experiment, driver, [job for job in jobs if job.folder not in submitted])
+            left = [job for job in jobs if job.folder not in submitted]
+            write_rest(experiment, now, left)
+            if (now != driver or not left) and driver != os.environ.get("SLURM_JOB_ID"):
+                _commands.scancel([driver])
 
 
 def handles_of(driver: str, jobs: Sequence[Submission]) -> dict[Path, str]:
@@ -104,6 +124,7 @@ class Keeper:
         self._desk, self._limit = desk, limit
         self._driver = ""
         self._tried = False
+        self._saved: set[Path] = set()
 
     def reserve(self, done: list[tuple[Order, Array]], waiting: list[Array], handles: dict[Path, str]) -> list[Array]:
         """Submit the driver while there is still room for it; gives what is left to submit.
@@ -117,15 +138,17 @@ class Keeper:
         if not self._driver and (freed := _freed(done)) is not None:
             handles.pop(freed.folder)
             waiting = [Array((freed,), self._desk.resources(freed)), *waiting]
-            self._driver = self._submit(waiting)
+            limit = time.monotonic() + _commands.cluster_number("KillWait", 30) + 10
+            while not (driver := self._submit(waiting)) and time.monotonic() < limit:
+                time.sleep(1.0)  # what was started meanwhile takes a while to go
+            self._driver = driver
         self._save([job for each in waiting for job in each.jobs])
         return waiting
 
     def settle(self, left: Sequence[Submission]) -> dict[Path, str]:
         """Store what is left, let the driver wait for the first end of a job, and say so; gives the handles."""
         if not left:
-            if self._driver:
-                _commands.scancel([self._driver])
+            self._finish()
             return {}
         experiments = sorted({job.folder.parent for job in left})
         for experiment in experiments:
@@ -145,6 +168,24 @@ class Keeper:
         print(told, file=sys.stderr)
         return handles_of(self._driver, left)
 
+    def _finish(self) -> None:
+        """Everything of this call had room in the end: the driver goes, unless an earlier call left jobs for it."""
+        others = {experiment: self._with_others(experiment, []) for experiment in self._saved}
+        for experiment, jobs in others.items():
+            write_rest(experiment, self._driver, jobs)
+        waiting = [experiment for experiment, jobs in others.items() if jobs]
+        if self._driver and waiting:
+            self._let_wait(waiting)
+        elif self._driver:
+            _commands.scancel([self._driver])
+
+    def abandon(self, waiting: Sequence[Submission]) -> None:
+        """Nothing of this call is to be handed in later: a request was refused for good."""
+        for experiment in {job.folder.parent for job in waiting}:
+            write_rest(experiment, "", [])
+        if self._driver:
+            _commands.scancel([self._driver])
+
     def _with_others(self, experiment: Path, left: Sequence[Submission]) -> list[Submission]:
         """What is left of this call, and what an earlier one left that this one knows nothing of."""
         mine = [job for job in left if job.folder.parent == experiment]
@@ -155,6 +196,7 @@ class Keeper:
 
     def _save(self, jobs: Sequence[Submission]) -> None:
         for experiment in {job.folder.parent for job in jobs}:
+            self._saved.add(experiment)
             write_rest(experiment, self._driver, [job for job in jobs if job.folder.parent == experiment])
 
     def _submit(self, waiting: Sequence[Array]) -> str:
