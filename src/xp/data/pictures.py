@@ -52,7 +52,7 @@ def picture_reader(
                 f"{where} cannot be decoded ({printable(error) or type(error).__name__}). Copy the file again "
                 "from where the dataset came from, or record the dataset again."
             ) from error
-        check_size(path, camera, frame.shape[:2], stored)
+        check_size(path, camera, frame.shape[:2], stored, row=row)
         return resized(frame)
 
     return read
@@ -84,10 +84,13 @@ def _no_colours(mode: str, where: str) -> UserError:
     )
 
 
-def check_size(path: Path, camera: str, found: tuple[int, ...], announced: tuple[int, int]) -> None:
-    """Refuse frames of another height and width than announced."""
+def check_size(
+    path: Path, camera: str, found: tuple[int, ...], announced: tuple[int, int], *, row: int | None = None
+) -> None:
+    """Refuse frames of another height and width than announced; `row` is the one of a single picture."""
     if tuple(found) != tuple(announced):
+        where = f"{path}" if row is None else f"row {row} of {path}"
         raise UserError(
-            f"Camera '{camera}' has frames of {found[0]}x{found[1]} in {path}, but meta/info.json says "
+            f"Camera '{camera}' has frames of {found[0]}x{found[1]} in {where}, but meta/info.json says "
             f"{announced[0]}x{announced[1]} (height x width). Correct `shape` in meta/info.json, or record again."
         )
