@@ -12,7 +12,7 @@ from xp.runs.progress import print_above
 
 
 class Tee(TextIOBase):
-    """A text stream that writes to a log file and, line by line, to a terminal stream."""
+    """A text stream that writes to a log file and, line by line, to a terminal stream for as long as that is there."""
 
     def __init__(self, log: TextIO, echo: TextIO | None):
         self._log, self._echo, self._rest = log, echo, ""
@@ -23,8 +23,16 @@ class Tee(TextIOBase):
         if self._echo is not None:
             lines, newline, self._rest = (self._rest + text).rpartition("\n")
             if newline:
-                print_above(lines + newline, self._echo)
+                self._show(lines + newline)
         return len(text)
+
+    def _show(self, text: str) -> None:
+        """Write to the terminal. Whoever read it may have gone (`| head`): the run goes on, and its log has all."""
+        assert self._echo is not None
+        try:
+            print_above(text, self._echo)
+        except (BrokenPipeError, ValueError):
+            self._echo, self._rest = None, ""
 
     def flush(self) -> None:
         """Flush the log."""
@@ -34,7 +42,7 @@ class Tee(TextIOBase):
     def finish(self) -> None:
         """Bring out a last line that has no newline."""
         if self._echo is not None and self._rest:
-            print_above(self._rest + "\n", self._echo)
+            self._show(self._rest + "\n")
         self._rest = ""
         self.flush()
 
