@@ -59,7 +59,7 @@ def test_a_logged_loss_is_the_mean_since_the_row_before(tmp_path):
     assert [row["loss"] for row in seldom.training_log.rows()] == pytest.approx(means, rel=1e-6)
 
 
-def test_the_order_is_log_then_validate_then_checkpoint(tmp_path):
+def test_the_order_is_log_then_checkpoint_then_validate(tmp_path):
     seen = []
 
     def validate(policy, step):
@@ -68,7 +68,7 @@ def test_the_order_is_log_then_validate_then_checkpoint(tmp_path):
         return {"val_loss": 1.0}
 
     go(tmp_path, validate=validate, steps=4, log_every=2, eval_every=2, checkpoint_every=2)
-    assert seen == [(2, 1, False), (4, 2, False)]
+    assert seen == [(2, 1, True), (4, 2, True)]
     assert (tmp_path / "checkpoints" / "checkpoint-4").exists()
 
 

@@ -1,6 +1,8 @@
 """Resuming, and doing other things meanwhile, never changes what is learned."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +25,7 @@ from training_fakes import (
 from xp.errors import UserError
 from xp.runs import RunInterrupted
 from xp.training.loop import train
+from xp.training.validation import Watch
 
 
 def validate(policy, step):
@@ -78,6 +81,72 @@ def same_bytes_of_policy(one: Path, other: Path) -> bool:
 def test_validating_logging_and_checkpointing_never_change_the_weights(tmp_path, straight, options):
     train_in(tmp_path, **options)
     assert same_bytes(final_weights(tmp_path), final_weights(straight))
+
+
+@pytest.mark.parametrize(("at", "step"), [(1, 3), (2, 6), (4, 12)])
+def test_a_validation_is_left_within_a_batch_when_asked_and_the_resumed_run_ends_the_same(tmp_path, straight, at, step):
+    """A checkpoint of that step stands before the run is interrupted, and the validation is made again."""
+    asked, begun = [], []
+    run = run_in(tmp_path)
+    run.should_stop = lambda: bool(asked)
+
+    def validation(policy, step):
+        begun.append(step)
+        follow = Watch(run, 24).begin(step)
+        for _ in range(3):
+            follow(0)
+            assert not asked, "a batch after the request"
+            if len(begun) == at:
+                asked.append(step)
+            follow(8) if not asked else None
+        return validate(policy, step)
+
+    options = {"trainer": trainer(eval_every=3, ema_decay=0.9), "lr": LR, "seed": 3}
+    with pytest.raises(RunInterrupted, match=f"checkpoint-{step} is written"):
+        train(run, tiny_trainable(), TinyBatches(), validate=validation, **options)
+    assert begun[-1] == step and (tmp_path / "checkpoints" / f"checkpoint-{step}").is_dir()
+    rows = rows_without_time(tmp_path / "validation_log.csv") if at > 1 else []
+    assert [row[0] for row in rows[1:]] == [str(done) for done in begun[:-1]]
+    train_in(tmp_path)
+    assert same_bytes(final_weights(tmp_path), final_weights(straight))
+    assert state_bytes(tmp_path, 12) == state_bytes(straight, 12)
+    for name in ("training_log.csv", "validation_log.csv"):
+        assert rows_without_time(tmp_path / name) == rows_without_time(straight / name)
+    assert same_bytes_of_policy(tmp_path / "best", straight / "best")
+
+
+def test_a_validation_whose_row_is_written_is_not_made_again_and_one_without_is(tmp_path):
+    options = {"trainer": trainer(steps=10, eval_every=5, checkpoint_every=5), "lr": LR, "seed": 3}
+    made = []
+
+    def failing(policy, step):
+        made.append(step)
+        if step == 10:
+            raise KeyboardInterrupt
+        return {"val_loss": 1.0}
+
+    with pytest.raises(KeyboardInterrupt):
+        train(run_in(tmp_path), tiny_trainable(), TinyBatches(), validate=failing, **options)
+    shutil.rmtree(tmp_path / "checkpoints" / "checkpoint-10")
+    with pytest.raises(KeyboardInterrupt):
+        train(run_in(tmp_path), tiny_trainable(), TinyBatches(), validate=failing, **options)
+    assert made == [5, 10, 10]
+    meta = json.loads((tmp_path / "checkpoints/checkpoint-10/training_state/state.json").read_text())["meta"]
+    assert meta["best"] == {"step": 5, "metric": "val_loss", "value": 1.0}
+    train(run_in(tmp_path), tiny_trainable(), TinyBatches(), validate=lambda policy, step: {"val_loss": 2.0}, **options)
+    rows = rows_without_time(tmp_path / "validation_log.csv")
+    assert [(row[0], row[2]) for row in rows] == [("step", "val_loss"), ("5", "1.0"), ("10", "2.0")]
+
+
+def test_a_validation_says_how_far_it_is(tmp_path, capsys, monkeypatch):
+    from xp.runs import progress
+
+    monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)
+    monkeypatch.setattr(progress, "WRITE_EVERY_S", 0.0)
+    follow = Watch(run_in(tmp_path), 24).begin(6)
+    follow(8)
+    assert "validating at step 6: 8/24 windows" in capsys.readouterr().out
+    assert json.loads((tmp_path / "progress.json").read_text())["step"] == 8
 
 
 def test_another_seed_gives_other_weights(tmp_path, straight):

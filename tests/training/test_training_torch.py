@@ -59,7 +59,7 @@ def test_the_logs_and_the_order_are_those_of_the_jax_loop(tmp_path):
 
     lr = {"schedule": "linear_warmup", "peak": 0.01, "warmup_steps": 8, "end_factor": 1.0}
     run, _ = go(tmp_path, validate=validate, steps=4, log_every=2, eval_every=2, checkpoint_every=2, lr=lr)
-    assert seen == [(2, 1, False), (4, 2, False)]
+    assert seen == [(2, 1, True), (4, 2, True)]
     rows = run.training_log.rows()
     assert [row["step"] for row in rows] == [2, 4] and [row["epoch"] for row in rows] == [0.2, 0.4]
     assert [row["lr"] for row in rows] == pytest.approx([0.01 / 8, 0.03 / 8])

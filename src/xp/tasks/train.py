@@ -108,6 +108,7 @@ def _load_lines(trainable: "Trainable") -> list[str]:
 def _loop(run: Run, trainable: "Trainable", source: "Source", frames: Any, statistics: dict[str, Any]) -> Any:
     from xp.data import Batches, Windows, in_order
     from xp.training import make_validator, train_any
+    from xp.training.validation import Watch
 
     config = run.config
     before, ahead = trainable.spec.window
@@ -122,11 +123,13 @@ def _loop(run: Run, trainable: "Trainable", source: "Source", frames: Any, stati
     validate = None
     if config.trainer.eval_every is not None and source.split.val:
         held_out = Windows(source.dataset, frames, source.split.val, **shape)
+        limit = config.trainer.eval_windows
         validate = make_validator(
-            lambda: in_order(held_out, config.trainer.batch_size, limit=config.trainer.eval_windows),
+            lambda: in_order(held_out, config.trainer.batch_size, limit=limit),
             layout=_layout(source),
             statistics=statistics,
             seed=config.seed,
+            watch=Watch(run, len(held_out) if limit is None else min(limit, len(held_out))),
         )
     return train_any(
         run,

@@ -8,7 +8,7 @@ It appears by one rename, so a folder with the final name is whole unless someth
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,7 @@ class Checkpoints:
             files = {str(p.relative_to(folder)): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}
             facts = {"format": FORMAT, "step": step, "meta": dict(meta), "state": vars(stored), "files": files}
             (inner / "state.json").write_text(json.dumps(facts, indent=2))
-        self._retain({step, best_step})
+        self.retain(step, best_step)
         return target
 
     def restore(self, log: Callable[[str], None]) -> Restored | None:
@@ -116,7 +116,8 @@ class Checkpoints:
                 if found.is_dir() and (".tmp-" in found.name or found.name.endswith(".removing")):
                     shutil.rmtree(found, ignore_errors=True)
 
-    def _retain(self, wanted: Iterable[int | None]) -> None:
+    def retain(self, *wanted: int | None) -> None:
+        """Remove what is neither of these steps nor among the newest."""
         steps = self.steps()
         keep = set(steps[-self._keep :]) | set(wanted)
         for step in steps:

@@ -1,9 +1,11 @@
 """What a training run does around its updates, whatever framework makes them.
 
-The order, at every step: update -> log -> validate -> checkpoint -> next. Evaluating and checkpointing read the
+The order, at every step: update -> log -> checkpoint -> validate -> next. Evaluating and checkpointing read the
 weights and nothing else, every random draw is a function of (seed, step), and the batch of a step is a function of the
 step. So when these happen, or whether, cannot change what is learned, and a resumed run repeats the uninterrupted one
-bit for bit. `xp.training.loop` (JAX) and `xp.training.torch_loop` (Lightning) are two thin loops around it.
+bit for bit. A validation is long and is left where somebody asks the run to stop; a run that goes on from a checkpoint
+begins with the validation of that step, unless validation_log.csv has its row (written last: `best/` is up to date).
+`xp.training.loop` (JAX) and `xp.training.torch_loop` (Lightning) are two thin loops around it.
 """
 
 import math
@@ -25,6 +27,7 @@ from xp.training.options import TrainerOptions
 from xp.training.overfit import Overfit, StepBatches
 from xp.training.profiling import NoProfile, Profile
 from xp.training.schedules import Schedule, make_schedule, short_of_peak
+from xp.training.validation import ValidationStoppedError
 
 Validate = Callable[[Policy, int], dict[str, float]]
 
@@ -98,6 +101,7 @@ class Session(ABC):
         session.resume()
         section = run.config.get("logger") if logger is None else logger
         with closing(open_logger(run, section, start=session.done)) as values:
+            session.catch_up(values)
             session.train_all(values)
         return session.finish()
 
@@ -169,6 +173,10 @@ class Session(ABC):
         """Whether somebody asked the run to stop."""
         return self.run.should_stop()
 
+    def agreed(self, value: Any) -> Any:
+        """`value` as the process that decides has it, where several train together."""
+        return value
+
     def noted(self, outcome: Outcome) -> None:
         """Count an update that was made or dispatched, and look at an earlier one: the host stays ahead."""
         self.fresh = False
@@ -185,13 +193,36 @@ class Session(ABC):
         """
         if self.due(self.options.log_every) or self.done == self.options.steps:
             self.log(logger)
-        if self.validate and (self.due(self.options.eval_every) or self._last_validation()):
-            self.evaluate(logger)
         stop = self.asked_to_stop()
         if self.due(self.options.checkpoint_every) or self.done == self.options.steps or stop:
             self.checkpoint()
         if stop and self.done < self.options.steps:
-            raise self.run.interrupted(f"asked to stop: checkpoint-{self.done} is written")
+            raise self._interrupted()
+        if self._validation_is_due():
+            self.validate_now(logger)
+
+    def catch_up(self, logger: Logger) -> None:
+        """The validation of the step that the run goes on from, where the attempt before was ended in front of it."""
+        if not self.done or not self._validation_is_due():
+            return
+        rows = self.run.validation_log.rows()
+        found = self.agreed(next((row for row in rows if row["step"] == self.done), None))
+        if found is None:
+            self.validate_now(logger)
+        elif self._is_better(value := float(found.get(self.options.best_metric, math.nan))):
+            self.best = self._best(value)
+
+    def validate_now(self, logger: Logger) -> None:
+        """Validate; where somebody asks the run to stop meanwhile, leave with a checkpoint of this step.
+
+        Raises:
+            RunInterrupted: somebody asked; the run goes on with this validation when it is started again.
+        """
+        if self.evaluate(logger):
+            return
+        if self.agreed(self.done not in self.checkpoints.steps()):
+            self.checkpoint()
+        raise self._interrupted()
 
     def check_oldest(self) -> None:
         """Wait for the oldest update not yet looked at, and stop if it was not finite."""
@@ -219,20 +250,25 @@ class Session(ABC):
         gradient = float(outcome.grad_norm)
         logger.log(self.done, {**parts, "train/loss": self.mean_loss, "train/grad_norm": gradient, "train/lr": rate})
 
-    def evaluate(self, logger: Logger) -> None:
-        """Validate the deployed policy; keep it in `best/` if it is the best so far."""
+    def evaluate(self, logger: Logger) -> bool:
+        """Validate the deployed policy; keep it in `best/` if it is the best so far. False where it was left early."""
         assert self.validate is not None
         self.settle()
         policy = self.policy()
-        scores = self.validate(policy, self.done)
+        try:
+            scores = self.validate(policy, self.done)
+        except ValidationStoppedError:
+            return False
         shown = ", ".join(f"{name} {value:.4g}" for name, value in scores.items() if math.isfinite(value))
         self.run.log(f"step {self.done}: {shown}")
-        self.run.validation_log.append({"step": self.done, "epoch": self._epoch(), **scores})
-        logger.log(self.done, {f"validation/{name}": value for name, value in scores.items()})
         value = scores.get(self.options.best_metric, math.nan)
         if self._is_better(value):
-            self.best = {"step": self.done, "metric": self.options.best_metric, "value": value}
             save_policy(policy, self.run.folder / "best", self.policy_bytes, self._kept())
+            self.best = self._best(value)
+            self.checkpoints.retain(self.done)
+        self.run.validation_log.append({"step": self.done, "epoch": self._epoch(), **scores})
+        logger.log(self.done, {f"validation/{name}": value for name, value in scores.items()})
+        return True
 
     def checkpoint(self) -> None:
         """Write a checkpoint of finite weights."""
@@ -311,8 +347,15 @@ class Session(ABC):
         higher = self.options.best_metric.endswith("accuracy")
         return value > self.best["value"] if higher else value < self.best["value"]
 
-    def _last_validation(self) -> bool:
-        return self.done == self.options.steps and self.options.eval_every is not None
+    def _validation_is_due(self) -> bool:
+        every = self.options.eval_every
+        return self.validate is not None and every is not None and (self.due(every) or self.done == self.options.steps)
+
+    def _best(self, value: float) -> dict[str, Any]:
+        return {"step": self.done, "metric": self.options.best_metric, "value": value}
+
+    def _interrupted(self) -> Exception:
+        return self.run.interrupted(f"asked to stop: checkpoint-{self.done} is written")
 
     def _epoch(self) -> Any:
         return self.batches.epoch(self.done)

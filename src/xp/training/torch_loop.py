@@ -7,6 +7,7 @@ Several processes, one for each device, run this loop in step. Rank 0 alone vali
 import logging
 import signal
 import threading
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -75,6 +76,8 @@ class TorchSession(Session):
         self.optimiser = make_optimiser(trainable, partition, options)
         if options.compile:
             trainable.module.compile()
+            run.log("trainer.compile: torch.compile works on the model during the first step, for one minute or more.")
+        self.compiling = time.monotonic() if options.compile else None
         self.average = Average(partition.trained, options.ema_decay) if options.ema_decay is not None else None
         self.buffers = _moving_buffers(trainable.module)
         self.names = {id(weight): name for name, weight in partition.trained.items()}
@@ -130,7 +133,11 @@ class TorchSession(Session):
 
     def asked_to_stop(self) -> bool:
         """Whether somebody asked rank 0 to stop."""
-        return self.group.agreed(super().asked_to_stop())
+        return self.agreed(super().asked_to_stop())
+
+    def agreed(self, value: Any) -> Any:
+        """Rank 0's `value`, on every rank."""
+        return self.group.agreed(value)
 
     def policy(self) -> Policy:
         """The policy that would be deployed now."""
@@ -138,14 +145,16 @@ class TorchSession(Session):
             return self.trainable.policy(None)
         return self.trainable.policy(self._deployed())
 
-    def evaluate(self, logger: Logger) -> None:
-        """Validate, then go on in training mode."""
+    def evaluate(self, logger: Logger) -> bool:
+        """Validate, then go on in training mode; False where rank 0 was asked to stop meanwhile."""
+        is_whole = True
         if self.group.leads:
-            super().evaluate(logger)
+            is_whole = super().evaluate(logger)
         else:
             self.settle()
             self._help_gather()
         training_mode(self.trainable.module)
+        return self.agreed(is_whole)
 
     def checkpoint(self) -> None:
         """Write a checkpoint of finite weights."""
@@ -195,6 +204,9 @@ class TorchSession(Session):
         if self.average is not None:
             self.average.update(self.done + 1)
         self.noted(Outcome(loss, grad_norm, parts))
+        if self.compiling is not None:
+            seconds, self.compiling = time.monotonic() - self.compiling, None
+            self.run.log(f"trainer.compile: the first step is made, {seconds:.0f} s after the model was (compiling it)")
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         tensors = {f"weights/{name}": weight for name, weight in self.trained.items()}
@@ -398,13 +410,16 @@ def _moving_buffers(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Lightning's advertisements and its advice on data loaders, which are not used here."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Without Lightning's advertisements and what torch.compile says of its own inner workings."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "torch._dynamo", "torch._inductor")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="lightning")
+            warnings.filterwarnings("ignore", module=r"torch\._(dynamo|inductor|functorch)")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels):
+            logger.setLevel(level)

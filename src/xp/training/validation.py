@@ -8,6 +8,9 @@ import numpy as np
 
 from xp.metrics.actions import direction_accuracy, gripper_accuracy, mae, scale_of
 from xp.models.policy import Batch, Policy
+from xp.runs import Run
+from xp.runs.folder import PROGRESS
+from xp.runs.progress import Progress
 from xp.training.layout import ActionLayout
 
 METRICS = ("val_loss", "l1_error", "direction_accuracy", "gripper_accuracy", "position_l1", "rotation_l1")
@@ -19,12 +22,40 @@ STILL = 0.02
 """Movements up to this size (normalised units) have no direction: the threshold of OpenVLA's chunked fine-tuning."""
 
 
+class ValidationStoppedError(Exception):
+    """Somebody asked the run to stop while it validated."""
+
+
+class Watch:
+    """Says how far a run's validation is (a line every ten seconds, and progress.json) and ends it when asked to."""
+
+    def __init__(self, run: Run, windows: int):
+        self._run, self._windows = run, windows
+
+    def begin(self, step: int) -> Callable[[int], None]:
+        """For the validation at `step`: takes the number of windows just done.
+
+        Raises (in the call):
+            ValidationStoppedError: the run was asked to stop.
+        """
+        file = self._run.folder / PROGRESS
+        progress = Progress(self._windows, f"validating at step {step}", unit="window", file=file, say=self._run.log)
+
+        def follow(windows: int) -> None:
+            if self._run.should_stop():
+                raise ValidationStoppedError
+            progress.advance(windows)
+
+        return follow
+
+
 def make_validator(
     batches: Callable[[], Iterable[Batch]],
     *,
     layout: ActionLayout,
     statistics: Mapping[str, Any],
     seed: int = 0,
+    watch: "Watch | None" = None,
 ) -> Callable[[Policy, int], dict[str, float]]:
     """Build `validate(policy, step)`, which asks the deployed policy about the same held-out windows every time.
 
@@ -33,6 +64,7 @@ def make_validator(
         layout: which action dimensions are positions, rotations, grippers.
         statistics: the training statistics, {"action": {mean, std, min, max, mask}, ...}.
         seed: of the draws inside loss and prediction; batch number i uses seed + i at every validation.
+        watch: told how far it is; it may end the validation before a batch.
 
     Returns:
         A function giving `METRICS`. `val_loss` is the training objective in evaluation mode, averaged over valid action
@@ -47,13 +79,16 @@ def make_validator(
 
     def validate(policy: Policy, step: int) -> dict[str, float]:
         losses, weights, parts = [], [], []
+        follow = watch.begin(step) if watch else lambda windows: None
         for number, batch in enumerate(batches()):
+            follow(0)
             losses.append(float(policy.loss(batch, seed=seed + number)["loss"]))
             predictions = told(policy, batch, seed + number)
             known = policy.spec.window[0] + (COMMITTED if policy.spec.prefix_future else 0)
             truth, valid = future(batch, predictions.shape[1], known)
             weights.append(int(valid.sum()))
             parts.append((predictions, truth, valid, present_positions(batch, layout)))
+            follow(len(predictions))
         if not parts:
             return dict.fromkeys(METRICS, math.nan)
         scored = [np.concatenate(columns) for columns in zip(*parts)]
