@@ -139,7 +139,7 @@ def test_an_example_batch_of_other_data_is_refused(saved, change, message):
 
 def test_a_batch_of_other_data_than_the_example_is_refused(saved):
     batch = made_batch(1)
-    with pytest.raises(UserError, match=r"observation.state has shape \(1, 1, 5\); the policy wants \(1, 1, 2\)"):
+    with pytest.raises(UserError, match=r"observation.state has shape \(1, 1, 5\); the policy wants .*\(B, T, 2\)"):
         load_policy(saved).predict({**batch, "observation.state": np.zeros((1, 1, 5), np.float32)})
 
 
@@ -169,6 +169,9 @@ def test_a_dataset_chosen_in_loading_needs_no_choice_later(saved):
     policy.predict(batch)
     np.testing.assert_allclose(policy.assembly.prepare.proprio.mean, [1.0, 0.0])
     policy.save(saved.parent / "again")
+    again = load_policy(saved.parent / "again")
+    assert np.array_equal(again.predict(batch), policy.predict(batch))
+    assert set(load_policy(saved.parent / "again", dataset="fractal").assembly.datasets) == {"fractal"}
     assert set(json.loads((saved.parent / "again/dataset_statistics.json").read_text())) == {"bridge", "fractal"}
 
 
@@ -183,8 +186,34 @@ def test_cameras_of_other_names_are_mapped_to_the_image_slots(saved):
     without = {name: value for name, value in renamed.items() if name != "observation.images.wrist"}
     assert np.array_equal(masked.predict(renamed), mapped.predict(without))
     assert not np.array_equal(masked.predict(renamed), mapped.predict(renamed))
+    masked.save(saved.parent / "again")
+    again = load_policy(saved.parent / "again")
+    assert again.camera_slots == {"primary": "oblique"} and again.spec == masked.spec
+    assert np.array_equal(again.predict(renamed), masked.predict(renamed))
     with pytest.raises(UserError, match="'top', which is no image slot.*primary, wrist.*{primary: oblique}"):
         load_policy(saved, cameras={"top": "oblique"})
+
+
+def test_the_sizes_of_pictures_are_said_where_octo_looks_for_them_and_answers_follow_its_own_resizing(saved):
+    """Octo resizes in its data loading (`frame_transform_kwargs.resize_size`) and compares shapes with its example."""
+    from PIL import Image
+
+    sizes = json.loads((saved / "config.json").read_text())["frame_transform_kwargs"]["resize_size"]
+    assert sizes == {"primary": [32, 32], "wrist": [16, 16]}
+    example = read_tree(saved / "example_batch.msgpack")["observation"]
+    policy = load_policy(saved)
+    names = {slot: f"observation.images.{camera}" for slot, camera in policy.camera_slots.items()}
+    state = {"observation.state": np.ones(2, np.float32), "task": "lift"}
+    rng = np.random.default_rng(0)
+    for height, width in ((48, 64), (24, 20), (32, 32)):
+        raw = {slot: rng.integers(0, 256, (height, width, 3), np.uint8) for slot in sizes}
+        sized = {
+            slot: np.asarray(Image.fromarray(raw[slot]).resize(size[::-1], Image.Resampling.LANCZOS))
+            for slot, size in sizes.items()
+        }
+        assert all(example[f"image_{slot}"].shape[-3:] == sized[slot].shape for slot in sizes)
+        answers = [policy.predict({**state, **{names[s]: seen[s] for s in sizes}}) for seen in (raw, sized)]
+        assert np.array_equal(*answers) and np.abs(answers[0]).max() > 0.01
 
 
 @pytest.mark.parametrize("head", ["gaussian", "diffusion"])

@@ -1,10 +1,13 @@
 """LeRobot's policies in the torch loop: interrupted and whole runs end in the same bits, watched or not."""
 
+import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from safetensors.numpy import load_file
 from training_fakes import LR, run_in, same_bytes, trainer
 
@@ -62,3 +65,26 @@ def test_a_policy_goes_on_bit_for_bit_and_watching_changes_nothing(tmp_path, mon
     state = "checkpoints/checkpoint-5/training_state/state.safetensors"
     assert same_bytes(load_file(whole / state), load_file(parts / state))
     assert (parts / "best" / "policy_preprocessor.json").is_file()
+
+
+def test_diffusion_tiny_is_small_trains_and_answers_at_64_pixels(tmp_path):
+    """A twentieth of model=diffusion's 278 M weights; LeRobot's backbone is most of it."""
+    conf = Path(__file__).parents[2] / "conf" / "model"
+    options = yaml.safe_load((conf / "diffusion.yaml").read_text()) | yaml.safe_load(
+        (conf / "diffusion_tiny.yaml").read_text()
+    )
+    options.pop("defaults")
+    cameras = dict.fromkeys(made_up.CAMERAS, (48, 64, 3))
+    data = replace(made_up.DATA, cameras=cameras)
+    trainable = made_up.made(options, data=data, horizon=8)
+    assert sum(weight.numel() for weight in trainable.module.parameters()) < 14e6
+    assert set(trainable.spec.cameras.values()) == {(64, 64, 3)}
+    batch = made_up.batch_for(trainable.spec, size=2, cameras=cameras)
+    loss, _ = trainable.loss(trainable.prepare(batch))
+    loss.backward()
+    assert np.isfinite(loss.item()) and loss.item() > 0.1
+    policy = trainable.policy(None)
+    assert policy.predict(batch, seed=1).shape == (2, 8, 3)
+    policy.save(tmp_path)
+    steps = json.loads((tmp_path / "policy_preprocessor.json").read_text())["steps"]
+    assert "lanczos_resize" in [step["registry_name"] for step in steps]

@@ -88,6 +88,12 @@ def load_policy(
     """
     folder, step = locate(path)
     if is_lerobot(folder):
+        if dataset is not None:
+            raise UserError(
+                f"dataset={dataset}: {folder} holds a LeRobot policy, whose statistics are those of its one training. "
+                "Only an Octo's folder can have those of several datasets. Leave dataset out (predict.dataset=null, "
+                "eval.dataset=null)."
+            )
         from xp.models.lerobot.build import load as load_lerobot
 
         return load_lerobot(folder, device, cameras, mask)
@@ -134,7 +140,8 @@ def _family(model_cfg: Mapping[str, Any]) -> str:
     if family not in FAMILIES:
         raise UserError(
             f"model.family={family}: allowed are {listing(FAMILIES)}{closest(family, FAMILIES)}. Choose a model that "
-            "exists: model=octo_tiny, octo_small, octo_base, act, diffusion, or model=lerobot model.type=TYPE."
+            "exists: model=octo_tiny, octo_small, octo_base, act, act_tiny, diffusion, diffusion_tiny, or "
+            "model=lerobot model.type=TYPE."
         )
     return family
 

@@ -19,6 +19,7 @@ if importlib.util.find_spec(FIRST) is not None and list(importlib.metadata.distr
     )
 
 from lerobot_policy_act_smooth_xp.configuration_act_smooth import ACTSmoothConfig  # noqa: E402
+from lerobot_policy_act_smooth_xp.resize import LanczosResizeStep  # noqa: E402
 from lerobot_policy_act_smooth_xp.statistics import delta_statistics  # noqa: E402
 from lerobot_policy_act_smooth_xp.steps import (  # noqa: E402
     AbsoluteFromAnchorStep,
@@ -30,6 +31,7 @@ from lerobot_policy_act_smooth_xp.steps import (  # noqa: E402
 __all__ = [
     "ACTSmoothConfig",
     "AbsoluteFromAnchorStep",
+    "LanczosResizeStep",
     "ObservationDropoutStep",
     "RelativeToAnchorStep",
     "delta_statistics",

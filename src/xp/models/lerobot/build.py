@@ -22,8 +22,10 @@ from xp.models.lerobot.processors import (
     new_processors,
     place,
     saved_processors,
+    sized,
     takes_language,
     treated,
+    without_cameras,
 )
 from xp.models.lerobot.settings import chunk_of, own_treatment, policy_config, window_of
 from xp.models.lerobot.trust import check_folder
@@ -72,6 +74,9 @@ def build(
     processors = new_processors(config, stats, papers)
     if not own:
         treated(processors, config, treatment)
+    without_cameras(processors[0], list(images))
+    is_resized = any(tuple(data.cameras[camera][:2]) != sizes[camera] for camera in cameras.values())
+    sized(processors, {key: size[:2] for key, size in images.items()}, is_resized)
     notes = {"cameras": cameras, "fps": data.fps, "name": model_cfg.get("name", config.type)}
     assembly = _assembly(config, processors, {key: (cameras[key], *size[:2]) for key, size in images.items()}, notes)
     return _trainable(assembly, module, config, report)

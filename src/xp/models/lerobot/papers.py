@@ -17,6 +17,7 @@ ACT_SMOOTH = "act_smooth.json"
 PREPROCESSOR, POSTPROCESSOR = "policy_preprocessor.json", "policy_postprocessor.json"
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 """PEFT's files: a folder that has one is a base's adapter, whatever stands beside it."""
+_IMAGES = "observation.images."
 _WHAT = "the configuration of a LeRobot policy"
 
 
@@ -83,7 +84,7 @@ def read_papers(folder: Path) -> Papers:
     if os.path.lexists(folder / XP):
         notes = read_fields(member(folder, XP, "xp's notes on a policy"), "xp's notes on a policy")
     fed = notes.object("cameras", Fields({}, notes.source))
-    cameras = {key: fed.text(key) for key in fed.content}
+    cameras = {key: fed.text(key) for key in fed.content} or _renamed(folder, images)
     return Papers(
         folder, _completed(folder, dict(config.content)), images, cameras, notes.number("fps", None, low=1e-3, high=1e6)
     )
@@ -106,6 +107,20 @@ def read_act_smooth(folder: Path) -> Fields:
     if not os.path.lexists(folder / ACT_SMOOTH):
         return Fields({}, str(folder / ACT_SMOOTH))
     return read_fields(member(folder, ACT_SMOOTH, "act_smooth's notes"), "act_smooth's notes")
+
+
+def _renamed(folder: Path, images: Mapping[str, Any]) -> dict[str, str]:
+    """{image input: camera} as a preprocessor renames them (`lerobot-train --rename_map`); empty where it does not."""
+    if not os.path.lexists(folder / PREPROCESSOR):
+        return {}
+    processor = read_fields(member(folder, PREPROCESSOR, "a policy's processor"), "a policy's processor")
+    named: dict[str, str] = {}
+    for step in processor.list_of_objects("steps", most=100):
+        if step.content.get("registry_name") == "rename_observations_processor":
+            none = Fields({}, step.source)
+            names = step.object("config", none).object("rename_map", none)
+            named |= {names.text(old): old.removeprefix(_IMAGES) for old in names.content if names.text(old) in images}
+    return {key: named.get(key) or key.removeprefix(_IMAGES) for key in images} if named else {}
 
 
 def _pixels(feature: Fields) -> tuple[int, int, int]:

@@ -1,5 +1,6 @@
 """A LeRobot policy with its processors, ready to be asked: `xp.models.policy.Policy` for the lerobot family."""
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,10 +14,13 @@ from xp.errors import UserError, closest, listing
 from xp.models.lerobot.cameras import camera_name
 from xp.models.lerobot.folder import write_folder
 from xp.models.lerobot.inputs import as_float, host_tensors
+from xp.models.lerobot.processors import renaming
+from xp.models.observation import IMAGES, STATE, TASK, as_windows
 from xp.models.policy import Batch, PolicySpec
 
 OPTIONS = ("prefix", "past")
 DROPPED = "observation_is_dropped"
+SHAPES = "pictures uint8 [h, w, 3], states [S], with B or B and T before them, task a text or a list of B"
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,7 @@ class LeRobotPolicy:
         self.assembly = assembly
         self.spec = assembly.spec
         self.module = module
+        self._said = False
 
     @property
     def camera_slots(self) -> dict[str, str]:
@@ -82,10 +87,14 @@ class LeRobotPolicy:
     def predict(self, observation: Batch, *, seed: int = 0, **options: Any) -> np.ndarray:
         """Actions [B, H, A] float32 in dataset units; `seed` fixes every draw (a diffusion policy's noise).
 
+        Axes may be left out, see `xp.models.observation`; `task` too, where the policy reads none. Pictures of another
+        size are resized as in training.
+
         With `prefix` [B, d, A] and `past` [B, k, A], for a policy that takes them, the chunk begins behind the prefix.
         """
         _check_options(options, self.spec)
         seen = {name: value for name, value in observation.items() if not name.startswith(("action", DROPPED))}
+        seen = self._whole(as_windows(seen, self.spec), observation)
         with torch.no_grad(), self._asked(seed):
             inputs = self.assembly.processed(self.assembly.prepare(seen))
             device = next(self.module.parameters()).device
@@ -96,6 +105,28 @@ class LeRobotPolicy:
                 actions = self.module.predict_action_chunk(inputs)[:, : self.spec.horizon]
             found = self.assembly.processors[1](actions)
         return found.to(torch.float32).cpu().numpy()
+
+    def _whole(self, seen: dict[str, Any], observation: Batch) -> dict[str, Any]:
+        """Refuse an observation that lacks what the policy reads; say once where xp alone changes a picture's size."""
+        wanted = [f"{IMAGES}{camera}" for camera in self.spec.cameras]
+        wanted += [key for key, size in ((STATE, self.spec.state_dim), (TASK, self.spec.language)) if size]
+        missing = [key for key in wanted if observation.get(key) is None]
+        if any(key.startswith(IMAGES) for key in missing):
+            return seen  # `host_tensors` says which cameras there are, and how to map them
+        if missing:
+            raise UserError(
+                f"The observation lacks '{missing[0]}', which the policy reads; its keys are {listing(observation)}. "
+                f"The policy reads {listing(wanted)}: {SHAPES}."
+            )
+        steps = {len(seen[key][0]) for key in wanted if key != TASK}
+        if steps and min(steps) < self.spec.history:
+            raise UserError(
+                f"The observation holds {min(steps)} step; the policy looks at {self.spec.history}. Give [B, "
+                f"{self.spec.history}, ...], the oldest first, or the present step alone as [B, ...]: it is repeated."
+            )
+        if not self._said:
+            self._said = resized_by_xp_alone(seen, self.assembly)
+        return seen
 
     def predict_distribution(self, observation: Batch) -> None:
         """LeRobot's policies have no density."""
@@ -127,7 +158,8 @@ class LeRobotPolicy:
 
     def save(self, folder: Path) -> None:
         """Write a LeRobot `pretrained_model` folder; `load_policy(folder)` gives this policy back exactly."""
-        write_folder(Path(folder), self.module, self.assembly.processors, self.assembly.notes)
+        with renaming(self.assembly.processors[0], self.assembly.notes["cameras"]):
+            write_folder(Path(folder), self.module, self.assembly.processors, self.assembly.notes)
 
     @contextmanager
     def _asked(self, seed: int) -> Iterator[None]:
@@ -145,6 +177,23 @@ class LeRobotPolicy:
             finally:
                 for module, training in was.items():
                     module.training = training
+
+
+def resized_by_xp_alone(seen: Mapping[str, Any], assembly: Assembly) -> bool:
+    """Warn where pictures are of another size than the policy's and its folder has no step that resizes them."""
+    if any(type(step).__name__ == "LanczosResizeStep" for step in assembly.processors[0].steps):
+        return False
+    for camera, (height, width, _) in assembly.spec.cameras.items():
+        given = np.shape(seen[f"{IMAGES}{camera}"])[2:4]
+        if given != (height, width):
+            warnings.warn(
+                f"Pictures of '{camera}' are {given[0]} x {given[1]} and are resized to {height} x {width}, on which "
+                "the policy was trained. LeRobot's own tools would give it the pictures as they are, since its folder "
+                "has no step that resizes; a policy that xp trains with model.image_size has one.",
+                stacklevel=4,
+            )
+            return True
+    return False
 
 
 def objective(module: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, dict[str, Any]]:

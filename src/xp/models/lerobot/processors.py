@@ -1,6 +1,8 @@
 """The processors that stand around a policy: made for the training statistics, saved and loaded with it."""
 
-from collections.abc import Mapping
+import importlib
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import torch
 from xp.errors import UserError
 from xp.foreign.statistics import checked_statistics
 from xp.foreign.text import printable
+from xp.models.lerobot.cameras import PREFIX
 from xp.models.lerobot.catalog import missing_package
 from xp.models.lerobot.inputs import ACTION, ENVIRONMENT, STATE
 from xp.models.lerobot.papers import POSTPROCESSOR, PREPROCESSOR, Papers
@@ -79,7 +82,7 @@ def treated(processors: tuple[Any, Any], config: Any, treatment: Treatment) -> N
         raise UserError("The pretrained policy's actions are relative to the state. Type action_space=relative.")
     if not treatment.obs_dropout and not treatment.is_relative:
         return
-    plugin = _plugin()
+    plugin = _plugin("pipelines", "obs_dropout=none action_space=absolute")
     if treatment.obs_dropout and "ObservationDropoutStep" not in present:
         plugin.add_observation_dropout(processors[0], rate=treatment.obs_dropout)
     if not treatment.is_relative:
@@ -107,16 +110,61 @@ def treated(processors: tuple[Any, Any], config: Any, treatment: Treatment) -> N
     )
 
 
-def _plugin() -> Any:
+def sized(processors: tuple[Any, Any], sizes: Mapping[str, tuple[int, int]], is_resized: bool) -> None:
+    """Let the preprocessor bring pictures to the sizes of training, as the frame cache did, where it did.
+
+    `sizes` are (height, width) by image input. Without the step LeRobot's tools would hand the policy pictures of the
+    cameras' own size without a word; with it they do what xp does, or refuse a step that they do not know.
+
+    Raises:
+        UserError: the plugin that has the step is missing.
+    """
+    present = any(type(step).__name__ == "LanczosResizeStep" for step in processors[0].steps)
+    if is_resized or present:
+        resize = _plugin("resize", "model.image_size=null (pictures of the cameras' own size)")
+        resize.set_picture_sizes(processors[0], {key: list(size) for key, size in sizes.items()})
+
+
+@contextmanager
+def renaming(preprocessor: Any, cameras: Mapping[str, str]) -> Iterator[None]:
+    """Meanwhile the preprocessor takes pictures by the names of the cameras that feed it, as LeRobot's tools have them.
+
+    `cameras` gives for each image input the camera's name. xp names them itself before it asks the preprocessor. One
+    camera that feeds two inputs cannot be said so: LeRobot then refuses for want of the second.
+    """
+    own = {key: key.removeprefix(PREFIX).removeprefix("observation.") for key in cameras}
+    renamed = {PREFIX + camera: key for key, camera in cameras.items() if camera not in (own[key], key)}
+    before = [(step, step.rename_map) for step in _renamers(preprocessor)]
+    for step, names in before[:1]:
+        step.rename_map = {**names, **renamed}
     try:
-        from lerobot_policy_act_smooth_xp import pipelines
+        yield
+    finally:
+        for step, names in before:
+            step.rename_map = names
+
+
+def without_cameras(preprocessor: Any, keys: Collection[str]) -> None:
+    """Undo `renaming` in a preprocessor that was read: what its folder says of cameras is kept in `Papers.cameras`."""
+    for step in _renamers(preprocessor):
+        step.rename_map = {old: new for old, new in step.rename_map.items() if new not in keys}
+
+
+def _renamers(preprocessor: Any) -> list[Any]:
+    from lerobot.processor import RenameObservationsProcessorStep
+
+    return [step for step in preprocessor.steps if isinstance(step, RenameObservationsProcessorStep)]
+
+
+def _plugin(module: str, instead: str) -> Any:
+    try:
+        return importlib.import_module(f"lerobot_policy_act_smooth_xp.{module}")
     except ImportError as error:
         raise UserError(
-            "obs_dropout and action_space=relative are processor steps of the LeRobot plugin "
-            f"lerobot_policy_act_smooth_xp, which cannot be imported ({error}). Install it (README.md says how), or "
-            "type obs_dropout=none action_space=absolute"
+            "obs_dropout, action_space=relative and pictures of another size than the cameras' are processor steps of "
+            f"the LeRobot plugin lerobot_policy_act_smooth_xp, which cannot be imported ({error}). Install it "
+            f"(README.md says how), or type {instead}"
         ) from error
-    return pipelines
 
 
 def _use_deltas(processors: tuple[Any, Any], deltas: Mapping[str, Any]) -> None:
@@ -176,6 +224,7 @@ def saved_processors(config: Any, folder: Path) -> Any:
             "where the policy was trained."
         ) from error
     _check_statistics(processors, folder)
+    without_cameras(processors[0], config.image_features)
     return processors
 
 

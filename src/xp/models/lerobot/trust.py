@@ -39,7 +39,7 @@ STEPS = frozenset(
         "fastwam_action_toggle_processor", "wall_x_task_processor", "molmoact2_masked_normalizer",
         "molmoact2_masked_unnormalizer", "molmoact2_clamp_normalized", "molmoact2_clamp_action",
         "molmoact2_state_frame_transform", "molmoact2_action_frame_transform", "eo1_conversation_template_processor",
-        "observation_dropout", "relative_to_anchor", "absolute_from_anchor", "hold_action",
+        "observation_dropout", "relative_to_anchor", "absolute_from_anchor", "hold_action", "lanczos_resize",
     }
 )  # fmt: skip
 """Registered steps that compute with what they are given: LeRobot's, and those of our plugin, act_smooth.

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from xp.errors import UserError, closest, listing
 from xp.models.camera_maps import check_map
-from xp.models.octo.cameras import Slot
+from xp.models.octo.cameras import Slot, noted
 from xp.models.octo.construct import build_module
 from xp.models.octo.folder import OctoFolder
 from xp.models.octo.inputs import Prepare
@@ -76,7 +76,7 @@ def assemble(
     _check_example(folder.example, head.action_horizon, head.action_dim)
     own = folder.config.get("xp", {})
     slots = _fed(_slots(folder, own), cameras)
-    statistics = _chosen(by_dataset(folder.statistics), dataset)
+    statistics = _chosen(by_dataset(folder.statistics), own.get("dataset") if dataset is None else dataset)
     datasets = {name: normal_of(entry, "action") for name, entry in statistics.items()}
     for name, normal in datasets.items():
         _check_size(normal, head.action_dim, name)
@@ -100,7 +100,18 @@ def assemble(
         history=int(folder.example["observation"]["timestep_pad_mask"].shape[1]),
         language=texts is not None,
     )
+    folder = _noted(folder, slots if cameras else None, dataset)
     return Assembly(network=Network(module), prepare=prepare, spec=spec, folder=folder, datasets=datasets)
+
+
+def _noted(folder: OctoFolder, slots: Mapping[str, Slot] | None, dataset: str | None) -> OctoFolder:
+    """The folder with what was chosen in loading, so that a policy that is saved again is the same one."""
+    chosen: dict[str, Any] = {} if slots is None else {"cameras": noted(slots)}
+    if dataset is not None and "action" not in folder.statistics:
+        chosen["dataset"] = dataset
+    if not chosen:
+        return folder
+    return replace(folder, config={**folder.config, "xp": {**folder.config.get("xp", {}), **chosen}})
 
 
 def _check_example(example: Mapping[str, Any], horizon: int, action_dim: int) -> None:

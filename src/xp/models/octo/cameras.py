@@ -52,6 +52,11 @@ def resolve_slots(model_cfg: Mapping[str, Any], cameras: Mapping[str, Any]) -> d
     return {name: Slot(chosen[name], *_size(name, slots[name])) for name in slots if name in chosen}
 
 
+def noted(slots: Mapping[str, Slot]) -> dict[str, dict[str, Any]]:
+    """The slots as config.json has them under `xp.cameras`."""
+    return {name: {"camera": slot.camera, "size": [slot.height, slot.width]} for name, slot in slots.items()}
+
+
 def camera_sizes(model_cfg: Mapping[str, Any], cameras: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
     """Size (height, width) in pixels at which the model wants each dataset camera that it uses."""
     sizes: dict[str, tuple[int, int]] = {}

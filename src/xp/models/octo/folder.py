@@ -129,8 +129,10 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _check_notes(config: Fields) -> None:
-    """What xp noted in `xp`: which camera feeds which slot, and at which size."""
-    cameras = config.object("xp", Fields({}, config.source)).object("cameras", Fields({}, config.source))
+    """What xp noted in `xp`: which camera feeds which slot, at which size, whose statistics."""
+    notes = config.object("xp", Fields({}, config.source))
+    notes.text("dataset", None)
+    cameras = notes.object("cameras", Fields({}, config.source))
     for _, entry in cameras.objects():
         entry.text("camera", None)
         entry.integers("size", count=2, low=1, high=_WIDEST)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from xp.errors import UserError
-from xp.models.octo.cameras import Slot
+from xp.models.octo.cameras import Slot, noted
 from xp.models.octo.folder import OctoFolder
 from xp.models.octo.spec import model_spec
 from xp.models.octo.words import WordText
@@ -41,9 +41,10 @@ def new_papers(
         "optimizer": {"frozen_keys": list(frozen_patterns(model))},
         "window_size": int(model_cfg.get("history", 1)),
         "seed": seed,
+        "frame_transform_kwargs": {"resize_size": {name: [slot.height, slot.width] for name, slot in slots.items()}},
         "xp": {
             "name": model_cfg.get("name", "octo"),
-            "cameras": {name: {"camera": s.camera, "size": [s.height, s.width]} for name, s in slots.items()},
+            "cameras": noted(slots),
             "tokenizer": language.get("tokenizer"),
             "fps": data.fps,
         },

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from xp.errors import UserError, closest, listing
+from xp.models.observation import as_windows
 from xp.models.octo.assembly import Assembly
 from xp.models.octo.folder import write_folder
 from xp.models.octo.heads import ActionHead
@@ -43,6 +44,8 @@ class OctoPolicy:
     def predict(self, observation: Batch, *, seed: int = 0, **options: Any) -> np.ndarray:
         """Actions [*sample_shape, B, H, A] float32 in dataset units; A is that of the dataset's statistics.
 
+        Axes may be left out, see `xp.models.observation`; a camera, the state and the task too: they are masked.
+
         Options:
             argmax: the mode instead of a draw. Default: the gaussian head gives its mean, other heads draw.
             temperature: factor on the deviation of a draw (default 1); giving it asks for a draw.
@@ -53,7 +56,7 @@ class OctoPolicy:
             normalized: True leaves the actions in normalised units, with every dimension of the head.
         """
         _check_options(options)
-        inputs = _seen(self.assembly.prepare(_without_targets(observation)))
+        inputs = _seen(self.assembly.prepare(self._windows(observation)))
         normal = None if options.get("normalized") else self.assembly.action_normal(options.get("dataset"))
         shape = options.get("sample_shape", ())
         shape = (shape,) if isinstance(shape, int) else tuple(shape)
@@ -67,6 +70,13 @@ class OctoPolicy:
         run = self._legacy if options.get("rng") == "legacy" else self._by_rows
         actions = run(inputs, seed, temperature, static)
         return actions if normal is None else normal.unnormalize(actions[..., : len(normal.mean)])
+
+    def _windows(self, observation: Batch) -> dict[str, Any]:
+        """The observation as windows [B, T, ...] without targets; one in Octo's own form as it is."""
+        seen = _without_targets(observation)
+        if "observation" in seen:
+            return seen
+        return as_windows(seen, self.spec, [f"goal.images.{camera}" for camera in self.spec.cameras])
 
     def _used_dim(self, normal: Normal | None) -> int | None:
         """Action dimensions of the dataset where the head has more: those it was trained to fill with noise."""
@@ -97,7 +107,7 @@ class OctoPolicy:
         normal = self.assembly.action_normal(dataset)
         used = len(normal.mean)
         means, factors = [], []
-        for piece, size in _pieces(_seen(self.assembly.prepare(_without_targets(observation)))):
+        for piece, size in _pieces(_seen(self.assembly.prepare(self._windows(observation)))):
             density = self.assembly.network.density(self._weights, piece)
             means.append(np.asarray(density.mean)[:size, -1, :, :used])
             factors.append(np.asarray(density.scale_tril)[:size, -1, :used, :used])
