@@ -11,6 +11,8 @@ from lerobot_policy_act_smooth_xp.modeling_act_smooth import ACTSmoothPolicy
 
 CASES = ["img_rel", "env_vae_rel"]
 CLOSE = 1e-6
+CAMERAS = {"model.encoder_img_feat_input_proj.weight", "model.encoder_img_feat_input_proj.bias"}
+"""Weights between the backbone and the tokens, which `case` feeds past them."""
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -111,12 +113,58 @@ def test_gradients_are_the_originals(case, fixed_latent):
     parameters = dict(case.policy.named_parameters())
     # The first layer's gradients are sums over tokens of up to 259, where cameras are.
     tolerance = 4e-6 if case.policy.config.image_features else CLOSE
+    assert {name for name, weight in parameters.items() if weight.grad is not None} | CAMERAS == set(
+        case.grad
+    ) | CAMERAS
+    assert (set(parameters) - CAMERAS - set(case.grad)) <= {n for n in parameters if n.startswith("model.backbone.")}
+    silent = {name for name, expected in case.grad.items() if not expected.abs().max() > 0}
+    assert silent == ({"model.encoder_latent_input_proj.weight"} if case.name == "img_rel" else set())  # a latent of 0
     for name, expected in case.grad.items():
         gradient = parameters[name].grad
         if gradient is None:  # the projection of the camera features, which this test feeds past it
             assert name == "model.encoder_img_feat_input_proj.bias"
             continue
         assert difference(gradient, expected) < tolerance, name
+
+
+def test_gradients_through_the_cameras_are_the_originals_and_the_slope_of_the_loss(reference):
+    """Pictures go through the backbone here. The original saved one gradient beyond the tokens, the projection's bias.
+
+    The others are compared with the slope of the loss along themselves, in float64 by central differences.
+    """
+    arrays = np.load(reference / "img_rel.io.npz")
+    batch = {name[5:]: torch.from_numpy(arrays[name]) for name in arrays.files if name.startswith("norm/")}
+    policy = ACTSmoothPolicy.from_pretrained(reference / "img_rel")
+    policy.config.loss_reduction = "all"
+    policy.train()
+    policy(batch)[0].backward()
+    parameters = dict(policy.named_parameters())
+    bias = "model.encoder_img_feat_input_proj.bias"
+    assert difference(parameters[bias].grad, torch.from_numpy(arrays[f"grad/{bias}"])) < 1e-5
+    exact = policy.double()
+    exact.zero_grad()
+    whole = {name: value.double() if value.is_floating_point() else value for name, value in batch.items()}
+    exact(whole)[0].backward()
+    cameras = {n: p for n, p in exact.named_parameters() if n in CAMERAS or n.startswith("model.backbone.")}
+    assert len(cameras) > 20 and all(weight.grad is not None for weight in cameras.values())
+    parts = {"conv1", "layer1", "layer2", "layer3", "layer4", "encoder_img_feat_input_proj.weight"}
+    for part in sorted(parts):
+        chosen = {name: weight for name, weight in cameras.items() if f".{part}" in name}
+        slope, norm = measured_slope(exact, whole, list(chosen.values()))
+        assert norm > 1e-3
+        assert slope == pytest.approx(norm, rel=1e-3), part
+
+
+def measured_slope(policy, batch, weights):
+    """(the loss's rise along the unit vector of these weights' gradient, by central differences; its norm)."""
+    norm = torch.sqrt(sum((weight.grad**2).sum() for weight in weights)).item()
+    losses = []
+    with torch.no_grad():
+        for step in (1e-6, -2e-6, 1e-6):
+            for weight in weights:
+                weight += step * weight.grad / norm
+            losses.append(policy(batch)[0].item())
+    return (losses[0] - losses[1]) / 2e-6, norm
 
 
 def test_inference_without_the_mask_is_the_originals(case):

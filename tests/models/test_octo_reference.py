@@ -83,11 +83,24 @@ def test_losses_and_gradients_are_the_originals(case):
         key = jax.random.PRNGKey(5)
         (value, parts), gradients = step(case["weights"])
     assert value == pytest.approx(float(case["outputs"]["loss/value"]), rel=1e-5)
+    recorded = {path.removeprefix("loss/") for path in case["outputs"] if path.startswith("loss/")}
+    assert set(parts) == recorded - {"loss", "value"}
     for name, part in parts.items():
         assert part == pytest.approx(float(case["outputs"][f"loss/{name}"]), rel=1e-5)
     gradients = flatten(gradients)
+    everywhere = json.loads((REFERENCE / f"{case['name']}.grad_keys.json").read_text())
+    assert sorted(gradients) == sorted(everywhere)
+    norms = dict(zip(everywhere, case["outputs"]["grad_norms"], strict=True))
+    silent = {path for path, norm in norms.items() if norm == 0 and not path.startswith(T5)}  # the T5 is frozen
+    pooling = {"heads_action/map_head/probe", "heads_action/map_head/MultiHeadDotProductAttention_0"}
+    assert all(any(path.startswith(part) for part in pooling) for path in silent)  # over one token: no gradient
+    noise = max(1e-6, 1e-7 * max(norms.values()))  # key biases, which a softmax does not see, have nothing else
+    for path, norm in norms.items():
+        # Of the first convolutions, under sums of all pixels and layers, as near as float32 allows.
+        allowed = 2e-3 if "SmallStem16" in path else 1e-4
+        assert np.linalg.norm(gradients[path]) == pytest.approx(norm, rel=allowed, abs=noise), path
     keys = [path.removeprefix("grad/") for path in case["outputs"] if path.startswith("grad/")]
-    assert keys
+    assert len(keys) > 30
     for path in keys:
         expected = case["outputs"][f"grad/{path}"]
         error = np.linalg.norm(gradients[path] - expected)
@@ -113,12 +126,71 @@ def test_the_diffusion_heads_noise_and_schedule_are_the_originals():
 
 
 def test_the_teleop_heads_mean_and_covariance_are_the_originals():
+    """Its mean is zero by its definition, here as there; what it says lies in the covariance and in the density."""
     case = prepared("teleop_h1")
     head = case["network"].module.bind({"params": case["weights"]}).heads["action"]
     mean, covariance = head(case["groups"])
     assert np.array_equal(mean, case["outputs"]["head/mean"])
-    scale = np.abs(case["outputs"]["head/cov"]).max()
-    np.testing.assert_allclose(covariance, case["outputs"]["head/cov"], atol=1e-5 * scale, rtol=1e-5)
+    expected = case["outputs"]["head/cov"]
+    scale = np.abs(expected).max()
+    assert scale > 1 and np.abs(expected[0, 0] - expected[1, 0]).max() > 0.1
+    np.testing.assert_allclose(covariance, expected, atol=1e-5 * scale, rtol=1e-5)
+    factor = np.asarray(head.density(case["groups"]).scale_tril, np.float64)
+    assert np.array_equal(factor, np.tril(factor))
+    np.testing.assert_allclose(factor @ factor.swapaxes(-1, -2), expected[:, :, 0], atol=1e-5 * scale, rtol=1e-5)
+
+
+def test_the_teleop_heads_draws_are_the_originals_covariance_times_standard_noise():
+    """No zeros on either side: whitened by the original's covariance, a draw is the noise of its key in every digit."""
+    case = prepared("teleop_h1")
+    lower = np.linalg.cholesky(case["outputs"]["head/cov"][:, -1, 0].astype(np.float64))
+    for count, temperature in ((3, 1.0), (1, 0.5)):
+        with jax.threefry_partitionable(False):
+            _, key = jax.random.split(jax.random.PRNGKey(7))
+            noise = np.asarray(jax.random.normal(key, (count, 7, 2)), np.float64).swapaxes(-1, -2)
+        options = {"sample_shape": (3,)} if count == 3 else {"temperature": temperature}
+        drawn = np.asarray(predict(case, **options), np.float64).reshape(count, 2, 7)
+        expected = temperature * np.einsum("bij,nbj->nbi", lower, noise)
+        assert np.abs(expected).max() > 1
+        np.testing.assert_allclose(drawn, expected, atol=2e-4, rtol=2e-4)
+
+
+def test_the_pooling_over_many_tokens_is_attention_as_it_is_written_down():
+    """The references pool one token each, where no weight of queries and keys matters: here 36, some of them masked."""
+    from xp.models.octo.tokenizers import TokenGroup
+    from xp.models.octo.transformer import MAPHead
+
+    case = prepared("teleop_h1")
+    weights = unflatten(case["params"])["heads_action"]["map_head"]
+    tokens, mask = case["outputs"]["transformer/obs/tokens"], case["outputs"]["transformer/obs/mask"].astype(bool)
+    mask = mask & (np.arange(36) % 5 > 0)
+    found = MAPHead().apply({"params": weights}, TokenGroup(tokens, mask), False)
+    expected = pooled(jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), weights), tokens.astype(np.float64), mask)
+    np.testing.assert_allclose(found[..., 0, :], expected, atol=2e-5)
+    assert np.abs(expected - pooled(weights, tokens, np.ones_like(mask))).max() > 1e-2
+
+
+def pooled(weights, tokens, mask):
+    """Set Transformer's pooling by one probe, in numpy: [B, T, n, D] -> [B, T, D]."""
+    attention = weights["MultiHeadDotProductAttention_0"]
+
+    def project(name, values):
+        return np.einsum("...d,dhk->...hk", values, attention[name]["kernel"]) + attention[name]["bias"]
+
+    query, key, value = project("query", weights["probe"][0, 0]), project("key", tokens), project("value", tokens)
+    scores = np.einsum("hk,...nhk->...hn", query, key) / np.sqrt(query.shape[-1])
+    scores = np.where(mask[..., None, :], scores, -np.inf)
+    shares = np.exp(scores - scores.max(-1, keepdims=True))
+    shares /= shares.sum(-1, keepdims=True)
+    mixed = np.einsum("...hn,...nhk->...hk", shares, value)
+    out = np.einsum("...hk,hkd->...d", mixed, attention["out"]["kernel"]) + attention["out"]["bias"]
+    centred = out - out.mean(-1, keepdims=True)
+    normed = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6)
+    normed = normed * weights["LayerNorm_0"]["scale"] + weights["LayerNorm_0"]["bias"]
+    first, second = weights["MlpBlock_0"]["Dense_0"], weights["MlpBlock_0"]["Dense_1"]
+    hidden = normed @ first["kernel"] + first["bias"]
+    hidden = 0.5 * hidden * (1 + np.tanh(np.sqrt(2 / np.pi) * (hidden + 0.044715 * hidden**3)))
+    return out + hidden @ second["kernel"] + second["bias"]
 
 
 def test_sampled_actions_are_the_originals_with_its_random_stream(case):
