@@ -4,6 +4,7 @@ import json
 import os
 import stat
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -137,14 +138,21 @@ def test_a_gpu_has_one_holder_on_the_machine_and_is_free_again_when_the_last_pro
         os.close(each)
 
 
+@pytest.fixture
+def open_to_all():
+    """A folder that every account reaches; pytest's own are for this one alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o777)
+        yield Path(folder)
+
+
 @pytest.mark.parametrize("first", [0, 65534])
-def test_another_account_sees_the_lock(fake, tmp_path, first):
+def test_another_account_sees_the_lock(fake, open_to_all, monkeypatch, first):
     """Whoever made the file: the other opens it as it is. (Without root both are this account.)"""
-    device, answer = Device("0", UUIDS[0]), tmp_path / "answer"
+    device, answer, place = Device("0", UUIDS[0]), open_to_all / "answer", open_to_all / "locks"
     answer.touch(), answer.chmod(0o666)
-    for parent in answer.parents:
-        if parent.stat().st_uid == os.getuid() and str(parent).startswith(str(tmp_path.parents[1])):
-            parent.chmod(parent.stat().st_mode | 0o055)
+    place.mkdir(), place.chmod(0o1777)
+    monkeypatch.setattr(_gpus, "LOCK_PLACES", (str(place),))
 
     def as_user(user: int, work) -> None:
         pid = os.fork()

@@ -194,6 +194,13 @@ def pooled(weights, tokens, mask):
 
 
 def test_sampled_actions_are_the_originals_with_its_random_stream(case):
+    """Op by op they are within the bound of sampled actions on every processor.
+
+    Compiled, sums come in an order that depends on the processor, and a denoising step that clips or not amplifies
+    what that changes: here up to 1.5e-3 in 2 of 280 numbers (the original's own two forms of one draw differ by 9e-4
+    in 1 of 56, see the next test). So compiled actions must be within the bound but for one number in fifty, and
+    within 2e-3 there.
+    """
     calls = {
         "diffusion_h4": {
             "predict": {},
@@ -206,9 +213,16 @@ def test_sampled_actions_are_the_originals_with_its_random_stream(case):
             "predict_argmax": {"argmax": True},
         },
     }
+    over, count = 0, 0
     for key, options in calls[case["name"]].items():
+        expected = case["outputs"][key]
+        with jax.disable_jit():
+            np.testing.assert_allclose(predict(case, **options), expected, atol=2e-4, rtol=2e-4, err_msg=key)
         drawn = predict(case, **options)
-        np.testing.assert_allclose(drawn, case["outputs"][key], atol=2e-4, rtol=2e-4, err_msg=key)
+        np.testing.assert_allclose(drawn, expected, atol=2e-3, rtol=2e-4, err_msg=key)
+        over += int(np.sum(np.abs(drawn - expected) > 2e-4 + 2e-4 * np.abs(expected)))
+        count += drawn.size
+    assert over <= count / 50
 
 
 def test_the_saved_folder_gives_the_originals_actions():

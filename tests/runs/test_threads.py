@@ -10,6 +10,7 @@ import pytest
 
 from hydra_plugins.xp_local_launcher import _machine
 from hydra_plugins.xp_slurm_launcher import _job as slurm_job
+from hydra_plugins.xp_slurm_launcher import _orders as slurm_orders
 from hydra_plugins.xp_ssh_launcher import _work as ssh_work
 from xp.errors import UserError
 from xp.runs import threads
@@ -28,10 +29,15 @@ def of_slurm(monkeypatch, tmp_path, **around: str) -> dict[str, str]:
     for name, value in {"SLURM_CPUS_PER_TASK": "1", **around}.items():
         monkeypatch.setenv(name, value)
     seen: dict[str, str] = {}
-    monkeypatch.setattr(slurm_job, "_execute", lambda *_: seen.update(os.environ) or 0)
-    monkeypatch.setattr(slurm_job.signal, "signal", lambda *_: None)
+
+    def noted(path):
+        seen.update(os.environ)
+        raise LookupError(path)
+
+    monkeypatch.setattr(slurm_orders, "read_order", noted)  # the first thing asked for after the threads are settled
     monkeypatch.setattr(os, "environ", dict(os.environ))
-    slurm_job._run(tmp_path, "os:getcwd")
+    with pytest.raises(LookupError):
+        slurm_job._run(tmp_path)
     return seen
 
 

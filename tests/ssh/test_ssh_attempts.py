@@ -1,6 +1,7 @@
 """Attempts on a node, with the agent's own code and real processes: started once, ended for good, never called gone."""
 
 import errno
+import itertools
 import json
 import os
 import sys
@@ -103,7 +104,13 @@ def test_an_answer_of_no_holds_for_a_late_copy_of_the_request(node, tmp_path):
     agent._end("other-1")
     until(lambda: agent.state("other-1") != "running", "the other job's end")
     assert start(agent, "k-1", order(tmp_path), ["cpu-0"]) == {"started": False, "why": "fenced"}
-    assert start(agent, "k-2", order(tmp_path, attempt=2), ["cpu-0"])["started"]
+    number = itertools.count(2)  # the slot is free when the other job's last process is gone, a moment after its end
+
+    def again() -> bool:
+        attempt = next(number)
+        return start(agent, f"k-{attempt}", order(tmp_path, attempt=attempt), ["cpu-0"])["started"]
+
+    until(again, "a free slot")
 
 
 def test_a_late_copy_of_a_fence_touches_neither_the_next_attempt_nor_its_files(node, tmp_path):

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ from xp.runs.identity import Known
 from xp.runs.record import Record, State
 from xp.runs.single import identified, place_of
 
+_LOOKED_THROUGH = 1000
+"""Jobs of a stage that are looked through for a value that cannot be meant, once something is wrong."""
 _UNNAMED = ("paths.", "logger.", "hydra.")
 """Keys below these say nothing about what a job of a stage is."""
 
@@ -175,10 +178,27 @@ class _Planner:
         mine = self._planned[stage.key] = Joinable()
         for assignment, added in assignments(stage, self._line, self._all_swept):
             if self._holds(stage, "when", stage.when, assignment):
-                planned = self._plan(stage, assignment, added)
+                try:
+                    planned = self._plan(stage, assignment, added)
+                except UserError:
+                    self._refuse_values(stage)
+                    raise
                 mine.add(planned, planned.values)
         self._experiment.told_apart = self._names.told_apart
         return mine.jobs
+
+    def _refuse_values(self, stage: Stage) -> None:
+        """Something does not fit in one job; a value of a later one that cannot be meant at all is told before that."""
+        if self._rules.check_values is None:
+            return
+        for assignment, added in islice(assignments(stage, self._line, self._all_swept), _LOOKED_THROUGH):
+            overrides = [*self._chosen, *overrides_of(stage, assignment, self._line, self._all_swept)]
+            composed = self._jobs.compose(stage.key, overrides, {bare(key) for key in assignment})
+            name = self._name(stage, composed, assignment, added, overrides)
+            try:
+                self._rules.check_values(composed.config)
+            except UserError as error:
+                raise UserError(f"{self._experiment.name or 'sweep'}, job {name}: {error}") from None
 
     def _plan(self, stage: Stage, assignment: Assignment, added: Assignment) -> Planned:
         overrides = [*self._chosen, *overrides_of(stage, assignment, self._line, self._all_swept)]

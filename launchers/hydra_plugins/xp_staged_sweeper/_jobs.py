@@ -24,6 +24,8 @@ class Rules:
     check: Callable[[DictConfig], None]
     science: Callable[[dict[str, Any]], Mapping[str, Any]]
     is_transient: Callable[[str], bool]
+    check_values: Callable[[DictConfig], None] | None = None
+    """Only the part of `check` about single values: their types and bounds."""
     show: Callable[[Path], None] = lambda folder: None
     """Shows an experiment's results when it has ended."""
     check_alike: Callable[[DictConfig, Sequence[str]], Callable[[], None]] | None = None

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.xp_staged_sweeper._compose import Composer
 from hydra_plugins.xp_staged_sweeper._experiment import Experiment, Planned, plan_experiment, read_command_line
@@ -43,8 +43,17 @@ def xp_rules() -> Rules:
 
         show_results(folder)
 
+    def check_values(config: DictConfig) -> None:
+        check(config, complete=False)
+
     return Rules(
-        check=check, science=science, is_transient=is_transient, show=show, check_alike=check_alike, pure=READS
+        check=check,
+        check_values=check_values,
+        check_alike=check_alike,
+        science=science,
+        is_transient=is_transient,
+        show=show,
+        pure=READS,
     )
 
 

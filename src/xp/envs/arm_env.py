@@ -86,7 +86,7 @@ class ArmEnv:
     ):
         self.info = task_info(task)
         self.task = task
-        self.cameras = _checked_cameras(cameras)
+        self.cameras = checked_cameras(cameras)
         if fps <= 0 or PHYSICS_HZ % fps:
             raise UserError(
                 f"env.fps={fps} does not divide the physics rate of {PHYSICS_HZ} Hz; "
@@ -219,7 +219,8 @@ def _checked_action(action: np.ndarray) -> np.ndarray:
     return values
 
 
-def _checked_cameras(cameras: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
+def checked_cameras(cameras: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
+    """Sizes of cameras by name, if the suite has them and can draw them."""
     for name, size in cameras.items():
         if name not in CAMERAS:
             raise UserError(

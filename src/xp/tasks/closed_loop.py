@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from xp.envs import Noop, rollout, side_by_side, write_video
+from xp.envs.arm_env import checked_cameras
 from xp.envs.closed_loop import EpisodeResult, Predict
 from xp.metrics.success import success_metrics
 from xp.models.sensitivity import image_sensitivity
@@ -22,6 +23,7 @@ METRICS = "metrics.json"
 def run(run: Run) -> None:
     """Leaves metrics.json (rates with Wilson intervals and every initial state) and videos/ of the first episodes."""
     config = run.config
+    checked_cameras({name: (height, width) for name, (height, width) in config.env.cameras.items()})
     mend = "Type env.fps={fps:g}"
     refuse_other_rate(config.eval.checkpoint, config.env.fps, "the simulation (env.fps)", mend)
     policy = load_acting_policy(config, config.eval.checkpoint, config.eval.cameras, config.eval.dataset)

@@ -193,17 +193,22 @@ def device_of(options: TrainerOptions, rank: int | None = None) -> str:
     return "cuda" if rank is None else f"cuda:{rank}"
 
 
+_PROCESSES_PER_CORE = 4
+"""More than that would only take memory from one another."""
+
+
 def count_devices(options: TrainerOptions) -> int:
     """How many processes `trainer.devices` asks for: `auto` is every GPU there is, and one without a GPU.
 
     Raises:
-        UserError: more GPUs than there are.
+        UserError: more GPUs than there are, or on the CPU more processes than cores could ever serve.
     """
     is_cpu = device_of(options) == "cpu"
     if options.devices == "auto":
         return 1 if is_cpu else torch.cuda.device_count()
     count = int(options.devices)
-    if is_cpu and count > (cores := max(2, os.cpu_count() or 1)):
+    cores = os.cpu_count() or 1
+    if is_cpu and count > _PROCESSES_PER_CORE * cores:
         raise UserError(
             f"trainer.devices={count}: on the CPU each device is a process, and this machine has {cores} cores. Type "
             f"trainer.devices={cores} or less."
