@@ -74,7 +74,7 @@ def test_an_observation_without_it_or_of_another_size_is_refused():
     batch = batch_of(policy.spec)
     with pytest.raises(UserError, match=r"environment_state.*is missing.*env.environment_state=true"):
         policy.predict({key: value for key, value in batch.items() if key != KEY})
-    with pytest.raises(UserError, match=r"B, T, 5.*has the shape \(3, 1, 4\)"):
+    with pytest.raises(UserError, match=r"has shape \(3, 1, 4\); .*B, T, 5"):
         policy.predict({**batch, KEY: batch[KEY][..., :4]})
 
 
