@@ -1,5 +1,6 @@
 """How users name a checkpoint: FOLDER, or FOLDER@STEP for one step of a run or of a policy folder with several."""
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,23 +19,39 @@ class Reference:
 
         So `me@nas/run` is a folder, and so is `run@200` where a folder of that very name is there. `~` is expanded.
         """
-        whole = Path(text).expanduser()
+        whole = _expanded(text)
         named = re.fullmatch(r"(.+)@(\d{1,18})", str(whole), re.S)
-        if named is None or _exists(whole):
+        if named is None or exists(whole):
             return cls(whole, None)
         return cls(Path(named[1]), int(named[2]))
 
 
-def _exists(path: Path) -> bool:
+def _expanded(text: str | Path) -> Path:
+    """With `~` and `~user` as folders; a user that nobody is stays as typed."""
     try:
-        return path.exists()
-    except (OSError, ValueError):  # a name that is too long, a null byte
-        return False
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)
+
+
+def exists(path: str | Path) -> bool:
+    """Whether anything is there; unlike `Path.exists` also of a name that is too long or holds a null byte."""
+    return os.path.exists(path)  # noqa: PTH110
+
+
+def is_folder(path: str | Path) -> bool:
+    """Whether a folder is there, of whatever a user may have typed."""
+    return os.path.isdir(path)  # noqa: PTH112
+
+
+def is_file(path: str | Path) -> bool:
+    """Whether a file is there, of whatever a user may have typed."""
+    return os.path.isfile(path)  # noqa: PTH113
 
 
 def missing_reference(text: str | Path) -> str:
     """Why nothing is there, as part of a message: the step is no number, or there is no such folder."""
     folder, at, step = str(text).rpartition("@")
-    if at and "/" not in step and not step.isdigit() and _exists(Path(folder).expanduser()):
+    if at and "/" not in step and not step.isdigit() and exists(_expanded(folder)):
         return f"{step!r} is no step of {folder}: FOLDER@STEP takes a number, as in {folder}@200"
     return "no such folder"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xp.reference import Reference, missing_reference
+from xp.reference import Reference, _expanded, missing_reference
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,7 @@ from xp.reference import Reference, missing_reference
         ("@5", "@5", None),
         ("a@1@2", "a@1", 2),
         ("run@1e3", "run@1e3", None),
+        ("~nobody-by-this-name/run@5", "~nobody-by-this-name/run", 5),
     ],
 )
 def test_a_step_is_a_number_behind_the_last_at(text, path, step):
@@ -36,9 +37,9 @@ def test_a_folder_of_that_very_name_is_no_step(tmp_path):
 def test_every_text_is_read_and_written_back(text):
     reference = Reference.parse(text)
     if reference.step is not None:
-        assert str(Path(text).expanduser()).rpartition("@")[0] == str(reference.path)
+        assert str(_expanded(text)).rpartition("@")[0] == str(reference.path)
     else:
-        assert reference.path == Path(text).expanduser()
+        assert reference.path == _expanded(text)
 
 
 def test_a_step_that_is_no_number_is_named(tmp_path):

@@ -71,6 +71,8 @@ def parse_hosts(given: Any) -> tuple[Host, ...]:
         given = [given]
     if not given:
         raise UserError(f"hydra.launcher.hosts is empty: which machines? Give a list of {_EXAMPLES}.")
+    if not isinstance(given, Sequence):
+        raise UserError(f"hydra.launcher.hosts={given}: give a list of {_EXAMPLES}.")
     hosts = tuple(parse_host(each) for each in given)
     names = [host.name for host in hosts]
     for name in names:

@@ -15,6 +15,7 @@ from hydra_plugins.xp_staged_sweeper._hydra_keys import SUBDIR, refuse_options, 
 from hydra_plugins.xp_staged_sweeper._jobs import Rules
 from hydra_plugins.xp_staged_sweeper._plan import Action, Plan, make_plan, places, say, summary_line, table
 from hydra_plugins.xp_staged_sweeper._submit import recover, submit, tell
+from xp.errors import UserError
 from xp.runs import late, snapshot
 from xp.runs.atomic import write_json
 from xp.runs.executor import JobState
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from hydra_plugins.xp_staged_sweeper.staged_sweeper import StagedSweeper
 
 OK, FAILED, INTERRUPTED = 0, 1, 130
+_LOOKING = ("status", "cancel", "attach", "gc")
+"""Tasks that make no run."""
 
 
 def xp_rules() -> Rules:
@@ -46,8 +49,14 @@ def xp_rules() -> Rules:
     def check_values(config: DictConfig) -> None:
         check(config, complete=False)
 
+    def check_job(config: DictConfig) -> None:
+        task = config.task.name
+        if task in _LOOKING:
+            raise UserError(f"task={task} makes no run, so it is no job of a sweep. Type it alone: xp task={task}")
+        check(config)
+
     return Rules(
-        check=check,
+        check=check_job,
         check_values=check_values,
         check_alike=check_alike,
         science=science,

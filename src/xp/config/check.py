@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -13,7 +12,7 @@ from xp.config.schema import MERGE_METHODS, TASKS
 from xp.config.sections import check_keys, check_sections, raw
 from xp.config.tokenizer import tokenizer_folder
 from xp.errors import UserError, closest, listing
-from xp.reference import Reference, missing_reference
+from xp.reference import Reference, exists, is_file, is_folder, missing_reference
 from xp.shell import command
 
 CLOSED_LOOP_EXECUTIONS = ("receding", "ensembling")
@@ -115,7 +114,7 @@ def _check_data(config: DictConfig) -> None:
             "data.root is not given. Give the folder of a LeRobotDataset v3: data.root=FOLDER, or record the embedded "
             "suite with: xp task=collect, and train on it with data=arm"
         )
-    if not _made_by_another_job(config, "data.root") and not Path(data.root).is_dir():
+    if not _made_by_another_job(config, "data.root") and not is_folder(data.root):
         raise UserError(
             f"data.root={data.root}: there is no dataset. "
             + (
@@ -125,7 +124,7 @@ def _check_data(config: DictConfig) -> None:
             )
         )
     made = _made_by_another_job(config, "data.split")
-    if data.split is not None and not made and not Path(data.split).is_file():
+    if data.split is not None and not made and not is_file(data.split):
         raise UserError(f"data.split={data.split}: no such file. Give a split manifest, or data.val_fraction=0.2")
     _check_folder(config, "data.statistics")
     _check_task_selection(config)
@@ -181,7 +180,7 @@ def _check_folder(config: DictConfig, key: str) -> None:
     if _made_by_another_job(config, key):
         return
     value = OmegaConf.select(config, key)
-    if value is not None and not Reference.parse(str(value)).path.exists():
+    if value is not None and not exists(Reference.parse(str(value)).path):
         raise UserError(f"{key}={value}: {missing_reference(str(value))}. Give a run folder or a policy folder.")
 
 
@@ -277,7 +276,7 @@ def _check_merge(config: DictConfig) -> None:
         if not config.merge.checkpoints:
             raise UserError("merge.checkpoints is empty: which checkpoints? merge.checkpoints=[FOLDER,FOLDER,FOLDER]")
         for folder in config.merge.checkpoints:
-            if not Reference.parse(str(folder)).path.exists():
+            if not exists(Reference.parse(str(folder)).path):
                 why = missing_reference(str(folder))
                 raise UserError(f"merge.checkpoints: {folder}: {why}. Give run folders or policy folders.")
     for key in ("merge.base", "merge.validation"):

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from xp.config.dataset_facts import choose_tasks
+from xp.config.unknown_keys import shown
 from xp.data.reader import Dataset
 from xp.errors import UserError, listing
+from xp.foreign.text import printable
 from xp.runs import atomic
 
 
@@ -38,8 +40,9 @@ class Split:
             raw = json.loads(Path(path).read_text(encoding="utf-8"))
             train, val = (tuple(int(e) for e in raw.pop(name)) for name in ("train", "val"))
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            why = f"it has no {error}" if isinstance(error, KeyError) else printable(error)
             raise UserError(
-                f"{path} cannot be read as a split manifest ({type(error).__name__}: {error}). It is a JSON object "
+                f"{path} cannot be read as a split manifest ({why}). It is a JSON object "
                 'with the episode numbers {"train": [...], "val": [...]}; remove the file to split again.'
             ) from error
         return cls(train, val, raw)
@@ -180,7 +183,8 @@ def _choose(
     chosen = {task: episodes for task, episodes in chosen.items() if episodes}
     if not chosen:
         raise UserError(
-            f"No episode of {dataset.root} is left after data.tasks={tasks} and data.exclude_tasks={exclude_tasks}. "
+            f"No episode of {dataset.root} is left after data.tasks={shown(tasks)} and "
+            f"data.exclude_tasks={shown(exclude_tasks)}. "
             f"Its tasks are: {listing(repr(task) for task in dataset.tasks)}."
         )
     return chosen
