@@ -57,7 +57,8 @@ def _why(error: Exception, target: Path) -> str | None:
         if number in _FULL:
             return f"the disk of {folder} {_FULL[number]}"
         if number in _REFUSED and isinstance(cause, OSError):
-            return printable(cause)
+            where = f" ({printable(cause.filename)})" if cause.filename else ""
+            return f"{(cause.strerror or 'refused').lower()}{where}"
     try:
         disk = os.statvfs(folder)
     except OSError:
