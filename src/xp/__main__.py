@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from xp.runs import Run
 
 INTERRUPTED = 130
-LOOKING = ("report", "status", "cancel", "attach", "gc")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -143,6 +142,7 @@ def _single(hydra: "Hydra", name: str, overrides: list[str]) -> int:
     from xp import runs
     from xp.config import check
     from xp.config.compose import without_hydra
+    from xp.config.schema import NO_RUN
 
     config = _composed(hydra, name, overrides)
     if config.get("stages"):  # an experiment is a sweep, also without -m
@@ -150,7 +150,7 @@ def _single(hydra: "Hydra", name: str, overrides: list[str]) -> int:
     HydraConfig.instance().set_config(config)
     job = without_hydra(config)
     check(job)
-    if job.task.name in LOOKING:
+    if job.task.name in ("report", *NO_RUN):
         return look(job)
     return runs.run_once(job, config.hydra.run.dir, overrides, run_task)
 

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from hydra_plugins.xp_staged_sweeper.staged_sweeper import StagedSweeper
 
 OK, FAILED, INTERRUPTED = 0, 1, 130
-_LOOKING = ("status", "cancel", "attach", "gc")
-"""Tasks that make no run."""
 
 
 def xp_rules() -> Rules:
@@ -39,7 +37,7 @@ def xp_rules() -> Rules:
     from xp.config import check, science
     from xp.config.check import check_alike
     from xp.config.resolvers import READS
-    from xp.config.schema import is_transient
+    from xp.config.schema import NO_RUN, is_transient
 
     def show(folder: Path) -> None:
         from xp.tasks.report import show_results
@@ -51,7 +49,7 @@ def xp_rules() -> Rules:
 
     def check_job(config: DictConfig) -> None:
         task = config.task.name
-        if task in _LOOKING:
+        if task in NO_RUN:
             raise UserError(f"task={task} makes no run, so it is no job of a sweep. Type it alone: xp task={task}")
         check(config)
 

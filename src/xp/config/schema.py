@@ -32,6 +32,9 @@ EVALS = ("closed_loop", "offline_replay")
 """What `task=eval` can measure: the options of the group `eval`, each with keys of its own."""
 TASKS = ("train", "predict", "eval", "collect", "split", "dump", "merge", "report", "status", "cancel", "attach", "gc")
 
+NO_RUN = ("status", "cancel", "attach", "gc")
+"""Tasks that look at runs and make none: they are no job of a sweep. (`report` looks too, but is also a stage.)"""
+
 
 @dataclass
 class Task:
