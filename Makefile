@@ -34,7 +34,7 @@ test: setup check
 # Everything, or the parts that are named: make test-all PART="models tasks"
 PART ?= $(notdir $(patsubst %/,%,$(sort $(dir $(wildcard tests/*/*.py)))))
 test-all: setup check
-	$(PYTEST) $(addprefix tests/,$(PART))
+	$(PYTEST) --hypothesis-profile=random $(addprefix tests/,$(PART))
 
 bench: setup
 	for b in startup raycast loader step_overhead octo; do .venv/bin/python benchmarks/$$b.py || exit 1; done

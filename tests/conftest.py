@@ -6,6 +6,7 @@ from pathlib import Path
 
 import absl.logging
 import pytest
+from hypothesis import settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
@@ -15,6 +16,12 @@ os.environ.setdefault("WANDB_MODE", "offline")
 absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 CHECKOUT = Path(__file__).resolve().parents[1]
+
+# A shared machine may stop for longer than any deadline. `make test` draws the same examples every time, so that a
+# change is judged by what it changes; `make test-all` draws new ones (--hypothesis-profile=random).
+settings.register_profile("random", deadline=None, print_blob=True)
+settings.register_profile("repeatable", settings.get_profile("random"), derandomize=True)
+settings.load_profile("repeatable")
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

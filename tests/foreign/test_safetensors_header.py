@@ -5,7 +5,7 @@ import struct
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
@@ -57,6 +57,7 @@ def test_a_header_says_where_each_tensor_lies(tmp_path):
         (_packed({"a": _tensor([True], [0, 4])}, b"0000"), r"a.shape is \[True\]"),
         (_packed({"a": _tensor([2**40, 2**40], [0, 4])}, b"0000"), "a.shape is"),
         (_packed({"a": _tensor([0, 2**62, 4], [0, 0])}), "a.shape is"),
+        (_packed({"a": _tensor([0, 2**62], [0, 0])}), "a.shape is"),
         (_packed({"a": _tensor([1], [-4, 0])}, b"0000"), "a.data_offsets is"),
         (_packed({"a": _tensor([1], [4, 0])}, b"0000"), "a.data_offsets is"),
         (_packed({"a": _tensor([1], [0, 4, 8])}, b"0000"), "exactly 2 whole numbers"),
@@ -91,6 +92,7 @@ headers = st.dictionaries(st.sampled_from(["a", "b", "__metadata__"]), entries |
 
 
 @settings(max_examples=400)
+@example({"a": _tensor([0, 2**62], [0, 0])}, 0)
 @given(headers, st.integers(0, 12))
 def test_what_the_library_refuses_is_refused_and_what_it_reads_is_read_alike(tmp_path_factory, header, length):
     path = tmp_path_factory.getbasetemp() / "fuzzed.safetensors"

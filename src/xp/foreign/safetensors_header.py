@@ -96,6 +96,9 @@ def _checked(fields: Fields, start: int, size: int) -> Header:
 
 def _tensor(entry: Fields, start: int) -> Tensor:
     word, shape = entry.text("dtype", among=ITEM_BYTES), entry.shape("shape")
+    # numpy holds no array whose bytes would overflow with its empty axes left out
+    if math.prod(size for size in shape if size) * ITEM_BYTES[word] >= 2**63:
+        raise entry.refusal("shape", f"the shape of an array of {word} that can be addressed")
     first, last = entry.integers("data_offsets", count=2, low=0)
     nbytes = math.prod(shape) * ITEM_BYTES[word]
     if last - first != nbytes:
