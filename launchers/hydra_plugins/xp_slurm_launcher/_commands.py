@@ -45,6 +45,24 @@ class Answer:
         return self.words.replace("allocation failure: ", "").replace("Batch job submission failed: ", "")
 
 
+def require(program: str) -> None:
+    """Refuse where SLURM's command is not on this machine, or cannot find its configuration.
+
+    Raises:
+        Silent: so it is.
+    """
+    if shutil.which(program) is None:
+        raise Silent(
+            f"There is no {program} on this machine's PATH, so it cannot reach SLURM. Log in to the cluster and run "
+            "the same command there, or choose another launcher: hydra/launcher=local or hydra/launcher=ssh."
+        )
+    conf = os.environ.get("SLURM_CONF")
+    if conf and not os.path.exists(conf):  # noqa: PTH110 - its commands would try again for a minute
+        raise Silent(
+            f"SLURM_CONF={conf}: there is no such file, so SLURM does not answer. Unset SLURM_CONF or mend it."
+        )
+
+
 def call(
     program: str,
     *arguments: str,
@@ -64,16 +82,7 @@ def call(
     Raises:
         Silent: the command is not here, or SLURM's controller does not answer.
     """
-    if shutil.which(program) is None:
-        raise Silent(
-            f"There is no {program} on this machine's PATH, so it cannot reach SLURM. Log in to the cluster and run "
-            "the same command there, or choose another launcher: hydra/launcher=local or hydra/launcher=ssh."
-        )
-    conf = os.environ.get("SLURM_CONF")
-    if conf and not os.path.exists(conf):  # noqa: PTH110 - its commands would try again for a minute
-        raise Silent(
-            f"SLURM_CONF={conf}: there is no such file, so SLURM does not answer. Unset SLURM_CONF or mend it."
-        )
+    require(program)
     command = [program, *arguments]
     try:
         done = subprocess.run(

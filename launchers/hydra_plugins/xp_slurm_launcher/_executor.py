@@ -96,6 +96,17 @@ class SlurmExecutor:
         """Jobs at a time; None: as many as the cluster has room for."""
         return self._max_running
 
+    def check_available(self) -> None:
+        """Refuse where nothing could be submitted from this machine.
+
+        Raises:
+            UserError: there is no sbatch here, it finds no configuration, or SLURM does not answer.
+        """
+        _commands.require("sbatch")
+        answer = _commands.call("scontrol", "ping", limit_s=10.0)
+        if answer.code:
+            raise Silent(f"SLURM's controller does not answer: {answer.out.strip() or answer.words}")
+
     def handing_in(self, experiment: Path) -> AbstractContextManager[None]:
         """The lock under which jobs of an experiment are planned, frozen and submitted, by one call at a time."""
         return handing_in(experiment)

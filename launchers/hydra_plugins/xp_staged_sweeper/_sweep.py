@@ -80,7 +80,12 @@ class Sweep:
         launcher = self._launcher()
         executor = launcher.executor() if hasattr(launcher, "executor") else None
         refuse_options(self._options.others)
-        experiments = self._experiments(arguments, rules, stock=executor is None)
+        try:
+            experiments = self._experiments(arguments, rules, stock=executor is None)
+        except UserError:  # no job can start from here: that comes first
+            if executor is not None and not self._options.dry_run and hasattr(executor, "check_available"):
+                executor.check_available()
+            raise
         with ExitStack() as held:
             if not self._options.dry_run:  # until the jobs are submitted no other call plans, freezes or submits them
                 held.enter_context(handing_in(executor, [each.folder for each in experiments]))
