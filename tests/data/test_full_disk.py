@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from xp.data.space import writing
+from xp.data.space import try_out, writing
 from xp.errors import UserError, disk_full
 
 
@@ -26,6 +26,13 @@ def test_a_full_disk_behind_another_error_is_found(tmp_path):
             raise OSError(errno.ENOSPC, "no space")
         except OSError as error:
             raise RuntimeError("the encoder failed") from error
+
+
+def test_a_place_where_nothing_can_be_written_is_refused_beforehand_and_a_good_one_is_left_as_it_was(tmp_path):
+    try_out(tmp_path / "new" / "x.npz", "dump.output=FILE")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(UserError, match="/proc/x.npz cannot be written.*dump.output=FILE"):
+        try_out(Path("/proc/x.npz"), "dump.output=FILE")
 
 
 def test_an_error_that_is_not_the_disks_stays_what_it_is(tmp_path):

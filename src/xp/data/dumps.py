@@ -158,14 +158,7 @@ def open_dump(path: str | Path) -> Dump:
         UserError: no such file, a pickle (which is not read), a damaged file, or one that is no dump.
     """
     path = Path(path)
-    try:
-        regular_file(path, "a validation set")
-    except MissingError as error:
-        raise UserError(
-            f"There is no validation set {path}. Make one: xp task=dump dump.checkpoint=RUN dump.output={path}"
-        ) from error
-    _refuse_pickle(path)
-    refuse_suffix(path)
+    refuse_foreign_file(path)
     try:
         arrays, header = _read_npz(path) if path.suffix == ".npz" else _read_safetensors(path)
         about = json.loads(header)
@@ -221,6 +214,22 @@ def refuse_suffix(path: Path) -> None:
     """Refuse a file name whose suffix names no format of dumps."""
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path}: a validation set is a file ending in {listing(SUFFIXES)}. Give such a name.")
+
+
+def refuse_foreign_file(path: Path) -> None:
+    """Refuse what cannot be a dump by its name and first bytes, before anything else is opened for it.
+
+    Raises:
+        UserError: no such file, a pickle, or another suffix than a dump's.
+    """
+    try:
+        regular_file(path, "a validation set")
+    except MissingError as error:
+        raise UserError(
+            f"There is no validation set {path}. Make one: xp task=dump dump.checkpoint=RUN dump.output={path}"
+        ) from error
+    _refuse_pickle(path)
+    refuse_suffix(path)
 
 
 def _refuse_pickle(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,6 +48,18 @@ def writing(target: str | Path, mend: str) -> Iterator[None]:
         raise UserError(
             f"{target} cannot be written: {why}. Nothing of it is left there. Make room, or give another place: {mend}"
         ) from error
+
+
+def try_out(target: Path, mend: str) -> None:
+    """Write a byte where `target` will lie, and remove it: before hours of work whose result would have no place.
+
+    Raises:
+        UserError: as for `writing`.
+    """
+    folder = next((parent for parent in target.absolute().parents if parent.is_dir()), Path("/"))
+    with writing(target, mend), tempfile.TemporaryFile(dir=folder) as file:
+        file.write(b"x")
+        file.flush()
 
 
 def _why(error: Exception, target: Path) -> str | None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xp.envs import Noop, rollout, side_by_side, write_video
+from xp.envs import Noop, rollout, side_by_side, task_info, write_video
 from xp.envs.arm_env import checked_cameras
 from xp.envs.closed_loop import EpisodeResult, Predict
 from xp.metrics.success import success_metrics
@@ -23,6 +23,8 @@ METRICS = "metrics.json"
 def run(run: Run) -> None:
     """Leaves metrics.json (rates with Wilson intervals and every initial state) and videos/ of the first episodes."""
     config = run.config
+    for task in config.env.tasks:
+        task_info(task)
     checked_cameras({name: (height, width) for name, (height, width) in config.env.cameras.items()})
     mend = "Type env.fps={fps:g}"
     refuse_other_rate(config.eval.checkpoint, config.env.fps, "the simulation (env.fps)", mend)

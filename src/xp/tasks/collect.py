@@ -13,14 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xp.envs import TASKS, ArmEnv
+from xp.envs import TASKS, ArmEnv, task_info
 from xp.envs.collect import Episode
 from xp.errors import UserError
 from xp.metrics.success import success_metrics
+from xp.models.registry import locate
 from xp.runs import Run
 from xp.tasks.acting import ExpertRecorder, PolicyRecorder, Recorder, env_options
 
 if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
     from xp.data import DatasetWriter
 
 ATTEMPTS = 3
@@ -31,9 +34,11 @@ HEARD_EVERY_S = 0.1
 
 def run(run: Run) -> None:
     """Leaves a dataset at data.root, which appears whole or not at all, and every attempt's outcome in summary.json."""
+    config = run.config
+    _refuse_unknown(config)
+
     from xp.data import DatasetWriter
 
-    config = run.config
     root = Path(config.data.root)
     cameras = {name: (height, width) for name, (height, width) in config.env.cameras.items()}
     writer = DatasetWriter(
@@ -51,6 +56,14 @@ def run(run: Run) -> None:
         attempts = _record(run, cameras, writer)
     run.write_summary(_summary(run, root, attempts))
     run.log(f"{sum(map(len, attempts.values()))} episodes attempted; the dataset is {root}")
+
+
+def _refuse_unknown(config: "DictConfig") -> None:
+    """Tasks and a policy that are not there, before LeRobot's writer is imported (ten seconds)."""
+    for task in config.env.tasks:
+        task_info(task)
+    if config.collect.policy != "expert":
+        locate(config.collect.policy)
 
 
 def _record(run: Run, cameras: dict[str, tuple[int, int]], writer: "DatasetWriter") -> dict[str, list[Episode]]:

@@ -30,12 +30,13 @@ def run(run: Run) -> None:
     """Leaves the dump at dump.output, or dump.safetensors in the run's folder, and what is in it in summary.json."""
     from xp.data import Windows, in_order
     from xp.data.dumps import draws, refuse_suffix, save_dump
-    from xp.data.space import writing
+    from xp.data.space import try_out, writing
 
     config = run.config
     path = Path(config.dump.output or run.folder / OUTPUT)
     refuse_suffix(path)
     _refuse_existing(run, path)
+    try_out(path, "dump.output=FILE")
     source, how = _source(config)
     shape = _shape(config, source)
     episodes = _episodes(config, source)

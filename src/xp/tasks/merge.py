@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xp.data.dumps import refuse_foreign_file
 from xp.merging import Hooks, merge
 from xp.runs import Run, atomic
 from xp.tasks.episodes import plain
@@ -17,6 +18,8 @@ FINAL = "final"
 def run(run: Run) -> None:
     """Leaves the merged checkpoint (`merge.output`, or final/ of the run), merge.json beside it and summary.json."""
     config = run.config
+    if config.merge.validation:
+        refuse_foreign_file(Path(config.merge.validation))
     asked, method = plain(config.merge), plain(config.merge_method)
     checkpoints, output = asked.pop("checkpoints"), asked.pop("output")
     del asked["validation"], asked["objective"]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from xp.data import Dataset, Windows, compute_statistics
+from xp.data.dumps import refuse_foreign_file
 from xp.metrics import actions, baselines, horizon, intervals, summary
 from xp.runs import Run, atomic
 from xp.tasks.episodes import Source, held_out, measured_on
@@ -36,6 +37,8 @@ def run(run: Run) -> None:
     """Leaves metrics.json and predictions.npz (normalised units, as the first multi-horizon experiments wrote them)."""
     config = run.config
     horizon.check_extend(config.horizon.extend)
+    if config.predict.validation:
+        refuse_foreign_file(Path(config.predict.validation))
     source, how = measured_on(config, "predict")
     episodes = held_out(source, config.predict.num_trajectories)
     asked = whole_pass(run, source.dataset, episodes)
