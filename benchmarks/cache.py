@@ -26,7 +26,7 @@ CAMERAS: tuple[str, ...] = ("top", "left", "wrist")
 
 def make(root: Path, frames: int, size: int) -> None:
     """A dataset of three cameras (PNG) in episodes of 100 frames: smooth pictures that move, as cameras see them."""
-    from xp.data.writer import DatasetWriter
+    from xp.data.lerobot.writer import DatasetWriter
 
     names = ["x", "y"]
     cameras = dict.fromkeys(CAMERAS, (size, size))

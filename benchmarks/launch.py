@@ -24,8 +24,8 @@ sys.path[:0] = [str(ROOT / "tests" / "launchers"), str(ROOT / "tests" / "launche
 from slurm_cluster import Cluster, lacking, wait_for  # noqa: E402
 
 from xp.runs import RunFolder, State, start_run  # noqa: E402
-from xp.runs.executor import Executor, JobState, Submission, executor_named  # noqa: E402
-from xp.runs.folder import as_config  # noqa: E402
+from xp.runs.executors.protocol import Executor, JobState, Submission, executor_named  # noqa: E402
+from xp.runs.records.folder import as_config  # noqa: E402
 
 WORK = {"steps": 3, "fail": False, "crash": False, "wait_for": None, "hoard_mb": 0}
 

@@ -225,7 +225,7 @@ def main() -> None:
                 raise SystemExit(
                     subprocess.run(command, env={**environment, "XP_BENCH_LENT": "1"}, check=False).returncode
                 )
-    from xp.data.video import torchcodec_loads
+    from xp.data.lerobot.video import torchcodec_loads
 
     backend = "torchcodec" if torchcodec_loads() else "pyav"
     with tempfile.TemporaryDirectory() as scratch:
@@ -233,7 +233,7 @@ def main() -> None:
         rows = [measure(name, options, backend) for name in options.only]
     show(rows, options)
     if options.json:
-        from xp.runs import atomic
+        from xp import atomic
 
         atomic.write_json(options.json, rows)
 

@@ -25,8 +25,8 @@ from statistics import median
 MAKE_BF16 = """
 import sys, numpy as np, ml_dtypes
 from pathlib import Path
-from xp.merging.formats.base import Leaf
-from xp.merging.formats.safetensors import create_safetensors
+from xp.checkpoints.arrays import Leaf
+from xp.checkpoints.safetensors import create_safetensors
 folder, gigabytes = Path(sys.argv[1]), float(sys.argv[2])
 kind, width = np.dtype(ml_dtypes.bfloat16), 2048
 words = round(32000 * min(1.0, gigabytes))
@@ -70,7 +70,7 @@ STREAM = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from xp.merging.checkpoints import create_like, open_checkpoint
+from xp.checkpoints.open import create_like, open_checkpoint
 from xp.merging.engine import Stream
 from xp.merging.groups import make_units
 from xp.merging.mixtures import Linear
@@ -179,8 +179,8 @@ def identical(folder: Path, inputs: list[Path]) -> bool:
     """Whether xp's average equals float32 sums divided by three and rounded once, tensor by tensor in numpy."""
     import numpy as np
 
+    from xp.checkpoints.open import open_checkpoint
     from xp.merging import merge
-    from xp.merging.checkpoints import open_checkpoint
 
     merge(inputs, "average", output=folder / "check")
     readers = [open_checkpoint(path).reader for path in (*inputs, folder / "check")]

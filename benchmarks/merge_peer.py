@@ -23,10 +23,10 @@ import ml_dtypes
 import numpy as np
 
 from merge import run
+from xp.checkpoints.arrays import Leaf
+from xp.checkpoints.open import open_checkpoint
+from xp.checkpoints.safetensors import create_safetensors
 from xp.merging import merge
-from xp.merging.checkpoints import open_checkpoint
-from xp.merging.formats.base import Leaf
-from xp.merging.formats.safetensors import create_safetensors
 from xp.merging.rules import uniform_draws
 
 VERSION = "0.1.5"

@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 from omegaconf import OmegaConf
 
+from xp.checkpoints.open import open_checkpoint
 from xp.config import compose
 from xp.data.dumps import Dump, draws
 from xp.data.statistics import describe
-from xp.merging.checkpoints import open_checkpoint
 from xp.merging.groups import make_units
 from xp.merging.mixer import Mixer
 from xp.models import build
@@ -127,9 +127,9 @@ def made_dump(folder: Path, windows: int, size: int) -> Dump:
 def made_objective(row: str, policy: Any, dump: Dump) -> Any:
     """The policy's own loss on the windows."""
     if row == "act":
-        from xp.tasks.objectives.torch_loss import PolicyLoss
+        from xp.training.torch.policy_loss import PolicyLoss
     else:
-        from xp.tasks.objectives.jax_loss import PolicyLoss
+        from xp.training.jax.policy_loss import PolicyLoss
     return PolicyLoss(policy, dump)
 
 

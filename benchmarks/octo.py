@@ -31,9 +31,9 @@ from omegaconf import OmegaConf
 from xp.config import compose
 from xp.models import build
 from xp.models.policy import DataSpec, JaxTrainable
+from xp.training.jax.step import initial_state, make_optimiser, make_step, seed_words
 from xp.training.options import TrainerOptions
 from xp.training.partition import split
-from xp.training.step import initial_state, make_optimiser, make_step, seed_words
 
 ROWS = {
     "tiny_96": ("octo_tiny", (96, 96), (96, 96)),

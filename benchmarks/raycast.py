@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from xp.envs import ArmEnv, ScriptedExpert
-from xp.envs.engine import mujoco
+from xp.envs.mujoco_import import mujoco
 from xp.envs.raycast import RayCaster
 from xp.errors import UserError
 

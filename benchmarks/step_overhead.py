@@ -27,16 +27,16 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from xp.data.batches import Batches
-from xp.data.info import CameraInfo, DatasetInfo
-from xp.data.reader import Dataset, Episodes
+from xp.data.lerobot.info import CameraInfo, DatasetInfo
+from xp.data.lerobot.reader import Dataset, Episodes
 from xp.data.windows import Windows
 from xp.models.policy import DataSpec, JaxTrainable, PolicySpec
 from xp.runs import Record, Run
-from xp.training.loop import train
+from xp.training.jax.loop import train
+from xp.training.jax.runtime import prepare_jax
+from xp.training.jax.step import initial_state, make_optimiser, make_step, seed_words
 from xp.training.options import TrainerOptions
 from xp.training.partition import split
-from xp.training.runtime import prepare_jax
-from xp.training.step import initial_state, make_optimiser, make_step, seed_words
 
 SIZES = {"top": (96, 96), "wrist": (64, 64)}
 EPISODES, LENGTH, ACTION, HORIZON = 40, 50, 6, 4

@@ -43,7 +43,7 @@ def side_xp(root: Path, name: str, steps: int, part: str = "xp") -> dict:
     """Train with xp's loop, twice; what the second run took, and how long the first took to begin."""
     from omegaconf import OmegaConf
 
-    import xp.training.torch_loop as loop
+    import xp.training.torch.loop as loop
     from xp.data import Batches, Windows, compute_statistics, open_dataset, open_frames
     from xp.models import build
     from xp.models.policy import DataSpec, TorchTrainable

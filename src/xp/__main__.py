@@ -4,7 +4,7 @@ import sys
 from argparse import Namespace
 from typing import TYPE_CHECKING, NoReturn
 
-from xp.errors import UserError, disk_full, listing
+from xp.errors import UserError, disk_full, join_names
 
 if TYPE_CHECKING:
     from hydra._internal.hydra import Hydra
@@ -60,10 +60,11 @@ def _main(arguments: list[str]) -> int:
     from xp.config import open_hydra
     from xp.config.compose import CONFIG_NAME
     from xp.config.explain import explained
-    from xp.runs import late, threads
+    from xp.runs.execution import threads
+    from xp.runs.jobs import stage_references
 
     threads.settle()
-    late.register()
+    stage_references.register()
     parser, options = _parse(arguments)
     hydra = open_hydra(options.config_dir)
     name = options.config_name or CONFIG_NAME
@@ -113,7 +114,7 @@ def _show_config(hydra: "Hydra", name: str, options: Namespace) -> None:
     check(without_hydra(composed), complete=False)
     if options.package is not None and OmegaConf.select(composed, options.package) is None:
         raise UserError(
-            f"--package {options.package}: there is no such section. Sections: {listing(map(str, composed))}"
+            f"--package {options.package}: there is no such section. Sections: {join_names(map(str, composed))}"
         )
     hydra.show_cfg(
         config_name=name,

@@ -14,14 +14,14 @@ class UserError(Exception):
     exit_code = 2
 
 
-def closest(given: str, allowed: Iterable[str]) -> str:
+def did_you_mean(given: str, allowed: Iterable[str]) -> str:
     """Say which allowed word `given` most resembles: `" (did you mean 'octo_tiny'?)"`, or nothing."""
     names = {name.lower(): name for name in allowed}
     match = difflib.get_close_matches(given.lower(), list(names), n=1, cutoff=0.5)
     return f" (did you mean '{names[match[0]]}'?)" if match else ""
 
 
-def listing(words: Iterable[str]) -> str:
+def join_names(words: Iterable[str]) -> str:
     """Join words for a message: `a, b, c`, or `(none)`."""
     return ", ".join(words) or "(none)"
 
@@ -30,7 +30,7 @@ def some(words: Iterable[str], most: int = 8) -> str:
     """`listing` of the first few, and how many more there are: `a, b, c and 4997 more`."""
     known = list(words)
     more = f" and {len(known) - most} more" if len(known) > most else ""
-    return listing(known[:most]) + more
+    return join_names(known[:most]) + more
 
 
 def disk_full(error: BaseException) -> UserError | None:

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from xp.envs.closed_loop import Ensembling, Receding
+from xp.envs.rollout import Ensembling, Receding
 from xp.models.policy import PolicySpec
-from xp.tasks.acting import Continuing
+from xp.tasks._lib.recorders import Continuing
 
 HORIZON, PAST = 5, 3
 

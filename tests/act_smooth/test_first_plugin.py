@@ -115,7 +115,7 @@ def test_with_both_plugins_one_error_says_which_to_remove(tmp_path):
 def test_the_distribution_is_called_by_a_name_of_its_own():
     from importlib.metadata import distribution, entry_points
 
-    from xp.runs.record import DISTRIBUTION, versions
+    from xp.runs.records.record import DISTRIBUTION, versions
 
     assert distribution(DISTRIBUTION).version == dict(versions())["xp"]
     assert entry_points(group="console_scripts")["xp"].value == "xp.__main__:main"

@@ -7,7 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from xp.config import check, compose, conf_folder, science
-from xp.config.schema import READ_BY, SECTIONS, TASKS, TRANSIENT, is_transient
+from xp.config.schema import IDENTITY_KEYS_BY_TASK, SECTIONS, TASKS, TRANSIENT, is_transient
 from xp.errors import UserError
 
 
@@ -56,7 +56,7 @@ def test_every_task_has_an_option_a_module_and_a_science():
     for task in TASKS:
         assert (conf_folder() / "task" / f"{task}.yaml").is_file()
         assert (tasks / f"{task}.py").is_file()
-        assert READ_BY[task]
+        assert IDENTITY_KEYS_BY_TASK[task]
 
 
 def test_every_transient_key_exists():
@@ -87,7 +87,7 @@ def test_transient_keys_cover_what_lies_below_them_and_nothing_beside_them():
 
 
 def test_task_names_of_the_suite_are_those_of_the_config():
-    from xp.envs.tasks import TASKS as SUITE
+    from xp.envs.arm.tasks import TASKS as SUITE
 
     assert list(compose([]).env.tasks) == list(SUITE)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xp.reference import Reference, _expanded, missing_reference
+from xp.checkpoints.reference import CheckpointRef, _expanded, missing_reference
 
 
 @pytest.mark.parametrize(
@@ -25,17 +25,17 @@ from xp.reference import Reference, _expanded, missing_reference
     ],
 )
 def test_a_step_is_a_number_behind_the_last_at(text, path, step):
-    assert Reference.parse(text) == Reference(Path(path), step)
+    assert CheckpointRef.parse(text) == CheckpointRef(Path(path), step)
 
 
 def test_a_folder_of_that_very_name_is_no_step(tmp_path):
     (tmp_path / "run@200").mkdir()
-    assert Reference.parse(tmp_path / "run@200") == Reference(tmp_path / "run@200", None)
+    assert CheckpointRef.parse(tmp_path / "run@200") == CheckpointRef(tmp_path / "run@200", None)
 
 
 @given(st.text(st.characters(blacklist_categories=("Cs",)), min_size=1, max_size=60))
 def test_every_text_is_read_and_written_back(text):
-    reference = Reference.parse(text)
+    reference = CheckpointRef.parse(text)
     if reference.step is not None:
         assert str(_expanded(text)).rpartition("@")[0] == str(reference.path)
     else:

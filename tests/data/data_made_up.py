@@ -18,8 +18,8 @@ def made_up(
 
     In each dimension action[n] = n, state[n] = -n, environment_state[n] = 1000 + n.
     """
-    from xp.data.info import CameraInfo, DatasetInfo
-    from xp.data.reader import Dataset, Episodes
+    from xp.data.lerobot.info import CameraInfo, DatasetInfo
+    from xp.data.lerobot.reader import Dataset, Episodes
 
     task_of = np.asarray(tasks if tasks is not None else [0] * len(lengths))
     n = sum(lengths)

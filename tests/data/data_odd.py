@@ -122,7 +122,7 @@ def grey_mp4(path: Path, times: list[float], size: tuple[int, int] = (32, 32)) -
 def frames_of(root: Path, log: Any = None) -> np.ndarray:
     """All frames of the camera `top` in row order."""
     from xp.data import open_dataset
-    from xp.data.frames import iter_frames
+    from xp.data.lerobot.frames import iter_frames
 
     dataset = open_dataset(root)
     out = np.zeros((dataset.num_frames, *dataset.cameras["top"]), np.uint8)

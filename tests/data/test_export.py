@@ -10,10 +10,10 @@ import pytest
 from data_written import CAMERAS, LENGTHS
 
 from xp.data import compute_statistics, open_dataset
-from xp.data.export import export_episodes
-from xp.data.frames import iter_frames
-from xp.data.remux import cut
-from xp.data.stored import open_stored
+from xp.data.lerobot.export import export_episodes
+from xp.data.lerobot.frames import iter_frames
+from xp.data.lerobot.remux import cut
+from xp.data.lerobot.stored import open_stored
 from xp.errors import UserError
 
 CHOSEN = (0, 2, 4)
@@ -106,7 +106,7 @@ def test_a_span_that_begins_between_key_frames_takes_the_frames_before_it_along(
 
 
 def test_where_no_cut_is_possible_the_file_is_linked_whole(video_set, tmp_path, monkeypatch):
-    monkeypatch.setattr("xp.data.export.cut", lambda *a: None)
+    monkeypatch.setattr("xp.data.lerobot.export.cut", lambda *a: None)
     done = export_episodes(open_stored(video_set.root), CHOSEN, tmp_path / "subset")
     assert len(done.kept_whole) == len(CAMERAS)
     same_as_source(video_set.root, tmp_path / "subset", CHOSEN)

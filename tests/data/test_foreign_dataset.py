@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from xp.config.dataset_facts import dataset_facts
 from xp.data import open_dataset
-from xp.data.export import export_episodes
-from xp.data.stored import format_of, open_stored
+from xp.data.lerobot.export import export_episodes
+from xp.data.lerobot.stored import format_of, open_stored
 from xp.errors import UserError
 
 
@@ -216,7 +216,7 @@ READ = """
 import resource, sys
 from xp.data import open_dataset
 from xp.config.dataset_facts import dataset_facts
-from xp.data.frames import iter_frames
+from xp.data.lerobot.frames import iter_frames
 from xp.errors import UserError
 import pyarrow.parquet, PIL.Image, av, numpy
 resource.setrlimit(resource.RLIMIT_DATA, (int(sys.argv[2]), int(sys.argv[2])))

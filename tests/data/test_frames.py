@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from xp.data import open_dataset, video
-from xp.data.frames import iter_frames, match_frames, resize
-from xp.data.reader import VideoPart
+from xp.data import open_dataset
+from xp.data.lerobot import video
+from xp.data.lerobot.frames import iter_frames, match_frames, resize
+from xp.data.lerobot.reader import VideoPart
 from xp.errors import UserError
 
 
@@ -170,7 +171,7 @@ def test_torchcodec_asked_for_where_it_does_not_load_is_one_paragraph(monkeypatc
 
 def test_auto_falls_back_to_pyav_with_one_line_of_advice(monkeypatch, caplog):
     monkeypatch.setattr(video, "torchcodec_loads", lambda: False)
-    with caplog.at_level("INFO", logger="xp.data.video"):
+    with caplog.at_level("INFO", logger="xp.data.lerobot.video"):
         assert video.choose_decoder("auto") == "pyav"
     assert len(caplog.records) == 1 and "apt install ffmpeg" in caplog.text
     monkeypatch.setattr(video, "torchcodec_loads", lambda: True)
@@ -180,7 +181,7 @@ def test_auto_falls_back_to_pyav_with_one_line_of_advice(monkeypatch, caplog):
 TORCHCODEC = """
 import sys, numpy as np
 from xp.data import open_dataset
-from xp.data.frames import iter_frames
+from xp.data.lerobot.frames import iter_frames
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 dataset = open_dataset(sys.argv[1])
 theirs = LeRobotDataset("local/x", root=sys.argv[1], video_backend="torchcodec", return_uint8=True)

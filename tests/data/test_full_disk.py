@@ -50,9 +50,9 @@ sys.path.insert(0, sys.argv[3])
 what, target = sys.argv[1], Path(sys.argv[2])
 from xp.data import DatasetWriter
 from xp.data.dumps import _NEEDED, save_dump
-from xp.data.export import export_episodes
+from xp.data.lerobot.export import export_episodes
 from xp.data.space import writing
-from xp.data.stored import open_stored
+from xp.data.lerobot.stored import open_stored
 from xp.errors import UserError, disk_full
 import data_odd
 pixels = np.random.default_rng(0).integers(0, 255, (8, 64, 64, 3), dtype=np.uint8)

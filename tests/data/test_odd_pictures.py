@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from xp.data.pictures import picture_reader
+from xp.data.lerobot.pictures import picture_reader
 from xp.errors import UserError
 
 RNG = np.random.default_rng(0)

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xp.data import open_dataset
-from xp.data.matching import match_frames
-from xp.data.reader import VideoPart
+from xp.data.lerobot.matching import match_frames
+from xp.data.lerobot.reader import VideoPart
 from xp.errors import UserError
 
 
@@ -180,8 +180,8 @@ def test_every_row_gets_the_nearest_frame_or_the_first_without_one_is_named(leng
 
 
 def test_a_video_in_a_format_that_nobody_knows_is_refused_also_by_an_export(tmp_path):
-    from xp.data.export import export_episodes
-    from xp.data.stored import open_stored
+    from xp.data.lerobot.export import export_episodes
+    from xp.data.lerobot.stored import open_stored
 
     root = with_video(tmp_path / "d", [i / 10 for i in range(7)])
     path = next(root.glob("videos/*/*/*.mp4"))

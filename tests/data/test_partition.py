@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xp.data.partition import by_task, partition
+from xp.data.episode_partition import by_task, partition
 from xp.data.splits import hold_out
 from xp.errors import UserError
 

@@ -11,10 +11,11 @@ from hydra import compose
 from xp.config import open_hydra
 from xp.config.shorthand import spelled_out
 from xp.errors import UserError
-from xp.runs.signals import RunInterrupted
-from xp.tasks import collect, passes
-from xp.tasks.acting import ExpertRecorder, env_options
-from xp.tasks.shared import fit_dimensions
+from xp.runs.execution.signals import RunInterrupted
+from xp.tasks import collect
+from xp.tasks._lib import cached_predictions
+from xp.tasks._lib.loading import fit_dimensions
+from xp.tasks._lib.recorders import ExpertRecorder, env_options
 
 
 def env_of(*overrides):
@@ -100,8 +101,8 @@ def test_a_policy_that_reads_no_state_fits_any():
 
 
 def test_predict_refuses_another_width_before_a_window_is_read(monkeypatch):
-    monkeypatch.setattr(passes, "load", lambda *_, **__: policy(action_dim=7))
-    monkeypatch.setattr(passes, "shared_frames", lambda *_: pytest.fail("frames were read"))
+    monkeypatch.setattr(cached_predictions, "load", lambda *_, **__: policy(action_dim=7))
+    monkeypatch.setattr(cached_predictions, "shared_frames", lambda *_: pytest.fail("frames were read"))
     asked = SimpleNamespace(checkpoint="RUN", cameras=None, dataset=None)
     with pytest.raises(UserError, match="actions of 7 dimensions"):
-        passes._ask(SimpleNamespace(config=SimpleNamespace(predict=asked)), made_up([3]), (0,))  # type: ignore[arg-type]
+        cached_predictions._ask(SimpleNamespace(config=SimpleNamespace(predict=asked)), made_up([3]), (0,))  # type: ignore[arg-type]

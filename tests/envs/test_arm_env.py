@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from xp.envs import ArmEnv, ScriptedExpert, collect_episode
-from xp.envs.arm import HIGH, HOME, LOW
-from xp.envs.engine import mujoco
-from xp.envs.scene import CUBE_SIDE
-from xp.envs.tasks import TASKS
+from xp.envs.arm.arm import HIGH, HOME, LOW
+from xp.envs.arm.scene import CUBE_SIDE
+from xp.envs.arm.tasks import TASKS
+from xp.envs.mujoco_import import mujoco
 from xp.errors import UserError
 
 CAMERAS = {"oblique": (24, 32), "wrist": (16, 16)}

@@ -3,7 +3,7 @@
 import numpy as np
 
 from xp.envs import ArmEnv, ScriptedExpert, collect_episode, rollout
-from xp.envs.arm import HOME
+from xp.envs.arm.arm import HOME
 
 KEY = "observation.environment_state"
 

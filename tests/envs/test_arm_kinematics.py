@@ -5,9 +5,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from xp.envs import arm
-from xp.envs.engine import mujoco
-from xp.envs.scene import build_model
+from xp.envs.arm import arm
+from xp.envs.arm.scene import build_model
+from xp.envs.mujoco_import import mujoco
 
 
 @given(

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from xp.envs import ArmEnv, ScriptedExpert, collect_episode, rollout
-from xp.envs.arm import HOME
-from xp.envs.closed_loop import ENSEMBLE_DECAY, Ensembling, Receding
+from xp.envs.arm.arm import HOME
+from xp.envs.rollout import ENSEMBLE_DECAY, Ensembling, Receding
 from xp.errors import UserError
 
 STEPS = 7

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from xp.envs import ArmEnv, Noop, ScriptedExpert, collect_episode, failing_expert, rollout
+from xp.envs.arm.tasks import TASKS
 from xp.envs.controls import CONTROLS
-from xp.envs.tasks import TASKS
 from xp.errors import UserError
 
 SEEDS = range(25)

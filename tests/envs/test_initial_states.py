@@ -8,9 +8,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xp.envs.arm import inverse
-from xp.envs.initial import APART, BEARING, FOOT, LANE, RADIUS, initial_state
-from xp.envs.tasks import TASKS
+from xp.envs.arm.arm import inverse
+from xp.envs.arm.initial import APART, BEARING, FOOT, LANE, RADIUS, initial_state
+from xp.envs.arm.tasks import TASKS
 
 seeds = st.integers(0, 2**32)
 tasks = st.sampled_from(sorted(TASKS))

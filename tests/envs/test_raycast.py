@@ -5,10 +5,10 @@ import hashlib
 import numpy as np
 import pytest
 
-from xp.envs.arm import inverse
-from xp.envs.engine import mujoco
+from xp.envs.arm.arm import inverse
+from xp.envs.arm.scene import CAMERAS, MOVING_GROUP, STATIC_GROUP, TABLE_GROUP, build_model
+from xp.envs.mujoco_import import mujoco
 from xp.envs.raycast import SKY, RayCaster
-from xp.envs.scene import CAMERAS, MOVING_GROUP, STATIC_GROUP, TABLE_GROUP, build_model
 
 SIZE = (64, 96)
 

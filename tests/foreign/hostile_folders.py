@@ -245,8 +245,8 @@ def orbax(root: Path) -> None:
 
 
 def ocdbt(root: Path) -> None:
-    from xp.merging.formats.base import Leaf
-    from xp.merging.formats.orbax import OrbaxWriter, Tree
+    from xp.checkpoints.arrays import Leaf
+    from xp.checkpoints.orbax import OrbaxWriter, Tree
 
     root.mkdir()
     keys = [{"key": key, "key_type": 2} for key in ("params", "w", "value")]

@@ -81,13 +81,13 @@ def warm() -> None:
     import torch
 
     import xp.__main__  # noqa: F401
+    import xp.checkpoints.open  # noqa: F401
     import xp.data.cache  # noqa: F401
-    import xp.data.frames  # noqa: F401
+    import xp.data.lerobot.frames  # noqa: F401
     import xp.merging  # noqa: F401
-    import xp.merging.checkpoints  # noqa: F401
     import xp.models.lerobot.build  # noqa: F401
     import xp.models.octo.build  # noqa: F401
-    from xp.data.video import choose_decoder
+    from xp.data.lerobot.video import choose_decoder
     from xp.models.lerobot.catalog import policy_class
 
     choose_decoder("auto")

@@ -48,9 +48,9 @@ def hydra():
 
 @pytest.fixture(scope="module")
 def composer(hydra):
-    from xp.runs import late
+    from xp.runs.jobs import stage_references
 
-    late.register()
+    stage_references.register()
     master = hydra.compose_config("config", [], run_mode=RunMode.MULTIRUN, with_log_configuration=False)
     return Composer(hydra.config_loader, master)
 

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from hydra_plugins.xp_local_launcher import _gpus, _seats
-from hydra_plugins.xp_local_launcher._gpus import Device
+from hydra_plugins.xp_executor_base import _gpus
+from hydra_plugins.xp_executor_base._gpus import Device
+from hydra_plugins.xp_local_launcher import _seats
 from hydra_plugins.xp_local_launcher.executor import LocalExecutor
 from hydra_plugins.xp_ssh_launcher._agent import Agent
 from hydra_plugins.xp_ssh_launcher._agent_files import Refused
-from xp.runs.executor import Submission
+from xp.runs.executors.protocol import Submission
 
 LIST = """\
 GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-aaaa1111-0000-0000-0000-000000000000)

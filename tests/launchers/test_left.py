@@ -7,7 +7,7 @@ import pytest
 from hydra_plugins.xp_staged_sweeper._left import TimeLeft
 from hydra_plugins.xp_staged_sweeper._stages import parse_stages
 from xp.errors import UserError
-from xp.runs.executor import JobState
+from xp.runs.executors.protocol import JobState
 
 A, B, C, D = map(Path, "abcd")
 W, R, DONE = JobState.WAITING, JobState.RUNNING, JobState.DONE

@@ -4,10 +4,10 @@ from datetime import datetime
 
 import pytest
 
-from hydra_plugins.xp_staged_sweeper._pace import Pace, Paces, steps_of
+from hydra_plugins.xp_staged_sweeper._eta import Pace, Paces, steps_of
 from hydra_plugins.xp_staged_sweeper._plan import clock_time
-from xp.runs.atomic import write_json
-from xp.runs.frozen import Job
+from xp.atomic import write_json
+from xp.runs.jobs.frozen import Job
 
 
 def config(steps=100, model="small", task="train"):

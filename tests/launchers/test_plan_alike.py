@@ -17,13 +17,13 @@ from hydra_plugins.xp_staged_sweeper._template import NotAlikeError, Template, o
 from hydra_plugins.xp_staged_sweeper._values import text
 from xp.config import open_hydra
 from xp.errors import UserError
-from xp.runs import late
-from xp.runs.frozen import Need
-from xp.runs.single import compose_job, identified, place_of
+from xp.runs.execution.run_once import compose_job, identified, place_of
+from xp.runs.jobs import stage_references
+from xp.runs.jobs.frozen import Need
 
 
 def composer_of(hydra):
-    late.register()
+    stage_references.register()
     master = hydra.compose_config("config", [], run_mode=RunMode.MULTIRUN, with_log_configuration=False)
     return Composer(hydra.config_loader, master)
 
@@ -64,7 +64,7 @@ def told(jobs, rules, overrides, swept, folder, **fields):
     composed = jobs.compose("stage", overrides, swept)
     try:
         composed.check()
-        with late.standing_at(place_of(folder, fields.get("needs", ()))):
+        with stage_references.standing_at(place_of(folder, fields.get("needs", ()))):
             config = composed.resolve()
         return identified(config, folder, overrides=overrides, science=rules.science, **fields), composed
     except (UserError, Exception) as error:  # noqa: BLE001

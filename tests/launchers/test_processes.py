@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from hydra_plugins.xp_local_launcher import _machine
+from hydra_plugins.xp_executor_base import _machine
 from xp.runs import RunFolder, State
-from xp.runs.record import process_start
+from xp.runs.records.record import process_start
 
 APP = Path(__file__).resolve().parent / "app" / "app.py"
 pytestmark = pytest.mark.timeout(60)

@@ -13,9 +13,9 @@ from slurm_cluster import alive, wait_for
 
 from xp.errors import UserError
 from xp.runs import RunFolder, State
-from xp.runs.executor import Submission, executor_named
-from xp.runs.status import rows, with_executors
-from xp.runs.submitted import ask
+from xp.runs.executors.protocol import Submission, executor_named
+from xp.runs.executors.status import rows, with_executors
+from xp.runs.executors.submitted import ask
 
 APP = Path(__file__).resolve().parent / "app"
 SLURM = ("hydra/launcher=slurm", "+hydra.launcher.target=fake_tasks:run")

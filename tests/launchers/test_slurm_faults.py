@@ -11,7 +11,7 @@ import pytest
 from slurm_cluster import alive, wait_for
 
 from xp.runs import RunFolder, State
-from xp.runs.csvlog import read_csv
+from xp.runs.records.csvlog import read_csv
 
 APP = Path(__file__).resolve().parent / "app"
 SLURM = ("hydra/launcher=slurm", "+hydra.launcher.target=fake_tasks:run")

@@ -30,8 +30,8 @@ from hydra_plugins.xp_slurm_launcher._protocol import (
     may_settle,
     may_start,
 )
-from xp.runs.executor import JobState
-from xp.runs.record import State
+from xp.runs.executors.protocol import JobState
+from xp.runs.records.record import State
 
 
 @dataclass

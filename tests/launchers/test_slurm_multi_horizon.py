@@ -10,7 +10,7 @@ import pytest
 from slurm_cluster import wait_for
 
 from xp.runs import State
-from xp.runs.folder import find_runs
+from xp.runs.records.folder import find_runs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 

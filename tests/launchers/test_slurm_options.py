@@ -15,7 +15,7 @@ from hydra_plugins.xp_slurm_launcher._orders import safe
 from hydra_plugins.xp_slurm_launcher._resources import Resources
 from hydra_plugins.xp_slurm_launcher._script import batch_script, driver_script
 from xp.errors import UserError
-from xp.runs.executor import Submission
+from xp.runs.executors.protocol import Submission
 
 NASTY = st.one_of(
     st.text(max_size=30),

@@ -8,14 +8,14 @@ import pytest
 from hydra_plugins.xp_slurm_launcher import _state
 from hydra_plugins.xp_slurm_launcher._arrays import Array, arrays, dependency
 from hydra_plugins.xp_slurm_launcher._commands import Answer, Silent
-from hydra_plugins.xp_slurm_launcher._ended import Why, reason, verdict
+from hydra_plugins.xp_slurm_launcher._post_job import Why, reason, verdict
 from hydra_plugins.xp_slurm_launcher._protocol import Heard
 from hydra_plugins.xp_slurm_launcher._resources import Resources, resources_of
 from hydra_plugins.xp_slurm_launcher._script import batch_script
 from xp.errors import UserError
-from xp.runs.executor import JobState, Submission
-from xp.runs.frozen import Job, Need, freeze
-from xp.runs.record import Record
+from xp.runs.executors.protocol import JobState, Submission
+from xp.runs.jobs.frozen import Job, Need, freeze
+from xp.runs.records.record import Record
 
 ORDER = {"max_requeues": 2, "retries": 1}
 CODE = 128 + signal.SIGUSR2

@@ -13,8 +13,8 @@ from hydra_plugins.xp_slurm_launcher import _commands
 from hydra_plugins.xp_slurm_launcher._commands import Silent
 from hydra_plugins.xp_slurm_launcher._orders import orders
 from xp.runs import RunFolder, State
-from xp.runs.executor import executor_named
-from xp.runs.status import rows, with_executors
+from xp.runs.executors.protocol import executor_named
+from xp.runs.executors.status import rows, with_executors
 
 APP = Path(__file__).resolve().parent / "app"
 SLURM = ("hydra/launcher=slurm", "+hydra.launcher.target=fake_tasks:run")

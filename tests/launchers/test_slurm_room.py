@@ -14,8 +14,8 @@ from hydra_plugins.xp_slurm_launcher._arrays import Room
 from hydra_plugins.xp_slurm_launcher._commands import Answer
 from hydra_plugins.xp_slurm_launcher._refusals import no_room
 from xp.runs import RunFolder, State
-from xp.runs.folder import find_runs
-from xp.runs.status import rows, with_executors
+from xp.runs.executors.status import rows, with_executors
+from xp.runs.records.folder import find_runs
 
 APP = Path(__file__).resolve().parent / "app"
 SLURM = ("hydra/launcher=slurm", "+hydra.launcher.target=fake_tasks:run")

@@ -3,7 +3,7 @@
 import pytest
 from submitit.core.utils import UncompletedJobError
 
-from xp.runs.status import rows
+from xp.runs.executors.status import rows
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -8,7 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from xp.runs import RunFolder, State
-from xp.runs.record import Record
+from xp.runs.records.record import Record
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -8,10 +8,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from xp.merging.formats.base import Leaf
-from xp.merging.formats.octo import create_octo
-from xp.merging.formats.orbax import OrbaxWriter, Tree, write_step_metadata
-from xp.merging.formats.safetensors import create_safetensors
+from xp.checkpoints.arrays import Leaf
+from xp.checkpoints.flax_msgpack import create_octo
+from xp.checkpoints.orbax import OrbaxWriter, Tree, write_step_metadata
+from xp.checkpoints.safetensors import create_safetensors
 
 OPENPI = Path(__file__).parents[2] / "../shared/reference/openpi"
 OCTO = Path(__file__).parents[2] / "../shared/reference/octo"
@@ -91,7 +91,7 @@ WRITERS = {"torch": write_torch, "jax": write_jax, "octo": write_octo}
 
 def read_arrays(path):
     """What `open_checkpoint` finds at a path, whole."""
-    from xp.merging.checkpoints import open_checkpoint
+    from xp.checkpoints.open import open_checkpoint
 
     reader = open_checkpoint(path).reader
     return {name: np.array(reader.read(name, 0, leaf.size)).reshape(leaf.shape) for name, leaf in reader.leaves.items()}

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from xp.merging.checkpoints import open_checkpoint
+from xp.checkpoints.open import open_checkpoint
 
 
 class Zoo(nn.Module):

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from merging_made_up import write_torch
 from safetensors.numpy import load_file, save_file
 
+from xp.checkpoints.open import open_checkpoint
 from xp.errors import UserError
 from xp.merging import merge
-from xp.merging.checkpoints import open_checkpoint
 
 PLAIN = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q"], "base_model_name_or_path": "base"}
 A, B = "base_model.model.layers.0.q.lora_A.weight", "base_model.model.layers.0.q.lora_B.weight"
@@ -339,7 +339,7 @@ VALUES = st.recursive(
 
 
 def names():
-    from xp.merging.formats.adapter_config import HONOURED, REFUSED, WITHOUT_EFFECT
+    from xp.checkpoints.peft_config import HONOURED, REFUSED, WITHOUT_EFFECT
 
     return sorted(HONOURED | REFUSED.keys() | WITHOUT_EFFECT) + ["unknown"]
 
@@ -368,7 +368,7 @@ def test_a_hostile_adapter_reaches_no_host_and_starts_nothing_of_its_own(place):
     script = """
 import resource, socket, subprocess, sys
 from xp.errors import UserError
-from xp.merging.checkpoints import open_checkpoint
+from xp.checkpoints.open import open_checkpoint
 def refused(*words, **options):
     raise AssertionError("a socket or a process was asked for")
 socket.socket = socket.create_connection = subprocess.Popen = refused

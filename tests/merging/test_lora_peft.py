@@ -217,7 +217,7 @@ def test_every_field_of_peft_is_known(tmp_path):
 
     from peft import LoraConfig
 
-    from xp.merging.formats.adapter_config import HONOURED, REFUSED, WITHOUT_EFFECT
+    from xp.checkpoints.peft_config import HONOURED, REFUSED, WITHOUT_EFFECT
 
     names = {field.name for field in fields(LoraConfig)}
     assert names == names & (HONOURED | REFUSED.keys() | WITHOUT_EFFECT)

@@ -32,9 +32,9 @@ def folder(tmp_path, monkeypatch):
 @pytest.fixture
 def measured(folder, monkeypatch):
     """An objective of the test's own in place of the ones that need a policy and its data."""
-    module = types.ModuleType("xp.tasks.objectives")
+    module = types.ModuleType("xp.tasks._lib.objectives")
     module.make_objective = lambda config, first: Bowl(made_arrays(1))
-    monkeypatch.setitem(sys.modules, "xp.tasks.objectives", module)
+    monkeypatch.setitem(sys.modules, "xp.tasks._lib.objectives", module)
     (folder / "val.safetensors").write_bytes(b"")
 
 

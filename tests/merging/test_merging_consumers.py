@@ -12,7 +12,7 @@ from xp.merging import merge
 
 def shifted(folder, target, by):
     """A copy of an openpi JAX checkpoint with every weight moved."""
-    from xp.merging.checkpoints import create_like, open_checkpoint
+    from xp.checkpoints.open import create_like, open_checkpoint
 
     source = open_checkpoint(folder)
     writer = create_like(source, target, source.reader.leaves)
@@ -69,7 +69,7 @@ def test_an_openpi_torch_checkpoint_keeps_its_papers(tmp_path):
 @needs_reference
 def test_a_merged_octo_is_a_policy(tmp_path):
     import xp
-    from xp.merging.formats.octo import create_octo, open_octo
+    from xp.checkpoints.flax_msgpack import create_octo, open_octo
 
     source = OCTO / "ckpt_diffusion_h4"
     other = copy_of(source, tmp_path / "other")

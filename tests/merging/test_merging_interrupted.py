@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from merging_made_up import made_arrays, tree_state, write_torch
 
+from xp.checkpoints.arrays import Leaf
 from xp.merging import Hooks, merge
 from xp.merging.content import Content
 from xp.merging.engine import verify
-from xp.merging.formats.base import Leaf
 from xp.merging.interruptible import Interruptible, Left, ended
 
 

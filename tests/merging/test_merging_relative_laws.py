@@ -6,10 +6,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from xp.checkpoints.arrays import Leaf
+from xp.checkpoints.ranges import cut, rounded_up
 from xp.merging import methods
-from xp.merging.formats.base import Leaf
 from xp.merging.groups import make_units
-from xp.merging.ranges import cut, rounded_up
 
 quick = settings(max_examples=12, deadline=None)
 TRIMMED = ("ties", "breadcrumbs", "breadcrumbs_ties")

@@ -145,7 +145,7 @@ def test_adam_cancels_the_seeds_scaling_and_not_ours():
 
 
 def test_slopes_are_those_of_finite_differences(tmp_path):
-    from xp.merging.checkpoints import open_checkpoint
+    from xp.checkpoints.open import open_checkpoint
     from xp.merging.groups import make_units, with_builtin
     from xp.merging.mixer import Mixer
 

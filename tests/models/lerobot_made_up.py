@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from xp.models.lerobot.build import build
-from xp.models.policy import DataSpec, Treatment
+from xp.models.policy import DataSpec, DataTransforms
 
 CAMERAS = {"front": (32, 32, 3), "wrist": (32, 32, 3)}
 DATA = DataSpec(cameras=CAMERAS, action_dim=3, state_dim=3, fps=10.0, tasks=("move",))
@@ -54,7 +54,7 @@ def deltas(lags, anchor, exclude):
 
 
 def made(model=ACT, *, horizon=4, seed=0, data=DATA, pretrained=None, **treatment):
-    found = Treatment(deltas=deltas, action_names=("a", "b", "gripper"), **treatment)
+    found = DataTransforms(deltas=deltas, action_names=("a", "b", "gripper"), **treatment)
     place = (pretrained, None) if pretrained else None
     return build(
         model, data=data, statistics=statistics(), horizon=horizon, seed=seed, pretrained=place, treatment=found

@@ -17,8 +17,8 @@ import yaml
 from xp.models import load_policy
 from xp.models.octo.assembly import assemble
 from xp.models.octo.cameras import resolve_slots
-from xp.models.octo.folder import write_folder
-from xp.models.octo.papers import new_papers
+from xp.models.octo.io.folder import write_folder
+from xp.models.octo.io.sidecar import new_papers
 from xp.models.policy import DataSpec
 
 CONF = Path(__file__).parents[2] / "conf/model"

@@ -87,7 +87,7 @@ def test_lerobots_answers_are_xps_on_cameras_of_three_sizes(tmp_path):
 
 def test_the_step_gives_the_very_pixels_of_the_frame_cache_whatever_the_form_of_the_picture():
     from lerobot_policy_act_smooth_xp import LanczosResizeStep
-    from xp.data.frames import resize as cached
+    from xp.data.lerobot.frames import resize as cached
 
     rng = np.random.default_rng(0)
     for size in (*SIZES, (32, 32), (97, 33)):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from octo_made_up import REFERENCE, needs_reference
 
-from xp.models.octo.attention_mask import Block, attends, attention_mask
+from xp.models.octo.network.attention_mask import Block, attends, attention_mask
 
 
 @needs_reference

@@ -12,8 +12,8 @@ from octo_made_up import DATA, STATISTICS, made_batch, model_cfg
 
 from xp.errors import UserError
 from xp.models import build, load_policy
-from xp.models.octo.msgpack_file import read_tree, write_tree
-from xp.models.registry import locate
+from xp.models.families import locate
+from xp.models.octo.io.msgpack_file import read_tree, write_tree
 from xp.models.tree import flatten, unflatten
 
 
@@ -282,7 +282,7 @@ def test_a_failed_save_leaves_the_old_folder_whole(policy, saved, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("xp.models.octo.folder.write_tree", full)
+    monkeypatch.setattr("xp.models.octo.io.folder.write_tree", full)
     with pytest.raises(OSError, match="No space left"):
         policy.save(saved, step=8)
     assert (saved / "7/default/checkpoint").read_bytes() == before

@@ -22,7 +22,7 @@ from xp.models.octo.heads import (
 )
 from xp.models.octo.heads.base import gaussian_log_density, lower_triangular
 from xp.models.octo.heads.denoising import cosine_betas
-from xp.models.octo.tokenizers import TokenGroup
+from xp.models.octo.network.tokenizers import TokenGroup
 
 B, T, H, A, D = 3, 2, 4, 3, 16
 

@@ -14,11 +14,11 @@ from octo_made_up import DATA, STATISTICS, made_batch, model_cfg
 from xp.errors import UserError
 from xp.models import build, camera_sizes
 from xp.models.octo.initial import initial_weights
-from xp.models.octo.statistics import normal_of
-from xp.models.octo.stems import expected_places
-from xp.models.octo.t5 import relative_buckets
-from xp.models.octo.unigram import load_unigram
-from xp.models.octo.words import WordText, words_of
+from xp.models.octo.io.statistics import normal_of
+from xp.models.octo.network.stems import expected_places
+from xp.models.octo.network.t5 import relative_buckets
+from xp.models.octo.network.unigram import load_unigram
+from xp.models.octo.network.words import WordText, words_of
 from xp.models.sensitivity import image_sensitivity
 
 
@@ -93,7 +93,7 @@ def test_the_unigram_model_takes_the_most_probable_pieces(tmp_path):
 def test_a_tokenizer_that_is_not_there_says_how_to_fetch_it(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     cfg = model_cfg(language={"encoder": "t5-small", "max_length": 16})
-    from xp.models.octo.text import LazyT5Text
+    from xp.models.octo.network.text import LazyT5Text
 
     with pytest.raises(UserError, match="hf download google-t5/t5-small tokenizer.json"):
         LazyT5Text(cfg["language"]["encoder"], None, 16)("lift")
@@ -169,10 +169,10 @@ def test_dropping_observations_of_a_model_without_state_is_refused():
 
 def test_initial_weights_follow_the_networks_own_initialisers():
     from xp.models.octo.heads import DiffusionActionHead, GaussianActionHead
-    from xp.models.octo.stems import SmallStem
-    from xp.models.octo.t5 import T5Encoder, T5Sizes
-    from xp.models.octo.tokenizers import TokenGroup
-    from xp.models.octo.transformer import Transformer
+    from xp.models.octo.network.stems import SmallStem
+    from xp.models.octo.network.t5 import T5Encoder, T5Sizes
+    from xp.models.octo.network.tokenizers import TokenGroup
+    from xp.models.octo.network.transformer import Transformer
     from xp.models.tree import flatten
 
     key, tokens = jax.random.key(0), np.zeros((1, 6, 48), np.float32)

@@ -13,11 +13,11 @@ from octo_made_up import REFERENCE, needs_reference, reference
 from xp.models import load_policy
 from xp.models.octo.assembly import assemble
 from xp.models.octo.cameras import resolve_slots
-from xp.models.octo.construct import build_module
-from xp.models.octo.network import Network
-from xp.models.octo.papers import new_papers
-from xp.models.octo.spec import mended_spec
-from xp.models.octo.t5 import sizes_from_weights
+from xp.models.octo.factory import build_module
+from xp.models.octo.io.sidecar import new_papers
+from xp.models.octo.io.spec import mended_spec
+from xp.models.octo.network.network import Network
+from xp.models.octo.network.t5 import sizes_from_weights
 from xp.models.policy import DataSpec
 from xp.models.tree import flatten, unflatten
 
@@ -157,8 +157,8 @@ def test_the_teleop_heads_draws_are_the_originals_covariance_times_standard_nois
 
 def test_the_pooling_over_many_tokens_is_attention_as_it_is_written_down():
     """The references pool one token each, where no weight of queries and keys matters: here 36, some of them masked."""
-    from xp.models.octo.tokenizers import TokenGroup
-    from xp.models.octo.transformer import MAPHead
+    from xp.models.octo.network.tokenizers import TokenGroup
+    from xp.models.octo.network.transformer import MAPHead
 
     case = prepared("teleop_h1")
     weights = unflatten(case["params"])["heads_action"]["map_head"]

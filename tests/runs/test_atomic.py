@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from xp.runs import atomic
+from xp import atomic
 
 
 def left_overs(folder: Path) -> list[str]:
@@ -99,7 +99,7 @@ def test_a_folder_is_replaced_where_exchange_is_missing(tmp_path, monkeypatch):
 def test_a_reader_never_sees_half_a_file_while_the_writer_is_killed(tmp_path):
     target = tmp_path / "record.json"
     program = f"""
-        from xp.runs.atomic import write_json
+        from xp.atomic import write_json
         for number in range(10**9):
             write_json({str(target)!r}, {{"number": number, "filling": "x" * 20000, "again": number}}, durable=False)
     """

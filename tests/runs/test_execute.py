@@ -13,10 +13,10 @@ from omegaconf import OmegaConf
 
 from xp.errors import UserError
 from xp.runs import RunFolder, State, execute, exit_code, load_run, run_once, start_run
-from xp.runs.frozen import Need, freeze, open_job
-from xp.runs.lock import Busy, locked
-from xp.runs.record import process_start
-from xp.runs.single import compose_job
+from xp.runs.execution.run_once import compose_job
+from xp.runs.jobs.frozen import Need, freeze, open_job
+from xp.runs.records.lock import Busy, locked
+from xp.runs.records.record import process_start
 
 
 def flat_science(config):
@@ -99,7 +99,7 @@ def test_a_changed_frozen_job_is_refused(tmp_path):
 def test_a_frozen_job_reads_back_as_it_was(tmp_path):
     need = Need(folder=tmp_path / "p", stage="pretrain", identity="a" * 64)
     config = {"data": {"root": "${needs:pretrain}/data", "own": "${run:x}", "late": "${best:lr,loss}"}}
-    from xp.runs.late import register
+    from xp.runs.jobs.stage_references import register
 
     register()
     job = a_job(tmp_path / "r", config, needs=(need,), stage="s", experiment="e", overrides=("a=1",))
@@ -180,7 +180,7 @@ def test_late_values_are_taken_from_the_best_done_run_and_recorded(tmp_path):
         if name != "d":  # the best of all, but not done
             execute(tmp_path / name, lambda run, loss=loss: run.training_log.append({"step": 1, "loss": loss}))
         needs.append(Need(folder=tmp_path / name, stage="lr_sweep", identity=name * 64))
-    from xp.runs.late import register
+    from xp.runs.jobs.stage_references import register
 
     register()
     config = {"lr": {"peak": "${best:lr_sweep,train_loss}"}, "other": "${best:lr_sweep,train_loss,lr.peak,max}"}
@@ -201,7 +201,7 @@ COUNT = """
     import sys, os
     from pathlib import Path
     from xp.runs import execute, exit_code
-    from xp.runs.atomic import write_text
+    from xp.atomic import write_text
 
     def task(run):
         state = run.folder / "state"
@@ -287,7 +287,7 @@ def test_a_recycled_process_number_is_not_taken_for_a_live_run(tmp_path):
 
 @pytest.mark.parametrize("what", ["a file", "a dataset", "nothing at all"])
 def test_a_run_folder_that_holds_something_else_is_refused(tmp_path, what):
-    from xp.runs.single import start_run
+    from xp.runs.execution.run_once import start_run
 
     place = {"a file": tmp_path / "file", "a dataset": tmp_path / "dataset", "nothing at all": ""}[what]
     (tmp_path / "file").write_text("text")

@@ -10,9 +10,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from xp.errors import UserError
-from xp.runs.lock import LOCK, holder
-from xp.runs.record import is_process, process_start
-from xp.runs.submitted import CONTROLLER, ForeignLauncher, controller_of, launcher_settings, note_launcher
+from xp.runs.executors.submitted import CONTROLLER, ForeignLauncher, controller_of, launcher_settings, note_launcher
+from xp.runs.records.lock import LOCK, holder
+from xp.runs.records.record import is_process, process_start
 from xp.tasks import cancel, gc
 
 
@@ -72,7 +72,7 @@ def test_a_link_to_another_runs_lock_names_nobody(tmp_path, stranger):
     victim = tmp_path / "victim"
     victim.mkdir()
     code = (
-        "from xp.runs.lock import locked; from pathlib import Path; import time\n"
+        "from xp.runs.records.lock import locked; from pathlib import Path; import time\n"
         f"with locked(Path({str(victim)!r})): print('held', flush=True); time.sleep(600)"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
@@ -96,8 +96,8 @@ def test_a_link_to_another_runs_lock_names_nobody(tmp_path, stranger):
 def test_the_process_that_holds_the_run_is_asked_to_leave(tmp_path, capsys):
     folder = run_folder(tmp_path)
     code = (
-        "import json, signal, sys, time\nfrom pathlib import Path\nfrom xp.runs.lock import locked\n"
-        "from xp.runs.record import Record, whereabouts\n"
+        "import json, signal, sys, time\nfrom pathlib import Path\nfrom xp.runs.records.lock import locked\n"
+        "from xp.runs.records.record import Record, whereabouts\n"
         f"folder = Path({str(folder)!r})\n"
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))\n"
         "with locked(folder):\n    Record(folder / 'record.json').update(**whereabouts())\n"
@@ -124,7 +124,7 @@ def test_the_lock_of_ones_own_process_is_found_without_losing_it(tmp_path):
     note_launcher(tmp_path, "local", {})
     assert controller_of(tmp_path) == os.getpid()
     code = (
-        "from xp.runs.submitted import controller_of; from pathlib import Path\n"
+        "from xp.runs.executors.submitted import controller_of; from pathlib import Path\n"
         f"print(controller_of(Path({str(tmp_path)!r})))"
     )
     for _ in range(2):  # asking does not let go of the lock

@@ -4,11 +4,11 @@ import time
 
 import pytest
 
+from xp.atomic import write_json
 from xp.runs import RunFolder
-from xp.runs.atomic import write_json
-from xp.runs.executor import JobState, by_record
-from xp.runs.heartbeat import HANDLE_VARIABLE, HEARTBEAT, STALE_S, beating, beats, last_beat
-from xp.runs.submitted import ask, executor_of, is_open, note_handle, note_launcher
+from xp.runs.executors.protocol import JobState, by_record
+from xp.runs.executors.submitted import ask, executor_of, is_open, note_handle, note_launcher
+from xp.runs.records.heartbeat import HANDLE_VARIABLE, HEARTBEAT, STALE_S, beating, beats, last_beat
 
 
 def wait_for(condition):
@@ -76,7 +76,7 @@ def test_any_process_finds_the_executor_of_a_job_by_its_folder(elsewhere):
 def test_versions_in_records_are_those_that_the_packages_metadata_give():
     from importlib import metadata
 
-    from xp.runs.record import DISTRIBUTION, versions
+    from xp.runs.records.record import DISTRIBUTION, versions
 
     assert len(versions()) > 10 and dict(versions())["xp"] == metadata.version(DISTRIBUTION)
     assert all(metadata.version(name) == version for name, version in versions() if name != "xp")

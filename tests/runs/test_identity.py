@@ -4,10 +4,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from xp.config.schema import READ_BY, TRANSIENT
+from xp.atomic import write_json
+from xp.config.schema import IDENTITY_KEYS_BY_TASK, TRANSIENT
 from xp.config.schema import science as science_of
-from xp.runs.atomic import write_json
-from xp.runs.identity import IDENTITY_SCHEMA, SELF, canonical, differing_keys, flatten, identity, missing, runs_inside
+from xp.runs.jobs.identity import (
+    IDENTITY_SCHEMA,
+    SELF,
+    canonical,
+    differing_keys,
+    flatten,
+    identity,
+    missing,
+    runs_inside,
+)
 
 words = st.sampled_from(["seed", "lr", "peak", "steps", "name", "a", "b"])
 leaves = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.sampled_from(["", "1", "/a/b"])
@@ -117,7 +126,7 @@ def test_a_default_written_out_is_the_same_run():
 
 
 def test_every_task_has_a_science_part():
-    for task in READ_BY:
+    for task in IDENTITY_KEYS_BY_TASK:
         assert science_of({**a_config(), "task": {"name": task}})["task.name"] == task
 
 

@@ -8,8 +8,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from xp.errors import UserError
-from xp.runs import inputs, run_once
-from xp.runs.identity import identity
+from xp.runs import run_once
+from xp.runs.jobs import inputs
+from xp.runs.jobs.identity import identity
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 from xp.runs import load_run
-from xp.runs.record import State
+from xp.runs.records.record import State
 
 CODE = """
 import sys

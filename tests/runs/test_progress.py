@@ -2,8 +2,8 @@ import io
 import json
 
 from xp.runs import Progress
-from xp.runs.output import to_log
-from xp.runs.progress import clock_text, print_above, seconds_left
+from xp.runs.execution.progress import clock_text, print_above, seconds_left
+from xp.runs.execution.streams import to_log
 
 
 class Clock:

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from xp.atomic import write_json
 from xp.errors import UserError
-from xp.runs import snapshot
-from xp.runs.atomic import write_json
-from xp.runs.executor import JobState, Submission, executor_named
-from xp.runs.queue import JobQueue
-from xp.runs.record import process_start
-from xp.runs.status import counts, rows
+from xp.runs.executors.protocol import JobState, Submission, executor_named
+from xp.runs.executors.queue import JobQueue
+from xp.runs.executors.status import counts, rows
+from xp.runs.jobs import snapshot
+from xp.runs.records.record import process_start
 
 
 def chain(*needs: tuple[int, ...], always: tuple[int, ...] = ()) -> list[Submission]:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xp.runs.secret import REDACTED, is_secret, is_secret_name, redact, redact_overrides, restore, scrub
+from xp.runs.jobs.secrets import REDACTED, is_secret, is_secret_name, redact, redact_overrides, restore, scrub
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from xp.runs.signature import is_own, sign
+from xp.runs.jobs.signature import is_own, sign
 
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=10),
@@ -57,7 +57,7 @@ def test_without_a_place_for_a_key_nothing_is_signed(tmp_path, monkeypatch):
 
 
 def test_processes_that_make_a_key_at_once_agree():
-    code = "from xp.runs.signature import sign; print(sign({'a': 1}))"
+    code = "from xp.runs.jobs.signature import sign; print(sign({'a': 1}))"
     started = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(6)]
     said = {process.communicate()[0].strip() for process in started}
     assert len(said) == 1 and is_own({"a": 1}, said.pop())

@@ -8,12 +8,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from hydra_plugins.xp_local_launcher import _machine
+from hydra_plugins.xp_executor_base import _machine
 from hydra_plugins.xp_slurm_launcher import _job as slurm_job
 from hydra_plugins.xp_slurm_launcher import _orders as slurm_orders
-from hydra_plugins.xp_ssh_launcher import _work as ssh_work
+from hydra_plugins.xp_ssh_launcher import _job_steps as ssh_work
 from xp.errors import UserError
-from xp.runs import threads
+from xp.runs.execution import threads
 
 OURS = {*threads.COUNTS, *threads.ASLEEP}
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ssh_nodes import Nodes
 
-from hydra_plugins.xp_ssh_launcher._desk import Desk
+from hydra_plugins.xp_ssh_launcher._keeper_store import Desk
 from xp.runs import RunFolder
 
 HERE = Path(__file__).resolve().parent

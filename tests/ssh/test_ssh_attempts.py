@@ -178,8 +178,8 @@ def test_a_node_that_is_busy_is_tried_again_and_one_without_the_interpreter_is_r
     import subprocess
 
     from hydra_plugins.xp_ssh_launcher import _agent
-    from hydra_plugins.xp_ssh_launcher._faults import NoRoom, Unreachable
-    from hydra_plugins.xp_ssh_launcher._faults import Refused as Answered
+    from hydra_plugins.xp_ssh_launcher._ssh_errors import NoRoom, Unreachable
+    from hydra_plugins.xp_ssh_launcher._ssh_errors import Refused as Answered
     from hydra_plugins.xp_ssh_launcher._transport import _kind
 
     kinds = {errno.EAGAIN: Unreachable, errno.ENOMEM: Unreachable, errno.ESTALE: Unreachable, errno.ENOSPC: NoRoom,

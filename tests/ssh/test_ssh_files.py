@@ -6,13 +6,13 @@ import time
 import pytest
 
 from hydra_plugins.xp_ssh_launcher._agent_files import content_hash, listing
-from hydra_plugins.xp_ssh_launcher._faults import Refused
 from hydra_plugins.xp_ssh_launcher._files import Courier, changed, gone, publish, sound, unit_of
 from hydra_plugins.xp_ssh_launcher._hosts import Host, parse_host
 from hydra_plugins.xp_ssh_launcher._inputs import inputs_of, skipped_in
+from hydra_plugins.xp_ssh_launcher._ssh_errors import Refused
 from hydra_plugins.xp_ssh_launcher._transport import Agent, Link
-from xp.runs.atomic import write_json
-from xp.runs.frozen import Job, Need
+from xp.atomic import write_json
+from xp.runs.jobs.frozen import Job, Need
 
 
 def fill(folder, **files):

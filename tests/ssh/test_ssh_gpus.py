@@ -6,7 +6,7 @@ import pytest
 from ssh_site import expected, wait_for
 from test_ssh_commands import told
 
-from hydra_plugins.xp_local_launcher import _gpus
+from hydra_plugins.xp_executor_base import _gpus
 
 
 def gpu(box, used_mb: int) -> None:

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hydra_plugins.xp_ssh_launcher._faults import fault_of
 from hydra_plugins.xp_ssh_launcher._hosts import parse_host, parse_hosts
 from hydra_plugins.xp_ssh_launcher._settings import settings_of
+from hydra_plugins.xp_ssh_launcher._ssh_errors import fault_of
 from xp.errors import UserError
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from hydra_plugins.xp_ssh_launcher._ledger import MOVES, End, Ledger, Offer, lost_hosts
-from xp.runs.executor import JobState, Submission
+from hydra_plugins.xp_ssh_launcher._lease_queue import MOVES, End, Ledger, Offer, lost_hosts
+from xp.runs.executors.protocol import JobState, Submission
 
 A, B, C = Path("/x/a"), Path("/x/b"), Path("/x/c")
 

@@ -9,13 +9,13 @@ from ssh_site import Site, expected, wait_for
 from test_ssh_commands import told
 from test_ssh_faults import hold
 
-from hydra_plugins.xp_ssh_launcher import _desk
-from hydra_plugins.xp_ssh_launcher._desk import Desk
-from hydra_plugins.xp_ssh_launcher._faults import HereFull
+from hydra_plugins.xp_ssh_launcher import _keeper_store
 from hydra_plugins.xp_ssh_launcher._keeper import Keeper
+from hydra_plugins.xp_ssh_launcher._keeper_store import Desk
 from hydra_plugins.xp_ssh_launcher._settings import settings_of
-from xp.runs.atomic import write_json
-from xp.runs.executor import Submission
+from hydra_plugins.xp_ssh_launcher._ssh_errors import HereFull
+from xp.atomic import write_json
+from xp.runs.executors.protocol import Submission
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_a_keeper_that_cannot_write_leases_nothing_and_survives(tmp_path, monkey
         raise OSError(errno.ENOSPC, "No space left on device", "state.json")
 
     with monkeypatch.context() as patch:
-        patch.setattr(_desk, "write_json", full)
+        patch.setattr(_keeper_store, "write_json", full)
         for _ in range(5):
             assert keeper.take(node, 1) is None
         keeper._round()

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from hydra_plugins.xp_ssh_launcher._agent_locks import concluded, verdict
-from hydra_plugins.xp_ssh_launcher._ledger import End, Ledger, Offer
-from xp.runs.executor import JobState, Submission
+from hydra_plugins.xp_ssh_launcher._lease_queue import End, Ledger, Offer
+from xp.runs.executors.protocol import JobState, Submission
 
 JOBS = [Path("/x/a"), Path("/x/b")]
 HOSTS = ("one", "two")

@@ -9,11 +9,11 @@ import pytest
 from ssh_site import expected, wait_for
 from test_ssh_commands import told
 
-from hydra_plugins.xp_ssh_launcher._desk import Desk
 from hydra_plugins.xp_ssh_launcher._door import Door, deliver
 from hydra_plugins.xp_ssh_launcher._keeper import Keeper
+from hydra_plugins.xp_ssh_launcher._keeper_store import Desk
 from hydra_plugins.xp_ssh_launcher._settings import settings_of
-from xp.runs.secret import REDACTED
+from xp.runs.jobs.secrets import REDACTED
 
 SECRET = "planted-4711-0815"
 
@@ -89,11 +89,11 @@ def test_an_experiment_on_a_disk_without_locks_or_with_a_stuck_controller_is_ref
     import errno
     import fcntl
 
-    from hydra_plugins.xp_ssh_launcher import _desk
+    from hydra_plugins.xp_ssh_launcher import _keeper_store
     from xp.errors import UserError
 
     desk = Desk(tmp_path / "exp")
-    monkeypatch.setattr(_desk, "HANDING_S", 0.1)
+    monkeypatch.setattr(_keeper_store, "HANDING_S", 0.1)
     desk.folder.mkdir(parents=True)
     with (desk.folder / "submit.lock").open("w") as stuck:
         fcntl.flock(stuck, fcntl.LOCK_EX)
@@ -103,7 +103,7 @@ def test_an_experiment_on_a_disk_without_locks_or_with_a_stuck_controller_is_ref
     def refuse(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(_desk.fcntl, "flock", refuse)
+    monkeypatch.setattr(_keeper_store.fcntl, "flock", refuse)
     with pytest.raises(UserError, match="file system without locks.*hydra.sweep.dir="):
         desk.take_keys()
     assert desk.attended

@@ -12,9 +12,9 @@ from ssh_nodes import PORT, SESSIONS
 from ssh_site import expected
 
 from hydra_plugins.xp_ssh_launcher import _channel
-from hydra_plugins.xp_ssh_launcher._faults import NoSession, Refused, Unreachable
 from hydra_plugins.xp_ssh_launcher._files import Courier
 from hydra_plugins.xp_ssh_launcher._hosts import parse_host
+from hydra_plugins.xp_ssh_launcher._ssh_errors import NoSession, Refused, Unreachable
 from hydra_plugins.xp_ssh_launcher._transport import Agent, Link, agent_script, socket_folder
 
 pytestmark = pytest.mark.timeout(300)

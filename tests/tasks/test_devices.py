@@ -23,7 +23,9 @@ def lines(path):
 def child_of(process):
     """The other process of a training."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    (found,) = [int(pid) for pid in children if b"xp.tasks.ranks" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    (found,) = [
+        int(pid) for pid in children if b"xp.tasks._lib.launch_ranks" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
     return found
 
 

@@ -9,7 +9,7 @@ import pytest
 from xp.errors import UserError
 from xp.models.policy import PolicySpec
 from xp.models.sensitivity import image_sensitivity
-from xp.tasks.acting import PolicyRecorder, fit_suite
+from xp.tasks._lib.recorders import PolicyRecorder, fit_suite
 
 
 def reading(numbers) -> Any:
@@ -25,7 +25,7 @@ def test_a_policy_that_reads_another_environment_is_refused():
 
 
 def test_recording_a_policy_that_reads_it_needs_it_recorded(monkeypatch):
-    monkeypatch.setattr("xp.tasks.acting.load_acting_policy", lambda config, path: reading(12))
+    monkeypatch.setattr("xp.tasks._lib.recorders.load_acting_policy", lambda config, path: reading(12))
     config: Any = SimpleNamespace(
         collect=SimpleNamespace(policy="p"), chunk_size=SimpleNamespace(steps=1, execution="receding")
     )

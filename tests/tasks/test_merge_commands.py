@@ -97,7 +97,7 @@ def test_a_chosen_mix_is_measured_by_the_policies_own_loss(setting, merged, meth
     """The loss in the record is what the objective says about the merged policy that was written."""
     from omegaconf import OmegaConf
 
-    from xp.tasks.objectives import make_objective
+    from xp.tasks._lib.objectives import make_objective
 
     path, summary = merged[method]
     (weights,) = summary["weights"].values()

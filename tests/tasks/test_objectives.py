@@ -9,7 +9,7 @@ from xp.data.dumps import draws, open_dump, save_dump
 from xp.errors import UserError
 from xp.merging.objective import Objective
 from xp.models import load_policy
-from xp.tasks.objectives import make_objective
+from xp.tasks._lib.objectives import make_objective
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def test_a_diffusion_head_takes_the_draws_of_the_dump(cache):
     import jax.numpy as jnp
 
     from xp.models.octo.heads import DiffusionActionHead
-    from xp.models.octo.tokenizers import TokenGroup
+    from xp.models.octo.network.tokenizers import TokenGroup
 
     head = DiffusionActionHead(action_horizon=4, action_dim=3, time_dim=8, hidden_dim=16, num_blocks=1)
     groups = {"readout_action": TokenGroup(jnp.ones((5, 1, 1, 8)), jnp.ones((5, 1, 1), bool))}

@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 
 from xp.errors import UserError
 from xp.runs import RunInterrupted
-from xp.tasks import passes
-from xp.tasks.outside import tokenizer_files
+from xp.tasks._lib import cached_predictions
+from xp.tasks._lib.outside import tokenizer_files
 
 PREDICT = {
     "checkpoint": "run", "data_root": None, "num_trajectories": 10, "batch_size": 64, "bootstrap": 2000,
@@ -28,7 +28,7 @@ def policy(tmp_path, monkeypatch):
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({"language": [{"encoder": "t5-base"}], "depth": 3}))
     (folder / "weights").write_bytes(b"w")
-    monkeypatch.setattr(passes, "locate", lambda path: (folder, 7))
+    monkeypatch.setattr(cached_predictions, "locate", lambda path: (folder, 7))
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     return folder
 
@@ -38,7 +38,7 @@ def config(tmp_path, **predict):
 
 
 def key(tmp_path, dataset=DATASET, episodes=(1, 2), **predict) -> str:
-    return passes.answers_key(config(tmp_path, **predict), dataset, episodes)  # type: ignore[arg-type]
+    return cached_predictions.answers_key(config(tmp_path, **predict), dataset, episodes)  # type: ignore[arg-type]
 
 
 def tokenizer(tmp_path, owner="google-t5--", content="one"):
@@ -89,8 +89,8 @@ def test_every_choice_that_changes_answers_is_in_the_key(policy, tmp_path, monke
         key(tmp_path, episodes=(1, 3)),
         key(tmp_path, mask="original"),
     ]
-    keys.append(passes.answers_key(config(tmp_path, dataset="bridge"), DATASET, (1, 2)))  # type: ignore[arg-type]
-    monkeypatch.setattr(passes, "versions", lambda: (("jax", "0.0.1"),))
+    keys.append(cached_predictions.answers_key(config(tmp_path, dataset="bridge"), DATASET, (1, 2)))  # type: ignore[arg-type]
+    monkeypatch.setattr(cached_predictions, "versions", lambda: (("jax", "0.0.1"),))
     keys.append(key(tmp_path))
     (policy / "weights").write_bytes(b"v")
     keys.append(key(tmp_path))
@@ -119,8 +119,8 @@ class FakeRun:
 ANSWERS = {"chunks": np.ones((2, 3, 4)), "image_sensitivity": "{}"}
 
 
-def ask(run) -> passes.Pass:
-    return passes.whole_pass(run, DATASET, (1, 2))  # type: ignore[arg-type]
+def ask(run) -> cached_predictions.Pass:
+    return cached_predictions.whole_pass(run, DATASET, (1, 2))  # type: ignore[arg-type]
 
 
 def test_one_computes_and_the_others_wait_and_say_so(policy, tmp_path, monkeypatch):
@@ -131,9 +131,9 @@ def test_one_computes_and_the_others_wait_and_say_so(policy, tmp_path, monkeypat
         go.wait(30)
         return ANSWERS
 
-    monkeypatch.setattr(passes, "_ask", answers)
+    monkeypatch.setattr(cached_predictions, "_ask", answers)
     runs = [FakeRun(config(tmp_path)) for _ in range(5)]
-    found: list[passes.Pass] = []
+    found: list[cached_predictions.Pass] = []
     threads = [threading.Thread(target=lambda run=run: found.append(ask(run))) for run in runs]
     for thread in threads:
         thread.start()
@@ -147,7 +147,7 @@ def test_one_computes_and_the_others_wait_and_say_so(policy, tmp_path, monkeypat
 
 @pytest.mark.parametrize("keep", [0, 100, -30])
 def test_answers_that_a_copy_cut_off_are_computed_again(policy, tmp_path, monkeypatch, keep):
-    monkeypatch.setattr(passes, "_ask", lambda *_: ANSWERS)
+    monkeypatch.setattr(cached_predictions, "_ask", lambda *_: ANSWERS)
     ask(FakeRun(config(tmp_path)))
     (file,) = (tmp_path / "cache" / "predictions").glob("*.npz")
     file.write_bytes(file.read_bytes()[:keep])
@@ -156,7 +156,7 @@ def test_answers_that_a_copy_cut_off_are_computed_again(policy, tmp_path, monkey
 
 def test_who_waits_for_predictions_leaves_when_asked(policy, tmp_path):
     run = FakeRun(config(tmp_path), should_stop=lambda: True)
-    turn = passes.Turn(tmp_path / "cache" / "predictions" / key(tmp_path))
+    turn = cached_predictions.Turn(tmp_path / "cache" / "predictions" / key(tmp_path))
     assert turn.take()
     with pytest.raises(RunInterrupted):
         ask(run)

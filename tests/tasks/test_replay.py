@@ -9,8 +9,8 @@ import pytest
 from xp.metrics.replay import Execution, Lane
 from xp.metrics.replay_summary import MEASURES
 from xp.models.policy import PolicySpec
-from xp.tasks.replay_inputs import check_policy, long_enough
-from xp.tasks.replay_policy import Asker, hold
+from xp.tasks._lib.batched_replay import Asker, hold
+from xp.tasks._lib.replay_inputs import check_policy, long_enough
 
 REPLAY = ["task=eval", "eval=offline_replay", "eval.bootstrap=50"]
 

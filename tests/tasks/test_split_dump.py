@@ -106,7 +106,7 @@ def older(source, root):
     """The dataset in LeRobot's format v2.1: a parquet file per episode, tables as JSON lines."""
     import pyarrow.parquet as pq
 
-    from xp.data.stored import open_stored
+    from xp.data.lerobot.stored import open_stored
 
     stored = open_stored(source)
     (root / "meta").mkdir(parents=True)

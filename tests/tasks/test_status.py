@@ -11,10 +11,10 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
+from xp.atomic import write_json
 from xp.errors import UserError
-from xp.runs.atomic import write_json
-from xp.runs.folder import find_runs
-from xp.runs.status import rows
+from xp.runs.executors.status import rows
+from xp.runs.records.folder import find_runs
 from xp.tasks.status import page
 
 NEXT = "xp task=status 'status.folder=\"multirun/my sweep\"' status.page=2"
@@ -70,7 +70,7 @@ def test_many_runs_come_in_pages_with_counts_and_failures_first(tmp_path, count)
 
 def test_long_names_keep_state_host_and_time_at_80_columns(tmp_path):
     here = {"host": os.uname().nodename, "pid": os.getpid()}
-    from xp.runs.record import process_start
+    from xp.runs.records.record import process_start
 
     record = {"state": "running", "started": BEGAN, "process_start": process_start(os.getpid()), **here}
     name = "model_act_smooth_scaled-lr.peak_0.00003-obs_dropout.rate_0.3-action_space.type_relative-seed_12"

@@ -64,7 +64,7 @@ def weights(policy):
 
 @pytest.fixture(scope="module")
 def objective(policy, dump, weights):
-    from xp.tasks.objectives.torch_loss import PolicyLoss
+    from xp.training.torch.policy_loss import PolicyLoss
 
     return PolicyLoss(policy, dump)
 
@@ -101,7 +101,7 @@ def test_sums_by_episode_make_up_the_whole(objective, weights):
 
 
 def test_a_policy_with_other_weights_is_a_policy_of_its_own(policy, weights, dump):
-    from xp.tasks.objectives.torch_loss import with_weights
+    from xp.training.torch.policy_loss import with_weights
 
     other = with_weights(policy, {n: a * 2 if a.dtype == np.float32 else a for n, a in weights.items()})
     batch = dump.batch(np.arange(2))

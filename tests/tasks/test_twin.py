@@ -6,11 +6,11 @@ from types import SimpleNamespace
 import pytest
 from omegaconf import OmegaConf
 
+from xp import atomic
 from xp.config import compose
-from xp.runs import atomic
-from xp.runs.frozen import Job, Need, freeze
-from xp.runs.record import Record
-from xp.tasks import twin
+from xp.runs.jobs.frozen import Job, Need, freeze
+from xp.runs.records.record import Record
+from xp.tasks._lib import reuse
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def finished(tmp_path):
     freeze(Job(folder=folder, config=config, identity="1" * 64, name="first"))
     Record(folder / "record.json").update(state="done")
     (folder / "final").mkdir()
-    (folder / "final/weights").write_bytes(b"0" * twin.LARGE)
+    (folder / "final/weights").write_bytes(b"0" * reuse.LARGE)
     (folder / "training_log.csv").write_text("step,loss\n1,2\n")
     atomic.write_json(folder / "summary.json", {"best_val_loss": 1.0})
     return folder
@@ -39,7 +39,7 @@ def second(finished, *overrides):
 
 def test_the_result_of_the_same_training_is_taken_over(finished):
     run = second(finished, "trainer.log_every=7")  # no part of the science
-    assert twin.take_over(run)
+    assert reuse.take_over(run)
     assert "first was trained with exactly this configuration" in run.said[0]
     assert (run.folder / "final/weights").samefile(finished / "final/weights")
     assert not (run.folder / "training_log.csv").samefile(finished / "training_log.csv")
@@ -50,5 +50,5 @@ def test_the_result_of_the_same_training_is_taken_over(finished):
 @pytest.mark.parametrize("override", ["lr.peak=1e-4", "seed=1", "trainer.steps=7"])
 def test_another_training_is_not_taken_over(finished, override):
     run = second(finished, override)
-    assert not twin.take_over(run)
+    assert not reuse.take_over(run)
     assert not (run.folder / "final").exists()

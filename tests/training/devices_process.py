@@ -17,8 +17,8 @@ from torch_fakes import torch_trainable
 from training_fakes import LR, TinyBatches, run_in, trainer
 
 from xp.runs import RunInterrupted
-from xp.runs.ranks import Ranks
-from xp.training.torch_loop import TorchSession
+from xp.runs.execution.ranks import Ranks
+from xp.training.torch.loop import TorchSession
 
 EVERY = {"ema_decay": 0.9, "eval_every": 6, "log_every": 3}
 CASES = {

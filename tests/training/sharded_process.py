@@ -15,7 +15,7 @@ import jax
 from training_fakes import LR, TinyBatches, plain_loss, run_in, tiny_trainable, trainer
 
 from xp.runs import RunInterrupted
-from xp.training.loop import JaxSession, train
+from xp.training.jax.loop import JaxSession, train
 
 
 def trained(folder: Path, sharding: str, stop_after: int | None = None) -> dict[str, list]:

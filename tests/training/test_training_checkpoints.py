@@ -17,8 +17,8 @@ from training_fakes import LR, MlpPolicy, TinyBatches, final_weights, initial_we
 from xp.errors import UserError
 from xp.training import checkpoints as checkpoints_module
 from xp.training.checkpoints import Checkpoints
-from xp.training.loop import train
-from xp.training.storage import Damaged, digest_of, read_arrays, room_for, write_arrays
+from xp.training.jax.loop import train
+from xp.training.storage import CorruptFileError, digest_of, read_arrays, room_for, write_arrays
 
 ARRAYS = {"weights/a": np.arange(6, dtype=np.float32).reshape(2, 3), "count": np.array(3, np.int32)}
 
@@ -56,7 +56,7 @@ def test_damaged_arrays_are_never_read(tmp_path, damage):
     path = tmp_path / "state.safetensors"
     stored = write_arrays(path, ARRAYS)
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(Damaged):
+    with pytest.raises(CorruptFileError):
         read_arrays(path, stored)
 
 
@@ -142,7 +142,7 @@ LIMITED = """
     from pathlib import Path
     from training_fakes import LR, TinyBatches, run_in, tiny_trainable, trainer
     from xp.errors import UserError
-    from xp.training.loop import train
+    from xp.training.jax.loop import train
     import xp.training.checkpoints as checkpoints
     inner, saved = checkpoints.write_arrays, 0
     def limited(path, arrays):

@@ -132,7 +132,7 @@ def test_a_batch_that_cannot_be_shared_evenly_is_refused():
 def test_devices_are_counted_and_never_more_than_there_are(monkeypatch):
     import torch
 
-    from xp.training.torch_group import count_devices, device_of
+    from xp.training.torch.distributed import count_devices, device_of
 
     def asked(**options):
         return TrainerOptions.read({"steps": 1, **options})
@@ -150,7 +150,7 @@ def test_devices_are_counted_and_never_more_than_there_are(monkeypatch):
 def test_weights_without_an_axis_cannot_be_spread():
     import torch
 
-    from xp.training.torch_group import refuse_scalars
+    from xp.training.torch.distributed import refuse_scalars
 
     module = torch.nn.Linear(2, 2)
     refuse_scalars(module)

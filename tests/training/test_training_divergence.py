@@ -7,7 +7,7 @@ from safetensors.numpy import load_file
 from training_fakes import LR, TinyBatches, mlp_loss, run_in, tiny_trainable, trainer
 
 from xp.training.divergence import TrainingDiverged
-from xp.training.loop import train
+from xp.training.jax.loop import train
 
 
 @pytest.mark.parametrize("log_every", [1, 50])

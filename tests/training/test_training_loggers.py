@@ -10,8 +10,8 @@ from omegaconf import OmegaConf
 from training_fakes import LR, TinyBatches, run_in, tiny_trainable, trainer
 
 from xp.errors import UserError
+from xp.training.jax.loop import train
 from xp.training.loggers import Loggers, NoLogger, open_logger
-from xp.training.loop import train
 
 CONF = Path(__file__).parents[2] / "conf"
 

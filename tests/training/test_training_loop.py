@@ -20,7 +20,7 @@ from training_fakes import (
 from xp.errors import UserError
 from xp.models.tree import flatten
 from xp.runs import RunInterrupted
-from xp.training.loop import train
+from xp.training.jax.loop import train
 from xp.training.prefetch import prefetched
 
 

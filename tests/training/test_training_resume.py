@@ -24,7 +24,7 @@ from training_fakes import (
 
 from xp.errors import UserError
 from xp.runs import RunInterrupted
-from xp.training.loop import train
+from xp.training.jax.loop import train
 from xp.training.validation import Watch
 
 
@@ -139,7 +139,7 @@ def test_a_validation_whose_row_is_written_is_not_made_again_and_one_without_is(
 
 
 def test_a_validation_says_how_far_it_is(tmp_path, capsys, monkeypatch):
-    from xp.runs import progress
+    from xp.runs.execution import progress
 
     monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)
     monkeypatch.setattr(progress, "WRITE_EVERY_S", 0.0)
@@ -223,7 +223,7 @@ SCRIPT = """
     from pathlib import Path
     from training_fakes import LR, TinyBatches, run_in, tiny_trainable, trainer
     from test_training_resume import validate
-    from xp.training.loop import train
+    from xp.training.jax.loop import train
     folder, kill_at, where = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     run = run_in(folder)
     if where == "step":

@@ -15,7 +15,7 @@ SCRIPT = """
     runtime.WORTH_KEEPING_S = 0.0
     folder = Path(sys.argv[2])
     runtime.prepare_jax(Path(sys.argv[1]))
-    from xp.training.loop import train
+    from xp.training.jax.loop import train
     train(run_in(folder), tiny_trainable(), TinyBatches(), validate=None, trainer=trainer(), lr=LR, seed=0)
     from xp.training.storage import digest_of
     print(digest_of(final_weights(folder)))

@@ -10,8 +10,8 @@ import pytest
 from training_fakes import final_weights, same_bytes
 
 from xp.errors import UserError
+from xp.training.jax.sharding import make_placement
 from xp.training.options import TrainerOptions
-from xp.training.sharding import make_placement
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,17 @@ from training_fakes import TinyBatches, initial_weights, mlp_loss, plain_loss, p
 
 from xp.errors import UserError
 from xp.models.tree import flatten
+from xp.training.jax.step import (
+    deployed,
+    filled,
+    initial_state,
+    make_optimiser,
+    make_step,
+    names_and_arrays,
+    seed_words,
+)
 from xp.training.options import TrainerOptions
 from xp.training.partition import split
-from xp.training.step import deployed, filled, initial_state, make_optimiser, make_step, names_and_arrays, seed_words
 
 RATE = np.float32(1e-2)
 

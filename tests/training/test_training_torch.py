@@ -13,7 +13,7 @@ from xp.errors import UserError
 from xp.runs import RunInterrupted
 from xp.training import train_any
 from xp.training.divergence import TrainingDiverged
-from xp.training.torch_loop import _mixed
+from xp.training.torch.loop import _mixed
 
 
 def go(folder, *, validate=None, model=None, batches=None, lr=LR, stop_after=None, seed=0, **options):

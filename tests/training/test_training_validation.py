@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from xp.models.policy import PolicySpec
-from xp.training.layout import ActionLayout
+from xp.training.action_layout import ActionLayout
 from xp.training.validation import METRICS, action_scores, future, make_validator
 
 SO100 = ["shoulder_pan.pos", "shoulder_lift.pos", "elbow_flex.pos", "wrist_flex.pos", "wrist_roll.pos", "gripper.pos"]

@@ -5,15 +5,16 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from hydra_plugins.xp_local_launcher import _gpus, _machine, _seats
+from hydra_plugins.xp_executor_base import _gpus, _machine
+from hydra_plugins.xp_local_launcher import _seats
 from hydra_plugins.xp_local_launcher._pool import Worker, cause_of_death
 from xp.errors import UserError
-from xp.runs.execute import mark_failed, mark_interrupted
-from xp.runs.executor import JobState, Submission, by_record
-from xp.runs.folder import LOG, RECORD
-from xp.runs.frozen import secrets_of
-from xp.runs.queue import JobQueue
-from xp.runs.record import Record, State
+from xp.runs.execution.execute import mark_failed, mark_interrupted
+from xp.runs.executors.protocol import JobState, Submission, by_record
+from xp.runs.executors.queue import JobQueue
+from xp.runs.jobs.frozen import secrets_of
+from xp.runs.records.folder import LOG, RECORD
+from xp.runs.records.record import Record, State
 
 _ENDS = {State.DONE: JobState.DONE, State.FAILED: JobState.FAILED, State.CANCELLED: JobState.FAILED,
          State.PENDING: JobState.INTERRUPTED}  # fmt: skip
@@ -51,7 +52,7 @@ class LocalExecutor:
 
         Args:
             n_jobs: workers at most; None: one per GPU, without GPUs two (one on a single core).
-            threads: CPU threads of each worker; None: as a single run has, see `xp.runs.threads`.
+            threads: CPU threads of each worker; None: as a single run has, see `xp.runs.execution.threads`.
             grace_s: seconds that a job has for its last checkpoint when the controller is gone.
             gpu_used_max: a GPU of whose memory others use a larger share is not taken; 1 = take it.
             target: MODULE:FUNCTION that runs a `Run`.

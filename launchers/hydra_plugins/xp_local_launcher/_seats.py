@@ -6,10 +6,10 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from hydra_plugins.xp_local_launcher import _gpus
-from xp.runs.atomic import write_json
-from xp.runs.reading import read_json
-from xp.runs.record import process_start
+from hydra_plugins.xp_executor_base import _gpus
+from xp.atomic import write_json
+from xp.runs.records.json_io import read_json
+from xp.runs.records.record import process_start
 
 WAITS = ".waits.json"
 """In an experiment's folder: what its controller waits for."""

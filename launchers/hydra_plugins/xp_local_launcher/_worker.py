@@ -40,8 +40,8 @@ def main() -> None:
 
 def _serve(order: dict[str, Any], target: str) -> dict[str, str]:
     from xp.errors import UserError
-    from xp.runs.execute import execute
-    from xp.runs.lock import Busy
+    from xp.runs.execution.execute import execute
+    from xp.runs.records.lock import Busy
 
     folder = order["folder"]
     try:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hydra_plugins.xp_slurm_launcher._resources import Resources
-from xp.runs.executor import Submission
+from xp.runs.executors.protocol import Submission
 
 
 @dataclass(frozen=True)

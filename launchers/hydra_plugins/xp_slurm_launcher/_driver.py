@@ -12,7 +12,7 @@ from hydra_plugins.xp_slurm_launcher._handing_in import SECRETS
 from hydra_plugins.xp_slurm_launcher._later import SETTINGS, handles_of, read_rest, write_rest
 from hydra_plugins.xp_slurm_launcher._orders import handing_in
 from xp.errors import UserError
-from xp.runs.submitted import note_handle, submit_and_note
+from xp.runs.executors.submitted import note_handle, submit_and_note
 
 _PATIENCE_S = 3600.0
 _AGAIN_S = 20.0

@@ -9,10 +9,10 @@ from hydra_plugins.xp_slurm_launcher._handing_in import resolved, take_lock, wit
 from hydra_plugins.xp_slurm_launcher._orders import SUBMISSIONS, Order, handing_in, orders
 from hydra_plugins.xp_slurm_launcher._protocol import Heard
 from hydra_plugins.xp_slurm_launcher._state import Seen, Watcher, heard
-from xp.runs.execute import mark_failed, mark_interrupted
-from xp.runs.executor import JobState
-from xp.runs.folder import RECORD
-from xp.runs.record import Record, State, now
+from xp.runs.execution.execute import mark_failed, mark_interrupted
+from xp.runs.executors.protocol import JobState
+from xp.runs.records.folder import RECORD
+from xp.runs.records.record import Record, State, now
 
 UNSAID = "SLURM says that the job has ended ({}), but it has not written down how (xp task=attach shows its log)"
 MEMORY = (

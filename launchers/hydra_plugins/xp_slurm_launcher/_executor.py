@@ -15,10 +15,10 @@ from hydra_plugins.xp_slurm_launcher._protocol import Heard, conclude
 from hydra_plugins.xp_slurm_launcher._resources import Resources, resources_of
 from hydra_plugins.xp_slurm_launcher._state import Seen, Watcher
 from xp.errors import UserError
-from xp.runs.executor import JobState, Submission, by_record
-from xp.runs.folder import RECORD
-from xp.runs.record import Record, State
-from xp.runs.submitted import note_handle
+from xp.runs.executors.protocol import JobState, Submission, by_record
+from xp.runs.executors.submitted import note_handle
+from xp.runs.records.folder import RECORD
+from xp.runs.records.record import Record, State
 
 _ASK_EVERY_S = 2.0
 _SILENT_S = 600.0

@@ -22,11 +22,11 @@ from hydra_plugins.xp_slurm_launcher._here import LEFT
 from hydra_plugins.xp_slurm_launcher._orders import last_attempt, read_order
 from hydra_plugins.xp_slurm_launcher._protocol import Attempt
 from xp.errors import UserError
-from xp.runs.heartbeat import HEARTBEAT
+from xp.runs.records.heartbeat import HEARTBEAT
 
 LOOK_S = 2.0
 LEASE_S = 60.0
-"""Without a sign of life for so long an attempt ends itself; `xp.runs.heartbeat.STALE_S` is the others' patience."""
+"""Without a sign of life for so long an attempt ends itself; others wait `xp.runs.records.heartbeat.STALE_S`."""
 _ENDING = ("CANCELLED", "COMPLETING", "TIMEOUT", "PREEMPTED", "DEADLINE", "NODE_FAIL", "FAILED")
 
 

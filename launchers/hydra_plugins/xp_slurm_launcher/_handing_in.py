@@ -28,14 +28,14 @@ from hydra_plugins.xp_slurm_launcher._resources import Resources
 from hydra_plugins.xp_slurm_launcher._script import batch_script, driver_script
 from hydra_plugins.xp_slurm_launcher._state import Watcher, heard, job_named
 from hydra_plugins.xp_slurm_launcher._trial import try_out
+from xp.atomic import write_text
 from xp.errors import UserError
-from xp.runs.atomic import write_text
-from xp.runs.executor import Submission
-from xp.runs.folder import RECORD
-from xp.runs.frozen import secrets_of
-from xp.runs.lock import Busy, locked
-from xp.runs.reading import writing
-from xp.runs.record import Record, State
+from xp.runs.executors.protocol import Submission
+from xp.runs.jobs.frozen import secrets_of
+from xp.runs.records.folder import RECORD
+from xp.runs.records.json_io import writing
+from xp.runs.records.lock import Busy, locked
+from xp.runs.records.record import Record, State
 
 SECRETS = "XP_JOB_SECRETS"
 """Environment variable that carries secrets of jobs' configurations: no file holds them."""

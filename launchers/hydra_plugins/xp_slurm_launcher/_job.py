@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
     verb, path = arguments[0], Path(arguments[1])
     try:
         if verb == "ended":
-            from hydra_plugins.xp_slurm_launcher._ended import ended
+            from hydra_plugins.xp_slurm_launcher._post_job import ended
 
             return ended(path, int(arguments[2]))
         return _run(path)
@@ -59,7 +59,7 @@ def _run(path: Path) -> int:
     os.environ["XP_HANDLE"], os.environ["XP_JOB_NODE"] = handle(), os.environ.get("SLURMD_NODENAME", "")
     from hydra_plugins.xp_slurm_launcher._guard import guarding
     from hydra_plugins.xp_slurm_launcher._orders import read_order
-    from xp.runs import threads
+    from xp.runs.execution import threads
 
     threads.settle()
     order = read_order(path)
@@ -83,9 +83,9 @@ def lacking(folder: Path, limit_s: float = _VISIBLE_S) -> str:
     SLURM takes `afterok` of a job that it has forgotten for met, whatever became of that job.
     """
     from xp.errors import UserError
-    from xp.runs.folder import RECORD
-    from xp.runs.frozen import open_job
-    from xp.runs.record import Record, State
+    from xp.runs.jobs.frozen import open_job
+    from xp.runs.records.folder import RECORD
+    from xp.runs.records.record import Record, State
 
     try:
         job = open_job(folder)
@@ -124,8 +124,8 @@ class Entry:
             Superseded, Waiting.
         """
         from hydra_plugins.xp_slurm_launcher._orders import note_attempt, orders, read_order
-        from xp.runs.folder import RECORD
-        from xp.runs.record import Record
+        from xp.runs.records.folder import RECORD
+        from xp.runs.records.record import Record
 
         mine = read_order(self.path)
         others = orders(mine.experiment, naming=self.folder.name)
@@ -145,9 +145,9 @@ class Entry:
 
 def _execute(entry: Entry, task: Callable[[Any], None], hidden: dict[str, str], begin: Callable[[], None]) -> int:
     """Run the job; while another process works in its folder, wait for it as long as it shows signs of life."""
-    from xp.runs.execute import execute, exit_code
-    from xp.runs.heartbeat import beats
-    from xp.runs.lock import Busy
+    from xp.runs.execution.execute import execute, exit_code
+    from xp.runs.records.heartbeat import beats
+    from xp.runs.records.lock import Busy
 
     attempt, alive = 0, time.monotonic()
     while True:

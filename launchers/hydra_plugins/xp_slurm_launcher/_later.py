@@ -20,14 +20,14 @@ from hydra_plugins.xp_slurm_launcher._commands import Silent
 from hydra_plugins.xp_slurm_launcher._orders import SUBMISSIONS, Order, valid_orders
 from hydra_plugins.xp_slurm_launcher._protocol import Heard
 from hydra_plugins.xp_slurm_launcher._refusals import NoRoom
+from xp.atomic import write_json, write_text
 from xp.errors import UserError
 from xp.foreign.json_file import read_fields
-from xp.runs.atomic import write_json, write_text
-from xp.runs.executor import Submission
-from xp.runs.folder import RECORD
-from xp.runs.lock import Busy, locked
-from xp.runs.reading import writing
-from xp.runs.record import Record, State
+from xp.runs.executors.protocol import Submission
+from xp.runs.records.folder import RECORD
+from xp.runs.records.json_io import writing
+from xp.runs.records.lock import Busy, locked
+from xp.runs.records.record import Record, State
 
 if TYPE_CHECKING:
     from hydra_plugins.xp_slurm_launcher._handing_in import Desk

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from xp.errors import UserError, closest, listing
+from xp.errors import UserError, did_you_mean, join_names
 from xp.foreign.text import printable, shown
 
 OWN_KEYS = {
@@ -125,7 +125,7 @@ def _check_name(option: str, key: str, value: Any, where: str) -> None:
         known = [*_FREE, *_FORBIDDEN]
         raise UserError(
             f"{where}.{printable(key)}: options of sbatch are written out in full, without the --"
-            f"{closest(option, known) if not longer else f' ({listing(longer[:5])})'}. See: man sbatch"
+            f"{did_you_mean(option, known) if not longer else f' ({join_names(longer[:5])})'}. See: man sbatch"
         )
 
 

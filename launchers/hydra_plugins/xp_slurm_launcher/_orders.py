@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from hydra_plugins.xp_slurm_launcher._protocol import Attempt
+from xp.atomic import write_json
 from xp.errors import UserError
 from xp.foreign.json_file import read_fields
 from xp.foreign.text import printable
-from xp.runs.atomic import write_json
-from xp.runs.reading import read_json, writing
+from xp.runs.records.json_io import read_json, writing
 
 SUBMISSIONS = ".slurm"
 """Folder of an experiment with its orders, scripts and outputs."""

@@ -8,8 +8,8 @@ without a lock (`conclude`) starts nothing.
 from dataclasses import dataclass
 from enum import StrEnum
 
-from xp.runs.executor import JobState
-from xp.runs.record import State
+from xp.runs.executors.protocol import JobState
+from xp.runs.records.record import State
 
 FORGOTTEN_S = 90.0
 """SLURM must have known nothing of a job for so long, and its heartbeat be as old, before it counts as gone. Network

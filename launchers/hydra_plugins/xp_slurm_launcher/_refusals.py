@@ -4,7 +4,7 @@ import re
 
 from hydra_plugins.xp_slurm_launcher._commands import Answer, call
 from hydra_plugins.xp_slurm_launcher._resources import Resources
-from xp.errors import UserError, closest, listing
+from xp.errors import UserError, did_you_mean, join_names
 
 _NO_ROOM = re.compile(
     r"\w*(?:Max|Grp)Submit\w*Limit|temporarily unable to accept|resource temporarily unavailable|MaxJobCount",
@@ -40,8 +40,8 @@ def refusal(answer: Answer, asked: Resources) -> UserError:
     if "partition" in words.lower() and "invalid partition" in words.lower():
         known = _partitions()
         return UserError(
-            f"SLURM has no partition '{asked.partition}'{closest(str(asked.partition), known)}. Partitions here: "
-            f"{listing(known)}. Choose one with hydra.launcher.partition=NAME."
+            f"SLURM has no partition '{asked.partition}'{did_you_mean(str(asked.partition), known)}. Partitions here: "
+            f"{join_names(known)}. Choose one with hydra.launcher.partition=NAME."
         )
     if re.search(r"node configuration|more processors|memory specification|node count", words, re.IGNORECASE):
         return UserError(

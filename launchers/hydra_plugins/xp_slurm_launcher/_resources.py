@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from hydra_plugins.xp_slurm_launcher._options import OWN_KEYS, extra_options, name_of, one_line, setup_lines
-from xp.errors import UserError, closest, listing
+from xp.errors import UserError, did_you_mean, join_names
 from xp.foreign.text import printable, shown
 
 _FOREIGN = ("tags",)
@@ -51,10 +51,10 @@ class Resources:
         for key in changes:
             if key not in known:
                 ours = OWN_KEYS.get(key.replace("_", "-"))
-                meant = f" (it is called {ours} here)" if ours else closest(key, known)
+                meant = f" (it is called {ours} here)" if ours else did_you_mean(key, known)
                 raise UserError(
                     f"{where}.{printable(key)}: SLURM jobs have no such resource{meant}. Resources: "
-                    f"{listing(known)}; any option of sbatch goes into extra: {{OPTION: VALUE}}."
+                    f"{join_names(known)}; any option of sbatch goes into extra: {{OPTION: VALUE}}."
                 )
         if "extra" in changes:
             given = changes["extra"] or {}

@@ -11,9 +11,9 @@ from hydra_plugins.xp_slurm_launcher._options import name_of, one_line
 from hydra_plugins.xp_slurm_launcher._resources import Resources
 from xp.errors import UserError
 from xp.foreign.text import shown
-from xp.runs import snapshot
-from xp.runs.folder import JOB
-from xp.runs.reading import read_json
+from xp.runs.jobs import snapshot
+from xp.runs.records.folder import JOB
+from xp.runs.records.json_io import read_json
 
 _JOB = "hydra_plugins.xp_slurm_launcher._job"
 _DRIVER = "hydra_plugins.xp_slurm_launcher._driver"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from hydra_plugins.xp_slurm_launcher._commands import Answer, Silent, call, job_fields, main_ids
 from hydra_plugins.xp_slurm_launcher._protocol import Heard
 from xp.foreign.text import printable
-from xp.runs.executor import JobState
+from xp.runs.executors.protocol import JobState
 
 _STATES = {
     JobState.WAITING: "PENDING CONFIGURING REQUEUED REQUEUE_FED REQUEUE_HOLD RESV_DEL_HOLD SPECIAL_EXIT",

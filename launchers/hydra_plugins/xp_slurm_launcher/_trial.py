@@ -15,8 +15,8 @@ from hydra_plugins.xp_slurm_launcher._refusals import HOPELESS, no_room, refusal
 from hydra_plugins.xp_slurm_launcher._resources import Resources
 from hydra_plugins.xp_slurm_launcher._script import FIRST
 from hydra_plugins.xp_slurm_launcher._state import Watcher
-from xp.runs.atomic import write_text
-from xp.runs.reading import writing
+from xp.atomic import write_text
+from xp.runs.records.json_io import writing
 
 Script = Callable[[Array, Path], str]
 

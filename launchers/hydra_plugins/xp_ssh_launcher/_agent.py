@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 
-from hydra_plugins.xp_local_launcher import _gpus
+from hydra_plugins.xp_executor_base import _gpus
 from hydra_plugins.xp_ssh_launcher._agent_files import (
     NO_ROOM,
     Refused,

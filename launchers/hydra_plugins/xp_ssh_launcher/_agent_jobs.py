@@ -9,7 +9,7 @@ import subprocess
 import time
 import traceback
 
-from hydra_plugins.xp_local_launcher import _gpus
+from hydra_plugins.xp_executor_base import _gpus
 from hydra_plugins.xp_ssh_launcher._agent_files import read_json, write_json
 from hydra_plugins.xp_ssh_launcher._agent_locks import KEY_VARIABLE, flocked
 

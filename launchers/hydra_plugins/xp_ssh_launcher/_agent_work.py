@@ -8,7 +8,7 @@ import os
 import signal
 import time
 
-from hydra_plugins.xp_local_launcher._gpus import USED_MAX
+from hydra_plugins.xp_executor_base._gpus import USED_MAX
 from hydra_plugins.xp_ssh_launcher._agent_files import NO_ROOM, Refused, read_json, remove, write_json
 from hydra_plugins.xp_ssh_launcher._agent_jobs import NO_PROCESS, Runner, Slots, at_work
 from hydra_plugins.xp_ssh_launcher._agent_locks import Claim, concluded, job_of, number_of, processes_of, verdict

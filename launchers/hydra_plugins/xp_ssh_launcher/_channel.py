@@ -11,7 +11,7 @@ import select
 import subprocess
 import time
 
-from hydra_plugins.xp_ssh_launcher._faults import Unreachable
+from hydra_plugins.xp_ssh_launcher._ssh_errors import Unreachable
 
 GREETING_S = 45.0
 """Longest wait for the agent's first line: a login shell and an interpreter have to start."""

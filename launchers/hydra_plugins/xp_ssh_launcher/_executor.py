@@ -9,17 +9,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra_plugins.xp_ssh_launcher._desk import Desk
 from hydra_plugins.xp_ssh_launcher._door import deliver
+from hydra_plugins.xp_ssh_launcher._keeper_store import Desk
 from hydra_plugins.xp_ssh_launcher._settings import Settings, settings_of
-from xp.errors import UserError, listing
+from xp.errors import UserError, join_names
 from xp.foreign.text import printable
-from xp.runs.executor import JobState, Submission, by_record
-from xp.runs.folder import LOG, RECORD
-from xp.runs.frozen import secrets_of
-from xp.runs.reading import writing
-from xp.runs.record import Record
-from xp.runs.secret import REDACTED, redact
+from xp.runs.executors.protocol import JobState, Submission, by_record
+from xp.runs.jobs.frozen import secrets_of
+from xp.runs.jobs.secrets import REDACTED, redact
+from xp.runs.records.folder import LOG, RECORD
+from xp.runs.records.json_io import writing
+from xp.runs.records.record import Record
 
 MEETING_S = 45.0
 """Longest wait for the first word of every host."""
@@ -150,7 +150,7 @@ class SshExecutor:
             if missing:
                 raise UserError(
                     f"{job.folder.name} asks for a host with the tag '{missing[0]}', and none has it. The tags and "
-                    f"names in hydra.launcher.hosts: {listing(sorted(known))}."
+                    f"names in hydra.launcher.hosts: {join_names(sorted(known))}."
                 )
 
     def _hand_over(self, desk: Desk, jobs: Sequence[Submission]) -> None:

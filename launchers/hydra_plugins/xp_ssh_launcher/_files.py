@@ -15,10 +15,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from hydra_plugins.xp_ssh_launcher._agent_files import INLINE, listing, put, take_member
-from hydra_plugins.xp_ssh_launcher._faults import NoRoom, NoSession, Refused, Unreachable
+from hydra_plugins.xp_ssh_launcher._ssh_errors import NoRoom, NoSession, Refused, Unreachable
 from hydra_plugins.xp_ssh_launcher._transport import Agent, Link
-from xp.runs import atomic
-from xp.runs.folder import RECORD
+from xp import atomic
+from xp.runs.records.folder import RECORD
 
 Listing = Mapping[str, Sequence[int]]
 """{path below a folder: [size, mtime in ns, mode]}."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from xp.errors import UserError, closest, listing
+from xp.errors import UserError, did_you_mean, join_names
 
 _TAKES_VALUE = {"-p": "port", "-l": "user", "-i": "identity", "-J": "jump"}
 _KEYS = ("host", "user", "port", "identity", "jump", "name", "gpus", "tags", "slots", "python", "workdir")
@@ -108,7 +108,7 @@ def _from_command(given: str) -> Host:
             found[_TAKES_VALUE[flag]] = value or (words.pop(0) if words else "")
         elif word.startswith("-"):
             raise UserError(
-                f"hydra.launcher.hosts: {word!r} in {given!r} is not understood; {listing(_TAKES_VALUE)} are. Put "
+                f"hydra.launcher.hosts: {word!r} in {given!r} is not understood; {join_names(_TAKES_VALUE)} are. Put "
                 "other options into ~/.ssh/config under a Host name, and give that name."
             )
         else:
@@ -123,7 +123,8 @@ def _from_mapping(given: Mapping[str, Any]) -> Host:
     for key in fields:
         if key not in _KEYS:
             raise UserError(
-                f"hydra.launcher.hosts: a host has no '{key}'{closest(str(key), _KEYS)}. Its keys: {listing(_KEYS)}."
+                f"hydra.launcher.hosts: a host has no '{key}'{did_you_mean(str(key), _KEYS)}. Its "
+                f"keys: {join_names(_KEYS)}."
             )
     address = str(fields.pop("host", "") or "").strip()
     if " " in address:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xp.reference import Reference
-from xp.runs.folder import CONFIG, RECORD
-from xp.runs.frozen import Job
-from xp.runs.identity import flatten
-from xp.runs.reading import read_json
+from xp.checkpoints.reference import CheckpointRef
+from xp.runs.jobs.frozen import Job
+from xp.runs.jobs.identity import flatten
+from xp.runs.records.folder import CONFIG, RECORD
+from xp.runs.records.json_io import read_json
 
 PATH_KEYS = ("root", "split", "checkpoint", "checkpoints", "data_root", "pretrained_path", "policy", "validation")
 """Last parts of keys whose values are paths even without a slash."""
@@ -97,7 +97,7 @@ def _absolute_text(value: str) -> str:
 
 
 def _absolute(value: str) -> Path:
-    return Path(_absolute_text(str(Reference.parse(value).path)))
+    return Path(_absolute_text(str(CheckpointRef.parse(value).path)))
 
 
 def _around(path: Path, experiment: Path) -> bool:

@@ -10,7 +10,7 @@ def main(target: str, folder: str) -> int:
     from typing import Any
 
     from xp.errors import UserError
-    from xp.runs.execute import execute, exit_code
+    from xp.runs.execution.execute import execute, exit_code
 
     module, _, function = target.partition(":")
     secrets = json.loads(sys.stdin.read() or "{}")

@@ -18,20 +18,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hydra_plugins.xp_ssh_launcher import _work
+from hydra_plugins.xp_ssh_launcher import _job_steps
 from hydra_plugins.xp_ssh_launcher._agent_files import NO_ROOM
-from hydra_plugins.xp_ssh_launcher._desk import Desk
 from hydra_plugins.xp_ssh_launcher._door import Door
-from hydra_plugins.xp_ssh_launcher._faults import HereFull
 from hydra_plugins.xp_ssh_launcher._hosts import Host
-from hydra_plugins.xp_ssh_launcher._ledger import End, Ledger, lost_hosts
+from hydra_plugins.xp_ssh_launcher._keeper_store import Desk
+from hydra_plugins.xp_ssh_launcher._lease_queue import End, Ledger, lost_hosts
 from hydra_plugins.xp_ssh_launcher._node import Node, Standing
+from hydra_plugins.xp_ssh_launcher._ssh_errors import HereFull
 from xp.errors import UserError
-from xp.runs.execute import mark_failed, mark_interrupted
-from xp.runs.executor import JobState, Submission
-from xp.runs.reading import read_json
-from xp.runs.record import now
-from xp.runs.secret import scrub
+from xp.runs.execution.execute import mark_failed, mark_interrupted
+from xp.runs.executors.protocol import JobState, Submission
+from xp.runs.jobs.secrets import scrub
+from xp.runs.records.json_io import read_json
+from xp.runs.records.record import now
 
 ROUND_S = 0.2
 FULL_S = 2.0
@@ -185,7 +185,7 @@ class Keeper:
         """Snapshots that jobs which have not ended run from."""
         with self.lock:
             open_jobs = [folder for folder, state in self.ledger.queue.states.items() if not state.ended]
-        return sorted({_work.code_of(folder) for folder in open_jobs})
+        return sorted({_job_steps.code_of(folder) for folder in open_jobs})
 
     @contextmanager
     def writing(self, folder: Path, attempt: int) -> Iterator[bool]:
@@ -197,7 +197,7 @@ class Keeper:
                 lease = self.ledger.leases.get(folder)
             yield lease is not None and lease.attempt == attempt
 
-    launch, sync, collect = _work.launch, _work.sync, _work.collect
+    launch, sync, collect = _job_steps.launch, _job_steps.sync, _job_steps.collect
 
     # -- words
 

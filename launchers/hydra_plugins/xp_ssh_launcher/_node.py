@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra_plugins.xp_ssh_launcher._agent_files import NO_ROOM, listing
-from hydra_plugins.xp_ssh_launcher._faults import HereFull, NoRoom, NoSession, Refused, Unreachable
 from hydra_plugins.xp_ssh_launcher._files import Courier
 from hydra_plugins.xp_ssh_launcher._hosts import Host
-from hydra_plugins.xp_ssh_launcher._ledger import Offer
+from hydra_plugins.xp_ssh_launcher._lease_queue import Offer
+from hydra_plugins.xp_ssh_launcher._ssh_errors import HereFull, NoRoom, NoSession, Refused, Unreachable
 from hydra_plugins.xp_ssh_launcher._transport import Agent, Link
-from xp.runs.lock import Busy
+from xp.runs.records.lock import Busy
 from xp.shell import command
 
 if TYPE_CHECKING:

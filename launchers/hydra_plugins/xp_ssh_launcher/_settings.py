@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from hydra_plugins.xp_ssh_launcher._hosts import Host, parse_hosts
-from xp.errors import UserError, closest, listing
+from xp.errors import UserError, did_you_mean, join_names
 
 SECRETS = ("WANDB_API_KEY",)
 """Environment variables that always go to jobs, if they are set."""
@@ -93,8 +93,8 @@ def settings_of(**given: Any) -> Settings:
     for name in given:
         if name not in known:
             raise UserError(
-                f"hydra.launcher.{name}: the ssh launcher has no such setting{closest(name, known)}. It has: "
-                f"{listing(known)}."
+                f"hydra.launcher.{name}: the ssh launcher has no such setting{did_you_mean(name, known)}. It has: "
+                f"{join_names(known)}."
             )
     values = {name: value for name, value in given.items() if value is not None}
     values["hosts"] = parse_hosts(given.get("hosts"))

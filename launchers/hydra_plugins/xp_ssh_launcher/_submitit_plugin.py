@@ -14,8 +14,8 @@ from typing import Any
 
 from submitit.core import core, job_environment, utils
 
-from hydra_plugins.xp_ssh_launcher._board import Board, order_of
 from hydra_plugins.xp_ssh_launcher._settings import Settings, settings_of
+from hydra_plugins.xp_ssh_launcher._submitit_scheduler import Board, order_of
 
 _VARIABLES = {name: f"XP_SUBMITIT_{name.upper()}" for name in
               ("job_id", "num_tasks", "num_nodes", "node", "global_rank", "local_rank")}  # fmt: skip

@@ -5,9 +5,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hydra_plugins.xp_ssh_launcher._faults import Refused, Unreachable
 from hydra_plugins.xp_ssh_launcher._hosts import Host
 from hydra_plugins.xp_ssh_launcher._settings import Settings
+from hydra_plugins.xp_ssh_launcher._ssh_errors import Refused, Unreachable
 from hydra_plugins.xp_ssh_launcher._transport import Agent, Link
 from xp.errors import UserError
 

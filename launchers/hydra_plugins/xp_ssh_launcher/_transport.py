@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from hydra_plugins.xp_ssh_launcher._channel import STALL_S, Channel, Silence, start_code, token
-from hydra_plugins.xp_ssh_launcher._faults import (
+from hydra_plugins.xp_ssh_launcher._hosts import Host
+from hydra_plugins.xp_ssh_launcher._ssh_errors import (
     TRANSPORT,
     HereFull,
     NoRoom,
@@ -36,7 +37,6 @@ from hydra_plugins.xp_ssh_launcher._faults import (
     python_fault,
     shell_fault,
 )
-from hydra_plugins.xp_ssh_launcher._hosts import Host
 
 CHANNELS = 8
 """Channels at a time; sshd's MaxSessions allows ten of them on one connection."""
@@ -52,7 +52,7 @@ PASSING = (11, 12, 23, 24, 110, 116)  # EAGAIN, ENOMEM, ENFILE, EMFILE, ETIMEDOU
 _SOCKET_PATH = 107 - 17
 _OWN_PATH = len("/xp-12345678/12345678")
 _PLUGINS = Path(__file__).parents[1]
-_PARTS = ("xp_local_launcher._gpus",
+_PARTS = ("xp_executor_base._gpus",
           *(f"xp_ssh_launcher._agent{part}" for part in ("_files", "_locks", "_jobs", "_work", "")))  # fmt: skip
 _FIND = 'for p in {names}; do if command -v "$p" >/dev/null 2>&1; then exec "$p" -I -c {code}; fi; done; exit 97'
 
@@ -61,7 +61,7 @@ _FIND = 'for p in {names}; do if command -v "$p" >/dev/null 2>&1; then exec "$p"
 def agent_script() -> bytes:
     """The agent's text as one script: its parts are made modules under their own names, then `main` is there."""
     texts = {f"hydra_plugins.{part}": (_PLUGINS / f"{part.replace('.', '/')}.py").read_text() for part in _PARTS}
-    parents = ["hydra_plugins", "hydra_plugins.xp_local_launcher", "hydra_plugins.xp_ssh_launcher"]
+    parents = ["hydra_plugins", "hydra_plugins.xp_executor_base", "hydra_plugins.xp_ssh_launcher"]
     lines = [
         "import sys, types",
         f"for name in {parents!r}: sys.modules[name] = types.ModuleType(name)",

@@ -2,10 +2,10 @@
 
 from typing import TYPE_CHECKING, Any
 
-from hydra_plugins.xp_local_launcher._launcher import ExecutorLauncher
+from hydra_plugins.xp_executor_base._launcher import ExecutorLauncher
 
 if TYPE_CHECKING:
-    from xp.runs.executor import Executor
+    from xp.runs.executors.protocol import Executor
 
 
 class SshLauncher(ExecutorLauncher):

@@ -8,11 +8,11 @@ from typing import Any
 
 from hydra_plugins.xp_staged_sweeper._experiment import Planned
 from hydra_plugins.xp_staged_sweeper._left import TimeLeft
-from xp.runs.executor import Executor, JobState
-from xp.runs.folder import RunFolder
-from xp.runs.progress import clock_text
-from xp.runs.signals import listening
-from xp.runs.status import Row, row_of
+from xp.runs.execution.progress import clock_text
+from xp.runs.execution.signals import listening
+from xp.runs.executors.protocol import Executor, JobState
+from xp.runs.executors.status import Row, row_of
+from xp.runs.records.folder import RunFolder
 
 _LOOK_S = 0.25
 _DRAW_S = 0.5

@@ -23,13 +23,13 @@ from hydra_plugins.xp_staged_sweeper._stages import (
     parse_stages,
 )  # fmt: skip
 from hydra_plugins.xp_staged_sweeper._values import bare, flat, safe_name
-from xp.errors import UserError, listing, some
-from xp.runs import late
-from xp.runs.folder import RECORD
-from xp.runs.frozen import Job, Need
-from xp.runs.identity import Known
-from xp.runs.record import Record, State
-from xp.runs.single import identified, place_of
+from xp.errors import UserError, join_names, some
+from xp.runs.execution.run_once import identified, place_of
+from xp.runs.jobs import stage_references
+from xp.runs.jobs.frozen import Job, Need
+from xp.runs.jobs.identity import Known
+from xp.runs.records.folder import RECORD
+from xp.runs.records.record import Record, State
 
 _LOOKED_THROUGH = 1000
 """Jobs of a stage that are looked through for a value that cannot be meant, once something is wrong."""
@@ -228,7 +228,7 @@ class _Planner:
 
     def _job(self, composed: Composed, name: str, fields: Mapping[str, Any]) -> Job:
         folder = self._experiment.folder / name
-        with late.standing_at(place_of(folder, fields["needs"])):
+        with stage_references.standing_at(place_of(folder, fields["needs"])):
             config = composed.resolve()
         return identified(config, folder, name=name, science=self._rules.science, known=self._runs, **fields)
 
@@ -278,7 +278,7 @@ class _Planner:
                 shared = {key: values[key] for key in values if key in jobs[0].values}
                 raise UserError(
                     f"The job {name} of stage '{stage.key}' needs a job of stage '{need}' with "
-                    f"{listing(f'{key}={value}' for key, value in shared.items())}, and there is none; '{need}' has "
+                    f"{join_names(f'{key}={value}' for key, value in shared.items())}, and there is none; '{need}' has "
                     f"{some(planned.job.name for planned in jobs)}. Give both stages the same values."
                 )
             found += fitting
@@ -287,7 +287,7 @@ class _Planner:
     def _refuse_unneeded(self, stage: Stage, config: DictConfig) -> None:
         plain = OmegaConf.to_container(config, resolve=False)
         assert isinstance(plain, dict)
-        for key, wanted in late.late_stages(plain).items():  # type: ignore[arg-type]
+        for key, wanted in stage_references.late_stages(plain).items():  # type: ignore[arg-type]
             if wanted not in stage.needs:
                 raise UserError(
                     f"{key} of stage '{stage.key}' is taken from the best run of stage '{wanted}', which it does not "

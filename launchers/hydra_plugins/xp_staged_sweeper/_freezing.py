@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from xp.runs.folder import RECORD
-from xp.runs.frozen import Job, freeze
-from xp.runs.lock import Busy, locked
-from xp.runs.record import Record, State
+from xp.runs.jobs.frozen import Job, freeze
+from xp.runs.records.folder import RECORD
+from xp.runs.records.lock import Busy, locked
+from xp.runs.records.record import Record, State
 
 _AT_A_TIME = 8
 

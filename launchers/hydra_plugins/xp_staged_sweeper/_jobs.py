@@ -11,7 +11,7 @@ from omegaconf import DictConfig, open_dict
 from hydra_plugins.xp_staged_sweeper._compose import Composer
 from hydra_plugins.xp_staged_sweeper._template import NotAlikeError, Template
 from hydra_plugins.xp_staged_sweeper._values import quick_value
-from xp.runs.single import resolved
+from xp.runs.execution.run_once import resolved
 
 _WITH_STAGES = "stages"
 """The section that says what an experiment's stages are; jobs have it while they are named, and then no more."""
@@ -65,7 +65,7 @@ class Composed:
         self._rules.check(self.config)
 
     def resolve(self) -> dict[str, Any]:
-        """All values, at the place where the job stands (`xp.runs.late.standing_at`)."""
+        """All values, at the place where the job stands (`xp.runs.jobs.stage_references.standing_at`)."""
         return resolved(self.config)
 
 

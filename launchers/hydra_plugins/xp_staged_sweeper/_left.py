@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from xp.runs.executor import JobState
+from xp.runs.executors.protocol import JobState
 
 
 @dataclass

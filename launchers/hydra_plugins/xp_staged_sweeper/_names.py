@@ -12,9 +12,9 @@ from hydra_plugins.xp_staged_sweeper._compose import Composer
 from hydra_plugins.xp_staged_sweeper._values import bare, safe_name
 from xp.errors import UserError
 from xp.foreign.text import printable
-from xp.runs.folder import RECORD
-from xp.runs.record import Record
-from xp.runs.submitted import never_begun
+from xp.runs.executors.submitted import never_begun
+from xp.runs.records.folder import RECORD
+from xp.runs.records.record import Record
 
 MOST = 100
 """Bytes of a name."""

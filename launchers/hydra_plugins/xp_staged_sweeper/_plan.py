@@ -9,14 +9,14 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from hydra_plugins.xp_staged_sweeper._eta import Paces
 from hydra_plugins.xp_staged_sweeper._experiment import Experiment, Planned, Rules
-from hydra_plugins.xp_staged_sweeper._pace import Paces
-from xp.runs.executor import JobState
-from xp.runs.folder import RECORD
-from xp.runs.progress import clock_text
-from xp.runs.record import Record, State
-from xp.runs.single import compare
-from xp.runs.submitted import ask, is_open, never_begun
+from xp.runs.execution.progress import clock_text
+from xp.runs.execution.run_once import compare
+from xp.runs.executors.protocol import JobState
+from xp.runs.executors.submitted import ask, is_open, never_begun
+from xp.runs.records.folder import RECORD
+from xp.runs.records.record import Record, State
 from xp.shell import near
 
 

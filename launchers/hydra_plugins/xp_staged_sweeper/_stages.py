@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hydra_plugins.xp_staged_sweeper._values import bare, flat, text
-from xp.errors import UserError, closest, listing
+from xp.errors import UserError, did_you_mean, join_names
 
 NO_VALUE = "\0"
 """Stands for the missing value of `~key`."""
@@ -86,8 +86,8 @@ def parse_stages(raw: Mapping[str, Any]) -> list[Stage]:
         for need in stage.needs:
             if need not in stages:
                 raise UserError(
-                    f"stages.{stage.key}.needs names '{need}', which is no stage{closest(need, stages)}. "
-                    f"Stages: {listing(stages)}"
+                    f"stages.{stage.key}.needs names '{need}', which is no stage{did_you_mean(need, stages)}. "
+                    f"Stages: {join_names(stages)}"
                 )
     return _in_order(stages)
 
@@ -124,11 +124,11 @@ def overrides_of(stage: Stage, assignment: Assignment, line: CommandLine, all_sw
 
 def _stage(key: str, spec: Any) -> Stage:
     if not isinstance(spec, Mapping):
-        raise UserError(f"stages.{key} must be a mapping with some of: {listing(_KEYS)}")
+        raise UserError(f"stages.{key} must be a mapping with some of: {join_names(_KEYS)}")
     for given in spec:
         if given not in _KEYS:
-            raise UserError(f"stages.{key}.{given}: there is no such key{closest(str(given), _KEYS)}. "
-                            f"Keys of a stage: {listing(_KEYS)}")  # fmt: skip
+            raise UserError(f"stages.{key}.{given}: there is no such key{did_you_mean(str(given), _KEYS)}. "
+                            f"Keys of a stage: {join_names(_KEYS)}")  # fmt: skip
     sweep = spec.get("sweep") or {}
     blocks = sweep if isinstance(sweep, Sequence) else [sweep]
     zipped = _lists(key, "zip", spec.get("zip") or {})
@@ -177,7 +177,8 @@ def _zip(stage: Stage, line: CommandLine) -> list[Assignment]:
         given = line.choices(key)
         if given is not None and len(given) not in (1, length):
             raise UserError(
-                f"{key}={','.join(given)}: stage '{stage.key}' takes {listing(stage.zipped)} together, {length} values "
+                f"{key}={','.join(given)}: stage '{stage.key}' takes {join_names(stage.zipped)} "
+                f"together, {length} values "
                 f"each. Give one value or {length}."
             )
         columns[key] = values if given is None else given * (length // len(given))
@@ -196,6 +197,6 @@ def _in_order(stages: Mapping[str, Stage]) -> list[Stage]:
         free = [s for s in stages.values() if s.key not in done and all(need in done for need in s.needs)]
         if not free:
             rest = [key for key in stages if key not in done]
-            raise UserError(f"The stages {listing(rest)} need each other in a circle. Take one of their needs away.")
+            raise UserError(f"The stages {join_names(rest)} need each other in a circle. Take one of their needs away.")
         done[free[0].key] = free[0]
     return list(done.values())

@@ -7,10 +7,10 @@ from typing import Any
 from hydra_plugins.xp_staged_sweeper._experiment import Experiment, Planned
 from hydra_plugins.xp_staged_sweeper._plan import Action, Plan, say
 from xp.errors import UserError
-from xp.runs.executor import Executor, Submission
-from xp.runs.folder import RECORD
-from xp.runs.record import Record
-from xp.runs.submitted import note_handle, note_launcher, submit_and_note
+from xp.runs.executors.protocol import Executor, Submission
+from xp.runs.executors.submitted import note_handle, note_launcher, submit_and_note
+from xp.runs.records.folder import RECORD
+from xp.runs.records.record import Record
 from xp.shell import command, near
 
 _TOLD = 20

@@ -15,15 +15,15 @@ from hydra_plugins.xp_staged_sweeper._hydra_keys import SUBDIR, refuse_options, 
 from hydra_plugins.xp_staged_sweeper._jobs import Rules
 from hydra_plugins.xp_staged_sweeper._plan import Action, Plan, make_plan, places, say, summary_line, table
 from hydra_plugins.xp_staged_sweeper._submit import recover, submit, tell
+from xp.atomic import write_json
 from xp.errors import UserError
-from xp.runs import late, snapshot
-from xp.runs.atomic import write_json
-from xp.runs.executor import JobState
-from xp.runs.reading import writing
-from xp.runs.record import now
-from xp.runs.secret import redact_overrides
-from xp.runs.single import STOCK
-from xp.runs.submitted import handing_in
+from xp.runs.execution.run_once import STOCK
+from xp.runs.executors.protocol import JobState
+from xp.runs.executors.submitted import handing_in
+from xp.runs.jobs import snapshot, stage_references
+from xp.runs.jobs.secrets import redact_overrides
+from xp.runs.records.json_io import writing
+from xp.runs.records.record import now
 from xp.shell import command, near
 
 if TYPE_CHECKING:
@@ -34,10 +34,10 @@ OK, FAILED, INTERRUPTED = 0, 1, 130
 
 def xp_rules() -> Rules:
     """The checks and the science part that `xp.config` gives."""
-    from xp.config import check, science
+    from xp.config import check
     from xp.config.check import check_alike
     from xp.config.resolvers import READS
-    from xp.config.schema import NO_RUN, is_transient
+    from xp.config.schema import NO_RUN, is_transient, science
 
     def show(folder: Path) -> None:
         from xp.tasks.report import show_results
@@ -74,7 +74,7 @@ class Sweep:
         """Do it all; gives the exit code."""
         from rich.console import Console
 
-        late.register()
+        stage_references.register()
         console = Console()
         rules = rules or xp_rules()
         launcher = self._launcher()
@@ -116,7 +116,7 @@ class Sweep:
             return OK
         self._freeze(plan, arguments, getattr(executor, "name", STOCK))
         if executor is None:
-            from hydra_plugins.xp_staged_sweeper._stock import launch
+            from hydra_plugins.xp_staged_sweeper._foreign_launcher import launch
 
             states = launch(launcher, todo)
             return self._shown(plan, rules, self._sum_up(plan, states, console))
@@ -234,7 +234,7 @@ _ORDER = (JobState.DONE, JobState.FAILED, JobState.BLOCKED, JobState.INTERRUPTED
 
 
 def _error(planned: Planned) -> str:
-    from xp.runs.folder import RunFolder
+    from xp.runs.records.folder import RunFolder
 
     error = RunFolder(planned.job.folder).record().get("error") or {}
     return str(error.get("message") or error.get("type") or "unknown").split("\n")[0][:200]

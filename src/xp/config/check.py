@@ -6,13 +6,13 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from xp.checkpoints.reference import CheckpointRef, exists, is_file, is_folder, missing_reference
 from xp.config.dataset_facts import choose_tasks, dataset_facts, hub_hint
 from xp.config.devices import check_accumulate, check_devices
 from xp.config.schema import MERGE_METHODS, TASKS
 from xp.config.sections import check_keys, check_sections, raw
 from xp.config.tokenizer import tokenizer_folder
-from xp.errors import UserError, closest, listing
-from xp.reference import Reference, exists, is_file, is_folder, missing_reference
+from xp.errors import UserError, did_you_mean, join_names
 from xp.shell import command
 
 CLOSED_LOOP_EXECUTIONS = ("receding", "ensembling")
@@ -84,7 +84,9 @@ class _Noting(DictConfig):
 def _check_task(config: DictConfig) -> None:
     task = config.task.name
     if task not in TASKS:
-        raise UserError(f"task={task}: there is no such task. Tasks: {listing(TASKS)}{closest(str(task), TASKS)}")
+        raise UserError(
+            f"task={task}: there is no such task. Tasks: {join_names(TASKS)}{did_you_mean(str(task), TASKS)}"
+        )
 
 
 def _check_batch(config: DictConfig) -> None:
@@ -151,7 +153,7 @@ def _check_model(config: DictConfig) -> None:
         if wanted is not None and wanted not in facts.cameras:
             raise UserError(
                 f"model.cameras.{slot}.camera={wanted}: the dataset {config.data.root} has no such camera. "
-                f"Its cameras: {listing(facts.cameras)}{closest(wanted, facts.cameras)}"
+                f"Its cameras: {join_names(facts.cameras)}{did_you_mean(wanted, facts.cameras)}"
             )
 
 
@@ -180,7 +182,7 @@ def _check_folder(config: DictConfig, key: str) -> None:
     if _made_by_another_job(config, key):
         return
     value = OmegaConf.select(config, key)
-    if value is not None and not exists(Reference.parse(str(value)).path):
+    if value is not None and not exists(CheckpointRef.parse(str(value)).path):
         raise UserError(f"{key}={value}: {missing_reference(str(value))}. Give a run folder or a policy folder.")
 
 
@@ -209,7 +211,7 @@ def _check_eval(config: DictConfig) -> None:
     if config.chunk_size.execution not in CLOSED_LOOP_EXECUTIONS:
         raise UserError(
             f"chunk_size.execution={config.chunk_size.execution}: a simulated robot executes chunks as "
-            f"{listing(CLOSED_LOOP_EXECUTIONS)}; blending is measured by the replay: eval=offline_replay"
+            f"{join_names(CLOSED_LOOP_EXECUTIONS)}; blending is measured by the replay: eval=offline_replay"
         )
 
 
@@ -218,7 +220,9 @@ def _check_replay(config: DictConfig) -> None:
     wrong = [mode for mode in config.eval.modes if mode not in REPLAY_MODES]
     if wrong or not config.eval.modes:
         given = wrong[0] if wrong else "[]"
-        raise UserError(f"eval.modes={given}: allowed are {listing(REPLAY_MODES)}{closest(given, REPLAY_MODES)}")
+        raise UserError(
+            f"eval.modes={given}: allowed are {join_names(REPLAY_MODES)}{did_you_mean(given, REPLAY_MODES)}"
+        )
     negative = [index for index in config.eval.indices_episode or () if index < 0]
     if negative or config.eval.indices_episode is not None and not len(config.eval.indices_episode):
         raise UserError(
@@ -271,12 +275,12 @@ def _check_env(config: DictConfig) -> None:
 def _check_merge(config: DictConfig) -> None:
     if config.merge_method.name == "none":
         options = [name for name in MERGE_METHODS if name != "none"]
-        raise UserError(f"task=merge needs a method: merge_method=average, or one of {listing(options)}")
+        raise UserError(f"task=merge needs a method: merge_method=average, or one of {join_names(options)}")
     if not _made_by_another_job(config, "merge.checkpoints"):
         if not config.merge.checkpoints:
             raise UserError("merge.checkpoints is empty: which checkpoints? merge.checkpoints=[FOLDER,FOLDER,FOLDER]")
         for folder in config.merge.checkpoints:
-            if not exists(Reference.parse(str(folder)).path):
+            if not exists(CheckpointRef.parse(str(folder)).path):
                 why = missing_reference(str(folder))
                 raise UserError(f"merge.checkpoints: {folder}: {why}. Give run folders or policy folders.")
     for key in ("merge.base", "merge.validation"):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xp.errors import UserError, closest, listing
+from xp.errors import UserError, did_you_mean, join_names
 from xp.foreign.json_file import Fields, read_fields
 from xp.foreign.paths import inside
 
@@ -105,7 +105,7 @@ def choose_tasks(option: str, wanted: Sequence[Any], known: Sequence[str], root:
         else:
             hits = [task for task in known if task == entry or fnmatch.fnmatchcase(task, entry)]
         if not hits:
-            hint = closest(str(entry), known)
+            hint = did_you_mean(str(entry), known)
             raise UserError(
                 f"{option} names {entry!r}, which is no task of {root}{hint}. {_known(known, root, option)}"
             )
@@ -118,7 +118,8 @@ def _known(known: Sequence[str], root: Any, option: str) -> str:
     more = f", ... ({len(known)} in all)" if len(known) > len(shown) else ""
     text = f"'{option}=[\"{known[0]}\"]'" if known else f"'{option}=[\"push*\"]'"
     return (
-        f"The tasks of {root} are {listing(shown)}{more}. Type a text or pattern, {text}, or a number, '{option}=[0]'."
+        f"The tasks of {root} are {join_names(shown)}{more}. Type a text or pattern, {text}, or a number, "
+        f"'{option}=[0]'."
     )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 
 from xp.config.unknown_keys import shown, unknown_key
-from xp.errors import UserError, closest, listing
+from xp.errors import UserError, did_you_mean, join_names
 from xp.shell import quoted
 
 if TYPE_CHECKING:
@@ -45,7 +45,9 @@ def refuse_misspelt_groups(hydra: "Hydra", overrides: list[str]) -> None:
     for given in overrides:
         group, _, option = given.lstrip("+").partition("=")
         if ".." in option.split("/") and group in _groups(hydra):
-            raise UserError(f"{given}: there is no such option. Options of {group}: {listing(_options(hydra, group))}")
+            raise UserError(
+                f"{given}: there is no such option. Options of {group}: {join_names(_options(hydra, group))}"
+            )
 
 
 @dataclass
@@ -158,7 +160,7 @@ def _unparsable(mistake: _Mistake) -> str:
     if "=" not in given and not given.startswith("~"):
         return (
             f"'{given}' is not an override: overrides look like key=value or group=option. "
-            f"A flag of xp starts with - (see xp --help){closest(given, mistake.groups)}"
+            f"A flag of xp starts with - (see xp --help){did_you_mean(given, mistake.groups)}"
         )
     return (
         f"'{given}' cannot be read as an override. Quote values with spaces, commas or brackets for the shell and for "
@@ -201,7 +203,7 @@ def _choices(given: str) -> list[Any]:
 
 def _say_option(given: str, group: str, value: Any, mistake: _Mistake) -> str:
     plus = "+" if group == "experiment" else ""
-    options = f"Options: {listing(_options(mistake.hydra, group))}."
+    options = f"Options: {join_names(_options(mistake.hydra, group))}."
     if value in ("", None):
         return f"{given}: '{group}' is a group of options, and one is expected. {options} Type {plus}{group}=OPTION"
     what = {bool: "true or false", dict: "a mapping"}.get(type(value), "a number")
@@ -253,14 +255,17 @@ def _unknown_option(mistake: _Mistake) -> str:
     if match := re.search(r"Could not find '(.+?)/([^/']+)'", text):
         group, option = match.groups()
         allowed = _options(hydra, group)
-        guess = closest(option, allowed)
-        return f"{group}={option}: there is no such option. Options of {group}: {listing(allowed)}{guess}"
+        guess = did_you_mean(option, allowed)
+        return f"{group}={option}: there is no such option. Options of {group}: {join_names(allowed)}{guess}"
     if match := re.search(r"Could not override '(.+?)'\.\s*No match in the defaults list", text):
         group = match.group(1)
         if group == "experiment":
             option = mistake.about(group).partition("=")[2] or "NAME"
             return f"experiment={option}: type +experiment={option} (with the plus)."
-        return f"'{group}' is not a group of options. Groups: {listing(mistake.groups)}{closest(group, mistake.groups)}"
+        return (
+            f"'{group}' is not a group of options. Groups: {join_names(mistake.groups)}"
+            f"{did_you_mean(group, mistake.groups)}"
+        )
     if match := re.search(r"Multiple values for ([\w/]+)|^([\w/]+) appears more than once", text):
         return f"The group '{match.group(1) or match.group(2)}' was given twice. Give it once."
     return ""

@@ -363,7 +363,7 @@ FREE_SECTIONS = ("model", "logger")
 OF_EXPERIMENTS = ("experiment", "stages")
 """What experiment files add: parameters of the experiment and of its report, and its stages."""
 
-READ_BY: dict[str, tuple[str, ...]] = {
+IDENTITY_KEYS_BY_TASK: dict[str, tuple[str, ...]] = {
     "train": (
         "seed",
         "pretrained_path",
@@ -428,7 +428,7 @@ def science(config: dict[str, Any]) -> dict[str, Any]:
     task = config["task"]["name"]
     flat = {"task.name": task}
     choice = f"{task}={_at(config, f'{task}.name')}"
-    for wanted in READ_BY.get(choice) or READ_BY[task]:
+    for wanted in IDENTITY_KEYS_BY_TASK.get(choice) or IDENTITY_KEYS_BY_TASK[task]:
         flat.update(_flatten(_at(config, wanted), wanted))
     return {key: value for key, value in flat.items() if not is_transient(key)}
 

@@ -14,7 +14,7 @@ from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseExceptio
 from xp.config.explain import explain_interpolation
 from xp.config.schema import FREE_SECTIONS, OF_EXPERIMENTS, SECTIONS, Top
 from xp.config.unknown_keys import shown, unknown_key
-from xp.errors import UserError, closest, listing
+from xp.errors import UserError, did_you_mean, join_names
 
 _ONE = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 _MANY = {int: "whole numbers", float: "numbers", bool: "true or false", str: "texts"}
@@ -78,7 +78,7 @@ def _check_names(plain: dict[str, Any]) -> None:
 def _check_section(name: str, shape: type | dict[str, type], config: DictConfig, plain: Any) -> None:
     schema = _schema(shape, plain)
     if not isinstance(plain, dict):
-        keys = listing(_fields(schema))
+        keys = join_names(_fields(schema))
         raise UserError(f"{name}={shown(plain)}: '{name}' is a section. Set one of its keys: {keys}")
     for key in plain:
         if key not in _fields(schema):
@@ -146,7 +146,7 @@ def _check_value(path: str, value: Any, typed: DictConfig, key: str, spec: datac
         raise UserError(f"{path}={given}: expected {wanted(spec.type)}{instead}") from error
     allowed = spec.metadata.get("allowed")
     if allowed and value is not None and value not in allowed:
-        raise UserError(f"{path}={value}: allowed are {listing(allowed)}{closest(str(value), allowed)}")
+        raise UserError(f"{path}={value}: allowed are {join_names(allowed)}{did_you_mean(str(value), allowed)}")
     low, high = spec.metadata.get("min"), spec.metadata.get("max")
     if isinstance(value, int | float) and not _within(value, low, high):
         raise UserError(f"{path}={value}: must be {_bounds(value, low, high)}.")

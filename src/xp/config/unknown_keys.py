@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from xp.errors import closest, listing
+from xp.errors import did_you_mean, join_names
 
 
 def unknown_key(given: str, known: Mapping[str, Any], *, override: str = "") -> str:
@@ -28,7 +28,7 @@ def unknown_key(given: str, known: Mapping[str, Any], *, override: str = "") -> 
         return f"There is no key '{given}': {where} holds one value ({shown(node)}). Set it with {where}=VALUE"
     names = [str(name) for name in node if name != "hydra"]
     missing = given.split(".")[len(walked)]
-    there = f"Keys {'of ' + where if where else 'and groups'}: {listing(names)}"
+    there = f"Keys {'of ' + where if where else 'and groups'}: {join_names(names)}"
     return f"There is no key '{given}'. {there}{_guess(missing, given, names, known, inside=bool(where))}"
 
 
@@ -53,7 +53,7 @@ def _there_already(given: str, node: Any, override: str) -> str:
     if isinstance(node, Mapping) and value.startswith("{"):
         return (
             f"{override}: a mapping is merged into the one that stands there, and one of its keys is new. {given} has "
-            f"{listing(map(str, node))}. Change one with {given}.KEY=VALUE, add one with +{given}.KEY=VALUE, remove "
+            f"{join_names(map(str, node))}. Change one with {given}.KEY=VALUE, add one with +{given}.KEY=VALUE, remove "
             f"one with ~{given}.KEY"
         )
     return f"{given} is there already: write {given}=VALUE{', without the plus' if override.startswith('+') else ''}."
@@ -66,9 +66,9 @@ def _guess(missing: str, given: str, names: list[str], known: Mapping[str, Any],
     same = [path for path in nested if path.rpartition(".")[2] == last or path.replace(".", "_") == given]
     if 1 <= len(same) <= 3:
         return f" (did you mean {' or '.join(map(repr, same))}?)"
-    if guess := closest(missing, names):
+    if guess := did_you_mean(missing, names):
         return guess
-    return "" if inside else closest(given, nested)
+    return "" if inside else did_you_mean(given, nested)
 
 
 def _dotted(node: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

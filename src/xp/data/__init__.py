@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from xp.data.batches import Batches, Ordered, in_order
     from xp.data.cache import open_frames
-    from xp.data.info import DatasetInfo, dataset_info
-    from xp.data.reader import Dataset, Episodes, open_dataset
+    from xp.data.lerobot.info import DatasetInfo, dataset_info
+    from xp.data.lerobot.reader import Dataset, Episodes, open_dataset
+    from xp.data.lerobot.writer import DatasetWriter
     from xp.data.splits import Split, split_episodes
     from xp.data.statistics import (
         compute_statistics,
@@ -21,18 +22,17 @@ if TYPE_CHECKING:
         unnormalise,
     )
     from xp.data.windows import Windows
-    from xp.data.writer import DatasetWriter
 
 _HOMES = {
     "Batches": "batches",
     "Ordered": "batches",
     "in_order": "batches",
     "open_frames": "cache",
-    "DatasetInfo": "info",
-    "dataset_info": "info",
-    "Dataset": "reader",
-    "Episodes": "reader",
-    "open_dataset": "reader",
+    "DatasetInfo": "lerobot.info",
+    "dataset_info": "lerobot.info",
+    "Dataset": "lerobot.reader",
+    "Episodes": "lerobot.reader",
+    "open_dataset": "lerobot.reader",
     "Split": "splits",
     "split_episodes": "splits",
     "compute_statistics": "statistics",
@@ -42,7 +42,7 @@ _HOMES = {
     "save_statistics": "statistics",
     "unnormalise": "statistics",
     "Windows": "windows",
-    "DatasetWriter": "writer",
+    "DatasetWriter": "lerobot.writer",
 }
 
 __all__ = [

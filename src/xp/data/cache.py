@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from xp.data.cache_store import CacheStore, Wanted
-from xp.data.reader import Dataset
-from xp.data.video import choose_decoder
-from xp.errors import UserError, closest, listing
+from xp.data.lerobot.reader import Dataset
+from xp.data.lerobot.video import choose_decoder
+from xp.errors import UserError, did_you_mean, join_names
 
 _FORMAT = 1
 """Counted up when the pixels of an entry would change (other resizing, other decoding)."""
@@ -53,8 +53,8 @@ def open_frames(
     for camera in sizes:
         if camera not in dataset.cameras:
             raise UserError(
-                f"The dataset {dataset.root} has no camera '{camera}'; it has {listing(dataset.cameras)}"
-                f"{closest(camera, dataset.cameras)}. Choose one of them in the model's cameras."
+                f"The dataset {dataset.root} has no camera '{camera}'; it has {join_names(dataset.cameras)}"
+                f"{did_you_mean(camera, dataset.cameras)}. Choose one of them in the model's cameras."
             )
     store = CacheStore(Path(cache_dir), cache_gb, log, check)
     _check_budget(dataset, sizes, cache_gb)
@@ -90,7 +90,7 @@ def _wanted(
         return entry_name(dataset, camera, size, decoder), lambda array: build(array, decoder)
 
     def build(array: np.ndarray, decoder: str) -> None:
-        from xp.data.frames import iter_frames
+        from xp.data.lerobot.frames import iter_frames
 
         description = f"decoding {camera} at {size[0]}x{size[1]}"
         bar = progress(len(array), description, unit="frame") if progress else nullcontext()

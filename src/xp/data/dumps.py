@@ -23,11 +23,11 @@ from typing import Any
 
 import numpy as np
 
-from xp.errors import UserError, listing
+from xp import atomic
+from xp.errors import UserError, join_names
 from xp.foreign.parquet import allowance
 from xp.foreign.paths import MissingError, regular_file
 from xp.foreign.text import printable
-from xp.runs import atomic
 
 SUFFIXES = (".safetensors", ".npz")
 VERSION = 1
@@ -119,7 +119,9 @@ class Dump:
             wrong.append(f"{self.history} observed steps (the policy takes {spec.history})")
         missing = [name for name in spec.cameras if name not in self.cameras]
         if missing:
-            wrong.append(f"the cameras {listing(self.cameras)} (the policy also looks through {listing(missing)})")
+            wrong.append(
+                f"the cameras {join_names(self.cameras)} (the policy also looks through {join_names(missing)})"
+            )
         if wrong:
             raise UserError(
                 f"The validation set {self.path} does not fit the policy {policy}: it has {'; '.join(wrong)}. Make one "
@@ -173,7 +175,8 @@ def open_dump(path: str | Path) -> Dump:
     missing = [name for name in _NEEDED if name not in arrays]
     if missing:
         raise UserError(
-            f"{path} is no validation set of xp: it lacks {listing(missing)}. Make one: xp task=dump dump.output={path}"
+            f"{path} is no validation set of xp: it lacks {join_names(missing)}. Make one: xp "
+            f"task=dump dump.output={path}"
         )
     wrong = _contradiction(arrays, tasks)
     if wrong:
@@ -213,7 +216,7 @@ def draws(seed: int, windows: int, count: int, history: int, horizon: int, actio
 def refuse_suffix(path: Path) -> None:
     """Refuse a file name whose suffix names no format of dumps."""
     if path.suffix not in SUFFIXES:
-        raise UserError(f"{path}: a validation set is a file ending in {listing(SUFFIXES)}. Give such a name.")
+        raise UserError(f"{path}: a validation set is a file ending in {join_names(SUFFIXES)}. Give such a name.")
 
 
 def refuse_foreign_file(path: Path) -> None:

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from xp.data.features import made_up_names
-from xp.data.reader import Dataset
-from xp.errors import UserError, closest, listing
+from xp.data.lerobot.features import made_up_names
+from xp.data.lerobot.reader import Dataset
+from xp.errors import UserError, did_you_mean, join_names
 
 
 def excluded_dimensions(patterns: Sequence[str], action_names: Sequence[str]) -> list[int]:
@@ -17,7 +17,8 @@ def excluded_dimensions(patterns: Sequence[str], action_names: Sequence[str]) ->
         if not str(pattern) or not any(str(pattern).lower() in name.lower() for name in action_names):
             raise UserError(
                 f"action_space.exclude names {str(pattern)!r}, which is in the name of no action dimension"
-                f"{closest(str(pattern), action_names)}. The dimensions are: {listing(action_names)}. Type one of them "
+                f"{did_you_mean(str(pattern), action_names)}. The dimensions are: "
+                f"{join_names(action_names)}. Type one of them "
                 "or a part, or leave it out: 'action_space.exclude=[]'"
             )
     wanted = [str(pattern).lower() for pattern in patterns]
@@ -38,7 +39,7 @@ def check_anchor_names(dataset: Dataset, exclude: Sequence[int]) -> None:
     if beyond:
         raise UserError(
             f"action_space=relative: the state of {dataset.root} has {len(state)} dimensions for {len(action)} of the "
-            f"action, so nothing can be subtracted from {listing(beyond)}. Leave it absolute, "
+            f"action, so nothing can be subtracted from {join_names(beyond)}. Leave it absolute, "
             f"'action_space.exclude=[{', '.join(beyond)}]', or type action_space=absolute."
         )
     if action == made_up_names("action", len(action)) or state == made_up_names("observation.state", len(state)):

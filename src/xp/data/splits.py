@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from xp import atomic
 from xp.config.dataset_facts import choose_tasks
 from xp.config.unknown_keys import shown
-from xp.data.reader import Dataset
-from xp.errors import UserError, listing
+from xp.data.lerobot.reader import Dataset
+from xp.errors import UserError, join_names
 from xp.foreign.text import printable
-from xp.runs import atomic
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ def _choose(
         raise UserError(
             f"No episode of {dataset.root} is left after data.tasks={shown(tasks)} and "
             f"data.exclude_tasks={shown(exclude_tasks)}. "
-            f"Its tasks are: {listing(repr(task) for task in dataset.tasks)}."
+            f"Its tasks are: {join_names(repr(task) for task in dataset.tasks)}."
         )
     return chosen
 

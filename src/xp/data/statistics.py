@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from xp.data.reader import Dataset
+from xp import atomic
+from xp.data.lerobot.reader import Dataset
 from xp.data.relative import check_anchor_names
-from xp.errors import UserError, listing
+from xp.errors import UserError, join_names
 from xp.foreign.json_file import Fields, read_object
 from xp.foreign.statistics import checked_statistics
 from xp.foreign.text import printable
-from xp.runs import atomic
 
 ROUNDING = 4 * 2.0**-23
 """A dimension whose std is at most this part of its largest value is constant: it varies by a few units of the last
@@ -180,7 +180,8 @@ def load_statistics(path: str | Path) -> dict[str, Any]:
     raw = read_object(path, what)
     if "action" not in raw:
         raise UserError(
-            f"{path} has no statistics of 'action' (it has: {printable(listing(raw))}): expected {what}. Take it from "
+            f"{path} has no statistics of 'action' (it has: {printable(join_names(raw))}): expected "
+            f"{what}. Take it from "
             "the run's folder, or leave data.statistics out."
         )
     groups = {

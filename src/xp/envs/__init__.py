@@ -6,30 +6,30 @@ Names are imported when first used: the task table costs nothing, MuJoCo is load
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from xp.envs.arm_env import ArmEnv, StepResult
-    from xp.envs.closed_loop import EpisodeResult, rollout
+    from xp.envs.arm.env import ArmEnv, StepResult
+    from xp.envs.arm.expert import ScriptedExpert
+    from xp.envs.arm.initial import InitialState, initial_state
+    from xp.envs.arm.tasks import TASKS, TaskInfo, task_info
     from xp.envs.collect import Episode, collect_episode
     from xp.envs.controls import Noop, failing_expert
-    from xp.envs.expert import ScriptedExpert
-    from xp.envs.initial import InitialState, initial_state
-    from xp.envs.tasks import TASKS, TaskInfo, task_info
+    from xp.envs.rollout import EpisodeResult, rollout
     from xp.envs.video import side_by_side, write_video
 
 _HOMES = {
-    "ArmEnv": "arm_env",
-    "StepResult": "arm_env",
+    "ArmEnv": "arm.env",
+    "StepResult": "arm.env",
     "Episode": "collect",
     "collect_episode": "collect",
     "Noop": "controls",
     "failing_expert": "controls",
-    "ScriptedExpert": "expert",
-    "InitialState": "initial",
-    "initial_state": "initial",
-    "EpisodeResult": "closed_loop",
-    "rollout": "closed_loop",
-    "TASKS": "tasks",
-    "TaskInfo": "tasks",
-    "task_info": "tasks",
+    "ScriptedExpert": "arm.expert",
+    "InitialState": "arm.initial",
+    "initial_state": "arm.initial",
+    "EpisodeResult": "rollout",
+    "rollout": "rollout",
+    "TASKS": "arm.tasks",
+    "TaskInfo": "arm.tasks",
+    "task_info": "arm.tasks",
     "side_by_side": "video",
     "write_video": "video",
 }

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from xp.envs.arm_env import ArmEnv
+from xp.envs.arm.env import ArmEnv
 
 
 class Actor(Protocol):

@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from xp.envs.arm_env import ArmEnv
-from xp.envs.expert import ScriptedExpert
-from xp.envs.tasks import TaskInfo
+from xp.envs.arm.env import ArmEnv
+from xp.envs.arm.expert import ScriptedExpert
+from xp.envs.arm.tasks import TaskInfo
 
 CONTROLS = ("noop", "open_gripper", "wrong_target", "wrong_cube")
 Control = Literal["noop", "open_gripper", "wrong_target", "wrong_cube"]

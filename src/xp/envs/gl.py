@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from xp.envs.engine import mujoco
+from xp.envs.mujoco_import import mujoco
 from xp.errors import UserError
 
 BACKENDS = ("egl", "osmesa")
@@ -81,8 +81,8 @@ def working_backend() -> tuple[str, str]:
 class GlRenderer:
     """Draws cameras with `mujoco.Renderer`: shadows, reflections and multi-sampling off.
 
-    The model must say `shadowsize` and `offsamples` 0 (as `xp.envs.scene` does) because both are fixed when the context
-    is made. One context a size; contexts belong to the thread that made them.
+    The model must say `shadowsize` and `offsamples` 0 (as `xp.envs.arm.scene` does) because both are fixed when the
+    context is made. One context a size; contexts belong to the thread that made them.
 
     Raises:
         UserError: no backend works here.
@@ -142,7 +142,7 @@ def _close_all_at_exit() -> None:
 def _use(backend: str) -> None:
     """Give `mujoco.Renderer` the backend's context class.
 
-    MuJoCo chooses it once, at import, from MUJOCO_GL; `xp.envs.engine` had it choose none.
+    MuJoCo chooses it once, at import, from MUJOCO_GL; `xp.envs.mujoco_import` had it choose none.
     """
     if backend == "egl":
         from mujoco.egl import GLContext

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from xp.envs.engine import mujoco
-from xp.envs.scene import MOVING_GROUP, STATIC_GROUP, TABLE_COLOURS, TABLE_HALF, TILE, TILE_ORIGIN
+from xp.envs.arm.scene import MOVING_GROUP, STATIC_GROUP, TABLE_COLOURS, TABLE_HALF, TILE, TILE_ORIGIN
+from xp.envs.mujoco_import import mujoco
 
 LIGHT = np.array([0.31, -0.42, 0.853])
 """Direction towards the light, about unit length; the numbers are generic on purpose (see the module's text)."""

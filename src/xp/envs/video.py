@@ -7,8 +7,8 @@ from typing import cast
 
 import numpy as np
 
-from xp.errors import UserError, listing
-from xp.runs import atomic
+from xp import atomic
+from xp.errors import UserError, join_names
 
 ENCODERS = ("libx264", "libopenh264", "libvpx-vp9", "libsvtav1")
 """In order of preference; the first that this build of PyAV has is taken."""
@@ -48,7 +48,7 @@ def _encode(path: Path, frames: np.ndarray, fps: float) -> None:
     encoder = next((name for name in ENCODERS if name in av.codecs_available), None)
     if encoder is None:
         raise UserError(
-            f"This build of PyAV has none of the video encoders {listing(ENCODERS)}: install its own wheel "
+            f"This build of PyAV has none of the video encoders {join_names(ENCODERS)}: install its own wheel "
             "(`pip install --force-reinstall av`), or do without videos (eval.videos=0)."
         )
     options = {"crf": "20", "preset": "veryfast"} if encoder == "libx264" else {}

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from xp.checkpoints.arrays import Leaf
 from xp.merging import rules
-from xp.merging.formats.base import Leaf
 from xp.merging.groups import Units, rows_of
 from xp.merging.mixtures import pieces
 from xp.merging.trims import Tensor

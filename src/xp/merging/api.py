@@ -10,23 +10,23 @@ from typing import Any
 
 import numpy as np
 
+from xp import atomic
+from xp.checkpoints.arrays import BFLOAT16, CorruptFileError, Leaf, Reader
+from xp.checkpoints.open import Checkpoint, create_like, open_checkpoint, place_in, step_paths
 from xp.errors import UserError
 from xp.merging import disk, methods, statistics
-from xp.merging.checkpoints import Checkpoint, create_like, open_checkpoint, place_in, step_paths
 from xp.merging.diagnostics import Angles, alike, midpoints, warnings
 from xp.merging.engine import Stream, verify
-from xp.merging.formats.base import BFLOAT16, Damaged, Leaf, Reader
 from xp.merging.groups import Units, check_groups, make_units, with_builtin
 from xp.merging.mixer import Mixer
 from xp.merging.mixtures import Mixture
 from xp.merging.objective import Objective
-from xp.merging.papers import copy_papers, kept_files, sweep_stale, write_statistics
 from xp.merging.preflight import agree, check_places
 from xp.merging.quantised import refuse_quantised
 from xp.merging.reconcile import configurations_differ, reconciled
 from xp.merging.search import Search, mix_of
-from xp.runs import atomic
-from xp.runs.record import versions
+from xp.merging.sidecar import copy_papers, kept_files, sweep_stale, write_statistics
+from xp.runs.records.record import versions
 
 RECORD = "merge.json"
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": BFLOAT16, "float16": np.dtype(np.float16)}
@@ -135,7 +135,7 @@ def merge(
     )  # fmt: skip
     try:
         return _Job.open([str(path) for path in checkpoints], Path(output), asked, hooks or Hooks()).run(objective)
-    except Damaged as error:
+    except CorruptFileError as error:
         raise UserError(f"A checkpoint is damaged: {error}. Nothing was written. Copy it again.") from error
     except (OSError, ValueError) as error:
         known = disk.told(error, Path(output))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 import xxhash
 
-from xp.merging.formats.base import Leaf
+from xp.checkpoints.arrays import Leaf
 
 SEGMENT = 1 << 23
 """Elements a digest is taken over: part of the definition."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from xp.merging.formats.base import Leaf
+from xp.checkpoints.arrays import Leaf
 from xp.merging.groups import group_of
 
 FEWEST_ELEMENTS = 1000

@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from xp.checkpoints.arrays import Leaf
 from xp.errors import UserError
-from xp.merging.formats.base import Leaf
 
 SPARE = 10_000_000
 """Bytes beside the weights: configuration, tokenizer, statistics, merge.json."""

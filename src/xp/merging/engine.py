@@ -16,12 +16,12 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from xp.checkpoints.arrays import BFLOAT16, Leaf, Reader, Writer
+from xp.checkpoints.ranges import cut, rounded_up
 from xp.errors import UserError
 from xp.merging.content import SEGMENT, Content, LeafDigest
-from xp.merging.formats.base import BFLOAT16, Leaf, Reader, Writer
 from xp.merging.interruptible import Interruptible, ended
 from xp.merging.mixtures import Mixture
-from xp.merging.ranges import cut, rounded_up
 
 BLOCK = 1 << 17
 """Elements read at once from formats that can be read anywhere: buffers of half a megabyte stay in the cache."""
@@ -83,7 +83,7 @@ class Stream:
 
         Raises:
             UserError: an input holds NaN or infinity; names the input, the weight and the element.
-            Damaged: an input's data is not there.
+            CorruptFileError: an input's data is not there.
         """
         for turn in range(mixture.surveys):
             self._each([job for job in jobs if job.leaf.is_float], lambda job, turn=turn: self._see(turn, job, mixture))

@@ -7,8 +7,8 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 
-from xp.errors import UserError, closest, listing
-from xp.merging.formats.base import Leaf
+from xp.checkpoints.arrays import Leaf
+from xp.errors import UserError, did_you_mean, join_names
 
 OTHER = "other"
 """The group of weights that no pattern matches."""
@@ -82,7 +82,7 @@ def make_units(leaves: Mapping[str, Leaf], per: str, groups: Mapping[str, Sequen
     """
     if per not in GRANULARITIES:
         raise UserError(
-            f"merge.per={per}: allowed are {listing(GRANULARITIES)}{closest(per, GRANULARITIES)}. "
+            f"merge.per={per}: allowed are {join_names(GRANULARITIES)}{did_you_mean(per, GRANULARITIES)}. "
             "Type merge.per=checkpoint for one weight a checkpoint."
         )
     labels: dict[str, list[str]] = {}
@@ -116,8 +116,8 @@ def check_groups(leaves: Mapping[str, Leaf], groups: Mapping[str, Sequence[str]]
     for group, patterns in (groups or {}).items():
         for pattern in patterns:
             if not any(fnmatchcase(name, pattern) for name in leaves):
-                guess = closest(pattern.strip("*"), leaves)
+                guess = did_you_mean(pattern.strip("*"), leaves)
                 raise UserError(
                     f"merge.groups.{group}: the pattern {pattern!r} matches none of the {len(leaves)} weights{guess}. "
-                    f"Patterns match whole names, for instance: {listing(list(leaves)[:3])}"
+                    f"Patterns match whole names, for instance: {join_names(list(leaves)[:3])}"
                 )

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from xp.merging.formats.base import Reader
+from xp.checkpoints.arrays import Reader
 
 ASKED_EVERY_S = 0.2
 """How often `stop` is asked while nothing ends."""

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from xp.errors import UserError, closest, listing
+from xp.checkpoints.arrays import Leaf
+from xp.errors import UserError, did_you_mean, join_names
 from xp.merging import rules, search
 from xp.merging.angular import ALONG, Angular, Lines
-from xp.merging.formats.base import Leaf
 from xp.merging.groups import Units
 from xp.merging.mixer import Mixer
 from xp.merging.mixtures import Linear, Mixture
@@ -134,7 +134,7 @@ def ask(name: str, count: int, *, has_base: bool, weights: Any, options: Mapping
         UserError: an unknown method or option, or what is missing or does not fit.
     """
     if name not in METHODS:
-        raise UserError(f"merge_method={name}: allowed are {listing(METHODS)}{closest(name, METHODS)}")
+        raise UserError(f"merge_method={name}: allowed are {join_names(METHODS)}{did_you_mean(name, METHODS)}")
     method = METHODS[name]
     filled = checked(name, method.options, options, count)
     _check_needs(name, method, count, has_base, weights)

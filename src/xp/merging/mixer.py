@@ -13,13 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from xp.errors import UserError, closest, listing
+from xp.checkpoints.arrays import Leaf, Reader
+from xp.checkpoints.ranges import cut, rounded_up
+from xp.errors import UserError, did_you_mean, join_names
 from xp.merging.engine import BLOCK, WORKERS
-from xp.merging.formats.base import Leaf, Reader
 from xp.merging.groups import Units
 from xp.merging.mixtures import Linear, pieces
 from xp.merging.objective import Objective
-from xp.merging.ranges import cut, rounded_up
 
 MEMORY_MODES = ("ram", "stream")
 ALIGNMENT = 64
@@ -44,7 +44,7 @@ class Mixer:
         """
         if memory not in MEMORY_MODES:
             raise UserError(
-                f"merge.memory={memory}: allowed are {listing(MEMORY_MODES)}{closest(memory, MEMORY_MODES)}"
+                f"merge.memory={memory}: allowed are {join_names(MEMORY_MODES)}{did_you_mean(memory, MEMORY_MODES)}"
             )
         self.count, self.units, self.objective = len(readers), units, objective
         self._leaves = dict(leaves)

@@ -6,8 +6,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from xp.checkpoints.arrays import Leaf
 from xp.merging import rules
-from xp.merging.formats.base import Leaf
 from xp.merging.groups import Units, rows_of
 
 

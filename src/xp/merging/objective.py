@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from xp.errors import UserError, listing
+from xp.errors import UserError, join_names
 
 Weights = Mapping[str, np.ndarray]
 """Named arrays: the names and shapes of the first checkpoint's format; floats as float32, other types as stored."""
@@ -52,6 +52,6 @@ def without_gradient(name: str) -> UserError:
     """What an objective without gradients raises from `loss_and_gradient`."""
     return UserError(
         f"The objective '{name}' has no gradient, so merge_method={' and '.join(GRADIENT_METHODS)} cannot use it. "
-        f"Choose a method that asks for losses alone: merge_method={listing(LOSS_METHODS)}; or a method that needs "
+        f"Choose a method that asks for losses alone: merge_method={join_names(LOSS_METHODS)}; or a method that needs "
         "none: merge_method=average"
     )

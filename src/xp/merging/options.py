@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
-from xp.errors import UserError, closest, listing
+from xp.errors import UserError, did_you_mean, join_names
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Choice:
         if not any(given is word or (isinstance(given, str) and given == word) for word in self.allowed):
             words = [str(word).lower() if isinstance(word, bool) else word for word in self.allowed]
             raise UserError(
-                f"{key}={given}: allowed are {listing(words)}{closest(str(given), words)}. Type for instance "
+                f"{key}={given}: allowed are {join_names(words)}{did_you_mean(str(given), words)}. Type for instance "
                 f"{key}={str(self.default).lower()}"
             )
         return given
@@ -112,7 +112,8 @@ def checked(method: str, options: Mapping[str, Option], given: Mapping[str, Any]
     for key in given:
         if key not in options:
             raise UserError(
-                f"merge_method={method} has no option '{key}'; its options: {listing(options)}{closest(key, options)}"
+                f"merge_method={method} has no option '{key}'; its options: "
+                f"{join_names(options)}{did_you_mean(key, options)}"
             )
     return {
         key: option.check(f"merge_method.{key}", given[key], count) if key in given else option.default

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from xp.errors import UserError, closest, listing
-from xp.merging.checkpoints import Checkpoint
-from xp.merging.formats.base import Leaf, Reader
+from xp.checkpoints.arrays import Leaf, Reader
+from xp.checkpoints.open import Checkpoint
+from xp.errors import UserError, did_you_mean, join_names
 
 POLICIES = ("error", "intersect", "base")
 SHOWN = 40
@@ -68,7 +68,7 @@ def agree(
         UserError: another format, or differences that the policy refuses: all of them in one message.
     """
     if policy not in POLICIES:
-        raise UserError(f"merge.mismatch={policy}: allowed are {listing(POLICIES)}{closest(policy, POLICIES)}")
+        raise UserError(f"merge.mismatch={policy}: allowed are {join_names(POLICIES)}{did_you_mean(policy, POLICIES)}")
     _same_format(inputs)
     reference = base if policy == "base" and base is not None else inputs[0]
     found = {str(c.path): differences(reference.reader, c.reader) for c in inputs if c is not reference}
@@ -92,7 +92,7 @@ def _patched(inputs: Sequence[Checkpoint], reference: Checkpoint, policy: str) -
         }
         if not leaves:
             raise UserError(
-                f"{listing(str(c.path) for c in inputs)} have no weight in common: they are different models. "
+                f"{join_names(str(c.path) for c in inputs)} have no weight in common: they are different models. "
                 "Give checkpoints of one model."
             )
         return [c.reader for c in inputs], leaves

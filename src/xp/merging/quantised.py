@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from xp.checkpoints.arrays import Leaf
+from xp.checkpoints.open import Checkpoint
 from xp.errors import UserError
 from xp.foreign.json_file import read_object
 from xp.foreign.text import printable
-from xp.merging.checkpoints import Checkpoint
-from xp.merging.formats.base import Leaf
 
 ALWAYS = re.compile(
     r"SCB|CB|qweight|qzeros|g_idx|weight_g_idx|weight_packed|weight_shape|weight_scale(_inv|_2)?|scale_weight|"

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from xp.errors import UserError, listing
+from xp.checkpoints.arrays import Leaf, Reader
+from xp.checkpoints.open import Checkpoint
+from xp.checkpoints.ranges import cut
+from xp.checkpoints.safetensors import INDEX, MODEL, read_index
+from xp.errors import UserError, join_names
 from xp.foreign.json_file import read_object
 from xp.foreign.text import printable, shown
-from xp.merging.checkpoints import Checkpoint
 from xp.merging.engine import BLOCK
-from xp.merging.formats.base import Leaf, Reader
-from xp.merging.formats.safetensors import INDEX, MODEL, read_index
-from xp.merging.ranges import cut
 
 SHARD = re.compile(r"(.+)-(\d{1,6})-of-(\d{1,6})\.safetensors")
 OTHERS = re.compile(r"(pytorch_model|adapter_model|model|consolidated).*\.(bin|pt|pth|ckpt|gguf|h5|msgpack)|.+\.gguf")
@@ -79,7 +79,8 @@ def _check_shards(folder: Path) -> None:
             says = f"{INDEX} does not list {'it' if len(strays) == 1 else 'them'}" if listed else f"there is no {INDEX}"
             beside = f" beside {MODEL}" if (folder / MODEL).is_file() else ""
             raise UserError(
-                f"{printable(folder)} holds {listing(map(printable, strays[:3]))}{beside}, and {says}: what belongs to "
+                f"{printable(folder)} holds {join_names(map(printable, strays[:3]))}{beside}, and "
+                f"{says}: what belongs to "
                 "the checkpoint cannot be told. Nothing was written. Copy the index, or remove what is left over."
             )
 
@@ -176,7 +177,8 @@ def configurations_differ(checkpoints: Sequence[Checkpoint]) -> list[str]:
             told = [f"{printable(key)} ({shown(new, 40)} instead of {shown(old, 40)})" for key, old, new in found[:6]]
             more = f" and {len(found) - 6} more" if len(found) > 6 else ""
             notes.append(
-                f"config.json of {printable(other.path)} is not that of {printable(first.path)}: {listing(told)}{more}"
+                f"config.json of {printable(other.path)} is not that of {printable(first.path)}: "
+                f"{join_names(told)}{more}"
                 "; the merged checkpoint has that of the first"
             )
     return notes

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from xp.checkpoints.arrays import Leaf
+from xp.checkpoints.ranges import cut, rounded_up
 from xp.merging import rules
-from xp.merging.formats.base import Leaf
 from xp.merging.groups import Units, rows_of
 from xp.merging.histogram import MagnitudeHistogram
 from xp.merging.mixtures import pieces
-from xp.merging.ranges import cut, rounded_up
 from xp.merging.trims import Tensor, Trim
 
 TILE = 1 << 14

@@ -12,13 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from xp.errors import UserError, closest, listing
+from xp import atomic
+from xp.checkpoints.sidecar import STATISTICS, statistics_files
+from xp.errors import UserError, did_you_mean, join_names
 from xp.foreign.json_file import read_object
-from xp.foreign.paths import member
 from xp.foreign.safetensors_header import read_safetensors_header
-from xp.runs import atomic
 
-_WHAT = "a checkpoint's statistics"
 POLICIES = ("pool", "refuse")
 TOLERANCE = 1e-6
 """Relative difference up to which two statistics are one, computed in different orders."""
@@ -71,7 +70,7 @@ def pool(entries: Sequence[Entry], counts: Sequence[float]) -> dict[str, Any]:
         if list(entry) != keys or any(_shape(entry[key]) != _shape(entries[0][key]) for key in keys if key != "count"):
             raise UserError(
                 "The checkpoints' statistics have different entries or sizes "
-                f"({listing(keys)} and {listing(entry)}), so they cannot be pooled. Merge policies of one robot."
+                f"({join_names(keys)} and {join_names(entry)}), so they cannot be pooled. Merge policies of one robot."
             )
     share = np.asarray(counts, np.float64) / np.sum(counts)
     return {key: _pooled(key, entries, share) for key in keys}
@@ -115,12 +114,14 @@ def merge_files(folders: Sequence[Path], policy: str) -> Pooled:
         UserError: they differ and the policy is `refuse`, or they cannot be pooled.
     """
     if policy not in POLICIES:
-        raise UserError(f"merge.statistics={policy}: allowed are {listing(POLICIES)}{closest(policy, POLICIES)}")
+        raise UserError(
+            f"merge.statistics={policy}: allowed are {join_names(POLICIES)}{did_you_mean(policy, POLICIES)}"
+        )
     files = [statistics_files(folder) for folder in folders]
     if not files or not any(files):
         return Pooled("none")
     if any(set(found) != set(files[0]) for found in files[1:]):
-        text = "; ".join(f"{folder}: {listing(sorted(found))}" for folder, found in zip(folders, files))
+        text = "; ".join(f"{folder}: {join_names(sorted(found))}" for folder, found in zip(folders, files))
         raise UserError(
             f"The checkpoints do not carry the same statistics files ({text}). Copy the missing ones from where the "
             "checkpoints came from: a policy without its statistics acts wrongly."
@@ -142,7 +143,7 @@ def merge_files(folders: Sequence[Path], policy: str) -> Pooled:
 
 
 def _unequal(folders: Sequence[Path], unequal: list[str], policy: str, changed: list, counted: bool) -> Pooled:
-    where = f"{listing(unequal)} of {listing(map(str, folders))}"
+    where = f"{join_names(unequal)} of {join_names(map(str, folders))}"
     if policy == "refuse":
         raise UserError(
             f"The checkpoints were trained with different statistics ({where}). Train them with the same ones, or let "
@@ -156,22 +157,6 @@ def _unequal(folders: Sequence[Path], unequal: list[str], policy: str, changed: 
     return Pooled("pooled", (text,), tuple(changed))
 
 
-def statistics_files(folder: Path) -> dict[str, Path]:
-    """{path as it will be in the output: file} for openpi's, Octo's and LeRobot's statistics of a checkpoint."""
-    found: dict[str, Path] = {}
-    for file in sorted((folder / "assets").rglob("norm_stats.json")) if (folder / "assets").is_dir() else ():
-        name = file.relative_to(folder).as_posix()
-        found[name] = member(folder, name, _WHAT)
-    for place in (folder, folder.parent):
-        if "norm_stats.json" not in found and (place / "norm_stats.json").is_file():
-            found["norm_stats.json"] = member(place, "norm_stats.json", _WHAT)
-    if (folder / "dataset_statistics.json").is_file():
-        found["dataset_statistics.json"] = member(folder, "dataset_statistics.json", _WHAT)
-    for file in sorted(folder.glob("policy_*normalizer_processor.safetensors")):
-        found[file.name] = member(folder, file.name, _WHAT)
-    return found
-
-
 def read(file: Path) -> tuple[dict[str, Entry], float | None]:
     """Entries by feature, and how many samples they are over where the file says so.
 
@@ -181,7 +166,7 @@ def read(file: Path) -> tuple[dict[str, Entry], float | None]:
     try:
         if file.suffix == ".safetensors":
             return _read_lerobot(file)
-        content = read_object(file, _WHAT)
+        content = read_object(file, STATISTICS)
         if "norm_stats" in content:
             return {name: _numbers(entry) for name, entry in content["norm_stats"].items()}, None
         return _flat_octo(content)
@@ -238,7 +223,7 @@ def write_like(sources: Sequence[Path], target: Path, entries: Mapping[str, Entr
         flat = {f"{feature}.{word}": np.ascontiguousarray(v) for feature, e in entries.items() for word, v in e.items()}
         save_file(flat, target)
         return
-    content, *others = (read_object(file, _WHAT) for file in sources)
+    content, *others = (read_object(file, STATISTICS) for file in sources)
     for count in ("num_transitions", "num_trajectories"):
         if count in content:
             content[count] += sum(other.get(count, 0) for other in others)

@@ -13,7 +13,7 @@ from zlib import crc32
 
 import numpy as np
 
-from xp.merging.formats.base import Leaf
+from xp.checkpoints.arrays import Leaf
 from xp.merging.groups import rows_of
 from xp.merging.histogram import MagnitudeHistogram
 from xp.merging.rules import uniform_draws

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from xp.errors import UserError, listing
+from xp.errors import UserError, join_names
 from xp.merging.groups import Units
 
 SMALLEST_SUM = 0.01
@@ -51,7 +51,7 @@ def weight_table(
         key = next((key for key in weights if fnmatchcase(unit, key) or fnmatchcase(unit.partition(".")[0], key)), None)
         if key is None:
             raise UserError(
-                f"merge.weights says nothing about '{unit}'. Groups here: {listing(units.names)}. "
+                f"merge.weights says nothing about '{unit}'. Groups here: {join_names(units.names)}. "
                 f"Add its weights, or those of the rest: merge.weights={{...,*:{example(count)}}}"
             )
         rows.append(

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from xp.errors import UserError, closest, listing
+from xp.errors import UserError, did_you_mean, join_names
 
 Extend = Literal["hold_last", "requery"]
 EXTENDS: tuple[str, ...] = ("hold_last", "requery")
@@ -56,6 +56,7 @@ def check_extend(name: str) -> None:
     """Raise UserError unless `name` is a way to extend a chunk."""
     if name not in EXTENDS:
         raise UserError(
-            f"horizon.extend={name} is unknown{closest(name, EXTENDS)}. Allowed: {listing(EXTENDS)} (a shorter horizon "
+            f"horizon.extend={name} is unknown{did_you_mean(name, EXTENDS)}. Allowed: "
+            f"{join_names(EXTENDS)} (a shorter horizon "
             "is always cut). Type horizon.extend=hold_last"
         )

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping
 
-from xp.errors import UserError, closest, listing
+from xp.errors import UserError, did_you_mean, join_names
 
 
 def shown(cameras: Mapping[str, str]) -> str:
@@ -24,8 +24,8 @@ def check_map(given: Mapping[str, str | None], names: Collection[str], what: str
     for name, camera in given.items():
         if name not in names:
             raise UserError(
-                f"The map of cameras names '{name}', which is no {what}{closest(name, names)}. There are "
-                f"{listing(names)}; the map gives each the camera that feeds it, for instance "
+                f"The map of cameras names '{name}', which is no {what}{did_you_mean(name, names)}. There are "
+                f"{join_names(names)}; the map gives each the camera that feeds it, for instance "
                 f"{shown({next(iter(names), 'ITS_CAMERA'): str(camera)})}"
             )
 
@@ -42,9 +42,9 @@ def mismatch(key: str, fed: Mapping[str, str], cameras: Collection[str], where: 
     free = [camera for camera in cameras if camera not in fed.values()]
     pairs = {name: fit if fit in cameras else (free.pop(0) if free else "CAMERA") for name, fit in fed.items()}
     others = {name: fit for name, fit in fed.items() if fit != name}
-    asked = f" (fed by {listing(f'{fit} for {name}' for name, fit in others.items())})" if others else ""
+    asked = f" (fed by {join_names(f'{fit} for {name}' for name, fit in others.items())})" if others else ""
     here = f"{where} has" if where else "here are"
     return (
-        f"The policy's cameras are {listing(fed)}{asked}; {here} {listing(cameras)}. Say which feeds which (the "
+        f"The policy's cameras are {join_names(fed)}{asked}; {here} {join_names(cameras)}. Say which feeds which (the "
         f"policy's name first): '{key}={shown(pairs)}'"
     )

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from xp.errors import UserError, listing
+from xp.errors import UserError, join_names
 from xp.models.policy import Batch, PolicySpec
 
 STATE, ENVIRONMENT, TASK, IMAGES = "observation.state", "observation.environment_state", "task", "observation.images."
@@ -94,7 +94,7 @@ def _windows(array: np.ndarray, own: int, spec: PolicySpec) -> np.ndarray:
 def _check_rows(observation: Batch, found: Mapping[str, Any], read: Collection[str]) -> None:
     """Every key must have the same B and T."""
     if len({found[key].shape[:2] for key in read}) > 1:
-        shapes = listing(f"{key} {list(np.shape(observation[key]))}" for key in read)
+        shapes = join_names(f"{key} {list(np.shape(observation[key]))}" for key in read)
         raise UserError(
             f"The observation's keys are of different numbers of rows or steps: {shapes}. Give all of them without a "
             "batch (picture [h, w, 3], state [S]), all as [B, ...], or all as [B, T, ...] with the same B and T."

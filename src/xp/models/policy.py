@@ -111,7 +111,7 @@ class DataSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Treatment:
+class DataTransforms:
     """How a dataset is shown to a model in training, beyond what it holds.
 
     `deltas(lags, anchor, exclude)` gives the statistics of action differences over the training episodes: mean, std,

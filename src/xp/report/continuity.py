@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from xp.checkpoints.reference import CheckpointRef
 from xp.metrics.intervals import crossed_interval
-from xp.reference import Reference
 from xp.report.read import Entry, Experiment, flat
 from xp.report.results import differing_keys
 
@@ -173,7 +173,7 @@ def _trained(experiment: Experiment) -> list[tuple[Entry, Entry]]:
     pairs = []
     for run in experiment.runs:
         if run.metrics.get("replay") and run.standing == "done":
-            checkpoint = Reference.parse(str(run.metrics.get("checkpoint", ""))).path.name
+            checkpoint = CheckpointRef.parse(str(run.metrics.get("checkpoint", ""))).path.name
             pairs.append((by_name.get(checkpoint, run), run))
     return pairs
 

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from xp.atomic import write_bytes
 from xp.report.charts import Chart, Series
 from xp.report.matrix import BASELINES, Cell, Estimate, Matrix
 from xp.report.numbers import interval, number
 from xp.report.policy_plot import Panel
 from xp.report.svg import COLOURS, y_range
-from xp.runs.atomic import write_bytes
 
 PALETTE = ("#0b6bb0", "#c8501e", "#12805c", "#8e4a9e", "#a06a00", "#b3365f")
 """One colour per model, at least 3:1 against white and apart from each other for colour-blind readers."""

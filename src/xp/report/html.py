@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from xp.atomic import write_text
 from xp.report.bounded import MOST_RUNS, arms_table, shortened
 from xp.report.charts import Chart, all_charts
 from xp.report.continuity_charts import continuity_charts
@@ -25,7 +26,6 @@ from xp.report.summary_files import write_summaries, write_table
 from xp.report.svg import legend, line_chart
 from xp.report.tables import Table, counted, provenance_table, runs_table, success_table, verdict_table
 from xp.report.utilisation import utilisation
-from xp.runs.atomic import write_text
 
 FIGURES, REPORT, RUNS = "figures", "report.html", "runs.csv"
 MOST_BROKEN = 8

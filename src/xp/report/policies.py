@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from xp.checkpoints.reference import CheckpointRef
 from xp.metrics.intervals import Sums, paired_difference
 from xp.metrics.scores import sums_from_episodes
-from xp.reference import Reference
 from xp.report.matrix import MAE, Estimate
 from xp.report.read import Entry, Experiment
 from xp.report.results import Success, successes
@@ -165,7 +165,7 @@ def _target(experiment: Experiment, run: Entry) -> Entry | None:
 
 def _is_at(run: Entry, path: str) -> bool:
     """Whether a path of a configuration means this run; the experiment's folder may have been moved since."""
-    path = str(Reference.parse(path).path)
+    path = str(CheckpointRef.parse(path).path)
     return path == str(run.folder.resolve()) or path.endswith(f"/{run.name}")
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from xp.errors import UserError
 from xp.runs import RunFolder, find_runs
-from xp.runs.folder import CONFIG, is_run
-from xp.runs.reading import read_object
+from xp.runs.records.folder import CONFIG, is_run
+from xp.runs.records.json_io import read_object
 
 _CELL_NAME = re.compile(r"train_h(\d+)_pred_h(\d+)")
 _SHOWN = {"figures": ("*.png",), "videos": ("*.mp4", "*.webm", "*.gif")}

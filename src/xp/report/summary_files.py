@@ -5,11 +5,11 @@ import io
 from pathlib import Path
 from typing import Any
 
+from xp.atomic import write_json, write_text
 from xp.report.matrix import BASELINES
 from xp.report.read import Entry, Experiment
 from xp.report.results import last_values
 from xp.report.tables import Table
-from xp.runs.atomic import write_json, write_text
 
 _LEADING = (
     "run", "training_horizon", "prediction_horizon", "num_trajectories", "num_windows", "num_steps",

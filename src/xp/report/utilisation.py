@@ -9,7 +9,7 @@ from typing import Any
 
 from xp.report.read import Entry, Experiment
 from xp.report.svg import COLOURS, nice_ticks
-from xp.runs.progress import clock_text
+from xp.runs.execution.progress import clock_text
 
 WIDTH, LEFT, RIGHT, TOP, LANE, GAP, BOTTOM = 900, 150, 16, 6, 16, 8, 40
 LONGEST = 18

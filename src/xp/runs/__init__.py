@@ -1,13 +1,13 @@
 """Runs: folder, record, identity, resume, frozen jobs, the executor protocol. Imports nothing heavy."""
 
-from xp.runs.csvlog import CsvLog, read_csv
-from xp.runs.execute import execute, exit_code
-from xp.runs.folder import RunFolder, find_runs, load_run
-from xp.runs.progress import Progress
-from xp.runs.record import Record, State
-from xp.runs.run import Run
-from xp.runs.signals import RunInterrupted
-from xp.runs.single import run_once, start_run
+from xp.runs.execution.execute import execute, exit_code
+from xp.runs.execution.progress import Progress
+from xp.runs.execution.run import Run
+from xp.runs.execution.run_once import run_once, start_run
+from xp.runs.execution.signals import RunInterrupted
+from xp.runs.records.csvlog import CsvLog, read_csv
+from xp.runs.records.folder import RunFolder, find_runs, load_run
+from xp.runs.records.record import Record, State
 
 __all__ = [
     "CsvLog",

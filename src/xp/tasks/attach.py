@@ -7,9 +7,9 @@ from omegaconf import DictConfig
 
 from xp.errors import UserError, some
 from xp.foreign.text import printable
-from xp.runs.folder import LOG, RunFolder, load_run
-from xp.runs.status import Row, row_of, with_executors
-from xp.runs.submitted import adopt_unnoted, executor_of
+from xp.runs.executors.status import Row, row_of, with_executors
+from xp.runs.executors.submitted import adopt_unnoted, executor_of
+from xp.runs.records.folder import LOG, RunFolder, load_run
 from xp.shell import command, near
 from xp.tasks.status import look, places
 

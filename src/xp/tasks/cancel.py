@@ -8,14 +8,14 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from xp.errors import UserError, listing, some
+from xp.errors import UserError, join_names, some
 from xp.foreign.text import printable
 from xp.runs import Record, State
-from xp.runs.executor import JobState
-from xp.runs.folder import RECORD
-from xp.runs.lock import LOCK, Busy, holder, locked
-from xp.runs.status import Row
-from xp.runs.submitted import adopt_unnoted, ask, by_executor, controller_of, experiments_at
+from xp.runs.executors.protocol import JobState
+from xp.runs.executors.status import Row
+from xp.runs.executors.submitted import adopt_unnoted, ask, by_executor, controller_of, experiments_at
+from xp.runs.records.folder import RECORD
+from xp.runs.records.lock import LOCK, Busy, holder, locked
 from xp.shell import command, near
 from xp.tasks.status import look, places
 
@@ -37,7 +37,7 @@ def show(config: DictConfig) -> int:
         told = everything(list(handles.values())) if everything else handles
         if not everything:
             executor.cancel(list(handles))
-        print(f"{executor.name}: cancelled {listing(told)}")
+        print(f"{executor.name}: cancelled {join_names(told)}")
     for folder in in_hands:
         if folder not in running:
             _mark(folder)

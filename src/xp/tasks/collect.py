@@ -17,9 +17,9 @@ from xp.envs import TASKS, ArmEnv, task_info
 from xp.envs.collect import Episode
 from xp.errors import UserError
 from xp.metrics.success import success_metrics
-from xp.models.registry import locate
+from xp.models.families import locate
 from xp.runs import Run
-from xp.tasks.acting import ExpertRecorder, PolicyRecorder, Recorder, env_options
+from xp.tasks._lib.recorders import ExpertRecorder, PolicyRecorder, Recorder, env_options
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

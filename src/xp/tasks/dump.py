@@ -8,8 +8,8 @@ import numpy as np
 
 from xp.errors import UserError
 from xp.runs import Run
-from xp.tasks.episodes import Source, held_out, open_source, plain, source_of
-from xp.tasks.shared import fit_dimensions, load, shared_frames
+from xp.tasks._lib.data_source import Source, held_out, open_source, plain, source_of
+from xp.tasks._lib.loading import fit_dimensions, load, shared_frames
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

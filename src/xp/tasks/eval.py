@@ -4,7 +4,7 @@ import importlib
 
 from xp.runs import Run
 
-MODULES = {"closed_loop": "xp.tasks.closed_loop", "offline_replay": "xp.tasks.replay"}
+MODULES = {"closed_loop": "xp.tasks._lib.closed_loop", "offline_replay": "xp.tasks._lib.offline_replay"}
 
 
 def run(run: Run) -> None:

@@ -9,10 +9,10 @@ from rich.table import Table
 
 from xp.errors import UserError
 from xp.runs import RunFolder
-from xp.runs.attended import launcher_of
-from xp.runs.folder import RECORD
-from xp.runs.record import State
-from xp.runs.submitted import LAUNCHER, ForeignLauncher
+from xp.runs.executors.controller_health import launcher_of
+from xp.runs.executors.submitted import LAUNCHER, ForeignLauncher
+from xp.runs.records.folder import RECORD
+from xp.runs.records.record import State
 
 OPEN = (State.PENDING, State.RUNNING)
 

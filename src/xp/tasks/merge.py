@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xp import atomic
 from xp.data.dumps import refuse_foreign_file
 from xp.merging import Hooks, merge
-from xp.runs import Run, atomic
-from xp.tasks.episodes import plain
+from xp.runs import Run
+from xp.tasks._lib.data_source import plain
 
 if TYPE_CHECKING:
     from xp.merging.objective import Objective
@@ -42,7 +43,7 @@ def run(run: Run) -> None:
 
 def _objective(run: Run, first: str) -> "Objective":
     """What to choose weights by, made only for the methods that ask for one."""
-    from xp.tasks.objectives import make_objective
+    from xp.tasks._lib.objectives import make_objective
 
     return make_objective(run.config, first)
 

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from xp import atomic
 from xp.data import Dataset, Windows, compute_statistics
 from xp.data.dumps import refuse_foreign_file
 from xp.metrics import actions, baselines, horizon, intervals, summary
-from xp.runs import Run, atomic
-from xp.tasks.episodes import Source, held_out, measured_on
-from xp.tasks.passes import Pass, whole_pass
+from xp.runs import Run
+from xp.tasks._lib.cached_predictions import Pass, whole_pass
+from xp.tasks._lib.data_source import Source, held_out, measured_on
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -131,8 +132,8 @@ def _validation(config: "DictConfig") -> dict[str, Any]:
     """The training objective on the validation set `predict.validation`, where one is given, by episode."""
     if config.predict.validation is None:
         return {}
-    from xp.tasks.objectives import policy_loss
-    from xp.tasks.shared import load
+    from xp.tasks._lib.loading import load
+    from xp.tasks._lib.objectives import policy_loss
 
     checkpoint = str(config.predict.checkpoint)
     policy = load(config, checkpoint)

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xp.data.partition import by_task, partition
+from xp import atomic
+from xp.data.episode_partition import by_task, partition
 from xp.errors import UserError
-from xp.runs import Run, atomic
+from xp.runs import Run
 from xp.shell import override
-from xp.tasks.episodes import SPLIT, open_source
+from xp.tasks._lib.data_source import SPLIT, open_source
 
 ALL, TEST, HELD_OUT = "all", "test", "held_out"
 
@@ -41,7 +42,7 @@ class Division:
 
 def run(run: Run) -> None:
     """Leaves split_K.json, all.json, statistics of each subset and, with split.export, LeRobotDatasets in a folder."""
-    from xp.data.stored import format_of
+    from xp.data.lerobot.stored import format_of
 
     if format_of(run.config.data.root) == "v2.1":
         summary = _from_v21(run)
@@ -109,8 +110,8 @@ def _divide(
 
 def _from_v21(run: Run) -> dict[str, Any]:
     """An older dataset is read as it is; its subsets are written in today's format."""
+    from xp.data.lerobot.stored import open_stored
     from xp.data.splits import Split, hold_out
-    from xp.data.stored import open_stored
 
     config = run.config
     if not config.split.export:
@@ -133,9 +134,9 @@ def _from_v21(run: Run) -> dict[str, Any]:
 def _export(run: Run, division: Division) -> dict[str, Any]:
     """Write every part as a dataset below `split.export`, read it back, and save its statistics beside it."""
     from xp.data import compute_statistics, open_dataset, save_statistics
-    from xp.data.export import export_episodes
+    from xp.data.lerobot.export import export_episodes
+    from xp.data.lerobot.stored import open_stored
     from xp.data.space import writing
-    from xp.data.stored import open_stored
 
     folder = Path(run.config.split.export)
     stored = open_stored(run.config.data.root)

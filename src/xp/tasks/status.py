@@ -13,8 +13,8 @@ from rich.text import Text
 
 from xp.errors import UserError
 from xp.foreign.text import printable
-from xp.runs.attended import Remarks, remarks
-from xp.runs.status import COLUMNS, Row, counts, rows, with_executors
+from xp.runs.executors.controller_health import Remarks, remarks
+from xp.runs.executors.status import COLUMNS, Row, counts, rows, with_executors
 from xp.shell import command, near
 
 STYLES = {"done": "green", "failed": "red", "running": "cyan", "interrupted": "yellow", "damaged": "red",

@@ -4,18 +4,18 @@ from typing import TYPE_CHECKING, Any
 
 from xp.errors import UserError
 from xp.runs import Run
-from xp.runs.memory import available_memory
-from xp.tasks.episodes import SPLIT, open_source, plain, statistics_of
-from xp.tasks.ranks import together
-from xp.tasks.twin import take_over
+from xp.runs.execution.memory import available_memory
+from xp.tasks._lib.data_source import SPLIT, open_source, plain, statistics_of
+from xp.tasks._lib.launch_ranks import together
+from xp.tasks._lib.reuse import take_over
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from omegaconf import DictConfig
 
-    from xp.models.policy import Trainable, Treatment
-    from xp.tasks.episodes import Source
+    from xp.models.policy import DataTransforms, Trainable
+    from xp.tasks._lib.data_source import Source
 
 
 def run(run: Run) -> None:
@@ -29,7 +29,7 @@ def run(run: Run) -> None:
 def fit(run: Run) -> None:
     """What each of the processes of a training does: of several, rank 0 in the run's folder, the others in passing."""
     from xp.models import camera_sizes
-    from xp.tasks.shared import shared_frames
+    from xp.tasks._lib.loading import shared_frames
 
     config = run.config
     source = open_source(config.data)
@@ -47,8 +47,8 @@ def fit(run: Run) -> None:
 
 def warm_up(config: "DictConfig") -> None:
     """Import what a training with this configuration imports: the data, the model's family and its loop."""
-    import xp.tasks.shared  # noqa: F401
-    from xp.models.registry import import_family
+    import xp.tasks._lib.loading  # noqa: F401
+    from xp.models.families import import_family
     from xp.training.frameworks import import_loop
 
     import_family(plain(config.model))
@@ -57,7 +57,7 @@ def warm_up(config: "DictConfig") -> None:
 
 def _build(run: Run, source: "Source", statistics: dict[str, Any]) -> "Trainable":
     from xp.models import build
-    from xp.tasks.shared import use_framework
+    from xp.tasks._lib.loading import use_framework
 
     config = run.config
     use_framework(config, config.model.family)
@@ -75,16 +75,16 @@ def _build(run: Run, source: "Source", statistics: dict[str, Any]) -> "Trainable
     return trainable
 
 
-def _treatment(config: "DictConfig", source: "Source") -> "Treatment":
+def _treatment(config: "DictConfig", source: "Source") -> "DataTransforms":
     """Observation dropout and action space; statistics of action differences are computed when they are asked for."""
     from xp.data import delta_statistics
     from xp.data.relative import excluded_dimensions
-    from xp.models.policy import Treatment
+    from xp.models.policy import DataTransforms
 
     dataset = source.dataset
     if config.action_space.type == "relative":
         excluded_dimensions(config.action_space.exclude, dataset.action_names)  # refuses what is in no name
-    return Treatment(
+    return DataTransforms(
         obs_dropout=config.obs_dropout.rate,
         action_space=config.action_space.type,
         anchor=config.action_space.anchor,

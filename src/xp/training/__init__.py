@@ -3,21 +3,21 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from xp.training.action_layout import ActionLayout as ActionLayout
     from xp.training.divergence import TrainingDiverged as TrainingDiverged
     from xp.training.frameworks import train_any as train_any
-    from xp.training.layout import ActionLayout as ActionLayout
-    from xp.training.loop import train as train
+    from xp.training.jax.loop import train as train
     from xp.training.schedules import make_schedule as make_schedule
     from xp.training.validation import make_validator as make_validator
 
 __all__ = ["ActionLayout", "TrainingDiverged", "make_schedule", "make_validator", "train", "train_any"]
 
 _LAZY = {
-    "ActionLayout": "layout",
+    "ActionLayout": "action_layout",
     "TrainingDiverged": "divergence",
     "make_schedule": "schedules",
     "make_validator": "validation",
-    "train": "loop",
+    "train": "jax.loop",
     "train_any": "frameworks",
 }
 

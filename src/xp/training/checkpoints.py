@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
+from xp import atomic
 from xp.errors import UserError
 from xp.foreign.json_file import read_fields
 from xp.foreign.paths import RefusedError
 from xp.foreign.text import shown
 from xp.models.policy import Policy
-from xp.runs import atomic
-from xp.training.storage import Damaged, Stored, bytes_of, read_arrays, room_for, write_arrays
+from xp.training.storage import CorruptFileError, Stored, bytes_of, read_arrays, room_for, write_arrays
 
 FORMAT = 1
 _NAME = re.compile(r"checkpoint-(\d+)")
@@ -103,7 +103,7 @@ class Checkpoints:
         for step in reversed(self.steps()):
             try:
                 return read_checkpoint(self.path(step))
-            except Damaged as error:
+            except CorruptFileError as error:
                 aside = _free_name(self.path(step).with_name(f"checkpoint-{step}.damaged"))
                 self.path(step).rename(aside)
                 log(f"checkpoint-{step} is damaged ({error}): set aside as {aside.name}, using the one before it")
@@ -132,7 +132,7 @@ def read_checkpoint(folder: Path) -> Restored:
     """Read the checkpoint in `folder`, named `checkpoint-STEP`.
 
     Raises:
-        Damaged: it is not whole.
+        CorruptFileError: it is not whole.
         UserError: it has the format of another version of xp.
     """
     try:
@@ -142,7 +142,7 @@ def read_checkpoint(folder: Path) -> Restored:
         sizes = {name: files.integer(name, low=0) for name in files.content}
         meta = dict(facts.object("meta").content)
     except RefusedError as error:
-        raise Damaged(f"training_state/state.json: {error}") from error
+        raise CorruptFileError(f"training_state/state.json: {error}") from error
     if facts.content.get("format") != FORMAT:
         raise UserError(
             f"{folder} was written in checkpoint format {shown(facts.content.get('format'))}, this version of xp reads "
@@ -151,9 +151,9 @@ def read_checkpoint(folder: Path) -> Restored:
     for name, size in sizes.items():
         actual = (folder / name).stat().st_size if (folder / name).is_file() else 0
         if actual != size:
-            raise Damaged(f"{name} has {actual:,} of {size:,} bytes")
+            raise CorruptFileError(f"{name} has {actual:,} of {size:,} bytes")
     if folder.name != f"checkpoint-{found}":
-        raise Damaged(f"it holds step {found}")
+        raise CorruptFileError(f"it holds step {found}")
     return Restored(found, read_arrays(folder / "training_state" / "state.safetensors", stored), meta)
 
 

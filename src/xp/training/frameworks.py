@@ -7,7 +7,7 @@ from xp.models.policy import Policy, TorchTrainable, Trainable
 from xp.runs import Run
 from xp.training.overfit import StepBatches
 
-LOOPS = {"octo": "loop", "lerobot": "torch_loop"}
+LOOPS = {"octo": "jax.loop", "lerobot": "torch.loop"}
 """The module that trains a family's models."""
 
 
@@ -19,9 +19,9 @@ def import_loop(family: str) -> None:
 def train_any(run: Run, trainable: Trainable, batches: StepBatches, **options: Any) -> Policy:
     """Train in the session of the trainable's framework; options are those of `xp.training.session.Session.train`."""
     if isinstance(trainable, TorchTrainable):
-        from xp.training.torch_loop import TorchSession
+        from xp.training.torch.loop import TorchSession
 
         return TorchSession.train(run, trainable, batches, **options)
-    from xp.training.loop import JaxSession
+    from xp.training.jax.loop import JaxSession
 
     return JaxSession.train(run, trainable, batches, **options)

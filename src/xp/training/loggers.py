@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from xp.atomic import write_text
 from xp.errors import UserError
 from xp.runs import Run
-from xp.runs.atomic import write_text
-from xp.runs.reading import read_json
+from xp.runs.records.json_io import read_json
 
 
 class Logger(Protocol):

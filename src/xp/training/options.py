@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from xp.config.devices import check_devices
-from xp.errors import UserError, closest, listing
+from xp.errors import UserError, did_you_mean, join_names
 
 PRECISIONS = ("float32", "bfloat16")
 DEVICES = ("auto", "cpu", "gpu")
@@ -102,7 +102,8 @@ class TrainerOptions:
             value = getattr(self, name)
             if value not in allowed:
                 raise UserError(
-                    f"trainer.{name}={value} is not known{closest(str(value), allowed)}. Choose {listing(allowed)}."
+                    f"trainer.{name}={value} is not known{did_you_mean(str(value), allowed)}. Choose "
+                    f"{join_names(allowed)}."
                 )
         if self.ema_decay is not None and not 0.0 <= self.ema_decay < 1.0:
             raise UserError(

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from xp.errors import UserError, listing
+from xp.errors import UserError, join_names
 from xp.models.tree import flatten
 
 Flat = dict[str, Any]
@@ -81,7 +81,7 @@ def split(
     frozen |= matching(paths, [pattern for word in freeze for pattern in presets.get(word, [word])], "trainer.freeze")
     if len(frozen) == len(flat):
         raise UserError(
-            f"trainer.freeze=[{listing(freeze)}] freezes all {len(flat)} arrays of weights, so nothing is left to "
+            f"trainer.freeze=[{join_names(freeze)}] freezes all {len(flat)} arrays of weights, so nothing is left to "
             "train. Take a narrower pattern, or trainer.freeze=[] to train everything."
         )
     return Partition(
@@ -106,7 +106,7 @@ def _matches_nothing(pattern: str, paths: Sequence[str], key: str) -> str:
         close = difflib.get_close_matches(_SEPARATOR.split(core)[-1] or core, parts, n=3, cutoff=0.4)
         tops = sorted({name[0] for name in names})
         near = [f"'*{part}*' ({sum(part in name for name in names)} weights)" for part in close]
-        advice = f"Close to it: {listing(near)}. At the top there are: {listing(tops[:8])}."
+        advice = f"Close to it: {join_names(near)}. At the top there are: {join_names(tops[:8])}."
     return (
         f"The pattern '{pattern}' of {key} matches none of the {len(paths)} weights, so it would do nothing. {advice} "
         f"Paths look like '{paths[0]}'."

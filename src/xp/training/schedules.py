@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from xp.errors import UserError, closest, listing
+from xp.errors import UserError, did_you_mean, join_names
 
 Schedule = Callable[[int], float]
 """Number of finished steps (0 for the first update) -> learning rate of the next update."""
@@ -65,7 +65,9 @@ def make_schedule(lr: Mapping[str, Any], steps: int) -> Schedule:
     if name == "cosine":
         return lambda step: cosine(step, peak=peak, warmup_steps=warmup, steps=steps, end_factor=end)
     known = ("constant", "cosine", "linear_warmup")
-    raise UserError(f"No learning-rate schedule '{name}'{closest(name, known)}. Choose lr= one of {listing(known)}.")
+    raise UserError(
+        f"No learning-rate schedule '{name}'{did_you_mean(name, known)}. Choose lr= one of {join_names(known)}."
+    )
 
 
 def short_of_peak(lr: Mapping[str, Any], steps: int) -> str | None:

@@ -5,7 +5,7 @@ weights and nothing else, every random draw is a function of (seed, step), and t
 step. So when these happen, or whether, cannot change what is learned, and a resumed run repeats the uninterrupted one
 bit for bit. A validation is long and is left where somebody asks the run to stop; a run that goes on from a checkpoint
 begins with the validation of that step, unless validation_log.csv has its row (written last: `best/` is up to date).
-`xp.training.loop` (JAX) and `xp.training.torch_loop` (Lightning) are two thin loops around it.
+`xp.training.jax.loop` (JAX) and `xp.training.torch.loop` (Lightning) are two thin loops around it.
 """
 
 import math

@@ -23,7 +23,7 @@ NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _TYPES = {"float32": "F32", "float64": "F64", "int32": "I32", "int64": "I64", "uint32": "U32", "bool": "BOOL"}
 
 
-class Damaged(Exception):  # noqa: N818 - a finding, handled where it is raised
+class CorruptFileError(Exception):  # noqa: N818 - a finding, handled where it is raised
     """A stored file is truncated, altered or unreadable."""
 
 
@@ -54,23 +54,23 @@ def read_arrays(path: Path, stored: Stored) -> dict[str, np.ndarray]:
     """Read what `write_arrays` wrote, after checking size and SHA-256.
 
     Raises:
-        Damaged: the file is missing, has another size, another checksum, or cannot be parsed.
+        CorruptFileError: the file is missing, has another size, another checksum, or cannot be parsed.
     """
     from safetensors.numpy import load_file
 
     try:
         size = regular_file(path, "the state of a training").stat().st_size
         if size != stored.bytes:
-            raise Damaged(f"{path.name} has {size:,} of {stored.bytes:,} bytes")
+            raise CorruptFileError(f"{path.name} has {size:,} of {stored.bytes:,} bytes")
         with path.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != stored.sha256:
-                raise Damaged(f"{path.name} does not have the checksum it was written with")
+                raise CorruptFileError(f"{path.name} does not have the checksum it was written with")
         read_safetensors_header(path, "the state of a training")
         return load_file(path)
-    except Damaged:
+    except CorruptFileError:
         raise
     except Exception as error:
-        raise Damaged(f"{path.name} cannot be read ({error})") from error
+        raise CorruptFileError(f"{path.name} cannot be read ({error})") from error
 
 
 def digest_of(arrays: Mapping[str, Any]) -> str:

@@ -9,9 +9,9 @@ import numpy as np
 from xp.metrics.actions import direction_accuracy, gripper_accuracy, mae, scale_of
 from xp.models.policy import Batch, Policy
 from xp.runs import Run
-from xp.runs.folder import PROGRESS
-from xp.runs.progress import Progress
-from xp.training.layout import ActionLayout
+from xp.runs.execution.progress import Progress
+from xp.runs.records.folder import PROGRESS
+from xp.training.action_layout import ActionLayout
 
 METRICS = ("val_loss", "l1_error", "direction_accuracy", "gripper_accuracy", "position_l1", "rotation_l1")
 """Columns of validation_log.csv after `step` and `epoch`, in this order."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from xp.runs.atomic import write_text
+from xp.atomic import write_text
 
 
 def note(run, word):

@@ -11,8 +11,8 @@ import signal
 import time
 from pathlib import Path
 
-from xp.runs import atomic
-from xp.runs.atomic import write_json, write_text
+from xp import atomic
+from xp.atomic import write_json, write_text
 
 
 def run(run):

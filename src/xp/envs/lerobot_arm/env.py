@@ -9,8 +9,8 @@ from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.envs.configs import EnvConfig
 from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
 
-from xp.envs.arm import HIGH, LOW, NAMES
-from xp.envs.arm_env import ArmEnv
+from xp.envs.arm.arm import HIGH, LOW, NAMES
+from xp.envs.arm.env import ArmEnv
 
 GYM_ID = "xp/Arm-v0"
 

@@ -8,8 +8,8 @@ import numpy as np
 from lerobot.robots import Robot, RobotConfig
 from lerobot.utils.constants import OBS_IMAGES, OBS_STATE
 
-from xp.envs.arm import NAMES
-from xp.envs.arm_env import ArmEnv
+from xp.envs.arm.arm import NAMES
+from xp.envs.arm.env import ArmEnv
 
 logger = logging.getLogger(__name__)
 

@@ -8,14 +8,13 @@ from typing import Any
 
 import torch
 
-from xp.errors import UserError, closest
+from xp.errors import UserError, did_you_mean
 from xp.foreign.json_file import Fields
 from xp.models.camera_maps import check_map
 from xp.models.lerobot.cameras import camera_name, image_key, resolve_cameras
 from xp.models.lerobot.cameras import camera_sizes as sizes_of
 from xp.models.lerobot.catalog import config_class, missing_package, policy_class
 from xp.models.lerobot.folder import check_shapes, load_by_name, load_exactly
-from xp.models.lerobot.papers import Papers, read_act_smooth, read_papers
 from xp.models.lerobot.policy import Assembly, LeRobotPolicy, objective
 from xp.models.lerobot.processors import (
     lerobot_statistics,
@@ -28,8 +27,9 @@ from xp.models.lerobot.processors import (
     without_cameras,
 )
 from xp.models.lerobot.settings import chunk_of, own_treatment, policy_config, window_of
+from xp.models.lerobot.sidecar import Papers, read_act_smooth, read_papers
 from xp.models.lerobot.trust import check_folder
-from xp.models.policy import DataSpec, LoadReport, PolicySpec, TorchTrainable, Treatment
+from xp.models.policy import DataSpec, DataTransforms, LoadReport, PolicySpec, TorchTrainable
 
 
 def build(
@@ -40,7 +40,7 @@ def build(
     horizon: int,
     seed: int,
     pretrained: tuple[Path, int | None] | None = None,
-    treatment: Treatment | None = None,
+    treatment: DataTransforms | None = None,
 ) -> TorchTrainable:
     """A policy for a dataset and a horizon, optionally from the weights of a saved one.
 
@@ -56,7 +56,7 @@ def build(
     Raises:
         UserError: options that do not fit each other, the dataset or the pretrained policy.
     """
-    papers, treatment = read_papers(pretrained[0]) if pretrained else None, treatment or Treatment()
+    papers, treatment = read_papers(pretrained[0]) if pretrained else None, treatment or DataTransforms()
     if papers is not None:
         check_folder(papers)
     _check_fps(model_cfg, data, papers)
@@ -131,7 +131,9 @@ def _masked(papers: Papers, mask: str) -> Papers:
             "choice of masks. Leave mask out."
         )
     if mask not in ("training", "original"):
-        raise UserError(f"mask={mask}: allowed are training and original{closest(mask, ('training', 'original'))}.")
+        raise UserError(
+            f"mask={mask}: allowed are training and original{did_you_mean(mask, ('training', 'original'))}."
+        )
     return replace(papers, config={**papers.config, "mask": mask})
 
 

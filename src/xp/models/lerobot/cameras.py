@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from xp.errors import UserError, closest, listing
+from xp.errors import UserError, did_you_mean, join_names
 from xp.models.camera_maps import mismatch, shown
-from xp.models.lerobot.papers import Papers, read_papers
+from xp.models.lerobot.sidecar import Papers, read_papers
 
 PREFIX = "observation.images."
 
@@ -39,8 +39,9 @@ def resolve_cameras(model_cfg: Mapping[str, Any], cameras: Mapping[str, Any], pa
     for name in chosen.values():
         if name not in cameras:
             raise UserError(
-                f"model.cameras={_shown(given)}: the dataset has no camera '{name}'{closest(name, cameras)}. It has "
-                f"{listing(cameras)}. Type for instance model.cameras=[{next(iter(cameras), 'NAME')}]"
+                f"model.cameras={_shown(given)}: the dataset has no camera "
+                f"'{name}'{did_you_mean(name, cameras)}. It has "
+                f"{join_names(cameras)}. Type for instance model.cameras=[{next(iter(cameras), 'NAME')}]"
             )
     if papers is None:
         return chosen

@@ -7,7 +7,7 @@ import re
 from functools import lru_cache
 from typing import Any
 
-from xp.errors import UserError, closest, listing
+from xp.errors import UserError, did_you_mean, join_names
 
 ACT_SMOOTH = "lerobot_policy_act_smooth_xp"
 """The plugin of this repository that brings act_smooth."""
@@ -26,8 +26,8 @@ def config_class(policy_type: str) -> type:
     known = sorted(registry.get_known_choices())
     if policy_type not in known:
         raise UserError(
-            f"model.type={policy_type}: there is no such policy type. Types: {listing(known)}"
-            f"{closest(policy_type, known)}.{_plugin_trouble(failures)}"
+            f"model.type={policy_type}: there is no such policy type. Types: {join_names(known)}"
+            f"{did_you_mean(policy_type, known)}.{_plugin_trouble(failures)}"
         )
     found = registry.get_choice_class(policy_type)
     other = found.__module__.partition(".")[0]

@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
+from xp.atomic import write_json
 from xp.errors import UserError
 from xp.foreign.bounds import allowance
 from xp.foreign.paths import RefusedError, member
 from xp.foreign.safetensors_header import Header, read_safetensors_header
 from xp.foreign.text import printable
-from xp.models.lerobot.papers import CONFIG, WEIGHTS, XP
+from xp.models.lerobot.sidecar import CONFIG, WEIGHTS, XP
 from xp.models.policy import LoadReport
-from xp.runs.atomic import write_json
 
 _WHAT = "a policy's weights"
 STATISTICS = ("action_delta_mean", "action_delta_std")

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from xp.errors import UserError, listing
+from xp.errors import UserError, join_names
 from xp.models.policy import Batch
 
 STATE, ENVIRONMENT = "observation.state", "observation.environment_state"
@@ -103,7 +103,7 @@ def _frames(batch: Batch, camera: str) -> np.ndarray:
     if key not in batch:
         present = [name.removeprefix("observation.images.") for name in batch if name.startswith("observation.images.")]
         raise UserError(
-            f"The observation has no camera '{camera}', which the policy needs; it has {listing(present)}. Add "
+            f"The observation has no camera '{camera}', which the policy needs; it has {join_names(present)}. Add "
             f"'{key}' [B, T, height, width, 3] uint8, or load the policy with a map of cameras: "
             "load_policy(path, cameras={POLICY_CAMERA: CAMERA})."
         )

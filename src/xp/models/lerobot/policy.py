@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from xp.errors import UserError, closest, listing
+from xp.errors import UserError, did_you_mean, join_names
 from xp.models.lerobot.cameras import camera_name
 from xp.models.lerobot.folder import write_folder
 from xp.models.lerobot.inputs import as_float, host_tensors
@@ -115,8 +115,9 @@ class LeRobotPolicy:
             return seen  # `host_tensors` says which cameras there are, and how to map them
         if missing:
             raise UserError(
-                f"The observation lacks '{missing[0]}', which the policy reads; its keys are {listing(observation)}. "
-                f"The policy reads {listing(wanted)}: {SHAPES}."
+                f"The observation lacks '{missing[0]}', which the policy reads; its keys are "
+                f"{join_names(observation)}. "
+                f"The policy reads {join_names(wanted)}: {SHAPES}."
             )
         steps = {len(seen[key][0]) for key in wanted if key != TASK}
         if steps and min(steps) < self.spec.history:
@@ -139,7 +140,7 @@ class LeRobotPolicy:
         """
         if "action" not in batch:
             raise UserError(
-                f"A loss needs a batch with actions; this one has {listing(batch)}. Add 'action' [B, P+F, A]."
+                f"A loss needs a batch with actions; this one has {join_names(batch)}. Add 'action' [B, P+F, A]."
             )
         with torch.no_grad():
             value, parts = self.measured(self.assembly.prepare(batch), seed)
@@ -218,7 +219,8 @@ def _check_options(options: Mapping[str, Any], spec: PolicySpec) -> None:
     for name, value in options.items():
         if name not in OPTIONS:
             raise UserError(
-                f"predict has no option '{name}'; allowed are {listing(OPTIONS)}{closest(name, OPTIONS)}. Leave it out."
+                f"predict has no option '{name}'; allowed are "
+                f"{join_names(OPTIONS)}{did_you_mean(name, OPTIONS)}. Leave it out."
             )
         if value is not None and not spec.prefix_future:
             raise UserError(

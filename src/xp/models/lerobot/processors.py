@@ -15,8 +15,8 @@ from xp.foreign.text import printable
 from xp.models.lerobot.cameras import PREFIX
 from xp.models.lerobot.catalog import missing_package
 from xp.models.lerobot.inputs import ACTION, ENVIRONMENT, STATE
-from xp.models.lerobot.papers import POSTPROCESSOR, PREPROCESSOR, Papers
-from xp.models.policy import Treatment
+from xp.models.lerobot.sidecar import POSTPROCESSOR, PREPROCESSOR, Papers
+from xp.models.policy import DataTransforms
 
 QUANTILES = {"p01": "q01", "p99": "q99"}
 """Names of quantiles in xp's statistics and in LeRobot's."""
@@ -66,7 +66,7 @@ def new_processors(config: Any, stats: Mapping[str, Any], papers: Papers | None)
     )
 
 
-def treated(processors: tuple[Any, Any], config: Any, treatment: Treatment) -> None:
+def treated(processors: tuple[Any, Any], config: Any, treatment: DataTransforms) -> None:
     """Put observation dropout and relative actions into the processors of a policy that has no such thing itself.
 
     The steps are those of the plugin `lerobot_policy_act_smooth_xp`; they are saved with the processors, and LeRobot's
@@ -178,7 +178,7 @@ def _use_deltas(processors: tuple[Any, Any], deltas: Mapping[str, Any]) -> None:
                 step.to(device=step.device)
 
 
-def _check_anchor(config: Any, treatment: Treatment) -> None:
+def _check_anchor(config: Any, treatment: DataTransforms) -> None:
     if treatment.anchor not in (None, "observation.state"):
         raise UserError(
             f"action_space.anchor={treatment.anchor}: the policy type '{config.type}' is not told which actions are "

@@ -4,10 +4,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from xp.errors import UserError, closest, listing
+from xp.errors import UserError, did_you_mean, join_names
 from xp.models.lerobot.catalog import config_class, missing_package
-from xp.models.lerobot.papers import Papers
-from xp.models.policy import DataSpec, Treatment
+from xp.models.lerobot.sidecar import Papers
+from xp.models.policy import DataSpec, DataTransforms
 
 OURS = ("name", "family", "lr_peak", "type", "cameras", "image_size", "allow_fps_change")
 """Keys of the section that are xp's, not the policy's."""
@@ -56,7 +56,7 @@ def policy_config(
     return config
 
 
-def own_treatment(model_cfg: Mapping[str, Any], papers: Papers | None, treatment: Treatment) -> dict[str, Any]:
+def own_treatment(model_cfg: Mapping[str, Any], papers: Papers | None, treatment: DataTransforms) -> dict[str, Any]:
     """Observation dropout and action space as fields of the policy's own configuration, where it has them; else {}.
 
     A policy has them when its class knows `obs_dropout_rate` and `relative_actions`, as act_smooth's does.
@@ -119,8 +119,9 @@ def _given(model_cfg: Mapping[str, Any], policy_type: str, cls: type) -> dict[st
             )
         if key not in allowed:
             raise UserError(
-                f"model.{key}: the policy type '{policy_type}' has no such option{closest(key, allowed)}. Its options: "
-                f"{listing(sorted(allowed))}"
+                f"model.{key}: the policy type '{policy_type}' has no such "
+                f"option{did_you_mean(key, allowed)}. Its options: "
+                f"{join_names(sorted(allowed))}"
             )
     return given
 

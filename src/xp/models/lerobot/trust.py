@@ -16,14 +16,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from xp.errors import listing
+from xp.errors import join_names
 from xp.foreign.json_file import Fields, is_shape, read_fields
 from xp.foreign.paths import member
 from xp.foreign.safetensors_header import Header, read_safetensors_header
 from xp.foreign.text import printable
 from xp.models.lerobot.catalog import config_class
 from xp.models.lerobot.folder import weights_header
-from xp.models.lerobot.papers import CONFIG, POSTPROCESSOR, PREPROCESSOR, Papers
+from xp.models.lerobot.sidecar import CONFIG, POSTPROCESSOR, PREPROCESSOR, Papers
 
 STEPS = frozenset(
     {
@@ -162,13 +162,15 @@ def _check_step(step: Fields, folder: Path, tokenizers: tuple[str, ...]) -> None
     step.refuse_others(_STEP)
     name = step.text("registry_name")
     if name not in STEPS:
-        raise step.refusal("registry_name", f"a step that is known to load and run nothing: {listing(sorted(STEPS))}")
+        raise step.refusal(
+            "registry_name", f"a step that is known to load and run nothing: {join_names(sorted(STEPS))}"
+        )
     config = step.object("config", Fields({}, step.source))
     for key, value in config.content.items():
         if key == "trust_remote_code":
             raise config.refusal(key, "nothing: code that a folder brings is not run")
         if key == "tokenizer_name" and value not in tokenizers:
-            allowed = listing(tokenizers)
+            allowed = join_names(tokenizers)
             raise config.refusal(key, f"a tokenizer that LeRobot names for this policy type: {allowed}. {_VOUCH}")
         if key != "tokenizer_name" and any(map(_is_address, _texts(value))):
             raise config.refusal(key, "no path and no address")

@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from xp.errors import UserError, closest, listing
+from xp.errors import UserError, did_you_mean, join_names
 from xp.models.camera_maps import check_map
 from xp.models.octo.cameras import Slot, noted
-from xp.models.octo.construct import build_module
-from xp.models.octo.folder import OctoFolder
+from xp.models.octo.factory import build_module
 from xp.models.octo.inputs import Prepare
-from xp.models.octo.network import Network
-from xp.models.octo.statistics import Normal, by_dataset, identity, normal_of
-from xp.models.octo.t5 import sizes_from_weights
-from xp.models.octo.text import text_inputs
+from xp.models.octo.io.folder import OctoFolder
+from xp.models.octo.io.statistics import Normal, by_dataset, identity, normal_of
+from xp.models.octo.network.network import Network
+from xp.models.octo.network.t5 import sizes_from_weights
+from xp.models.octo.network.text import text_inputs
 from xp.models.policy import PolicySpec
 from xp.models.tree import flatten
 
@@ -47,8 +47,8 @@ class Assembly:
         if dataset is None or dataset not in self.datasets:
             given = "none was chosen" if dataset is None else f"'{dataset}' is none of them"
             raise UserError(
-                f"This Octo has action statistics of {len(self.datasets)} datasets ({listing(self.datasets)}) and "
-                f"{given}{closest(dataset or '', self.datasets)}. Choose one: predict(..., dataset='NAME'), or "
+                f"This Octo has action statistics of {len(self.datasets)} datasets ({join_names(self.datasets)}) and "
+                f"{given}{did_you_mean(dataset or '', self.datasets)}. Choose one: predict(..., dataset='NAME'), or "
                 "predict.dataset=NAME, eval.dataset=NAME on the command line."
             )
         return self.datasets[dataset]
@@ -71,7 +71,7 @@ def assemble(
     inner = {path.removeprefix(_T5_PREFIX): leaf for path, leaf in weights.items()}
     module = build_module(model, sizes_from_weights(inner), remat=remat)
     if "action" not in module.heads:
-        raise UserError(f"The model has the heads {listing(module.heads)}; predicting needs one named 'action'.")
+        raise UserError(f"The model has the heads {join_names(module.heads)}; predicting needs one named 'action'.")
     head = module.heads["action"]
     _check_example(folder.example, head.action_horizon, head.action_dim)
     own = folder.config.get("xp", {})
@@ -118,7 +118,8 @@ def _check_example(example: Mapping[str, Any], horizon: int, action_dim: int) ->
     """The example batch shows the shapes of what the model was trained on: it must be a batch of this model."""
     if "timestep_pad_mask" not in example["observation"]:
         raise UserError(
-            f"example_batch.msgpack has no observation/timestep_pad_mask [B, T]; it has {listing(flatten(example))}. "
+            f"example_batch.msgpack has no observation/timestep_pad_mask [B, T]; it has "
+            f"{join_names(flatten(example))}. "
             "Give the example batch that was saved with the model."
         )
     shape = np.shape(example.get("action", np.zeros((1, 1, horizon, action_dim))))
@@ -145,7 +146,8 @@ def _chosen(statistics: Mapping[str, Mapping[str, Any]], dataset: str | None) ->
         return statistics
     if dataset not in statistics:
         raise UserError(
-            f"dataset={dataset}: this Octo has statistics of {listing(statistics)}{closest(dataset, statistics)}. "
+            f"dataset={dataset}: this Octo has statistics of "
+            f"{join_names(statistics)}{did_you_mean(dataset, statistics)}. "
             "Name one of these."
         )
     return {dataset: statistics[dataset]}

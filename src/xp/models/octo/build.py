@@ -11,10 +11,10 @@ import numpy as np
 from xp.errors import UserError
 from xp.models.octo.assembly import assemble
 from xp.models.octo.cameras import resolve_slots
-from xp.models.octo.folder import OctoFolder, open_folder
 from xp.models.octo.initial import initial_weights
-from xp.models.octo.match import fitting, verify
-from xp.models.octo.papers import FREEZE_PRESETS, frozen_patterns, new_papers
+from xp.models.octo.io.folder import OctoFolder, open_folder
+from xp.models.octo.io.matching_weights import fitting, verify
+from xp.models.octo.io.sidecar import FREEZE_PRESETS, frozen_patterns, new_papers
 from xp.models.octo.policy import OctoPolicy
 from xp.models.policy import DataSpec, JaxTrainable, LoadReport
 from xp.models.tree import unflatten

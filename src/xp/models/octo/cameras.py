@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from xp.errors import UserError, closest, listing
+from xp.errors import UserError, did_you_mean, join_names
 
 WRIST_WORDS = ("wrist", "hand", "gripper")
 PRIMARY_WORDS = ("primary", "top", "front", "oblique", "agent", "base")
@@ -46,7 +46,7 @@ def resolve_slots(model_cfg: Mapping[str, Any], cameras: Mapping[str, Any]) -> d
         chosen["primary"] = chosen.pop("wrist")  # the only camera there is
     if "primary" not in chosen:
         raise UserError(
-            f"The model's image slot 'primary' has no camera: the dataset has {listing(cameras)}. "
+            f"The model's image slot 'primary' has no camera: the dataset has {join_names(cameras)}. "
             "Choose one with model.cameras.primary.camera=NAME, or use a dataset with images."
         )
     return {name: Slot(chosen[name], *_size(name, slots[name])) for name in slots if name in chosen}
@@ -75,7 +75,8 @@ def _explicit(name: str, slot: Mapping[str, Any], cameras: Mapping[str, Any]) ->
     wanted = str(slot["camera"])
     if wanted not in cameras:
         raise UserError(
-            f"model.cameras.{name}.camera={wanted}: the dataset has {listing(cameras)}{closest(wanted, cameras)}. "
+            f"model.cameras.{name}.camera={wanted}: the dataset has "
+            f"{join_names(cameras)}{did_you_mean(wanted, cameras)}. "
             f"Name one of these, or null to have it chosen."
         )
     return wanted

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from xp.errors import UserError, listing
+from xp.errors import UserError, join_names
 from xp.models.octo.cameras import Slot
-from xp.models.octo.statistics import Normal
-from xp.models.octo.text import Texts
+from xp.models.octo.io.statistics import Normal
+from xp.models.octo.network.text import Texts
 from xp.models.policy import Batch
 from xp.models.tree import flatten
 
@@ -48,9 +48,9 @@ class Prepare:
         images = {name: batch.get(f"observation.images.{slot.camera}") for name, slot in self.slots.items()}
         shapes = [np.shape(image) for image in images.values() if image is not None]
         if not shapes:
-            wanted = listing(slot.camera for slot in self.slots.values() if slot.camera)
+            wanted = join_names(slot.camera for slot in self.slots.values() if slot.camera)
             raise UserError(
-                f"The observation has none of the policy's cameras ({wanted}); its keys are {listing(batch)}. "
+                f"The observation has none of the policy's cameras ({wanted}); its keys are {join_names(batch)}. "
                 "Give at least one as observation.images.<camera> [B, T, h, w, 3]."
             )
         lead = (shapes[0][0], shapes[0][1])
@@ -163,7 +163,7 @@ def _native(batch: Batch) -> dict[str, Any]:
     if "timestep_pad_mask" not in kept["observation"]:
         raise UserError(
             f"An observation in Octo's form needs timestep_pad_mask [B, T]; this one has "
-            f"{listing(kept['observation'])}. Add it: True where a step is real."
+            f"{join_names(kept['observation'])}. Add it: True where a step is real."
         )
     return {"task": {}, **kept}
 

@@ -8,12 +8,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from xp.errors import UserError, closest, listing
+from xp.errors import UserError, did_you_mean, join_names
 from xp.models.observation import as_windows
 from xp.models.octo.assembly import Assembly
-from xp.models.octo.folder import write_folder
 from xp.models.octo.heads import ActionHead
-from xp.models.octo.statistics import Normal
+from xp.models.octo.io.folder import write_folder
+from xp.models.octo.io.statistics import Normal
 from xp.models.policy import Batch, Distribution
 from xp.models.tree import flatten
 
@@ -120,7 +120,7 @@ class OctoPolicy:
         """The training objective (`loss`) and its parts on one batch, in evaluation mode (no dropout)."""
         if "action" not in batch:
             raise UserError(
-                f"A loss needs a batch with actions; this one has {listing(batch)}. Add 'action' [B, H, A]."
+                f"A loss needs a batch with actions; this one has {join_names(batch)}. Add 'action' [B, H, A]."
             )
         inputs = self.assembly.prepare(batch)
         value, parts = self.assembly.network.evaluate(self._weights, _padded_for_loss(inputs), jax.random.key(seed))
@@ -141,7 +141,8 @@ def _check_options(options: Mapping[str, Any]) -> None:
     for name in options:
         if name not in OPTIONS:
             raise UserError(
-                f"predict has no option '{name}'; allowed are {listing(OPTIONS)}{closest(name, OPTIONS)}. Leave it out."
+                f"predict has no option '{name}'; allowed are "
+                f"{join_names(OPTIONS)}{did_you_mean(name, OPTIONS)}. Leave it out."
             )
     if options.get("rng", "default") not in ("default", "legacy"):
         raise UserError(f"rng={options['rng']!r}: allowed are 'default' and 'legacy'. Type rng='legacy'.")

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from xp.models.octo.tokenizers import TokenGroup
-from xp.models.octo.transformer import MAPHead
+from xp.models.octo.network.tokenizers import TokenGroup
+from xp.models.octo.network.transformer import MAPHead
 
 Groups = Mapping[str, TokenGroup]
 Parts = dict[str, jax.Array]

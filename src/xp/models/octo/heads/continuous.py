@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from xp.models.octo.heads.base import ActionHead, Groups, Parts, masked_mean
-from xp.models.octo.transformer import MAPHead
+from xp.models.octo.network.transformer import MAPHead
 
 
 class ContinuousActionHead(ActionHead):

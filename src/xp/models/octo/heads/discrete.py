@@ -8,7 +8,7 @@ from flax import linen as nn
 
 from xp.models.octo.bins import Bins
 from xp.models.octo.heads.base import ActionHead, Groups, Parts, masked_mean
-from xp.models.octo.transformer import MAPHead
+from xp.models.octo.network.transformer import MAPHead
 
 
 class DiscreteActionHead(ActionHead):

@@ -16,7 +16,7 @@ from xp.models.octo.heads.base import (
     lower_triangular,
     masked_mean,
 )
-from xp.models.octo.transformer import MAPHead
+from xp.models.octo.network.transformer import MAPHead
 
 
 class GaussianActionHead(ActionHead):

@@ -9,7 +9,7 @@ from flax import linen as nn
 from xp.models.octo.heads.base import Groups
 from xp.models.octo.heads.denoising import Carry, DenoisingHead, cosine_betas
 from xp.models.octo.heads.unet import ConditionalUnet1D
-from xp.models.octo.transformer import MAPHead
+from xp.models.octo.network.transformer import MAPHead
 
 VARIANCES = ("fixed_large", "fixed_small")
 

@@ -1,0 +1,1 @@
+"""Checkpoints on disk: what FOLDER@STEP means, where a run keeps its policies, and named arrays in files."""

@@ -1,0 +1,97 @@
+"""What every weight format gives the rest: headers without data, ranges of elements, and a place to write them."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import ml_dtypes
+import numpy as np
+
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+SMALL_FLOATS = tuple(
+    np.dtype(getattr(ml_dtypes, name))
+    for name in ("bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3", "float8_e4m3fnuz", "float8_e5m2fnuz")
+)
+"""Float types that numpy itself does not know."""
+
+
+class CorruptFileError(Exception):  # noqa: N818 - a finding, turned into a message where the file is known
+    """A weights file is truncated, inconsistent or of another format: says what was found."""
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """The header of one named array."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the data."""
+        return self.size * self.dtype.itemsize
+
+    @property
+    def is_float(self) -> bool:
+        """Whether arithmetic applies; integers and truth values are copied."""
+        return is_float(self.dtype)
+
+
+def is_float(dtype: np.dtype) -> bool:
+    """Whether a dtype is a real floating-point type, numpy's or one of `SMALL_FLOATS`."""
+    return dtype.kind == "f" or dtype in SMALL_FLOATS
+
+
+class Reader(Protocol):
+    """Weights on disk. Opening one reads headers only; `read` may be called from several threads."""
+
+    @property
+    def leaves(self) -> Mapping[str, Leaf]:
+        """Every array's header by name."""
+        ...
+
+    @property
+    def ties(self) -> Mapping[str, str]:
+        """{name that was dropped when the file was written: the name it shares its data with}."""
+        ...
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files (or the one folder) that hold the weights."""
+        ...
+
+    def grain(self, name: str) -> int:
+        """How many consecutive elements are cheapest read together: 1, or those of one stored chunk."""
+        ...
+
+    def in_order(self, name: str) -> bool:
+        """Whether ranges are cheap only where each follows the one that the same thread read before it."""
+        ...
+
+    def read(self, name: str, start: int, stop: int) -> np.ndarray:
+        """Elements [start, stop) of the flattened array, 1-D; valid until this thread's next read of the reader.
+
+        Raises:
+            CorruptFileError: the bytes are not there.
+        """
+        ...
+
+
+class Writer(Protocol):
+    """A checkpoint's weights being written; all leaves are known from the start. `write` may be called by threads."""
+
+    def write(self, name: str, start: int, data: np.ndarray) -> None:
+        """Put 1-D `data` at element `start` of the flattened array."""
+        ...
+
+    def close(self) -> None:
+        """Finish the files."""
+        ...

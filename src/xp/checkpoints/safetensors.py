@@ -1,0 +1,158 @@
+"""safetensors files, whole or sharded, read and written by their public layout.
+
+8 bytes little-endian length, a JSON header {name: {dtype, shape, data_offsets}}, then the data
+(https://github.com/huggingface/safetensors); shards are listed in `model.safetensors.index.json`.
+"""
+
+import json
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from xp.checkpoints.arrays import CorruptFileError, Leaf
+from xp.checkpoints.flat_file import Extent, FlatReader, FlatWriter
+from xp.foreign.json_file import read_fields
+from xp.foreign.paths import member
+from xp.foreign.safetensors_header import Tensor, read_safetensors_header
+
+MODEL = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+_TYPES = {
+    "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16,
+    "F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2,
+    "I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8,
+    "U64": np.uint64, "U32": np.uint32, "U16": np.uint16, "U8": np.uint8, "BOOL": np.bool_,
+}  # fmt: skip
+_DTYPES = {word: np.dtype(kind) for word, kind in _TYPES.items()}
+_WORDS = {dtype: word for word, dtype in _DTYPES.items()}
+
+
+def open_safetensors(files: tuple[Path, ...], listed: Mapping[str, str] | None = None) -> FlatReader:
+    """The tensors of one file or of all shards.
+
+    Args:
+        files: the files.
+        listed: {tensor: name of its file} as an index has it, where there is one.
+
+    Raises:
+        RefusedError: a file is missing, cut short or no safetensors file.
+        CorruptFileError: two shards hold a tensor of one name, or files and index do not agree on what lies where.
+    """
+    extents: dict[str, Extent] = {}
+    ties: dict[str, str] = {}
+    for number, file in enumerate(files):
+        header = read_safetensors_header(file, "a checkpoint's weights")
+        for name, tensor in header.tensors.items():
+            if name in extents:
+                raise CorruptFileError(f"{file.name} and {files[extents[name].file].name} both hold {name}")
+            extents[name] = Extent(_leaf(file, name, tensor), number, tensor.offset)
+        found = header.tensors
+        ties |= {name: kept for name, kept in header.metadata.items() if kept in found and name not in found}
+    if listed is not None:
+        _check_listed(listed, {name: files[extent.file].name for name, extent in extents.items()})
+    return FlatReader(files, extents, {name: kept for name, kept in ties.items() if name not in extents})
+
+
+def open_folder(folder: Path) -> FlatReader:
+    """The tensors of `model.safetensors`, or of the shards that the index lists.
+
+    Raises:
+        RefusedError, CorruptFileError: as `open_safetensors`; also where both are there and differ.
+    """
+    listed = read_index(folder)
+    if listed is None:
+        return open_safetensors((member(folder, MODEL, "a checkpoint's weights"),))
+    names = sorted(set(listed.values()))
+    if (folder / MODEL).exists() and MODEL not in names:
+        raise CorruptFileError(
+            f"it holds {MODEL} and {INDEX}, which lists other files: one of the two is left over from before. "
+            "Remove the one that does not belong there"
+        )
+    return open_safetensors(tuple(member(folder, name, f"a shard that {INDEX} lists") for name in names), listed)
+
+
+def read_index(folder: Path) -> dict[str, str] | None:
+    """{tensor: name of its file} of a folder's index; None without one.
+
+    Raises:
+        RefusedError: it is no index, or names a file that is not directly in the folder.
+    """
+    if not (folder / INDEX).exists():
+        return None
+    index = read_fields(member(folder, INDEX, "the index of the shards"), "the index of the shards")
+    listed = index.object("weight_map")
+    names = {name: listed.text(name, most=255) for name in listed.content}
+    for name, file in names.items():
+        if "/" in file or not file.endswith(".safetensors"):
+            raise listed.refusal(name, "the name of a safetensors file in the same folder")
+    if not names:
+        raise index.refusal("weight_map", "tensors and their files")
+    return names
+
+
+def _check_listed(listed: Mapping[str, str], found: Mapping[str, str]) -> None:
+    """Refuse an index and shards that differ: every tensor lies where the index says, and no other is there."""
+    for name, file in listed.items():
+        if found.get(name) != file:
+            place = f"it is in {found[name]}" if name in found else "no shard holds it"
+            raise CorruptFileError(f"{INDEX} says that {name} is in {file}, and {place}")
+    others = sorted(found.keys() - listed.keys())
+    if others:
+        raise CorruptFileError(f"{found[others[0]]} holds {others[0]}, which {INDEX} does not list")
+
+
+def _leaf(file: Path, name: str, tensor: Tensor) -> Leaf:
+    if tensor.word not in _DTYPES:
+        raise CorruptFileError(f"{file.name}: {name} has the type {tensor.word}, which cannot be merged")
+    return Leaf(name, tensor.shape, _DTYPES[tensor.word])
+
+
+def create_safetensors(
+    folder: Path, leaves: Mapping[str, Leaf], *, ties: Mapping[str, str], division: Mapping[str, str]
+) -> FlatWriter:
+    """Write headers and set sizes; the data is written through the answer.
+
+    Args:
+        folder: where to write.
+        leaves: everything that will be written.
+        ties: dropped names and the names they share data with, kept in the metadata as safetensors itself does.
+        division: {leaf name: file name}; a leaf that is not in it goes to model.safetensors. More than one file: an
+            index is written too.
+    """
+    by_file: dict[str, list[Leaf]] = {}
+    for leaf in leaves.values():
+        by_file.setdefault(division.get(leaf.name, MODEL), []).append(leaf)
+    extents: dict[str, Extent] = {}
+    files = tuple(folder / name for name in sorted(by_file))
+    for number, file in enumerate(files):
+        held = {leaf.name for leaf in by_file[file.name]}
+        tied = {name: kept for name, kept in ties.items() if kept in held}
+        extents |= _write_header(file, number, by_file[file.name], {"format": "pt", **tied})
+    if [file.name for file in files] != [MODEL]:
+        total = sum(leaf.nbytes for leaf in leaves.values())
+        content = {
+            "metadata": {"total_size": total},
+            "weight_map": {name: files[extent.file].name for name, extent in sorted(extents.items())},
+        }
+        (folder / INDEX).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return FlatWriter(files, extents)
+
+
+def _write_header(file: Path, number: int, leaves: list[Leaf], metadata: dict[str, str]) -> dict[str, Extent]:
+    header: dict[str, Any] = {"__metadata__": metadata}
+    offset = 0
+    for leaf in leaves:
+        span = [offset, offset + leaf.nbytes]
+        header[leaf.name] = {"dtype": _WORDS[leaf.dtype], "shape": list(leaf.shape), "data_offsets": span}
+        offset += leaf.nbytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with file.open("xb") as handle:
+        handle.write(struct.pack("<Q", len(text)) + text)
+        handle.truncate(8 + len(text) + offset)
+    start = 8 + len(text)
+    return {leaf.name: Extent(leaf, number, start + header[leaf.name]["data_offsets"][0]) for leaf in leaves}

@@ -1,0 +1,251 @@
+"""The environment: reset to a seed's layout, step with an action, say whether the task is done."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from xp.envs.arm.arm import FINGER_TRAVEL, HIGH, LOW, NAMES
+from xp.envs.arm.initial import InitialState, initial_state
+from xp.envs.arm.scene import CAMERAS, CUBE_SIDE, CUBES, build_model
+from xp.envs.arm.tasks import task_info
+from xp.envs.mujoco_import import mujoco
+from xp.errors import UserError, did_you_mean, join_names
+
+PHYSICS_HZ = 300
+DWELL_SECONDS = 0.4
+"""How long the cube must lie where it should, untouched and still, before the task counts as done."""
+ON_TARGET = 0.025
+"""Largest distance of the cube's centre from the target's, metres (the target's radius is a little larger)."""
+ON_CUBE = 0.015
+"""Largest sideways distance of the upper cube's centre from the lower one's: half a side, where it would topple."""
+STILL_SPEED = 0.02
+LIFTED = 0.008
+"""A pushed cube whose centre rises this far above its resting height has been lifted, metres."""
+LIMIT_SECONDS = 10.0
+
+Observation = dict[str, Any]
+
+
+class Renderer(Protocol):
+    """What draws a camera: the ray caster or MuJoCo's GL renderer."""
+
+    def render(self, data: Any, camera: str) -> np.ndarray:
+        """The image [h, w, 3] uint8."""
+        ...
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What follows an action. `done` is true on success and when the step limit is reached."""
+
+    observation: Observation
+    success: bool
+    done: bool
+
+
+class ArmEnv:
+    """One task of the suite.
+
+    An observation has LeRobot's keys, unbatched: `observation.images.<camera>` [h, w, 3] uint8, `observation.state`
+    [6] float32 (five joint angles in radians, gripper opening 0..1) and `task`; on request also
+    `observation.environment_state` [12] float32, where the cubes and the target are. An action [6] float32 is where
+    each of the six shall be one control period later; the servos' targets move there in a straight line.
+
+    Args:
+        task: name of a task (`xp.envs.arm.tasks.TASKS`).
+        cameras: camera name (top, oblique, wrist) to (height, width); an empty mapping gives states only.
+        renderer: `raycast` (any machine) or `gl` (needs a working EGL or OSMesa).
+        fps: control steps a second; must divide the physics rate of 300 Hz.
+        max_steps: length limit of an episode; default ten seconds.
+        environment_state: whether observations hold the simulator's own knowledge of cubes and target.
+
+    Raises:
+        UserError: an unknown task, camera, renderer or size, or an fps that does not divide 300.
+    """
+
+    state_names = NAMES
+    action_names = NAMES
+    environment_state_names = (
+        *(f"{cube}.{part}" for cube in CUBES for part in ("x", "y", "z", "cos_yaw", "sin_yaw")),
+        "target.x",
+        "target.y",
+    )
+    """What the numbers of `observation.environment_state` are: metres, and a yaw that knows no jump at pi."""
+
+    def __init__(
+        self,
+        task: str,
+        *,
+        cameras: Mapping[str, tuple[int, int]],
+        renderer: str = "raycast",
+        fps: int = 10,
+        max_steps: int | None = None,
+        environment_state: bool = False,
+    ):
+        self.info = task_info(task)
+        self.task = task
+        self.cameras = checked_cameras(cameras)
+        if fps <= 0 or PHYSICS_HZ % fps:
+            raise UserError(
+                f"env.fps={fps} does not divide the physics rate of {PHYSICS_HZ} Hz; "
+                "give one that does, e.g. env.fps=10, 15, 20, 30 or 50."
+            )
+        self.fps = int(fps)
+        self._environment_state = bool(environment_state)
+        self.max_steps = round(LIMIT_SECONDS * fps) if max_steps is None else int(max_steps)
+        self.model = build_model(1.0 / PHYSICS_HZ)
+        self.data = mujoco.MjData(self.model)
+        self._renderer = _make_renderer(renderer, self.model, self.cameras)
+        self._substeps = PHYSICS_HZ // self.fps
+        self._dwell_steps = max(1, round(DWELL_SECONDS * fps))
+        self._address = {name: int(self.model.joint(name).qposadr[0]) for name in CUBES}
+        self._velocity = {name: int(self.model.joint(name).dofadr[0]) for name in CUBES}
+        self._body = {name: self.model.body(name).id for name in ("left", "right", "hand", *CUBES)}
+        self.initial: InitialState | None = None
+
+    def reset(self, seed: int) -> Observation:
+        """Begin the episode of `seed` and give its first observation; a pure function of (task, seed)."""
+        self.initial = initial_state(self.task, seed)
+        mujoco.mj_resetData(self.model, self.data)
+        start = np.array(self.initial.joints)
+        self.data.qpos[:5] = start[:5]
+        self.data.qpos[5:7] = start[5] * FINGER_TRAVEL
+        for name in CUBES:
+            x, y, yaw = self.initial.cube(name)
+            pose = [x, y, CUBE_SIDE / 2, np.round(np.cos(yaw / 2), 9), 0, 0, np.round(np.sin(yaw / 2), 9)]
+            self.data.qpos[self._address[name] : self._address[name] + 7] = pose
+        self.data.mocap_pos[0] = [*self.initial.target, 0.0008]
+        self._command = start
+        self.data.ctrl[:] = _controls(start)
+        self.steps = 0
+        self._dwelt = 0
+        self._highest = CUBE_SIDE / 2
+        mujoco.mj_forward(self.model, self.data)
+        return self._look()
+
+    def step(self, action: np.ndarray) -> StepResult:
+        """Move the six targets to `action` [6] over one control period (clipped to the joints' ranges).
+
+        Raises:
+            UserError: the action has another shape or holds a NaN or an infinity.
+        """
+        assert self.initial is not None, "an env is reset before its first step"
+        goal = np.clip(_checked_action(action), LOW, HIGH)
+        begin = self._command
+        for part in range(1, self._substeps + 1):
+            self.data.ctrl[:] = _controls(begin + (goal - begin) * (part / self._substeps))
+            mujoco.mj_step(self.model, self.data)
+        self._command = goal
+        mujoco.mj_forward(self.model, self.data)
+        self.steps += 1
+        self._highest = max(self._highest, float(self.cube_pose(self.info.cube)[2]))
+        self._dwelt = self._dwelt + 1 if self._settled() else 0
+        success = self._dwelt >= self._dwell_steps
+        return StepResult(self._look(), success, success or self.steps >= self.max_steps)
+
+    def observe(self) -> Observation:
+        """The present observation, drawn once: the dict that `reset` or `step` gave last."""
+        return self._observation
+
+    def _look(self) -> Observation:
+        images = {f"observation.images.{name}": self._renderer.render(self.data, name) for name in self.cameras}
+        knowledge = {"observation.environment_state": self.environment_state()} if self._environment_state else {}
+        self._observation = {**images, "observation.state": self.state(), **knowledge, "task": self.info.language}
+        return self._observation
+
+    def state(self) -> np.ndarray:
+        """Joint angles and gripper opening [6] float32."""
+        opening = (self.data.qpos[5] + self.data.qpos[6]) / (2 * FINGER_TRAVEL)
+        return np.append(self.data.qpos[:5], opening).astype(np.float32)
+
+    def environment_state(self) -> np.ndarray:
+        """Poses of the cubes and the target's centre [12] float32, as `environment_state_names` says."""
+        poses = (self.cube_pose(name) for name in CUBES)
+        numbers = [(x, y, z, np.cos(yaw), np.sin(yaw)) for x, y, z, yaw in poses]
+        return np.concatenate([*numbers, self.target]).astype(np.float32)
+
+    @property
+    def command(self) -> np.ndarray:
+        """Where the six servo targets stand now [6]: the last action, clipped."""
+        return self._command.copy()
+
+    def cube_pose(self, name: str) -> np.ndarray:
+        """Position [3] in metres and yaw in radians of a cube, as one array [4]."""
+        pose = self.data.qpos[self._address[name] : self._address[name] + 7]
+        w, x, y, z = pose[3:]
+        yaw = np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
+        return np.append(pose[:3], yaw)
+
+    @property
+    def target(self) -> np.ndarray:
+        """Centre [2] of the target on the table, metres."""
+        return np.array(self.data.mocap_pos[0][:2])
+
+    def touched(self, cube: str) -> bool:
+        """Whether the gripper touches the cube."""
+        gripper = {self._body["left"], self._body["right"], self._body["hand"]}
+        bodies = self.model.geom_bodyid[self.data.contact.geom]
+        return any(self._body[cube] in pair and not gripper.isdisjoint(pair) for pair in bodies.tolist())
+
+    def _settled(self) -> bool:
+        """Whether the cube now lies where the task wants it, untouched and still."""
+        cube = self.info.cube
+        place = self.cube_pose(cube)
+        if self.info.skill == "stack":
+            below = self.cube_pose(self.info.other)
+            there = np.hypot(*(place[:2] - below[:2])) <= ON_CUBE and abs(place[2] - below[2] - CUBE_SIDE) < 0.004
+        else:
+            there = np.hypot(*(place[:2] - self.target)) <= ON_TARGET and abs(place[2] - CUBE_SIDE / 2) < 0.004
+        if self.info.skill == "push" and self._highest > CUBE_SIDE / 2 + LIFTED:
+            return False
+        speed = np.linalg.norm(self.data.qvel[self._velocity[cube] : self._velocity[cube] + 3])
+        return bool(there and speed < STILL_SPEED and not self.touched(cube))
+
+
+def _controls(command: np.ndarray) -> np.ndarray:
+    """The seven servo targets [7] of a command [6]: both fingers get the gripper's."""
+    return np.append(command, command[5])
+
+
+def _checked_action(action: np.ndarray) -> np.ndarray:
+    values = np.asarray(action, np.float64)
+    if values.shape != (len(NAMES),) or not np.isfinite(values).all():
+        raise UserError(
+            f"The arm takes {len(NAMES)} finite numbers ({join_names(NAMES)}) but was given "
+            f"{np.asarray(action).tolist()} "
+            f"of shape {values.shape}: check the policy's action_dim and that its weights hold no NaN."
+        )
+    return values
+
+
+def checked_cameras(cameras: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
+    """Sizes of cameras by name, if the suite has them and can draw them."""
+    for name, size in cameras.items():
+        if name not in CAMERAS:
+            raise UserError(
+                f"The suite has no camera '{name}'{did_you_mean(name, CAMERAS)}. It has {join_names(CAMERAS)}: "
+                "give sizes for these alone, e.g. 'env.cameras={oblique: [96, 96]}'."
+            )
+        if len(size) != 2 or not all(8 <= int(side) <= 1280 for side in size):
+            raise UserError(
+                f"Camera '{name}' cannot be drawn at {list(size)} pixels: give [height, width], each from 8 to 1280, "
+                f"e.g. env.cameras.{name}=[96,96]."
+            )
+    return {name: (int(size[0]), int(size[1])) for name, size in cameras.items()}
+
+
+def _make_renderer(kind: str, model: Any, cameras: Mapping[str, tuple[int, int]]) -> Renderer:
+    if kind == "raycast":
+        from xp.envs.raycast import RayCaster
+
+        return RayCaster(model, cameras)
+    if kind == "gl":
+        from xp.envs.gl import GlRenderer
+
+        return GlRenderer(model, cameras)
+    raise UserError(
+        f"There is no renderer '{kind}'{did_you_mean(kind, ('raycast', 'gl'))}. "
+        "Give env.renderer=raycast (any machine) or env.renderer=gl (needs EGL or OSMesa)."
+    )

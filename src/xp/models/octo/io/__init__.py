@@ -1,0 +1,1 @@
+"""Octo's folders: weights, configuration, statistics, and how they fit a new model."""

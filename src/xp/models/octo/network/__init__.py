@@ -1,0 +1,1 @@
+"""Octo's network: tokenizers, stems, transformer, the language encoder."""

@@ -1,0 +1,1 @@
+"""One attempt at a run: signals, threads, output and progress around a task."""

@@ -1,0 +1,257 @@
+"""A single run: find or make its folder, and decide between starting, resuming, skipping and refusing."""
+
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
+
+from xp.atomic import plain
+from xp.errors import UserError, join_names
+from xp.runs.execution.execute import execute, exit_code
+from xp.runs.execution.run import Run
+from xp.runs.jobs import stage_references
+from xp.runs.jobs.frozen import Job, Need, freeze, open_job, to_yaml
+from xp.runs.jobs.identity import SHOWN, Known, differing_keys, flatten, identity, runs_inside
+from xp.runs.jobs.inputs import refuse_changed
+from xp.runs.jobs.secrets import redact, redact_overrides
+from xp.runs.records.folder import JOB, RECORD
+from xp.runs.records.json_io import read_json
+from xp.runs.records.lock import Busy, locked
+from xp.runs.records.record import Record, State
+
+STOCK = "hydra"
+"""The executor's name in jobs that a launcher of Hydra's own will run."""
+Science = Callable[[dict[str, Any]], Mapping[str, Any]]
+
+
+def run_once(
+    config: DictConfig, folder: str | Path, overrides: Sequence[str], task: Callable[[Run], None], **options: Any
+) -> int:
+    """`start_run`, then `execute`; gives the exit code: 0 done or skipped, 1 failed, 2 user's mistake, 128 + signal."""
+    place = start_run(config, folder, overrides, **options)
+    if place is None:
+        return 0
+    state = execute(place, task)
+    print(f"{state}: {place}")
+    return exit_code(place)
+
+
+def start_run(
+    config: DictConfig,
+    folder: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    generated: bool | None = None,
+    science: Science | None = None,
+    hydra_yaml: str | None = None,
+) -> Path | None:
+    """Freeze one configuration into its folder, ready for `execute`; None (and a line) if it is done already.
+
+    A folder that holds the same run, begun or failed, is resumed; one that holds another run is refused. A job that the
+    staged sweeper froze for a stock launcher is run as it was frozen, whatever composing gives now.
+
+    Args:
+        config: composed, without the `hydra` section; interpolations are resolved here.
+        folder: where the run lives.
+        overrides: the command line, for the record.
+        generated: `folder` is a default name (with a time in it): if it is taken, a number is put behind it instead.
+            Default: true unless `overrides` set hydra.run.dir.
+        science: gives the part of a configuration that identity is about; default `xp.config.science`.
+        hydra_yaml: text for `.hydra/hydra.yaml`; default: Hydra's configuration, if Hydra is at work.
+    """
+    place = _run_folder(folder)
+    if _is_frozen(place, overrides):
+        return place
+    if generated is None:
+        generated = not any(override.lstrip("+").startswith("hydra.run.dir=") for override in overrides)
+    hydra_yaml = hydra_yaml or _hydra_yaml()
+    job = compose_job(config, place, overrides=overrides, science=science or _science)
+    if generated:
+        return _claim(job, hydra_yaml)
+    if not _continue(job, science or _science):
+        print(f"skipped: already done ({place}, identity {job.identity[:SHOWN]})")
+        return None
+    with locked(place):
+        freeze(job, hydra_yaml=hydra_yaml)
+    return place
+
+
+def _run_folder(folder: str | Path) -> Path:
+    """Where the run lives, after making sure that nothing else does.
+
+    Raises:
+        UserError: the path is empty, names a file, or a folder that holds something other than a run.
+    """
+    if not str(folder).strip():
+        raise UserError("hydra.run.dir is empty. Give a folder for the run: hydra.run.dir=FOLDER, or leave it out.")
+    place = Path(os.path.abspath(folder))  # noqa: PTH100
+    if place.exists() and not place.is_dir():
+        raise UserError(f"hydra.run.dir={folder}: this is a file, and a run needs a folder: hydra.run.dir=FOLDER")
+    if place.is_dir() and not ((place / JOB).exists() or (place / RECORD).exists()):
+        others = sorted(entry.name for entry in place.iterdir() if not _of_hydra(entry))
+        if others:
+            raise UserError(
+                f"hydra.run.dir={folder}: this folder holds something other than a run ({join_names(others[:4])}"
+                f"{', ...' if len(others) > 4 else ''}). Give a new or an empty folder: hydra.run.dir=FOLDER"
+            )
+    return place
+
+
+def _of_hydra(entry: Path) -> bool:
+    """What Hydra and its launchers write into a job's folder before the job starts."""
+    return entry.name.startswith(".") or entry.suffix == ".log"
+
+
+def _is_frozen(folder: Path, overrides: Sequence[str]) -> bool:
+    """Whether a sweep froze exactly this job here for a stock launcher, which now composes it a second time."""
+    frozen = read_json(folder / JOB, default={})
+    if frozen.get("executor") != STOCK or Record(folder / RECORD).state is not State.PENDING:
+        return False
+    return frozen["overrides"] == redact_overrides([o for o in overrides if not o.startswith("hydra.")])
+
+
+def compose_job(
+    config: DictConfig, folder: Path, *, overrides: Sequence[str] = (), science: Science, **fields: Any
+) -> Job:
+    """Resolve a composed configuration into a job in `folder`, and give it its identity."""
+    with stage_references.standing_at(place_of(folder, fields.get("needs", ()))):
+        plain_config = resolved(config)
+    return identified(plain_config, folder, overrides=overrides, science=science, **fields)
+
+
+def place_of(folder: Path, needs: Sequence[Need]) -> stage_references.Place:
+    """Where a job stands while its configuration is resolved."""
+    found: dict[str, list[str]] = {}
+    for need in needs:
+        found.setdefault(need.stage, []).append(str(need.folder))
+    return stage_references.Place(str(folder), {stage: tuple(folders) for stage, folders in found.items()})
+
+
+def identified(
+    config: dict[str, Any],
+    folder: Path,
+    *,
+    overrides: Sequence[str] = (),
+    science: Science,
+    known: Known | None = None,
+    **fields: Any,
+) -> Job:
+    """The job of a resolved plain configuration. `known` remembers, for many jobs, which paths lie in runs."""
+    job = Job(folder=folder, config=config, identity="", overrides=tuple(overrides), **fields)
+    part = flatten(science(config))
+    runs = job.known_runs
+    uses = {run: its for run, its in runs_inside(part, known).items() if run not in runs}
+    return dataclasses.replace(job, uses=uses, identity=identity(part, {**uses, **runs}))
+
+
+def resolved(config: DictConfig) -> dict[str, Any]:
+    """All values of a configuration; what a resolver has to say to the user comes out as it said it."""
+    try:
+        content: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except InterpolationResolutionError as error:
+        raise _said_by_resolver(error) from None
+    except MissingMandatoryValue as error:
+        raise UserError(f"{error.full_key} has no value yet ('???'). Give one: {error.full_key}=VALUE") from None
+    return content
+
+
+def _said_by_resolver(error: BaseException) -> BaseException:
+    """The `UserError` behind an error of OmegaConf, if there is one; else the error itself."""
+    behind: BaseException | None = error
+    while behind is not None:
+        if isinstance(behind, UserError):
+            return behind
+        behind = behind.__cause__ or behind.__context__
+    return error
+
+
+def compare(job: Job, science: Science, record: Record | None = None) -> Record:
+    """The record of what lies in the job's folder (or `record`, read before), after making sure it is the same run.
+
+    Raises:
+        UserError: the folder holds a run of another identity; names the keys that differ, with both values.
+    """
+    record = Record(job.folder / RECORD) if record is None else record
+    known = record.get("identity")
+    if known is None or known == job.identity:
+        refuse_changed(job.folder, job.config)
+        return record
+    old = open_job(job.folder)
+    differences = differing_keys(science(old.config), science(job.config), old.known_runs, job.known_runs)
+    shown = "; ".join(map(str, differences[:8])) or _other_needs(old, job)
+    more = f"; and {len(differences) - 8} more" if len(differences) > 8 else ""
+    raise UserError(
+        f"{job.folder} holds another run ({known[:SHOWN]}, {record.standing}; this one is {job.identity[:SHOWN]}). "
+        f"They differ in {shown}{more} (there -> here). Give the same values to resume it; give this one another place "
+        "(hydra.run.dir=FOLDER for a run, hydra.sweep.dir=FOLDER for a sweep or experiment); or remove that folder."
+    )
+
+
+def _other_needs(old: Job, job: Job) -> str:
+    before = {need.folder.name: need.identity[:SHOWN] for need in old.needs}
+    after = {need.folder.name: need.identity[:SHOWN] for need in job.needs}
+    changed = [name for name in sorted(before | after) if before.get(name) != after.get(name)]
+    return f"the runs they need ({', '.join(changed) or 'other inputs'})"
+
+
+def _continue(job: Job, science: Science) -> bool:
+    """Whether there is anything to do in a folder that the user named."""
+    if not (job.folder / JOB).exists():
+        return True
+    record = compare(job, science)
+    if record.alive:
+        raise Busy(
+            f"This run is being worked on by process {record['pid']} on {record['host']} ({job.folder}). Wait for it "
+            "(xp task=status shows it), or end that process."
+        )
+    return record.state is not State.DONE
+
+
+def _claim(job: Job, hydra_yaml: str | None) -> Path:
+    """Freeze into the first free folder NAME, NAME_2, NAME_3 ...: two runs of one second never share one."""
+    for number in range(1, 10_000):
+        name = job.folder.name if number == 1 else f"{job.folder.name}_{number}"
+        place = job.folder.with_name(name)
+        moved = dataclasses.replace(job, folder=place, config=_moved(job.config, str(job.folder), str(place)))
+        try:
+            freeze(moved, hydra_yaml=hydra_yaml, new=True)
+        except FileExistsError:
+            continue
+        return place
+    raise UserError(f"{job.folder} and 9999 folders of that name with a number are taken. Clear out old runs.")
+
+
+def _moved(node: Any, old: str, new: str) -> Any:
+    """Paths inside the run's own folder follow it."""
+    if isinstance(node, dict):
+        return {key: _moved(value, old, new) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_moved(value, old, new) for value in node]
+    inside = isinstance(node, str) and (node == old or node.startswith(old + os.sep))
+    return new + node[len(old) :] if inside else node
+
+
+def _science(config: dict[str, Any]) -> Mapping[str, Any]:
+    from xp.config import science
+
+    return science(config)
+
+
+def _hydra_yaml() -> str | None:
+    if "hydra.core.hydra_config" not in sys.modules:
+        return None
+    from hydra.core.hydra_config import HydraConfig
+
+    if not HydraConfig.initialized():
+        return None
+    node: Any = OmegaConf.to_container(HydraConfig.instance().cfg, resolve=False)
+    clean, found = redact(plain(node))
+    overrides = clean["hydra"]["overrides"]
+    for kind in ("task", "hydra"):
+        overrides[kind] = redact_overrides(node["hydra"]["overrides"][kind], found.values())
+    return to_yaml(clean)

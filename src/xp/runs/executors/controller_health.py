@@ -1,0 +1,63 @@
+"""Whether somebody brings back what an experiment's jobs on other machines write, and what to type if not.
+
+Some executors need a process on this machine for that (ssh's keeper); killed, it leaves jobs at work that nobody
+watches. Such an executor has the method `attended(experiment)`; one that knows why jobs wait has `trouble(experiment)`.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xp.errors import UserError
+from xp.foreign.text import printable
+from xp.runs.executors.protocol import Executor, executor_named
+from xp.runs.executors.submitted import ForeignLauncher, launcher_settings
+from xp.runs.records.json_io import read_object
+from xp.runs.records.record import State
+
+
+def launcher_of(experiment: Path) -> Executor | None:
+    """The executor that an experiment was handed to; None if it runs with its controller or is not installed here.
+
+    Raises:
+        ForeignLauncher: its settings were not written by this user.
+    """
+    noted = launcher_settings(experiment)
+    if noted is None:
+        return None
+    name, settings = noted
+    try:
+        return executor_named(name, **settings)
+    except (TypeError, UserError, ValueError):
+        return None
+
+
+@dataclass(frozen=True)
+class Remarks:
+    """Lines for people about an experiment with open jobs."""
+
+    trouble: tuple[str, ...] = ()
+    """What keeps its hosts from work: the reason that a table of jobs cannot show, so it stands above it."""
+    todo: tuple[str, ...] = ()
+    """What to type where nobody attends to it."""
+
+
+def remarks(experiment: Path, states: Iterable[str]) -> Remarks:
+    """What is to be said about an experiment beside its jobs; nothing once all of them have ended."""
+    if not any(state in (State.PENDING, State.RUNNING, "interrupted", "queued", "starting") for state in states):
+        return Remarks()
+    try:
+        executor: Any = launcher_of(experiment)
+    except ForeignLauncher as error:
+        return Remarks((str(error),))
+    if not hasattr(executor, "trouble"):
+        return Remarks()
+    trouble = tuple(printable(line, 2000) for line in executor.trouble(experiment))
+    if not hasattr(executor, "attended") or executor.attended(experiment):
+        return Remarks(trouble)
+    command = read_object(experiment / "experiment.json", default={}).get("command") or "the same command again"
+    return Remarks(trouble, (
+        f"{experiment} is unattended: what runs goes on, but nobody brings back its results or starts more. Type: "
+        f"{printable(command, 4000)}",
+    ))  # fmt: skip

@@ -1,0 +1,188 @@
+"""What a run read from outside: the content of its datasets, manifests and foreign checkpoints, so that a file that was
+replaced under a finished or begun run is noticed.
+
+`inputs.json` in the run's folder holds a digest of every file (relative names; folder, times and owner do not count: a
+copy is the same). Identity, which is about the configuration, stays as it is. A file is hashed whole up to 64 MiB, and
+whole up to 2 GiB if it is parquet, JSON or CSV; of a larger one (videos, weights) the size and 64 evenly spread blocks
+of 64 KiB count, first and last among them. Whose size, inode and times of change are as they were is not read again.
+"""
+
+import hashlib
+import time
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from xp.atomic import write_json
+from xp.checkpoints.reference import CheckpointRef
+from xp.checkpoints.run_layout import checkpoint_steps
+from xp.errors import UserError
+from xp.runs.records.folder import RECORD, SUMMARY
+from xp.runs.records.json_io import read_json
+from xp.runs.records.record import Record, State
+
+INPUTS = "inputs.json"
+KEYS = (
+    "data.root", "data.split", "data.statistics", "pretrained_path", "predict.checkpoint", "predict.data_root",
+    "eval.checkpoint", "eval.data_root", "dump.checkpoint", "merge.checkpoints", "merge.base",
+)  # fmt: skip
+"""The keys that name what a task reads. Runs count by their identity, and by what they in turn have read."""
+_WRITES_DATA = ("collect", "report", "status", "gc", "cancel", "attach")
+_READS_THE_RUNS_DATA = ("predict", "dump")
+_WHOLE, _WHOLE_TABLE, _BLOCK, _BLOCKS = 64 << 20, 2 << 30, 1 << 16, 64
+_TABLES = (".parquet", ".json", ".jsonl", ".csv")
+_MOST_FILES = 20_000
+
+Files = dict[str, list[Any]]
+"""Relative name -> [digest, size, inode, time of change in ns]."""
+
+
+def record_inputs(folder: Path, config: dict[str, Any], *, begun: bool) -> None:
+    """Write down what a run is about to read; one that goes on must find what it was begun with.
+
+    Args:
+        folder: the run's folder.
+        config: the resolved configuration.
+        begun: an earlier attempt began it. One that left no checkpoint begins anew with what there is now.
+
+    Raises:
+        UserError: an input was changed since; names the key and the files.
+    """
+    if begun and checkpoint_steps(folder) and (folder / INPUTS).exists():
+        refuse_changed(folder, config)
+        return
+    known = _marks(_recorded(folder))
+    found = {}
+    for key, path, run in _paths(config):
+        known.update(_marks(_recorded(run)) if run else {})
+        found[key] = {"path": str(path), "files": _files(path, known)}
+    if found:
+        write_json(folder / INPUTS, found)
+
+
+def refuse_changed(folder: Path, config: dict[str, Any]) -> None:
+    """Refuse to take a run for what the same command would give now if what it read has changed.
+
+    A run of an earlier version knows no inputs, and an input that is gone cannot be compared: neither is refused.
+
+    Raises:
+        UserError: names the key, the files that differ, and what to type.
+    """
+    recorded = _recorded(folder)
+    if not recorded or (Record(folder / RECORD).state is State.FAILED and not checkpoint_steps(folder)):
+        return
+    for key, path, _run in _paths(config):
+        before = recorded.get(key)
+        if not before:
+            continue
+        now = _lately(str(path), tuple((name, *values) for name, values in sorted(before.items())), _period())
+        names = sorted(name for name in before.keys() | now.keys() if before.get(name, [None])[0] != now.get(name))
+        if names:
+            raise UserError(_text(folder, key, path, names))
+
+
+def _text(folder: Path, key: str, path: Path, names: list[str]) -> str:
+    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return (
+        f"{folder} was made with other content of {key}={path} than lies there now (changed: {shown}). Its results are "
+        "about what was there. Put that back; or give this run another place (hydra.run.dir=FOLDER for a run, "
+        "hydra.sweep.dir=FOLDER for a sweep or experiment); or remove that folder to make it anew."
+    )
+
+
+def _paths(config: dict[str, Any]) -> Iterator[tuple[str, Path, Path | None]]:
+    """(key, path, run whose input it is too) of what a task reads; what lies in a run counts by that run's identity.
+
+    A policy measured on the dataset of its own training reads that: `predict.checkpoint's dataset`.
+    """
+    task = (config.get("task") or {}).get("name", "")
+    science = _science(config) if task not in _WRITES_DATA else {}
+    for key in KEYS:
+        given = science.get(key)
+        for number, value in enumerate(given if isinstance(given, list) else [given]):
+            if not isinstance(value, str) or not value:
+                continue
+            path = Path(CheckpointRef.parse(value).path).absolute()
+            run = next((place for place in (path, *list(path.parents)[:4]) if (place / RECORD).is_file()), None)
+            if run is None and path.exists():
+                yield (f"{key}[{number}]" if isinstance(given, list) else key), path, None
+            elif run is not None and key.endswith(".checkpoint") and not science.get(f"{task}.data_root"):
+                root = _dataset_of(run)
+                if root is not None and task in _READS_THE_RUNS_DATA:
+                    yield f"{key}'s dataset", root, run
+
+
+def _science(config: dict[str, Any]) -> Mapping[str, Any]:
+    from xp.config.schema import IDENTITY_KEYS_BY_TASK, science
+
+    return science(config) if (config.get("task") or {}).get("name") in IDENTITY_KEYS_BY_TASK else {}
+
+
+def _dataset_of(run: Path) -> Path | None:
+    summary = read_json(run / SUMMARY, default={})
+    data = summary.get("data") if isinstance(summary, dict) else None
+    root = data.get("root") if isinstance(data, dict) else None
+    return Path(root) if isinstance(root, str) and Path(root).is_dir() else None
+
+
+def _files(path: Path, known: Mapping[tuple, str]) -> Files:
+    """The files below a path (or the path itself) with their digests."""
+    inside = (each for each in path.rglob("*") if each.is_file())
+    found: Files = {}
+    for each in [path] if path.is_file() else sorted(islice(inside, _MOST_FILES)):
+        relative = each.name if each == path else each.relative_to(path).as_posix()
+        if any(part.startswith(".") for part in Path(relative).parts):
+            continue  # locks and caches that tools leave beside the data
+        there = each.stat()
+        marks = (there.st_size, there.st_ino, there.st_ctime_ns)
+        found[relative] = [known.get(marks) or _digest(each, there.st_size), *marks]
+    return found
+
+
+def _digest(path: Path, size: int) -> str:
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        if size <= _WHOLE or (path.suffix in _TABLES and size <= _WHOLE_TABLE):
+            while block := file.read(1 << 20):
+                digest.update(block)
+        else:
+            for i in range(_BLOCKS):
+                file.seek((size - _BLOCK) * i // (_BLOCKS - 1))
+                digest.update(file.read(_BLOCK))
+    return digest.hexdigest()[:32]
+
+
+@lru_cache(maxsize=64)
+def _lately(path: str, files: tuple[tuple, ...], _: int) -> dict[str, str]:
+    """Name -> digest of what lies at a path; looked up once for all jobs of a plan that read the same."""
+    known = {tuple(marks): digest for _name, digest, *marks in files}
+    return {name: values[0] for name, values in _files(Path(path), known).items()}
+
+
+def _period() -> int:
+    return int(time.monotonic() // 10)
+
+
+def _recorded(folder: Path) -> dict[str, Files]:
+    """Key -> files, of what a folder's inputs.json says."""
+    found = read_json(folder / INPUTS, default={})
+    entries = found.items() if isinstance(found, dict) else ()
+    return {key: _valid(entry.get("files")) for key, entry in entries if isinstance(entry, dict)}
+
+
+def _marks(recorded: Mapping[str, Files]) -> dict[tuple, str]:
+    """(size, inode, time of change) -> digest."""
+    return {tuple(marks): digest for files in recorded.values() for digest, *marks in files.values()}
+
+
+def _valid(files: Any) -> Files:
+    """What a file of ours says, and nothing where it says something else."""
+    if not isinstance(files, dict):
+        return {}
+    right = all(
+        isinstance(each, list) and len(each) == 4 and isinstance(each[0], str) and all(type(n) is int for n in each[1:])
+        for each in files.values()
+    )
+    return files if right else {}

@@ -1,0 +1,166 @@
+"""A training on several devices: one process for each, the first of which is the run's own.
+
+`together` starts the others, tells them what to do over their standard input, and ends them with the run; each calls
+`follow`. They have a temporary folder in place of the run's, so that nothing they do can be seen there, and they end
+when that input ends: also when the run's process is killed.
+"""
+
+import dataclasses
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from omegaconf import OmegaConf
+
+from xp.errors import UserError
+from xp.runs import Record, Run, RunInterrupted
+from xp.runs.execution.ranks import Ranks
+from xp.runs.execution.signals import ASKED_BY
+from xp.runs.records.folder import as_config
+
+FAREWELL_S = 60.0
+"""How long the others may take to leave after the run's own process is done."""
+
+
+class RankLost(UserError):  # noqa: N818 - a run's ending, named as people say it
+    """A process that trained with the run's own is gone."""
+
+    exit_code = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Follower:
+    """A process that was started, and the file that its words go to."""
+
+    rank: int
+    process: subprocess.Popen
+    words: IO[bytes]
+
+    def look(self) -> None:
+        """Raise RankLost if the process ended with an error."""
+        code = self.process.poll()
+        if code:
+            raise RankLost(f"{self._ending(code)} Its last words:\n{self._last_words()}")
+
+    def _ending(self, code: int) -> str:
+        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        memory = " (SIGKILL is often for want of memory: try a smaller trainer.batch_size)" if code == -9 else ""
+        return (
+            f"The process of device {self.rank} {how}{memory}, so the training cannot go on. The same command goes on "
+            "from the last checkpoint."
+        )
+
+    def _last_words(self) -> str:
+        self.words.seek(0)
+        return self.words.read()[-2000:].decode(errors="replace").strip() or "(none)"
+
+
+@contextmanager
+def together(run: Run) -> Iterator[Run]:
+    """The run as the first of as many processes as `trainer.devices` asks for; the others work while the block runs.
+
+    Raises:
+        UserError: fewer devices than asked for, or one of the processes ended before its time.
+    """
+    size = _size(run)
+    if size == 1:
+        yield run
+        return
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        followers = [_start(run, rank, size, listener.getsockname()[1]) for rank in range(1, size)]
+
+        def look() -> None:
+            for follower in followers:
+                follower.look()
+
+        ranks = Ranks(size=size, port=listener.getsockname()[1], listener=os.dup(listener.fileno()), look=look)
+        try:
+            yield dataclasses.replace(run, ranks=ranks)
+            for follower in followers:
+                with suppress(subprocess.TimeoutExpired):
+                    follower.process.wait(FAREWELL_S)
+        except Exception as error:
+            _blame(followers, error)
+            raise
+        finally:
+            for follower in followers:
+                follower.process.kill()
+                follower.process.wait()
+                follower.words.close()
+
+
+def _size(run: Run) -> int:
+    config = run.config
+    if config.trainer.devices == 1 or config.model.family == "octo":  # JAX's loop says that it takes no such option
+        return 1
+    from xp.tasks._lib.data_source import plain
+    from xp.training.options import TrainerOptions
+    from xp.training.torch.distributed import count_devices
+
+    return count_devices(TrainerOptions.read(plain(config.trainer)))
+
+
+def _start(run: Run, rank: int, size: int, port: int) -> Follower:
+    words = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "xp.tasks._lib.launch_ranks"],
+        stdin=subprocess.PIPE,
+        stdout=words,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},  # the same code, a snapshot's too
+        start_new_session=True,
+    )
+    config = OmegaConf.to_container(run.config, resolve=True)
+    assert process.stdin is not None
+    process.stdin.write(json.dumps({"config": config, "rank": rank, "size": size, "port": port}).encode() + b"\n")
+    process.stdin.flush()
+    return Follower(rank, process, words)
+
+
+def _blame(followers: list[Follower], error: Exception) -> None:
+    """Where a connection broke because a process is gone, say that in place of the broken connection."""
+    if isinstance(error, UserError | RunInterrupted):
+        return
+    for follower in followers:
+        with suppress(subprocess.TimeoutExpired):
+            follower.process.wait(2.0)
+    for follower in followers:
+        try:
+            follower.look()
+        except RankLost as lost:
+            raise lost from error
+
+
+def follow() -> None:
+    """What a process does that `together` started."""
+    from xp.tasks.train import fit
+
+    for number in ASKED_BY:  # rank 0 decides when to stop
+        signal.signal(number, signal.SIG_IGN)
+    asked = json.loads(sys.stdin.buffer.readline())
+    threading.Thread(target=_end_with_the_first, name="end-with-the-first", daemon=True).start()
+    with tempfile.TemporaryDirectory(prefix="xp-rank-") as scratch:
+        folder = Path(scratch)
+        ranks = Ranks(rank=asked["rank"], size=asked["size"], port=asked["port"])
+        record = Record(folder / "record.json", {})
+        with suppress(RunInterrupted):
+            fit(Run(folder, as_config(asked["config"]), record, echo=False, ranks=ranks))
+
+
+def _end_with_the_first() -> None:
+    """Its end of our standard input closes when the run's own process ends, however it does."""
+    sys.stdin.buffer.read()
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    follow()

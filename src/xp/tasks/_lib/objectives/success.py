@@ -1,0 +1,78 @@
+"""Closed-loop success as an objective: what a policy is for, without a gradient and at the price of episodes."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from xp.envs import rollout
+from xp.merging.objective import without_gradient
+from xp.tasks._lib.recorders import Options, env_options, fit_suite, make_env, refuse_long_chunk
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from xp.models.policy import Policy
+
+FIRST_SEED = 2_000_000
+"""Initial states of their own: those of task=collect and task=eval begin at 0 and 1,000,000."""
+
+
+@dataclass(kw_only=True)
+class Success:
+    """An `xp.merging.objective.Objective`: the share of failed episodes, always from the same initial states."""
+
+    policy: "Policy"
+    with_weights: Callable[[Any, Mapping[str, np.ndarray]], "Policy"]
+    tasks: tuple[str, ...]
+    options: Options
+    episodes: int
+    chunk_steps: int
+    execution: str
+    seed: int
+    name: str
+
+    @classmethod
+    def of(cls, config: "DictConfig", policy: "Policy", where: str, with_weights: Callable[..., "Policy"]) -> "Success":
+        """From the sections `env`, `eval` (episodes per task) and `chunk_size`."""
+        fit_suite(policy)
+        refuse_long_chunk(config, policy, where)
+        cameras = {name: (height, width) for name, (height, width, _) in policy.spec.cameras.items()}
+        episodes, tasks = config.eval.episodes, tuple(config.env.tasks)
+        return cls(
+            policy=policy,
+            with_weights=with_weights,
+            tasks=tasks,
+            options=env_options(config.env, cameras, environment_state=bool(policy.spec.environment_dim)),
+            episodes=episodes,
+            chunk_steps=config.chunk_size.steps,
+            execution=config.chunk_size.execution,
+            seed=config.seed,
+            name=f"share of failed episodes ({episodes} from each of {len(tasks)} tasks)",
+        )
+
+    def loss(self, weights: Mapping[str, np.ndarray]) -> float:
+        """1 - success rate."""
+        policy = self.with_weights(self.policy, weights)
+        outcomes = [
+            episode.success
+            for task in self.tasks
+            for episode in rollout(
+                make_env(task, self.options),
+                lambda batch: policy.predict(batch, seed=self.seed),
+                seeds=range(FIRST_SEED, FIRST_SEED + self.episodes),
+                chunk_steps=self.chunk_steps,
+                execution=self.execution,
+                history=policy.spec.history,
+            )
+        ]
+        return 1.0 - float(np.mean(outcomes))
+
+    def loss_and_gradient(self, weights: Mapping[str, np.ndarray]) -> tuple[float, Mapping[str, np.ndarray]]:
+        """Success is a count: it has no gradient.
+
+        Raises:
+            UserError: always, naming methods that work.
+        """
+        raise without_gradient(self.name)

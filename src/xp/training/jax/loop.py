@@ -1,0 +1,111 @@
+"""The JAX training loop: updates in one compiled function, everything around them by `xp.training.session`."""
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import jax
+import numpy as np
+
+from xp.config.devices import check_accumulate
+from xp.models.policy import JaxTrainable, Policy
+from xp.runs import Run
+from xp.training.jax.sharding import make_placement
+from xp.training.jax.step import (
+    deployed,
+    filled,
+    initial_state,
+    make_optimiser,
+    make_step,
+    names_and_arrays,
+    seed_words,
+)
+from xp.training.loggers import Logger
+from xp.training.options import TrainerOptions
+from xp.training.overfit import StepBatches
+from xp.training.partition import split
+from xp.training.prefetch import prefetched
+from xp.training.schedules import Schedule
+from xp.training.session import Session, Validate
+from xp.training.storage import bytes_of, digest_of
+
+
+class JaxSession(Session):
+    """One attempt at a training run: the state on the device and what is needed to move it on."""
+
+    def __init__(
+        self,
+        run: Run,
+        trainable: JaxTrainable,
+        batches: StepBatches,
+        validate: Validate | None,
+        options: TrainerOptions,
+        schedule: Schedule,
+        seed: int,
+    ):
+        partition = split(
+            trainable.weights, freeze=options.freeze, model_frozen=trainable.frozen, presets=trainable.freeze_presets
+        )
+        run.log(partition.describe())
+        must_agree = {"seed": seed, "frozen": digest_of(partition.frozen) if partition.frozen else None}
+        policy_bytes = bytes_of(partition.trained) + bytes_of(partition.frozen)
+        super().__init__(run, batches, validate, options, schedule, must_agree, policy_bytes)
+        self.trainable, self.seed = trainable, seed_words(seed)
+        optimiser = make_optimiser(options, partition)
+        self.placement = make_placement(options.sharding)
+        self.state = self.placement.weights(initial_state(partition, optimiser, options))
+        self.frozen = self.placement.weights(partition.frozen)
+        self.update = make_step(trainable.loss, optimiser, options, self.placement)
+
+    @staticmethod
+    def refuse(options: TrainerOptions) -> None:
+        """Refuse what is for models in torch."""
+        options.refuse_torch_only()
+
+    def train_all(self, logger: Logger) -> None:
+        """Do the remaining steps."""
+        steps, folder = self.options.steps, self.run.folder / "profile"
+        profile = self.profile(lambda: jax.profiler.start_trace(str(folder)), jax.profiler.stop_trace)
+        with ExitStack() as stack:
+            stack.callback(profile.close)
+            bar = stack.enter_context(self.run.progress(steps, "training", unit="step", start=self.done))
+            for inputs in stack.enter_context(prefetched(self.inputs, self.done, steps)):
+                profile.before(self.done)
+                self.step(inputs)
+                self.after_update(logger)
+                if profile.after(self.done):
+                    self.say_profile()
+                bar.advance(1, **self.shown())
+
+    def inputs(self, step: int) -> dict[str, Any]:
+        """The model's inputs for the update that follows `step` finished ones, on their way to the device."""
+        prepared = self.trainable.prepare(self.batches.at(step))
+        check_accumulate(next(iter(prepared.values())).shape[0], self.options.accumulate)
+        return self.placement.inputs(prepared)
+
+    def step(self, inputs: dict[str, Any]) -> None:
+        """Dispatch one update."""
+        rate = self.schedule(self.done)
+        self.state, outcome = self.update(
+            self.state, self.frozen, inputs, self.seed, np.uint32(self.done), np.float32(rate), np.bool_(self.fresh)
+        )
+        self.noted(outcome)
+
+    def policy(self) -> Policy:
+        """The policy that would be deployed now."""
+        return self.trainable.policy(deployed(self.state, self.frozen))
+
+    def arrays(self) -> dict[str, Any]:
+        """The leaves of the state."""
+        return names_and_arrays(self.state)
+
+    def take_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Put the arrays where the state's leaves were."""
+        self.state = self.placement.weights(filled(self.state, arrays))
+
+    def loss_since_log(self) -> float:
+        """The running loss of the state."""
+        return float(self.state.loss_sum) / int(self.state.loss_count)
+
+
+train = JaxSession.train
