@@ -62,10 +62,14 @@ def _main(arguments: list[str]) -> int:
     from xp.config.explain import explained
     from xp.runs.execution import threads
     from xp.runs.jobs import stage_references
+    from xp.versions import version_text
 
     threads.settle()
     stage_references.register()
     parser, options = _parse(arguments)
+    if options.version:
+        print(version_text())
+        return 0
     hydra = open_hydra(options.config_dir)
     name = options.config_name or CONFIG_NAME
     with explained(hydra, options.overrides):
@@ -92,6 +96,8 @@ def _parse(arguments: list[str]):  # noqa: ANN202 - argparse's own types
     from xp.config.shorthand import spelled_out
 
     parser = get_args_parser()
+    parser._optionals.conflict_handler = "resolve"  # Hydra has a --version of its own, which shows Hydra's
+    parser.add_argument("--version", action="store_true", help="Show the versions of xp and of what it computes with")
     parser.error = _refuse_flags
     options = parser.parse_intermixed_args(arguments)  # so that overrides may stand on both sides of -m
     options.overrides = spelled_out(options.overrides)

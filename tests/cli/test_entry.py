@@ -51,6 +51,38 @@ def test_help_names_every_task_the_groups_and_three_examples(tmp_path):
     assert len(re.findall(r"^\s+xp .*(task=|\+experiment=)\w", output, re.M)) >= 3
 
 
+def test_version_names_xp_and_what_decides_results_without_importing_it(tmp_path):
+    import importlib.metadata
+
+    code, output, errors = run_xp(["--version"], tmp_path)
+    assert code == 0, errors
+    rows = dict(line.split(" ", 1) for line in output.splitlines())
+    names = [
+        "hydra-core",
+        "omegaconf",
+        "torch",
+        "lightning",
+        "lerobot",
+        "jax",
+        "flax",
+        "optax",
+        "mujoco",
+        "safetensors",
+    ]
+    assert list(rows) == ["xp", "python", *names]
+    assert rows["xp"] == importlib.metadata.version("xp-robot-policies")
+    assert rows["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert all(rows[name] == importlib.metadata.version(name) for name in names)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_package_that_is_not_installed_is_said_to_be_missing(monkeypatch):
+    from xp import versions
+
+    monkeypatch.setattr(versions, "PACKAGES", ("hydra-core", "no-such-package"))
+    assert versions.version_text().splitlines()[-1] == "no-such-package not installed"
+
+
 def test_tab_completion_completes_options_without_heavy_imports(tmp_path, monkeypatch):
     monkeypatch.setenv("COMP_LINE", "xp model=octo_")
     monkeypatch.setenv("COMP_POINT", "14")
