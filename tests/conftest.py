@@ -8,12 +8,17 @@ import absl.logging
 import pytest
 from hypothesis import settings
 
+from xp.runs.execution.scheduling import drop_realtime
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
 
 # absl keeps the stderr of the time of its import and closes it when logging is set up anew, as submitit does when it is
 # imported: in a test that captures, that would be pytest's own file.
 absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
+
+# Tests write videos by LeRobot itself too, whose encoder makes the process of a root user a real-time one.
+drop_realtime()
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 

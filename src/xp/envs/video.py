@@ -9,6 +9,7 @@ import numpy as np
 
 from xp import atomic
 from xp.errors import UserError, join_names
+from xp.runs.execution.scheduling import ordinary_scheduling
 
 ENCODERS = ("libx264", "libopenh264", "libvpx-vp9", "libsvtav1")
 """In order of preference; the first that this build of PyAV has is taken."""
@@ -21,7 +22,7 @@ def write_video(path: Path, frames: np.ndarray, fps: float) -> Path:
     frames = np.asarray(frames)
     assert frames.ndim == 4 and frames.shape[-1] == 3 and frames.dtype == np.uint8 and len(frames), frames.shape
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic.file(path) as temporary:
+    with atomic.file(path) as temporary, ordinary_scheduling():
         _encode(temporary, _enlarged(frames), fps)
     return path
 

@@ -11,6 +11,7 @@ import numpy as np
 from xp import atomic
 from xp.data.space import writing
 from xp.errors import UserError
+from xp.runs.execution.scheduling import ordinary_scheduling
 
 _MEND = "data.root=FOLDER"
 
@@ -93,7 +94,7 @@ class DatasetWriter:
         given = zip(self.names, (state, around, action), strict=True)
         vectors = {key: np.asarray(values, np.float32) for key, values in given}
         self._check_episode(images, vectors, len(action))
-        with writing(self.root, _MEND), _quiet():
+        with writing(self.root, _MEND), ordinary_scheduling(), _quiet():
             self._add(task, images, vectors, len(action))
         self.num_episodes += 1
 
