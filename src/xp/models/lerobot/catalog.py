@@ -35,7 +35,7 @@ def config_class(policy_type: str) -> type:
         raise UserError(
             f"model.type=act_smooth is brought by another plugin, {other}. An environment can have one of the two, and "
             f"xp's own, {ACT_SMOOTH}, loads the checkpoints of both. Type: uv pip uninstall {other}. Then install "
-            f"{ACT_SMOOTH}, if it is not there (README.md says how)."
+            f"{ACT_SMOOTH}, if it is not there (docs/models.md says how)."
         )
     return found
 

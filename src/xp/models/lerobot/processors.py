@@ -163,7 +163,7 @@ def _plugin(module: str, instead: str) -> Any:
         raise UserError(
             "obs_dropout, action_space=relative and pictures of another size than the cameras' are processor steps of "
             f"the LeRobot plugin lerobot_policy_act_smooth_xp, which cannot be imported ({error}). Install it "
-            f"(README.md says how), or type {instead}"
+            f"(docs/models.md says how), or type {instead}"
         ) from error
 
 
