@@ -136,6 +136,6 @@ def test_a_snapshot_holds_the_code_once_and_changes_with_it(tmp_path):
 
 def test_the_snapshot_of_a_checkout_holds_source_plugins_and_configurations():
     names = set(snapshot.code_files())
-    assert {"src/xp/runs/snapshot.py", "conf/config.yaml", "pyproject.toml"} <= names
+    assert {"src/xp/runs/jobs/snapshot.py", "conf/config.yaml", "pyproject.toml"} <= names
     assert "launchers/hydra_plugins/xp_staged_sweeper/staged_sweeper.py" in names
     assert not any("__pycache__" in name for name in names)

@@ -13,7 +13,7 @@ def code_files(package: Path | None = None) -> dict[str, Path]:
 
     In a checkout: its code folders and the project's own files. Installed: the package and its plugins.
     """
-    package = package or Path(__file__).resolve().parents[1]
+    package = package or Path(__file__).resolve().parents[2]
     root = package.parents[1]
     if (root / "pyproject.toml").is_file() and package.parent.name == "src":
         folders = [root / "src", root / "launchers", root / "conf", root / "plugins"]
