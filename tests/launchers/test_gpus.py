@@ -245,7 +245,7 @@ def test_workers_of_this_machine_wait_for_a_free_gpu_and_say_so(fake, tmp_path, 
         said = capfd.readouterr().err
         assert said.count("xp: waits: GPU 0: 19.5 of 23.4 GB in use by process") == 1 and "gpu_used_max=1" in said
         assert _seats.waits(tmp_path / "exp")[0].startswith("waits: GPU 0: 19.5 of 23.4 GB")
-        assert executor.trouble(tmp_path / "exp") == _seats.waits(tmp_path / "exp")
+        assert executor.host_errors(tmp_path / "exp") == _seats.waits(tmp_path / "exp")
         fake.use(20000, 0)
         limit = time.monotonic() + 60
         while not executor._workers:

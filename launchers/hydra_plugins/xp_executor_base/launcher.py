@@ -1,4 +1,7 @@
-"""What launchers over an executor share. Imported with every start of Hydra: keep it light."""
+"""`hydra/launcher=NAME` over an executor; a subclass says its name.
+
+Imported with every start of Hydra: keep it light.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +27,9 @@ class ExecutorLauncher(Launcher):
 
     def __init__(self, *, grace_s: float = 30.0, **settings: Any):
         self.settings: dict[str, Any] = {"grace_s": grace_s, **_plain(settings)}
+        """What the executor is made with, from `hydra.launcher`."""
         self.grace_s = grace_s
+        """Seconds that jobs have for a last checkpoint when they are asked to leave."""
 
     def setup(self, *, hydra_context: "HydraContext", task_function: "TaskFunction", config: "DictConfig") -> None:
         """Take Hydra's context."""

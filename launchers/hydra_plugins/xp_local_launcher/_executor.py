@@ -10,10 +10,10 @@ from hydra_plugins.xp_local_launcher import _seats
 from hydra_plugins.xp_local_launcher._pool import Worker, cause_of_death
 from xp.errors import UserError
 from xp.runs.execution.execute import mark_failed, mark_interrupted
-from xp.runs.executors.protocol import JobState, Submission, by_record
+from xp.runs.executors.protocol import Executor, JobState, Submission
 from xp.runs.executors.queue import JobQueue
 from xp.runs.jobs.frozen import secrets_of
-from xp.runs.records.folder import LOG, RECORD
+from xp.runs.records.folder import RECORD
 from xp.runs.records.record import Record, State
 
 _ENDS = {State.DONE: JobState.DONE, State.FAILED: JobState.FAILED, State.CANCELLED: JobState.FAILED,
@@ -34,11 +34,10 @@ def _check(name: str, value: object, most: int, what: str) -> None:
         )
 
 
-class LocalExecutor:
+class LocalExecutor(Executor):
     """A pool of warm workers. Nothing happens between calls: `poll` starts jobs and hears how they ended."""
 
     name = "local"
-    detachable = False
 
     def __init__(
         self,
@@ -66,8 +65,8 @@ class LocalExecutor:
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
                 raise UserError(f"hydra.launcher.{name}={value!r}: a number from 0 on is wanted.")
         devices = _gpus.devices()
-        self.n_jobs = n_jobs or _machine.default_workers([device.name for device in devices])
-        self._seats = _seats.Seats(devices, self.n_jobs, gpu_used_max)
+        self._n_jobs = n_jobs or _machine.default_workers([device.name for device in devices])
+        self._seats = _seats.Seats(devices, self._n_jobs, gpu_used_max)
         self._threads, self._grace_s, self._target = threads, grace_s, target
         self._queue = JobQueue()
         self._workers: dict[int, Worker] = {}
@@ -76,6 +75,11 @@ class LocalExecutor:
         self._kill_at: float | None = None
         self._may_warm_up = True
         self._closed = False
+
+    @property
+    def n_jobs(self) -> int:
+        """Workers at most."""
+        return self._n_jobs
 
     def submit(self, jobs: Sequence[Submission]) -> list[str]:
         """Take jobs over; the handle of a job is its folder."""
@@ -91,18 +95,6 @@ class LocalExecutor:
         self._fill()
         return {str(folder): state for folder, state in self._queue.states.items()}
 
-    def states(self, handles: Sequence[str]) -> dict[str, JobState]:
-        """What the records say: nothing outlives the controller here."""
-        return {handle: by_record(Record(Path(handle) / RECORD)) for handle in handles}
-
-    def recover(self, experiment: Path) -> dict[Path, str]:
-        """Nothing: see `states`."""
-        return {}
-
-    def remarks(self, handles: Sequence[str]) -> dict[str, str]:
-        """Nothing: the records say it all."""
-        return {}
-
     def cancel(self, handles: Sequence[str] | None = None, *, grace_s: float = 30.0) -> None:
         """Ask jobs to leave. What has not started will not start; what is late is killed by `poll`."""
         folders = [Path(handle) for handle in handles] if handles is not None else list(self._queue.states)
@@ -111,10 +103,6 @@ class LocalExecutor:
             if worker.job in folders:
                 worker.ask_to_leave()
         self._kill_at = time.monotonic() + grace_s
-
-    def log(self, handle: str) -> Path:
-        """The job's log.txt."""
-        return Path(handle) / LOG
 
     def close(self) -> None:
         """End the workers; a job still at work is killed and can be resumed. Nothing is started any more."""
@@ -134,7 +122,7 @@ class LocalExecutor:
     def _experiments(self) -> list[Path]:
         return list(dict.fromkeys(folder.parent for folder in self._queue.states))
 
-    def trouble(self, experiment: Path) -> list[str]:
+    def host_errors(self, experiment: Path) -> list[str]:
         """What the experiment's controller waits for, a line each."""
         return _seats.waits(experiment)
 
@@ -169,7 +157,7 @@ class LocalExecutor:
             if worker.job is None and worker.ready:
                 return worker
         coming = sum(not worker.ready for worker in self._workers.values())
-        if len(self._workers) < self.n_jobs and coming < waiting:
+        if len(self._workers) < self._n_jobs and coming < waiting:
             self._hire()
         return None
 
@@ -177,14 +165,14 @@ class LocalExecutor:
         """While a stage is at work, let idle workers import what the jobs behind it will need."""
         coming = self._queue.coming() if self._may_warm_up and not self._closed else []
         workers = list(self._workers.values())
-        if len(workers) < min(self.n_jobs, len(coming)) and all(worker.ready for worker in workers):
+        if len(workers) < min(self._n_jobs, len(coming)) and all(worker.ready for worker in workers):
             self._hire()
         for worker in workers:
             if coming and worker.ready and worker.job is None and not worker.warmed:
                 worker.warm_up(coming[0].folder)
 
     def _hire(self) -> None:
-        number = next(n for n in range(self.n_jobs) if n not in self._workers)
+        number = next(n for n in range(self._n_jobs) if n not in self._workers)
         names, inherited = [], ()
         if self._seats.devices:
             seat = self._seats.take(number, self._experiments)

@@ -10,7 +10,7 @@ from hydra_plugins.xp_slurm_launcher._commands import patiently
 from hydra_plugins.xp_slurm_launcher._executor import SlurmExecutor
 from hydra_plugins.xp_slurm_launcher._handing_in import SECRETS
 from hydra_plugins.xp_slurm_launcher._later import SETTINGS, handles_of, read_rest, write_rest
-from hydra_plugins.xp_slurm_launcher._orders import handing_in
+from hydra_plugins.xp_slurm_launcher._orders import submission_lock
 from xp.errors import UserError
 from xp.runs.executors.submitted import note_handle, submit_and_note
 
@@ -40,7 +40,7 @@ def hand_in(executor: SlurmExecutor, experiment: Path, driver: str) -> bool:
     Raises:
         Silent: SLURM does not answer.
     """
-    with handing_in(experiment):
+    with submission_lock(experiment):
         named, jobs = read_rest(experiment)
         if named != driver:
             print("Another call has taken over what waited for room.")

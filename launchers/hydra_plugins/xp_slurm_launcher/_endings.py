@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hydra_plugins.xp_slurm_launcher import _commands, _later
 from hydra_plugins.xp_slurm_launcher._handing_in import resolved, take_lock, withdraw
-from hydra_plugins.xp_slurm_launcher._orders import SUBMISSIONS, Order, handing_in, orders
+from hydra_plugins.xp_slurm_launcher._orders import SUBMISSIONS, Order, orders, submission_lock
 from hydra_plugins.xp_slurm_launcher._protocol import Heard
 from hydra_plugins.xp_slurm_launcher._state import Seen, Watcher, heard
 from xp.runs.execution.execute import mark_failed, mark_interrupted
@@ -68,7 +68,7 @@ def cancel_jobs(folders: Sequence[Path], watcher: Watcher) -> list[str]:
         if not (experiment / SUBMISSIONS).is_dir():
             continue
         mine = {folder for folder in folders if folder.parent == experiment}
-        with handing_in(experiment):
+        with submission_lock(experiment):
             resolved(experiment)
             told += _drop_waiting(experiment, mine)
             everything = orders(experiment)

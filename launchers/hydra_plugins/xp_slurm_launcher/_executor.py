@@ -10,12 +10,12 @@ from hydra_plugins.xp_slurm_launcher import _commands, _endings, _later
 from hydra_plugins.xp_slurm_launcher._commands import Silent, main_id
 from hydra_plugins.xp_slurm_launcher._handing_in import Desk, resolved
 from hydra_plugins.xp_slurm_launcher._options import count
-from hydra_plugins.xp_slurm_launcher._orders import SUBMISSIONS, handing_in
+from hydra_plugins.xp_slurm_launcher._orders import SUBMISSIONS, submission_lock
 from hydra_plugins.xp_slurm_launcher._protocol import Heard, conclude
 from hydra_plugins.xp_slurm_launcher._resources import Resources, resources_of
 from hydra_plugins.xp_slurm_launcher._state import Seen, Watcher
 from xp.errors import UserError
-from xp.runs.executors.protocol import JobState, Submission, by_record
+from xp.runs.executors.protocol import Executor, JobState, Submission, by_record
 from xp.runs.executors.submitted import note_handle
 from xp.runs.records.folder import RECORD
 from xp.runs.records.record import Record, State
@@ -25,7 +25,7 @@ _SILENT_S = 600.0
 _ROOM_EVERY_S = 30.0
 
 
-class SlurmExecutor:
+class SlurmExecutor(Executor):
     """Submits frozen jobs to SLURM.
 
     A handle is SLURM's own id, JOB or ARRAY_INDEX; of a job that waits for room in the queue it is DRIVER+PLACE, where
@@ -107,9 +107,9 @@ class SlurmExecutor:
         if answer.code:
             raise Silent(f"SLURM's controller does not answer: {answer.out.strip() or answer.words}")
 
-    def handing_in(self, experiment: Path) -> AbstractContextManager[None]:
-        """The lock under which jobs of an experiment are planned, frozen and submitted, by one call at a time."""
-        return handing_in(experiment)
+    def submission_lock(self, experiment: Path) -> AbstractContextManager[None]:
+        """The experiment's lock (`_orders`), which the job that hands in the rest takes as well."""
+        return submission_lock(experiment)
 
     def submit(self, jobs: Sequence[Submission]) -> list[str]:
         """One call of sbatch per array, needs first; every kind of request is tried out before the first is submitted.
@@ -132,7 +132,7 @@ class SlurmExecutor:
         """
         if not (experiment / SUBMISSIONS).is_dir():
             return {}
-        with handing_in(experiment):
+        with submission_lock(experiment):
             handles = {folder: order.handle(index) for folder, (order, index) in resolved(experiment).items()}
             driver, waiting = _later.read_rest(experiment)
             if driver:
@@ -167,21 +167,21 @@ class SlurmExecutor:
             for handle, each in self._look(handles).items()
         }
 
-    def settle(self, places: Mapping[str, Path]) -> None:
+    def settle(self, jobs: Mapping[str, Path]) -> None:
         """Write down how jobs stand that SLURM ended without a word of their own: {handle: folder}."""
-        _endings.settle(self._look(places), places)
+        _endings.settle(self._look(jobs), jobs)
 
     def cancel(self, handles: Sequence[str] | None = None, *, grace_s: float = 30.0) -> None:
         """Cancel jobs. Running ones get SIGTERM and the cluster's KillWait for a checkpoint; others never start."""
         asked = list(self._folders) if handles is None else list(handles)
-        folders = [self._folders[handle] for handle in asked if handle in self._folders]
-        if folders:
-            self.cancel_jobs(folders)
+        own = {handle: self._folders[handle] for handle in asked if handle in self._folders}
+        if own:
+            self.cancel_jobs(own)
         _commands.scancel([handle for handle in asked if handle not in self._folders and "+" not in handle])
 
-    def cancel_jobs(self, folders: Sequence[Path]) -> list[str]:
+    def cancel_jobs(self, jobs: Mapping[str, Path]) -> list[str]:
         """Cancel every submission of these jobs that exists, noted or not; gives the handles that SLURM was told."""
-        return _endings.cancel_jobs(folders, self._watcher)
+        return _endings.cancel_jobs(list(jobs.values()), self._watcher)
 
     def log(self, handle: str) -> Path:
         """What the job's shell and srun printed; the job's own words are in the log.txt of its folder."""
@@ -191,9 +191,6 @@ class SlurmExecutor:
                 f"SLURM does not know job {handle} any more. Its own words are in the log.txt of its folder."
             )
         return Path(fields["StdOut"])
-
-    def close(self) -> None:
-        """Nothing to give back: the jobs go on."""
 
     def _resources(self, job: Submission) -> Resources:
         return resources_of(job.stage, self._base, job.resources, self._stages)

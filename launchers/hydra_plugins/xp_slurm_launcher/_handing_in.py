@@ -15,11 +15,11 @@ from hydra_plugins.xp_slurm_launcher._arrays import Array, Room, arrays, depende
 from hydra_plugins.xp_slurm_launcher._commands import Silent
 from hydra_plugins.xp_slurm_launcher._orders import (
     Order,
-    handing_in,
     lock_descriptor,
     new_order,
     next_number,
     orders,
+    submission_lock,
     valid_orders,
 )  # fmt: skip
 from hydra_plugins.xp_slurm_launcher._protocol import Heard, Move, before_submitting
@@ -74,7 +74,7 @@ class Desk:
         """
         with ExitStack() as held:
             for experiment in sorted({job.folder.parent for job in jobs}):
-                held.enter_context(handing_in(experiment))
+                held.enter_context(submission_lock(experiment))
                 self._numbers[experiment] = next_number(experiment) - 1
             drivers = _later.drivers(self._numbers)
             handles = {job.folder: job.handle for job in jobs if _is_slurms(job.handle)}

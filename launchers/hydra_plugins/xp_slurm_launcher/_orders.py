@@ -163,7 +163,7 @@ def lock_descriptor(experiment: Path) -> tuple[int, ...]:
 
 
 @contextmanager
-def handing_in(experiment: Path) -> Iterator[None]:
+def submission_lock(experiment: Path) -> Iterator[None]:
     """Hold the lock under which jobs of an experiment are submitted, withdrawn and cancelled; waits for it.
 
     It is flock's: sbatch inherits it, so it stays held while an sbatch whose caller was killed is still under way. The

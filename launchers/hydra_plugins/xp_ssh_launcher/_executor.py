@@ -14,10 +14,10 @@ from hydra_plugins.xp_ssh_launcher._keeper_store import Desk
 from hydra_plugins.xp_ssh_launcher._settings import Settings, settings_of
 from xp.errors import UserError, join_names
 from xp.foreign.text import printable
-from xp.runs.executors.protocol import JobState, Submission, by_record
+from xp.runs.executors.protocol import Executor, JobState, Submission, by_record
 from xp.runs.jobs.frozen import secrets_of
 from xp.runs.jobs.secrets import REDACTED, redact
-from xp.runs.records.folder import LOG, RECORD
+from xp.runs.records.folder import RECORD
 from xp.runs.records.json_io import writing
 from xp.runs.records.record import Record
 
@@ -28,7 +28,7 @@ _EARLY = ("connecting", "setting up")
 _RESTARTS = 3
 
 
-class SshExecutor:
+class SshExecutor(Executor):
     """Gives jobs to a keeper process per experiment. The handle of a job is its folder."""
 
     name = "ssh"
@@ -96,14 +96,6 @@ class SshExecutor:
                     found[handle] = state
         return found
 
-    def recover(self, experiment: Path) -> dict[Path, str]:
-        """Nothing is ever lost between: a handle is the job's folder, known before the job is handed over."""
-        return {}
-
-    def remarks(self, handles: Sequence[str]) -> dict[str, str]:
-        """Nothing beside the states."""
-        return {}
-
     def cancel(self, handles: Sequence[str] | None = None, *, grace_s: float = 30.0) -> None:
         """Ask jobs to write a checkpoint and leave; the nodes end what is late."""
         folders = [Path(handle) for handle in handles] if handles is not None else self._folders
@@ -116,15 +108,11 @@ class SshExecutor:
                 if open_jobs:
                     self._hand_over(desk, open_jobs)
 
-    def log(self, handle: str) -> Path:
-        """The job's log.txt, which follows the node's by a few seconds."""
-        return Path(handle) / LOG
-
-    def attended(self, experiment: Path) -> bool:
+    def controller_is_running(self, experiment: Path) -> bool:
         """Whether the experiment's keeper is at work."""
         return Desk(experiment).attended
 
-    def trouble(self, experiment: Path) -> list[str]:
+    def host_errors(self, experiment: Path) -> list[str]:
         """What is wrong with hosts, or keeps them from work yet, a line each."""
         desk = Desk(experiment)
         state, attended = desk.state(), desk.attended
@@ -139,9 +127,6 @@ class SshExecutor:
         from hydra_plugins.xp_ssh_launcher._survey import survey
 
         return survey(self.settings, experiment)
-
-    def close(self) -> None:
-        """Nothing is held: the keeper is a process of its own."""
 
     def _refuse_unknown_tags(self, jobs: Sequence[Submission]) -> None:
         known = {tag for host in self.settings.hosts for tag in (*host.tags, host.name)}

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from hydra_plugins.xp_executor_base._launcher import ExecutorLauncher
+from hydra_plugins.xp_executor_base.launcher import ExecutorLauncher
 
 if TYPE_CHECKING:
     from xp.runs.executors.protocol import Executor
@@ -19,6 +19,7 @@ class SshLauncher(ExecutorLauncher):
 
     def executor(self) -> "Executor":
         """A new executor with this launcher's settings, checked."""
-        executor: Any = super().executor()
-        assert executor.settings
-        return executor
+        from hydra_plugins.xp_ssh_launcher._settings import settings_of
+
+        settings_of(**self.settings)
+        return super().executor()

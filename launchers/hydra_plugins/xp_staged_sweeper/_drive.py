@@ -42,7 +42,7 @@ def drive(
     Where jobs outlive the controller, Ctrl-C leaves them at work.
     """
     view = TableView(jobs, console) if console.is_terminal else LineView(jobs, console)
-    view.left = TimeLeft(expected, getattr(executor, "n_jobs", None) or len(jobs))
+    view.left = TimeLeft(expected, executor.n_jobs or len(jobs))
     states: dict[Path, JobState] = {}
     try:
         with listening() as stop, view:

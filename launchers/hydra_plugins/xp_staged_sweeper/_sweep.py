@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from hydra_plugins.xp_executor_base.launcher import ExecutorLauncher
 from hydra_plugins.xp_staged_sweeper._compose import Composer
 from hydra_plugins.xp_staged_sweeper._experiment import Experiment, Planned, plan_experiment, read_command_line
 from hydra_plugins.xp_staged_sweeper._freezing import freeze_all
@@ -18,8 +19,8 @@ from hydra_plugins.xp_staged_sweeper._submit import recover, submit, tell
 from xp.atomic import write_json
 from xp.errors import UserError
 from xp.runs.execution.run_once import STOCK
-from xp.runs.executors.protocol import JobState
-from xp.runs.executors.submitted import handing_in
+from xp.runs.executors.protocol import Executor, JobState
+from xp.runs.executors.submitted import submission_locks
 from xp.runs.jobs import snapshot, stage_references
 from xp.runs.jobs.secrets import redact_overrides
 from xp.runs.records.json_io import writing
@@ -78,17 +79,17 @@ class Sweep:
         console = Console()
         rules = rules or xp_rules()
         launcher = self._launcher()
-        executor = launcher.executor() if hasattr(launcher, "executor") else None
+        executor = launcher.executor() if isinstance(launcher, ExecutorLauncher) else None
         refuse_options(self._options.others)
         try:
             experiments = self._experiments(arguments, rules, stock=executor is None)
         except UserError:  # no job can start from here: that comes first
-            if executor is not None and not self._options.dry_run and hasattr(executor, "check_available"):
+            if executor is not None and not self._options.dry_run:
                 executor.check_available()
             raise
         with ExitStack() as held:
             if not self._options.dry_run:  # until the jobs are submitted no other call plans, freezes or submits them
-                held.enter_context(handing_in(executor, [each.folder for each in experiments]))
+                held.enter_context(submission_locks(executor, [each.folder for each in experiments]))
             return self._planned(experiments, arguments, rules, launcher, executor, console, held)
 
     def _planned(
@@ -97,14 +98,14 @@ class Sweep:
         arguments: Sequence[str],
         rules: Rules,
         launcher: Any,
-        executor: Any,
+        executor: Executor | None,
         console: Any,
         held: ExitStack,
     ) -> int:
         """Plan, freeze and submit with `held` open; close it and wait for the jobs, where the launcher waits."""
         recover(executor, experiments)
         plan = make_plan(experiments, rules, retry_failed=self._options.retry_failed)
-        workers = getattr(executor, "n_jobs", 1)
+        workers = 1 if executor is None else executor.n_jobs
         todo = [planned for planned in plan.jobs if plan.actions[planned.job.folder].starts]
         if not todo and not self._options.dry_run:
             return self._shown(plan, rules, self._nothing(plan, console))
@@ -114,21 +115,20 @@ class Sweep:
         console.print(summary_line(plan, workers), highlight=False, soft_wrap=True)
         if self._options.dry_run:
             return OK
-        self._freeze(plan, arguments, getattr(executor, "name", STOCK))
-        if executor is None:
+        self._freeze(plan, arguments, STOCK if executor is None else executor.name)
+        if executor is None or not isinstance(launcher, ExecutorLauncher):
             from hydra_plugins.xp_staged_sweeper._foreign_launcher import launch
 
             states = launch(launcher, todo)
             return self._shown(plan, rules, self._sum_up(plan, states, console))
         from hydra_plugins.xp_staged_sweeper._drive import drive
 
-        folders = submit(executor, plan, getattr(launcher, "settings", {}), console)
+        folders = submit(executor, plan, launcher.settings, console)
         held.close()
-        if executor.detachable and getattr(launcher, "detach", False):
+        if executor.detachable and launcher.detach:
             executor.close()
             return tell(plan, executor.name, console)
-        grace_s = getattr(launcher, "grace_s", 30.0)
-        states = drive(executor, todo, folders, grace_s=grace_s, console=console, expected=plan.seconds)
+        states = drive(executor, todo, folders, grace_s=launcher.grace_s, console=console, expected=plan.seconds)
         return self._shown(plan, rules, self._sum_up(plan, states, console))
 
     def _shown(self, plan: Plan, rules: Rules, code: int) -> int:

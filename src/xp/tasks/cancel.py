@@ -33,11 +33,7 @@ def show(config: DictConfig) -> int:
     in_hands = [row.folder for row in found if row.handle]
     running = {folder for folder, state in ask(in_hands).items() if state is JobState.RUNNING}
     for executor, handles in by_executor(in_hands):
-        everything = getattr(executor, "cancel_jobs", None)  # where a job may have been submitted more than once
-        told = everything(list(handles.values())) if everything else handles
-        if not everything:
-            executor.cancel(list(handles))
-        print(f"{executor.name}: cancelled {join_names(told)}")
+        print(f"{executor.name}: cancelled {join_names(executor.cancel_jobs(handles))}")
     for folder in in_hands:
         if folder not in running:
             _mark(folder)

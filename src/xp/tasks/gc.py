@@ -70,8 +70,8 @@ def _remove(removable: list[dict[str, Any]], console: Console) -> int:
 
 def survey(experiment: Path, *, data: bool) -> list[dict[str, Any]]:
     """One entry per thing that lies on a host: host, path, bytes, what it is, whether it may go, and how."""
-    executor: Any = launcher_of(experiment)
-    if executor is None or not hasattr(executor, "survey"):
+    executor = launcher_of(experiment)
+    if executor is None:
         return []
     done = finished(experiment)
     found = executor.survey(experiment)

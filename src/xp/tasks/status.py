@@ -13,7 +13,7 @@ from rich.text import Text
 
 from xp.errors import UserError
 from xp.foreign.text import printable
-from xp.runs.executors.controller_health import Remarks, remarks
+from xp.runs.executors.controller_health import Warnings, warnings
 from xp.runs.executors.status import COLUMNS, Row, counts, rows, with_executors
 from xp.shell import command, near
 
@@ -97,8 +97,8 @@ def tables(shown: Sequence[Row], found: Sequence[Row], width: int = 80) -> list[
             rows_of.setdefault(row.experiment or _place(row), []).append(row)
     parts: list[Table | Text] = []
     for name in [*chosen, *(each for each in everything if each not in chosen)][:_EXPERIMENTS]:
-        said = [_remarks(folder, states) for folder, states in _states(everything[name])]
-        parts += [Text(line) for each in said for line in each.trouble]
+        said = [_warnings(folder, states) for folder, states in _states(everything[name])]
+        parts += [Text(line) for each in said for line in each.host_errors]
         parts.append(status_table(name, chosen.get(name, []), everything[name], width))
         parts += [Text(line) for each in said for line in each.todo]
     if len(everything) > _EXPERIMENTS:
@@ -119,12 +119,12 @@ def _states(members: Sequence[Row]) -> list[tuple[Path, set[str]]]:
     return list(found.items())[:_EXPERIMENTS]
 
 
-def _remarks(folder: Path, states: set[str]) -> Remarks:
+def _warnings(folder: Path, states: set[str]) -> Warnings:
     """What the launcher has to say; a damaged launcher.json is said and stops nothing."""
     try:
-        return remarks(folder, states)
+        return warnings(folder, states)
     except UserError as error:
-        return Remarks((str(error),))
+        return Warnings((str(error),))
 
 
 def status_table(name: str, members: Sequence[Row], everybody: Sequence[Row], width: int = 80) -> Table | Text:

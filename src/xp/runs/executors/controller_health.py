@@ -1,13 +1,12 @@
 """Whether somebody brings back what an experiment's jobs on other machines write, and what to type if not.
 
 Some executors need a process on this machine for that (ssh's keeper); killed, it leaves jobs at work that nobody
-watches. Such an executor has the method `attended(experiment)`; one that knows why jobs wait has `trouble(experiment)`.
+watches: `Executor.controller_is_running` tells, and `Executor.host_errors` why jobs wait.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from xp.errors import UserError
 from xp.foreign.text import printable
@@ -34,30 +33,30 @@ def launcher_of(experiment: Path) -> Executor | None:
 
 
 @dataclass(frozen=True)
-class Remarks:
+class Warnings:
     """Lines for people about an experiment with open jobs."""
 
-    trouble: tuple[str, ...] = ()
+    host_errors: tuple[str, ...] = ()
     """What keeps its hosts from work: the reason that a table of jobs cannot show, so it stands above it."""
     todo: tuple[str, ...] = ()
-    """What to type where nobody attends to it."""
+    """What to type where its controller is not running."""
 
 
-def remarks(experiment: Path, states: Iterable[str]) -> Remarks:
+def warnings(experiment: Path, states: Iterable[str]) -> Warnings:
     """What is to be said about an experiment beside its jobs; nothing once all of them have ended."""
     if not any(state in (State.PENDING, State.RUNNING, "interrupted", "queued", "starting") for state in states):
-        return Remarks()
+        return Warnings()
     try:
-        executor: Any = launcher_of(experiment)
+        executor = launcher_of(experiment)
     except ForeignLauncher as error:
-        return Remarks((str(error),))
-    if not hasattr(executor, "trouble"):
-        return Remarks()
-    trouble = tuple(printable(line, 2000) for line in executor.trouble(experiment))
-    if not hasattr(executor, "attended") or executor.attended(experiment):
-        return Remarks(trouble)
+        return Warnings((str(error),))
+    if executor is None:
+        return Warnings()
+    host_errors = tuple(printable(line, 2000) for line in executor.host_errors(experiment))
+    if executor.controller_is_running(experiment):
+        return Warnings(host_errors)
     command = read_object(experiment / "experiment.json", default={}).get("command") or "the same command again"
-    return Remarks(trouble, (
+    return Warnings(host_errors, (
         f"{experiment} is unattended: what runs goes on, but nobody brings back its results or starts more. Type: "
         f"{printable(command, 4000)}",
     ))  # fmt: skip

@@ -1,18 +1,21 @@
-"""What every way of running jobs offers: submit with dependencies, poll, cancel, logs.
+"""What every way of running jobs offers: submit with dependencies, poll, cancel, logs. Subclass `Executor` to add one.
 
 Executors are found by name through the entry-point group `xp.executors`; a record names its executor, so that whoever
 reads it can ask for the job's state without knowing where executors come from.
 """
 
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from enum import StrEnum
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from xp.errors import UserError, did_you_mean, join_names
+from xp.runs.records.folder import LOG, RECORD
 from xp.runs.records.record import Record, State
 
 GROUP = "xp.executors"
@@ -59,51 +62,124 @@ class Submission:
     """Handle of the job from an earlier submission: it is queued or at work, so it is waited for and not started."""
 
 
-class Executor(Protocol):
-    """Runs frozen jobs. A handle is text that names a job to this executor from any process."""
+class Executor(ABC):
+    """Runs frozen jobs. A handle is text that names a job to this executor from any process.
+
+    A subclass writes `submit`, `poll` and `cancel`; where its handles are not the folders of the jobs also `states` and
+    `log`. All the rest answers for jobs that run with the submitting process and write down themselves how they stand.
+    """
 
     name: str
-    detachable: bool
+    """Its name in the entry-point group `xp.executors`."""
+    detachable: bool = False
     """Whether jobs go on when the submitting process ends, so that another one can find them by their handles."""
 
+    # -- what every executor writes
+
+    @abstractmethod
     def submit(self, jobs: Sequence[Submission]) -> list[str]:
         """Take jobs over, in an order where needs come first; gives their handles at once."""
-        ...
 
+    @abstractmethod
     def poll(self, timeout_s: float = 0.0) -> dict[str, JobState]:
         """State of every submitted job by handle; waits up to `timeout_s` for something to change."""
-        ...
+
+    @abstractmethod
+    def cancel(self, handles: Sequence[str] | None = None, *, grace_s: float = 30.0) -> None:
+        """Ask jobs (default: all) to write a checkpoint and leave; end them when `grace_s` seconds have passed."""
+
+    # -- what the default is right for where a handle is the job's folder
 
     def states(self, handles: Sequence[str]) -> dict[str, JobState]:
-        """State of jobs that any process submitted; a handle that nothing is known of is left out."""
-        ...
+        """State of jobs that any process submitted; a handle that nothing is known of is left out.
+
+        Default: what the jobs' records say.
+        """
+        folders = {handle: Path(handle) for handle in handles}
+        return {handle: by_record(Record(folder / RECORD)) for handle, folder in folders.items()}
+
+    def log(self, handle: str) -> Path:
+        """Where the job's output is. Default: the log of its folder.
+
+        Raises:
+            UserError: nobody knows any more.
+        """
+        return Path(handle) / LOG
+
+    # -- what only some have
+
+    @property
+    def n_jobs(self) -> int | None:
+        """Jobs at a time; default None: as many as there are."""
+        return None
+
+    def check_available(self) -> None:
+        """Refuse where nothing could be submitted from this machine. Default: it can be.
+
+        Raises:
+            UserError: so it is, and what to do.
+        """
+        return
+
+    def submission_lock(self, experiment: Path) -> AbstractContextManager[None]:
+        """The lock under which jobs of an experiment are planned, frozen and submitted, by one call at a time.
+
+        Default: none; each job's folder has a lock of its own.
+        """
+        return nullcontext()
 
     def recover(self, experiment: Path) -> dict[Path, str]:
-        """{folder: handle} of jobs that a process submitted which was killed before it could note their handles."""
-        ...
+        """{folder: handle} of jobs that a process submitted which was killed before it could note their handles.
+
+        Default: none, since a handle that is the job's folder is known before.
+        """
+        return {}
 
     def remarks(self, handles: Sequence[str]) -> dict[str, str]:
         """A few words on jobs' states, where there is something to say: what a job waits for, why it ended."""
-        ...
+        return {}
 
-    def cancel(self, handles: Sequence[str] | None = None, *, grace_s: float = 30.0) -> None:
-        """Ask jobs (default: all) to write a checkpoint and leave; end them when `grace_s` seconds have passed."""
-        ...
+    def settle(self, jobs: Mapping[str, Path]) -> None:
+        """Write into the records of {handle: folder} how jobs ended that could not say so themselves (killed, lost).
 
-    def log(self, handle: str) -> Path:
-        """Where the job's output is."""
-        ...
+        Default: nothing, where whoever started a job sees its end.
+        """
+        return
+
+    def cancel_jobs(self, jobs: Mapping[str, Path]) -> list[str]:
+        """Cancel {handle: folder} from another process; gives the handles of all that was cancelled.
+
+        Overridden where a job may have been submitted more than once. Default: `cancel`.
+        """
+        self.cancel(list(jobs))
+        return list(jobs)
+
+    def controller_is_running(self, experiment: Path) -> bool:
+        """Whether the process is there that brings back an experiment's results. Default: True, none is needed."""
+        return True
+
+    def host_errors(self, experiment: Path) -> list[str]:
+        """What keeps an experiment's hosts from work, a line for people each."""
+        return []
+
+    def survey(self, experiment: Path) -> list[dict[str, Any]]:
+        """What an experiment has left on other machines (`xp task=gc`): one entry per thing, or host without an answer.
+
+        Entries have `kind`, `host`, `path`, `bytes`, `running` and `remove` (a call that gives the bytes it freed);
+        those of the kind `fault` have `line` instead of the last three.
+        """
+        return []
 
     def close(self) -> None:
-        """Give back workers and connections."""
-        ...
+        """Give back workers and connections. Default: there are none."""
+        return
 
 
 def executor_named(name: str, **settings: Any) -> Executor:
     """Make the executor that an installed package calls `name`.
 
     Raises:
-        UserError: there is none of that name.
+        UserError: there is none of that name, it has no such setting, or it is no `Executor`.
     """
     found = {entry.name: entry for entry in metadata.entry_points(group=GROUP)}
     if name not in found:
@@ -120,4 +196,10 @@ def executor_named(name: str, **settings: Any) -> Executor:
             f"setting{did_you_mean(unknown[0], takes)}. Its "
             f"settings: {join_names(takes)}"
         )
-    return made(**settings)
+    executor = made(**settings)
+    if not isinstance(executor, Executor):
+        raise UserError(
+            f"The entry point '{name}' of {GROUP} gives a {type(executor).__name__}, which is no Executor. Let its "
+            "class inherit from xp.runs.executors.protocol.Executor."
+        )
+    return executor

@@ -127,8 +127,8 @@ def ask(folders: Iterable[Path]) -> dict[Path, JobState]:
 def _states(executor: Executor, handles: Mapping[str, Path]) -> dict[str, JobState]:
     states = executor.states(list(handles))
     ended = {handle: handles[handle] for handle, state in states.items() if state is JobState.INTERRUPTED}
-    if ended and (settle := getattr(executor, "settle", None)):
-        settle(ended)
+    if ended:
+        executor.settle(ended)
     return states
 
 
@@ -196,13 +196,12 @@ def never_begun(folder: Path, record: Record | None = None) -> bool:
 
 
 @contextmanager
-def handing_in(executor: Executor | None, experiments: Iterable[Path]) -> Iterator[None]:
+def submission_locks(executor: Executor | None, experiments: Iterable[Path]) -> Iterator[None]:
     """Keep other calls from planning, freezing and submitting the same jobs, where the executor has a lock for that."""
     with ExitStack() as held:
-        if hasattr(executor, "handing_in"):
-            lock: Any = executor
+        if executor is not None:
             for experiment in sorted(set(experiments)):
-                held.enter_context(lock.handing_in(experiment))
+                held.enter_context(executor.submission_lock(experiment))
         yield
 
 
@@ -213,9 +212,8 @@ def adopt_unnoted(experiments: Iterable[Path]) -> None:
             noted = Fields(read_object(experiment / LAUNCHER, default={}), printable(experiment / LAUNCHER))
             settings = noted.object("settings", None)
             executor = executor_named(noted.text("executor", ""), **(settings.content if settings else {}))
-            if hasattr(executor, "cancel_jobs"):
-                for folder, handle in executor.recover(experiment).items():
-                    note_handle(folder, executor.name, handle)
+            for folder, handle in executor.recover(experiment).items():
+                note_handle(folder, executor.name, handle)
         except (UserError, TypeError, ValueError):  # nothing was handed to anybody, or nobody can tell
             continue
 
