@@ -38,7 +38,7 @@ for i in range(layers):
 leaves = {n: Leaf(n, s, kind) for n, s in shapes.items()}
 for k in range(3):
     (folder / f"c{k}").mkdir()
-    writer = create_safetensors(folder / f"c{k}", leaves, ties={}, division={})
+    writer = create_safetensors(folder / f"c{k}", leaves, ties={}, shard_map={})
     draw = np.random.default_rng(k)
     for leaf in leaves.values():
         writer.write(leaf.name, 0, draw.standard_normal(leaf.size, dtype=np.float32).astype(kind))

@@ -92,7 +92,7 @@ def write(folder: Path, arrays: dict[str, np.ndarray]) -> Path:
     """A safetensors checkpoint."""
     folder.mkdir(parents=True)
     leaves = {name: Leaf(name, array.shape, array.dtype) for name, array in arrays.items()}
-    writer = create_safetensors(folder, leaves, ties={}, division={})
+    writer = create_safetensors(folder, leaves, ties={}, shard_map={})
     for name, array in arrays.items():
         writer.write(name, 0, array.reshape(-1))
     writer.close()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from xp.checkpoints.arrays import Leaf
-from xp.checkpoints.flax_msgpack import create_octo
+from xp.checkpoints.flax_msgpack import create_msgpack
 from xp.checkpoints.orbax import OrbaxWriter, Tree, write_step_metadata
 from xp.checkpoints.safetensors import create_safetensors
 
@@ -45,10 +45,10 @@ def _fill(writer, arrays):
     writer.close()
 
 
-def write_torch(folder, arrays, *, stats=None, ties=None, division=None):
+def write_torch(folder, arrays, *, stats=None, ties=None, shard_map=None):
     """A folder as openpi's PyTorch training leaves it."""
     folder.mkdir(parents=True)
-    _fill(create_safetensors(folder, leaves_of(arrays), ties=ties or {}, division=division or {}), arrays)
+    _fill(create_safetensors(folder, leaves_of(arrays), ties=ties or {}, shard_map=shard_map or {}), arrays)
     (folder / "config.json").write_text('{"action_dim": 3}')
     if stats is not None:
         write_stats(folder / "assets/lab/arm/norm_stats.json", stats)
@@ -73,7 +73,7 @@ def write_jax(folder, arrays, *, stats=None, value=True):
 
 def write_octo(folder, arrays):
     """An Octo folder, as far as merging looks."""
-    _fill(create_octo(folder / "100/default", leaves_of(arrays)), arrays)
+    _fill(create_msgpack(folder / "100/default", leaves_of(arrays)), arrays)
     (folder / "config.json").write_text("{}")
     entry = {"mean": [0.0], "std": [1.0], "mask": [True]}
     statistics = {"action": entry, "proprio": entry, "num_transitions": 10, "num_trajectories": 2}

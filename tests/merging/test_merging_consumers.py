@@ -69,15 +69,15 @@ def test_an_openpi_torch_checkpoint_keeps_its_papers(tmp_path):
 @needs_reference
 def test_a_merged_octo_is_a_policy(tmp_path):
     import xp
-    from xp.checkpoints.flax_msgpack import create_octo, open_octo
+    from xp.checkpoints.flax_msgpack import create_msgpack, open_msgpack
 
     source = OCTO / "ckpt_diffusion_h4"
     other = copy_of(source, tmp_path / "other")
     (other / "300000/default/checkpoint").unlink()
     (other / "300000/default/_METADATA").unlink()
     (other / "300000/default").rmdir()
-    reader = open_octo(source / "300000/default/checkpoint")
-    writer = create_octo(other / "300000/default", reader.leaves)
+    reader = open_msgpack(source / "300000/default/checkpoint")
+    writer = create_msgpack(other / "300000/default", reader.leaves)
     for name, leaf in reader.leaves.items():
         writer.write(name, 0, reader.read(name, 0, leaf.size) * np.float32(3))
     writer.close()

@@ -24,10 +24,10 @@ class Endless:
         self.leaves, self.ties, self.files = {"w": Leaf("w", (10**13,), np.dtype(np.float32))}, {}, ()
         self.reads, self.begun = 0, threading.Event()
 
-    def grain(self, name):
+    def alignment(self, name):
         return 1
 
-    def in_order(self, name):
+    def requires_sequential_read(self, name):
         return True  # so that the whole leaf is one job
 
     def read(self, name, start, stop):

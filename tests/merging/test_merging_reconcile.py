@@ -25,8 +25,8 @@ def refused(paths, tmp_path, match, **options):
 def sharded(folder, count=3, seed=0):
     arrays = made_arrays(seed)
     names = sorted(arrays)
-    division = {n: f"model-{i % count + 1:05}-of-{count:05}.safetensors" for i, n in enumerate(names)}
-    return write_torch(folder, arrays, division=division)
+    shard_map = {n: f"model-{i % count + 1:05}-of-{count:05}.safetensors" for i, n in enumerate(names)}
+    return write_torch(folder, arrays, shard_map=shard_map)
 
 
 @pytest.fixture

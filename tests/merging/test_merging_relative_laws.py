@@ -31,7 +31,7 @@ def merged(method, base, tuned, block=1 << 20, seed=3, **options):
         leaves=leaves, has_base=True,
     )  # fmt: skip
     flat = [array.reshape(-1) for array in (base, *tuned)]
-    ranges = list(cut(0, base.size, rounded_up(block, mixture.grain(leaf))))
+    ranges = list(cut(0, base.size, rounded_up(block, mixture.alignment(leaf))))
     for turn in range(mixture.surveys):
         for start, stop in ranges[::-1]:
             mixture.survey(turn, leaf, start, [array[start:stop] for array in flat])

@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from octo_made_up import DATA, STATISTICS, made_batch, model_cfg
 
+from xp.checkpoints.flax_msgpack import read_tree, write_tree
 from xp.errors import UserError
 from xp.models import build, load_policy
 from xp.models.families import locate
-from xp.models.octo.io.msgpack_file import read_tree, write_tree
 from xp.models.tree import flatten, unflatten
 
 

@@ -173,7 +173,7 @@ def blinded(run, folder):
     """The run's policy with image tokens that are the same whatever is seen."""
     import shutil
 
-    from xp.models.octo.io.msgpack_file import read_tree, write_tree
+    from xp.checkpoints.flax_msgpack import read_tree, write_tree
 
     shutil.copytree(run / "final", folder)
     (file,) = folder.glob("*/default/checkpoint")

@@ -14,11 +14,13 @@ from hypothesis.extra import numpy as hnp
 from safetensors.numpy import load_file
 from training_fakes import LR, MlpPolicy, TinyBatches, final_weights, initial_weights, run_in, tiny_trainable, trainer
 
+from xp.checkpoints.arrays import CorruptFileError
+from xp.checkpoints.safetensors import read_arrays, write_arrays
 from xp.errors import UserError
 from xp.training import checkpoints as checkpoints_module
 from xp.training.checkpoints import Checkpoints
 from xp.training.jax.loop import train
-from xp.training.storage import CorruptFileError, digest_of, read_arrays, room_for, write_arrays
+from xp.training.storage import digest_of, room_for
 
 ARRAYS = {"weights/a": np.arange(6, dtype=np.float32).reshape(2, 3), "count": np.array(3, np.int32)}
 

@@ -1,7 +1,7 @@
 """What every weight format gives the rest: headers without data, ranges of elements, and a place to write them."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -15,6 +15,8 @@ SMALL_FLOATS = tuple(
     for name in ("bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3", "float8_e4m3fnuz", "float8_e5m2fnuz")
 )
 """Float types that numpy itself does not know."""
+BYTE_ALIGNMENT = 64
+"""Arrays that start at a multiple of so many bytes are taken by JAX's CPU backend without a copy."""
 
 
 class CorruptFileError(Exception):  # noqa: N818 - a finding, turned into a message where the file is known
@@ -50,6 +52,14 @@ def is_float(dtype: np.dtype) -> bool:
     return dtype.kind == "f" or dtype in SMALL_FLOATS
 
 
+def aligned_empty(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
+    """An array of that shape, its values undefined, that starts at a multiple of `BYTE_ALIGNMENT`."""
+    size = math.prod(shape) * dtype.itemsize
+    memory = np.empty(size + BYTE_ALIGNMENT, np.uint8)
+    first = -memory.ctypes.data % BYTE_ALIGNMENT
+    return memory[first : first + size].view(dtype).reshape(shape)
+
+
 class Reader(Protocol):
     """Weights on disk. Opening one reads headers only; `read` may be called from several threads."""
 
@@ -68,11 +78,11 @@ class Reader(Protocol):
         """The files (or the one folder) that hold the weights."""
         ...
 
-    def grain(self, name: str) -> int:
+    def alignment(self, name: str) -> int:
         """How many consecutive elements are cheapest read together: 1, or those of one stored chunk."""
         ...
 
-    def in_order(self, name: str) -> bool:
+    def requires_sequential_read(self, name: str) -> bool:
         """Whether ranges are cheap only where each follows the one that the same thread read before it."""
         ...
 

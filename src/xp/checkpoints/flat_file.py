@@ -2,13 +2,17 @@
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from xp.checkpoints.arrays import CorruptFileError, Leaf
+from xp.checkpoints.arrays import CorruptFileError, Leaf, aligned_empty
+
+LOADERS, PIECE = 4, 1 << 24
+"""Whole arrays that are loaded at a time, and the most bytes that one read asks for."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +51,11 @@ class FlatReader:
         """The file that holds a leaf."""
         return self.files[self._extents[name].file]
 
-    def grain(self, name: str) -> int:
+    def alignment(self, name: str) -> int:
         """Bytes can be read from anywhere."""
         return 1
 
-    def in_order(self, name: str) -> bool:
+    def requires_sequential_read(self, name: str) -> bool:
         """Any order will do."""
         return False
 
@@ -60,13 +64,37 @@ class FlatReader:
         extent = self._extents[name]
         size = extent.leaf.dtype.itemsize
         view = memoryview(self._buffer((stop - start) * size))
-        done, position = 0, extent.offset + start * size
-        while done < len(view):
-            got = os.preadv(self._descriptors[extent.file], [view[done:]], position + done)
-            if not got:
-                raise CorruptFileError(f"{self.files[extent.file].name} ends inside {name}")
-            done += got
+        self._fill(extent, start * size, view)
         return np.frombuffer(view, dtype=extent.leaf.dtype)
+
+    def load(self, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
+        """Whole arrays in their shapes, each in aligned memory of its own, so that memory is the arrays' own, once.
+
+        Args:
+            names: of the arrays, by default all.
+
+        Raises:
+            CorruptFileError: a file became shorter since it was opened.
+        """
+        wanted = list(self.leaves if names is None else names)
+        with ThreadPoolExecutor(LOADERS, "load") as pool:
+            return dict(zip(wanted, pool.map(self._whole, wanted), strict=True))
+
+    def _whole(self, name: str) -> np.ndarray:
+        extent = self._extents[name]
+        array = aligned_empty(extent.leaf.shape, extent.leaf.dtype)
+        if array.size:
+            self._fill(extent, 0, array.reshape(-1).view(np.uint8).data)
+        return array
+
+    def _fill(self, extent: Extent, start: int, view: memoryview) -> None:
+        """Fill `view` with the leaf's bytes from `start` on."""
+        done, position = 0, extent.offset + start
+        while done < len(view):
+            got = os.preadv(self._descriptors[extent.file], [view[done : done + PIECE]], position + done)
+            if not got:
+                raise CorruptFileError(f"{self.files[extent.file].name} ends inside {extent.leaf.name}")
+            done += got
 
     def _buffer(self, size: int) -> np.ndarray:
         held = getattr(self._local, "buffer", None)

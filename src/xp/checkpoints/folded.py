@@ -39,14 +39,14 @@ class Folded:
         self.leaves: Mapping[str, Leaf] = {name: leaf for name, leaf in reader.leaves.items() if name not in drop}
         self._reader, self._changes = reader, changes
 
-    def grain(self, name: str) -> int:
-        """Whole rows of a leaf that is changed, as often as the file's own grain wants."""
-        grain = self._reader.grain(name)
-        return rounded_up(grain, self._changes[name].row(self.leaves[name])) if name in self._changes else grain
+    def alignment(self, name: str) -> int:
+        """Whole rows of a leaf that is changed, as often as the file's own alignment wants."""
+        alignment = self._reader.alignment(name)
+        return rounded_up(alignment, self._changes[name].row(self.leaves[name])) if name in self._changes else alignment
 
-    def in_order(self, name: str) -> bool:
+    def requires_sequential_read(self, name: str) -> bool:
         """As the weights that are changed."""
-        return self._reader.in_order(name)
+        return self._reader.requires_sequential_read(name)
 
     def read(self, name: str, start: int, stop: int) -> np.ndarray:
         """See `Reader.read`."""

@@ -12,7 +12,7 @@ from xp import atomic
 from xp.checkpoints import orbax
 from xp.checkpoints.adapter_base import named_base, papers_of
 from xp.checkpoints.arrays import CorruptFileError, Leaf, Reader, Writer
-from xp.checkpoints.flax_msgpack import create_octo, open_octo, orbax_metadata
+from xp.checkpoints.flax_msgpack import create_msgpack, open_msgpack, orbax_metadata
 from xp.checkpoints.lora import folded_tree
 from xp.checkpoints.peft_adapter import is_adapter, open_adapter
 from xp.checkpoints.reference import CheckpointRef
@@ -32,7 +32,7 @@ class Checkpoint:
 
     path: Path
     kind: str
-    """orbax, octo or safetensors."""
+    """orbax, flax_msgpack or safetensors."""
     place: Path
     """What holds the weights: a params folder, a msgpack file, or a folder or file of safetensors."""
     papers: Path | None
@@ -77,7 +77,7 @@ def _asked(path: str | Path) -> tuple[Path, int | None]:
 def _found(root: Path, step: int | None) -> tuple[str, Path, Path | None]:
     """Format, place of the weights and papers of what lies at `root`."""
     for candidate in _candidates(root, step):
-        for find in (_orbax, _octo, _safetensors):
+        for find in (_orbax, _flax_msgpack, _safetensors):
             found = find(candidate, step if candidate == root else None)
             if found is not None:
                 return found
@@ -118,12 +118,12 @@ def _orbax(folder: Path, step: int | None) -> tuple[str, Path, Path] | None:
     return "orbax", folder / str(chosen) / "params", folder / str(chosen)
 
 
-def _octo(folder: Path, step: int | None) -> tuple[str, Path, Path] | None:
+def _flax_msgpack(folder: Path, step: int | None) -> tuple[str, Path, Path] | None:
     if (folder / "default" / "checkpoint").is_file():
-        return "octo", folder / "default" / "checkpoint", folder.parent
+        return "flax_msgpack", folder / "default" / "checkpoint", folder.parent
     steps = [n for n in _numbered(folder) if (folder / str(n) / "default" / "checkpoint").is_file()]
     chosen = step if step in steps else max(steps, default=None) if step is None else None
-    return None if chosen is None else ("octo", folder / str(chosen) / "default" / "checkpoint", folder)
+    return None if chosen is None else ("flax_msgpack", folder / str(chosen) / "default" / "checkpoint", folder)
 
 
 def _safetensors(folder: Path, step: int | None) -> tuple[str, Path, Path | None] | None:
@@ -146,8 +146,8 @@ def _opened(
 ) -> Checkpoint:
     if kind == "orbax":
         reader: Reader = folded_tree(orbax.OrbaxReader(place), lora_scale)
-    elif kind == "octo":
-        reader = open_octo(place)
+    elif kind == "flax_msgpack":
+        reader = open_msgpack(place)
     elif is_adapter(place):
         return _folded(path, place, base)
     else:
@@ -203,9 +203,9 @@ def _nothing(root: Path, step: int | None) -> str:
     )
     at = f" at step {step}" if step is not None else ""
     return (
-        f"Nothing in {root}{at} can be merged: looked for params/_METADATA (Orbax), STEP/default/checkpoint (Octo), "
-        "model.safetensors, its index or adapter_model.safetensors, and for final/, best/ or checkpoints/ of a run; "
-        f"there is {join_names(inside)}.{reason} Give merge.checkpoints=[FOLDER,FOLDER,...]"
+        f"Nothing in {root}{at} can be merged: looked for params/_METADATA (Orbax), STEP/default/checkpoint "
+        "(Flax msgpack), model.safetensors, its index or adapter_model.safetensors, and for final/, best/ or "
+        f"checkpoints/ of a run; there is {join_names(inside)}.{reason} Give merge.checkpoints=[FOLDER,FOLDER,...]"
     )
 
 
@@ -216,15 +216,15 @@ def create_like(first: Checkpoint, output: Path, leaves: Mapping[str, Leaf]) -> 
         writer = orbax.OrbaxWriter(step / "params", leaves, orbax.read_tree_metadata(first.place))
         orbax.write_step_metadata(step, ["params"])
         return writer
-    if first.kind == "octo":
+    if first.kind == "flax_msgpack":
         folder = output / STEP / "default"
-        writer = create_octo(folder, leaves)
+        writer = create_msgpack(folder, leaves)
         atomic.write_json(folder / "_METADATA", orbax_metadata(list(leaves)), durable=False)
         return writer
-    return create_safetensors(output, leaves, ties=first.reader.ties, division=_division(first))
+    return create_safetensors(output, leaves, ties=first.reader.ties, shard_map=_shard_map(first))
 
 
-def _division(first: Checkpoint) -> dict[str, str]:
+def _shard_map(first: Checkpoint) -> dict[str, str]:
     """Which shard each leaf lies in, where the input has shards."""
     files: tuple[Path, ...] = getattr(first.reader, "files", ())
     file_of: Callable[[str], Path] | None = getattr(first.reader, "file_of", None)

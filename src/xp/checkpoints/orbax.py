@@ -101,11 +101,11 @@ class OrbaxReader:
             rest = header.content.get("dimension_separator", ".") + "0"
             self._streamed[name] = [f"{path}/{i}{rest * (len(header.shape) - 1)}" for i in range(wanted)]
 
-    def in_order(self, name: str) -> bool:
-        """See `Reader.in_order`."""
+    def requires_sequential_read(self, name: str) -> bool:
+        """See `Reader.requires_sequential_read`."""
         return name in self._streamed
 
-    def grain(self, name: str) -> int:
+    def alignment(self, name: str) -> int:
         """Elements of the leading rows that one chunk holds; all of them where chunks cut other axes too."""
         if name in self._streamed:
             return 1
@@ -262,7 +262,7 @@ class OrbaxWriter:
         }
         return tensorstore.open(spec, create=True, open=True, write=True, context=self._context)
 
-    def grain(self, name: str) -> int:
+    def alignment(self, name: str) -> int:
         """Elements of one chunk: smaller writes would read and rewrite it."""
         leaf = self._leaves[name]
         return chunk_rows(leaf) * math.prod(leaf.shape[1:]) if leaf.shape else 1

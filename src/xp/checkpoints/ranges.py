@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 
-def rounded_up(count: int, grain: int) -> int:
-    """The least multiple of `grain` that is at least `count`."""
-    return -(-count // grain) * grain
+def rounded_up(count: int, multiple: int) -> int:
+    """The least multiple of `multiple` that is at least `count`."""
+    return -(-count // multiple) * multiple
 
 
 def cut(start: int, stop: int, step: int) -> Iterator[tuple[int, int]]:

@@ -4,9 +4,11 @@
 (https://github.com/huggingface/safetensors); shards are listed in `model.safetensors.index.json`.
 """
 
+import hashlib
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import numpy as np
 from xp.checkpoints.arrays import CorruptFileError, Leaf
 from xp.checkpoints.flat_file import Extent, FlatReader, FlatWriter
 from xp.foreign.json_file import read_fields
-from xp.foreign.paths import member
+from xp.foreign.paths import member, regular_file
 from xp.foreign.safetensors_header import Tensor, read_safetensors_header
 
 MODEL = "model.safetensors"
@@ -31,12 +33,19 @@ _DTYPES = {word: np.dtype(kind) for word, kind in _TYPES.items()}
 _WORDS = {dtype: word for word, dtype in _DTYPES.items()}
 
 
-def open_safetensors(files: tuple[Path, ...], listed: Mapping[str, str] | None = None) -> FlatReader:
+WEIGHTS = "a checkpoint's weights"
+"""What such a file is, for messages."""
+
+
+def open_safetensors(
+    files: tuple[Path, ...], listed: Mapping[str, str] | None = None, what: str = WEIGHTS
+) -> FlatReader:
     """The tensors of one file or of all shards.
 
     Args:
         files: the files.
         listed: {tensor: name of its file} as an index has it, where there is one.
+        what: what the files are, for messages.
 
     Raises:
         RefusedError: a file is missing, cut short or no safetensors file.
@@ -45,7 +54,7 @@ def open_safetensors(files: tuple[Path, ...], listed: Mapping[str, str] | None =
     extents: dict[str, Extent] = {}
     ties: dict[str, str] = {}
     for number, file in enumerate(files):
-        header = read_safetensors_header(file, "a checkpoint's weights")
+        header = read_safetensors_header(file, what)
         for name, tensor in header.tensors.items():
             if name in extents:
                 raise CorruptFileError(f"{file.name} and {files[extents[name].file].name} both hold {name}")
@@ -65,7 +74,7 @@ def open_folder(folder: Path) -> FlatReader:
     """
     listed = read_index(folder)
     if listed is None:
-        return open_safetensors((member(folder, MODEL, "a checkpoint's weights"),))
+        return open_safetensors((member(folder, MODEL, WEIGHTS),))
     names = sorted(set(listed.values()))
     if (folder / MODEL).exists() and MODEL not in names:
         raise CorruptFileError(
@@ -112,7 +121,7 @@ def _leaf(file: Path, name: str, tensor: Tensor) -> Leaf:
 
 
 def create_safetensors(
-    folder: Path, leaves: Mapping[str, Leaf], *, ties: Mapping[str, str], division: Mapping[str, str]
+    folder: Path, leaves: Mapping[str, Leaf], *, ties: Mapping[str, str], shard_map: Mapping[str, str]
 ) -> FlatWriter:
     """Write headers and set sizes; the data is written through the answer.
 
@@ -120,12 +129,12 @@ def create_safetensors(
         folder: where to write.
         leaves: everything that will be written.
         ties: dropped names and the names they share data with, kept in the metadata as safetensors itself does.
-        division: {leaf name: file name}; a leaf that is not in it goes to model.safetensors. More than one file: an
+        shard_map: {leaf name: file name}; a leaf that is not in it goes to model.safetensors. More than one file: an
             index is written too.
     """
     by_file: dict[str, list[Leaf]] = {}
     for leaf in leaves.values():
-        by_file.setdefault(division.get(leaf.name, MODEL), []).append(leaf)
+        by_file.setdefault(shard_map.get(leaf.name, MODEL), []).append(leaf)
     extents: dict[str, Extent] = {}
     files = tuple(folder / name for name in sorted(by_file))
     for number, file in enumerate(files):
@@ -143,7 +152,20 @@ def create_safetensors(
 
 
 def _write_header(file: Path, number: int, leaves: list[Leaf], metadata: dict[str, str]) -> dict[str, Extent]:
-    header: dict[str, Any] = {"__metadata__": metadata}
+    front = _front(leaves, metadata)
+    extents, offset = {}, len(front)
+    for leaf in leaves:
+        extents[leaf.name] = Extent(leaf, number, offset)
+        offset += leaf.nbytes
+    with file.open("xb") as handle:
+        handle.write(front)
+        handle.truncate(offset)
+    return extents
+
+
+def _front(leaves: Iterable[Leaf], metadata: Mapping[str, str] | None = None) -> bytes:
+    """What stands before the data, which follows in the leaves' order."""
+    header: dict[str, Any] = {} if metadata is None else {"__metadata__": metadata}
     offset = 0
     for leaf in leaves:
         span = [offset, offset + leaf.nbytes]
@@ -151,8 +173,62 @@ def _write_header(file: Path, number: int, leaves: list[Leaf], metadata: dict[st
         offset += leaf.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with file.open("xb") as handle:
-        handle.write(struct.pack("<Q", len(text)) + text)
-        handle.truncate(8 + len(text) + offset)
-    start = 8 + len(text)
-    return {leaf.name: Extent(leaf, number, start + header[leaf.name]["data_offsets"][0]) for leaf in leaves}
+    return struct.pack("<Q", len(text)) + text
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What was written: size in bytes and SHA-256 of the whole file."""
+
+    bytes: int
+    sha256: str
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Any]) -> Stored:
+    """Write arrays (numpy or on a device) as one file, one array in host memory at a time, in the order given.
+
+    The caller makes it atomic.
+    """
+    digest, written = hashlib.sha256(), 0
+    with path.open("wb") as file:
+        for piece in _pieces(arrays):
+            file.write(piece)
+            digest.update(piece)
+            written += len(piece)
+    return Stored(written, digest.hexdigest())
+
+
+def _pieces(arrays: Mapping[str, Any]) -> Iterator[bytes | memoryview]:
+    yield _front(Leaf(name, tuple(array.shape), np.dtype(array.dtype)) for name, array in arrays.items())
+    for array in arrays.values():
+        yield raw_bytes(np.ascontiguousarray(array))
+
+
+def raw_bytes(array: np.ndarray) -> memoryview:
+    """The bytes of a contiguous array, without a copy."""
+    return memoryview(array.reshape(-1).view(np.uint8))
+
+
+def read_arrays(path: Path, stored: Stored, what: str = WEIGHTS) -> dict[str, np.ndarray]:
+    """Read what `write_arrays` wrote, after checking size and SHA-256.
+
+    Args:
+        path: the file.
+        stored: what `write_arrays` gave for it.
+        what: what it is, for messages.
+
+    Raises:
+        CorruptFileError: the file is missing, has another size, another checksum, or cannot be parsed.
+    """
+    try:
+        size = regular_file(path, what).stat().st_size
+        if size != stored.bytes:
+            raise CorruptFileError(f"{path.name} has {size:,} of {stored.bytes:,} bytes")
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != stored.sha256:
+                raise CorruptFileError(f"{path.name} does not have the checksum it was written with")
+        return open_safetensors((path,), what=what).load()
+    except CorruptFileError:
+        raise
+    except Exception as error:
+        raise CorruptFileError(f"{path.name} cannot be read ({error})") from error

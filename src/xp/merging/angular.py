@@ -32,7 +32,7 @@ class Angular:
     _products: dict[tuple[str, int], np.ndarray] = field(default_factory=dict)
     _found: dict[str, dict[str, Any]] = field(default_factory=dict)
 
-    def grain(self, leaf: Leaf) -> int:
+    def alignment(self, leaf: Leaf) -> int:
         """Element by element."""
         return 1
 
@@ -92,7 +92,7 @@ class Lines:
     surveys: int = 0
     _products: dict[str, np.ndarray] = field(default_factory=dict)
 
-    def grain(self, leaf: Leaf) -> int:
+    def alignment(self, leaf: Leaf) -> int:
         """Element by element."""
         return 1
 

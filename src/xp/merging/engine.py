@@ -114,15 +114,15 @@ class Stream:
         """The work cut up: ranges of leaves, the largest first."""
         jobs = []
         for leaf in self.leaves.values():
-            grain = max(reader.grain(leaf.name) for reader in self.readers)
-            written = getattr(writer, "grain", _anywhere)(leaf.name)
-            together = mixture.grain(leaf) if leaf.is_float else 1
-            step = BLOCK if grain == 1 else rounded_up(BLOCK, max(grain, written))
-            room = step if grain > 1 else rounded_up(BLOCK, written)
+            alignment = max(reader.alignment(leaf.name) for reader in self.readers)
+            written = getattr(writer, "alignment", _anywhere)(leaf.name)
+            together = mixture.alignment(leaf) if leaf.is_float else 1
+            step = BLOCK if alignment == 1 else rounded_up(BLOCK, max(alignment, written))
+            room = step if alignment > 1 else rounded_up(BLOCK, written)
             if together > 1:
-                step = room = rounded_up(BLOCK, math.lcm(max(grain, written), together))
-            in_order = any(reader.in_order(leaf.name) for reader in self.readers)
-            whole = max(grain, written, together) > 1 or in_order or mixture.looks or leaf.size <= SEGMENT
+                step = room = rounded_up(BLOCK, math.lcm(max(alignment, written), together))
+            ordered = any(reader.requires_sequential_read(leaf.name) for reader in self.readers)
+            whole = max(alignment, written, together) > 1 or ordered or mixture.looks or leaf.size <= SEGMENT
             length = max(leaf.size, 1) if whole else SEGMENT
             jobs += [
                 Job(leaf, start, min(start + length, leaf.size), step, room, self._cost(leaf, step, room, mixture))
@@ -255,7 +255,7 @@ def _cast(leaf: Leaf, start: int, values: np.ndarray, data: np.ndarray) -> None:
 
 def _first_not_finite(reader: Reader, leaf: Leaf) -> tuple[float, int] | None:
     """The first value of a leaf that is NaN or infinite, and its index."""
-    step = rounded_up(BLOCK, reader.grain(leaf.name))
+    step = rounded_up(BLOCK, reader.alignment(leaf.name))
     for start in range(0, leaf.size, step):
         values = reader.read(leaf.name, start, min(start + step, leaf.size)).astype(np.float32)
         finite = np.isfinite(values)
@@ -315,7 +315,7 @@ def verify(
     source = Interruptible(reader, left)
 
     def read(leaf: Leaf, start: int, end: int) -> Any:
-        step = rounded_up(BLOCK, reader.grain(leaf.name))
+        step = rounded_up(BLOCK, reader.alignment(leaf.name))
         digest = LeafDigest()
         for first in range(start, end, step):
             digest.update(source.read(leaf.name, first, min(first + step, end)))
@@ -325,7 +325,7 @@ def verify(
     with ThreadPoolExecutor(WORKERS, "verify") as pool:
         futures = []
         for leaf in leaves.values():
-            anywhere = reader.grain(leaf.name) == 1 and not reader.in_order(leaf.name)
+            anywhere = reader.alignment(leaf.name) == 1 and not reader.requires_sequential_read(leaf.name)
             length = SEGMENT if anywhere else max(leaf.size, 1)
             futures += [
                 pool.submit(read, leaf, start, min(start + length, leaf.size))

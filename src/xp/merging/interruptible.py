@@ -25,13 +25,13 @@ class Interruptible:
         self._reader, self._left = reader, left
         self.leaves, self.ties, self.files = reader.leaves, reader.ties, reader.files
 
-    def grain(self, name: str) -> int:
-        """See `Reader.grain`."""
-        return self._reader.grain(name)
+    def alignment(self, name: str) -> int:
+        """See `Reader.alignment`."""
+        return self._reader.alignment(name)
 
-    def in_order(self, name: str) -> bool:
-        """See `Reader.in_order`."""
-        return self._reader.in_order(name)
+    def requires_sequential_read(self, name: str) -> bool:
+        """See `Reader.requires_sequential_read`."""
+        return self._reader.requires_sequential_read(name)
 
     def read(self, name: str, start: int, stop: int) -> np.ndarray:
         """See `Reader.read`; raises `Left` where nobody waits for it."""

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from xp.checkpoints.arrays import Leaf, Reader
+from xp.checkpoints.arrays import Leaf, Reader, aligned_empty
 from xp.checkpoints.ranges import cut, rounded_up
 from xp.errors import UserError, did_you_mean, join_names
 from xp.merging.engine import BLOCK, WORKERS
@@ -22,8 +22,6 @@ from xp.merging.mixtures import Linear, pieces
 from xp.merging.objective import Objective
 
 MEMORY_MODES = ("ram", "stream")
-ALIGNMENT = 64
-"""Bytes: arrays that start at a multiple are taken by JAX without a copy."""
 
 
 class Mixer:
@@ -114,8 +112,8 @@ class Mixer:
         return found
 
     def _ranges(self, leaf: Leaf) -> list[tuple[int, int]]:
-        grain = max(reader.grain(leaf.name) for reader in self._readers)
-        return list(cut(0, leaf.size, rounded_up(BLOCK, grain)))
+        alignment = max(reader.alignment(leaf.name) for reader in self._readers)
+        return list(cut(0, leaf.size, rounded_up(BLOCK, alignment)))
 
 
 def _room(leaf: Leaf, given: np.ndarray | None) -> np.ndarray:
@@ -123,9 +121,7 @@ def _room(leaf: Leaf, given: np.ndarray | None) -> np.ndarray:
     wide = np.dtype(np.float64 if leaf.dtype == np.float64 else np.float32) if leaf.is_float else leaf.dtype
     if given is not None and given.dtype == wide and given.shape == leaf.shape and given.flags.c_contiguous:
         return given.reshape(-1)
-    bytes_ = np.empty(leaf.size * wide.itemsize + ALIGNMENT, np.uint8)
-    first = -bytes_.ctypes.data % ALIGNMENT
-    return bytes_[first : first + leaf.size * wide.itemsize].view(wide)
+    return aligned_empty((leaf.size,), wide)
 
 
 class _Held:
@@ -135,10 +131,10 @@ class _Held:
         self.leaves, self.ties, self.files = reader.leaves, reader.ties, reader.files
         self._arrays = {name: _whole(reader, name, leaf.size) for name, leaf in leaves.items()}
 
-    def grain(self, name: str) -> int:
+    def alignment(self, name: str) -> int:
         return 1
 
-    def in_order(self, name: str) -> bool:
+    def requires_sequential_read(self, name: str) -> bool:
         return False
 
     def read(self, name: str, start: int, stop: int) -> np.ndarray:
@@ -148,7 +144,7 @@ class _Held:
 def _whole(reader: Reader, name: str, size: int) -> np.ndarray:
     """A leaf of its own, read part by part: a reader keeps a buffer as large as what it was asked for."""
     array = np.empty(size, reader.leaves[name].dtype)
-    for start, stop in cut(0, size, rounded_up(BLOCK, reader.grain(name))):
+    for start, stop in cut(0, size, rounded_up(BLOCK, reader.alignment(name))):
         array[start:stop] = reader.read(name, start, stop)
     return array
 

@@ -21,7 +21,7 @@ class Mixture(Protocol):
     weights: np.ndarray
     """[U, N]: for the record; the coefficients of the checkpoints in each unit."""
 
-    def grain(self, leaf: Leaf) -> int:
+    def alignment(self, leaf: Leaf) -> int:
         """How many consecutive elements the rule must have in one range; ranges then begin at multiples of it."""
         ...
 
@@ -62,7 +62,7 @@ class Linear:
     looks: int = 0
     surveys: int = 0
 
-    def grain(self, leaf: Leaf) -> int:
+    def alignment(self, leaf: Leaf) -> int:
         """Element by element."""
         return 1
 

@@ -111,15 +111,15 @@ class Patched:
             fits = own in reader.leaves and reader.leaves[own].shape == leaf.shape
             self._source[name] = (reader, own) if fits else (reference, name)
 
-    def grain(self, name: str) -> int:
-        """See `Reader.grain`."""
+    def alignment(self, name: str) -> int:
+        """See `Reader.alignment`."""
         reader, own = self._source[name]
-        return reader.grain(own)
+        return reader.alignment(own)
 
-    def in_order(self, name: str) -> bool:
-        """See `Reader.in_order`."""
+    def requires_sequential_read(self, name: str) -> bool:
+        """See `Reader.requires_sequential_read`."""
         reader, own = self._source[name]
-        return reader.in_order(own)
+        return reader.requires_sequential_read(own)
 
     def read(self, name: str, start: int, stop: int) -> np.ndarray:
         """See `Reader.read`."""

@@ -42,9 +42,9 @@ class TaskVectors:
     def __post_init__(self) -> None:
         self.looks, self.surveys = self.trim.looks + self.match_l1, self.trim.surveys
 
-    def grain(self, leaf: Leaf) -> int:
-        """See `Trim.grain`."""
-        return self.trim.grain(leaf)
+    def alignment(self, leaf: Leaf) -> int:
+        """See `Trim.alignment`."""
+        return self.trim.alignment(leaf)
 
     def survey(self, turn: int, leaf: Leaf, start: int, arrays: Sequence[np.ndarray]) -> None:
         """See a range of the whole model, before any of it is merged."""
@@ -66,7 +66,7 @@ class TaskVectors:
         """(tensor, checkpoint, element of the leaf, entries) of a range, a tile at a time."""
         base, *tuned = arrays
         for row, part in pieces(leaf, start, len(base)):
-            for first, last in cut(part.start, part.stop, rounded_up(rules.TILE, self.grain(leaf))):
+            for first, last in cut(part.start, part.stop, rounded_up(rules.TILE, self.alignment(leaf))):
                 for k, array in enumerate(tuned):
                     vector = rules.task_vector(base[first:last], array[first:last])
                     yield Tensor(leaf, row), k, start + first, vector
@@ -77,7 +77,7 @@ class TaskVectors:
         unit = self.units.of_leaf[leaf.name]
         for row, part in pieces(leaf, start, len(out)):
             weights, tensor = self.weights[unit[min(row, len(unit) - 1)]], Tensor(leaf, row)
-            for first, last in cut(part.start, part.stop, rounded_up(TILE, self.grain(leaf))):
+            for first, last in cut(part.start, part.stop, rounded_up(TILE, self.alignment(leaf))):
                 origin = base[first:last]
                 vectors = [
                     self._left(tensor, k, start + first, rules.task_vector(origin, array[first:last]))
@@ -140,7 +140,7 @@ class Selected:
     def __post_init__(self) -> None:
         self.looks = 3 if self.select_topk < 1 else 1
 
-    def grain(self, leaf: Leaf) -> int:
+    def alignment(self, leaf: Leaf) -> int:
         """One by one."""
         return 1
 

@@ -63,7 +63,7 @@ class Trim(Protocol):
         """[n] by what the entries from element `start` of the leaf on are multiplied; None: all stay as they are."""
         ...
 
-    def grain(self, leaf: Leaf) -> int:
+    def alignment(self, leaf: Leaf) -> int:
         """How many consecutive entries `factor` must see together."""
         ...
 
@@ -84,7 +84,7 @@ class Whole:
         """All entries as they are."""
         return
 
-    def grain(self, leaf: Leaf) -> int:
+    def alignment(self, leaf: Leaf) -> int:
         """One by one."""
         return 1
 
@@ -138,7 +138,7 @@ class Largest:
         magnitude = np.abs(vector).astype(np.float32)
         return ((magnitude >= np.float32(low)) & (magnitude <= np.float32(high))).astype(np.float64)
 
-    def grain(self, leaf: Leaf) -> int:
+    def alignment(self, leaf: Leaf) -> int:
         """One by one."""
         return 1
 
@@ -197,7 +197,7 @@ class Random:
         """Of each entry: [n], or one for all."""
         return self.density[k]
 
-    def grain(self, leaf: Leaf) -> int:
+    def alignment(self, leaf: Leaf) -> int:
         """One by one."""
         return 1
 
@@ -230,6 +230,6 @@ class Ranked(Random):
         share = ranks / (width - 1) if width > 1 else np.full(ranks.shape, 0.5)
         return (self.density[k] + self.epsilon[k] * (2 * share - 1)).reshape(-1)
 
-    def grain(self, leaf: Leaf) -> int:
+    def alignment(self, leaf: Leaf) -> int:
         """Whole nodes."""
         return node_size(leaf)

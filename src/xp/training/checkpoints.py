@@ -16,12 +16,14 @@ from typing import Any
 import numpy as np
 
 from xp import atomic
+from xp.checkpoints.arrays import CorruptFileError
+from xp.checkpoints.safetensors import Stored, read_arrays, write_arrays
 from xp.errors import UserError
 from xp.foreign.json_file import read_fields
 from xp.foreign.paths import RefusedError
 from xp.foreign.text import shown
 from xp.models.policy import Policy
-from xp.training.storage import CorruptFileError, Stored, bytes_of, read_arrays, room_for, write_arrays
+from xp.training.storage import bytes_of, room_for
 
 FORMAT = 1
 _NAME = re.compile(r"checkpoint-(\d+)")
@@ -154,7 +156,8 @@ def read_checkpoint(folder: Path) -> Restored:
             raise CorruptFileError(f"{name} has {actual:,} of {size:,} bytes")
     if folder.name != f"checkpoint-{found}":
         raise CorruptFileError(f"it holds step {found}")
-    return Restored(found, read_arrays(folder / "training_state" / "state.safetensors", stored), meta)
+    arrays = read_arrays(folder / "training_state" / "state.safetensors", stored, "the state of a training")
+    return Restored(found, arrays, meta)
 
 
 def save_policy(policy: Policy, folder: Path, policy_bytes: int, keeps: str) -> None:

@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 
 from xp import atomic
+from xp.checkpoints.arrays import CorruptFileError, Leaf
+from xp.checkpoints.flat_file import FlatReader
+from xp.checkpoints.flax_msgpack import open_msgpack, orbax_metadata, read_tree, write_tree
 from xp.errors import UserError, join_names
 from xp.foreign.json_file import Fields, read_fields, read_object
 from xp.foreign.paths import member
 from xp.foreign.text import printable, shown
-from xp.models.octo.io.msgpack_file import Leaf, read_leaves, read_tree, scan_tree, write_tree
 from xp.models.octo.io.spec import mended_spec
-from xp.models.tree import flatten, unflatten
+from xp.models.tree import unflatten
 
 _STEP = re.compile(r"[0-9]{1,18}")
 _WIDEST = 1_000_000
@@ -47,15 +49,26 @@ def steps_of(path: Path) -> list[int]:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The weights of one step, not read yet: `leaves` by path, each with its shape and dtype."""
+    """The weights of one step, not read yet."""
 
     path: Path
-    leaves: Mapping[str, Leaf]
+    reader: FlatReader
+
+    @property
+    def leaves(self) -> Mapping[str, Leaf]:
+        """Shape and dtype of every array by its path."""
+        return self.reader.leaves
 
     def read(self, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
-        """The arrays of the given paths; None: all of them."""
-        wanted = self.leaves if names is None else {name: self.leaves[name] for name in names}
-        return read_leaves(self.path, wanted)
+        """The arrays of the given paths; None: all of them.
+
+        Raises:
+            UserError: the file became shorter since it was opened.
+        """
+        try:
+            return self.reader.load(names)
+        except CorruptFileError:
+            raise UserError("The checkpoint became shorter while it was read. Give the same command again.") from None
 
 
 def open_folder(path: Path, step: int | None = None) -> tuple[OctoFolder, Checkpoint]:
@@ -86,13 +99,12 @@ def open_folder(path: Path, step: int | None = None) -> tuple[OctoFolder, Checkp
 
 
 def _open_weights(path: Path) -> Checkpoint:
-    tree = scan_tree(path)
-    flat = flatten(tree) if isinstance(tree, Mapping) else {}
-    if not flat or not all(isinstance(leaf, Leaf) for leaf in flat.values()):
+    try:
+        return Checkpoint(path, open_msgpack(path, "an Octo"))
+    except CorruptFileError:
         raise UserError(
             f"The file {path} is a msgpack file but holds no tree of weights. Give the folder of a saved Octo."
-        )
-    return Checkpoint(path, flat)
+        ) from None
 
 
 def _there(path: Path, name: str) -> Path:
@@ -164,7 +176,7 @@ def _check_sizes(folder: OctoFolder, weights: Checkpoint, source: Path) -> None:
 
 
 def _read_example(path: Path) -> dict[str, Any]:
-    example = read_tree(path)
+    example = read_tree(path, "an Octo")
     observation = example.get("observation") if isinstance(example, Mapping) else None
     if not isinstance(observation, Mapping):
         raise UserError(
@@ -192,7 +204,7 @@ def write_folder(path: Path, folder: OctoFolder, weights: Mapping[str, Any]) -> 
         default = target / str(folder.step) / "default"
         default.mkdir(parents=True)
         write_tree(default / "checkpoint", unflatten(weights))
-        (default / "_METADATA").write_text(json.dumps(_orbax_metadata(weights)), encoding="utf-8")
+        (default / "_METADATA").write_text(json.dumps(orbax_metadata(list(weights))), encoding="utf-8")
         write_tree(target / "example_batch.msgpack", folder.example)
         _write_json(target / "config.json", folder.config)
         _write_json(target / "dataset_statistics.json", folder.statistics)
@@ -200,15 +212,3 @@ def write_folder(path: Path, folder: OctoFolder, weights: Mapping[str, Any]) -> 
 
 def _write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(atomic.plain(value), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def _orbax_metadata(weights: Mapping[str, Any]) -> dict[str, Any]:
-    """What Orbax 0.4 writes beside an aggregated checkpoint: each leaf's keys, all of them kept in the msgpack."""
-    entries = {}
-    for path in sorted(weights):
-        keys = tuple(path.split("/"))
-        entries[str(keys)] = {
-            "key_metadata": [{"key": key, "key_type": 2} for key in keys],
-            "value_metadata": {"value_type": "jax.Array", "skip_deserialize": True},
-        }
-    return {"tree_metadata": entries}
