@@ -38,7 +38,7 @@ def bare(nodes: Nodes, site: Site, times: int) -> float:
     link = Link(parse_host("node1"), python="python3", ssh_config=str(nodes.config))
     link.connect()
     code = next((site.folder / "multirun/sweep/.code").iterdir())
-    program = "import xp.runs.execute, ssh_tasks"
+    program = "import xp.runs.execution.execute, ssh_tasks"
     remote = f"cd {site.folder} && PYTHONPATH={code}/src:{code}/launchers:{APP} {sys.executable} -c '{program}'"
     found = []
     for _ in range(times):

@@ -25,9 +25,9 @@ ROOT = Path(__file__).resolve().parents[1]
 BARE = """
 import hydra
 from xp.config import resolvers  # conf/ uses its resolvers
-from xp.runs import late
+from xp.runs.jobs import stage_references
 resolvers.register()
-late.register()
+stage_references.register()
 
 @hydra.main(config_path={conf!r}, config_name="config", version_base="1.3")
 def main(config):
@@ -57,10 +57,10 @@ from hydra_plugins.xp_staged_sweeper._compose import Composer
 from hydra_plugins.xp_staged_sweeper._experiment import plan_experiment, read_command_line
 from hydra_plugins.xp_staged_sweeper._sweep import xp_rules
 from xp.config import open_hydra
-from xp.runs import late
+from xp.runs.jobs import stage_references
 from hydra_plugins.xp_staged_sweeper._freezing import freeze_all
 
-late.register()
+stage_references.register()
 hydra = open_hydra()
 master = hydra.compose_config("config", [], run_mode=RunMode.MULTIRUN, with_log_configuration=False)
 composer = Composer(hydra.config_loader, master)

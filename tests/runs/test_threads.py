@@ -134,7 +134,7 @@ def test_the_record_says_how_many_threads_and_the_log_says_it_in_a_line(monkeypa
 
 SPIN = """
 import time
-from xp.runs import threads
+from xp.runs.execution import threads
 threads.settle()
 import torch
 x = torch.ones(400, 400)

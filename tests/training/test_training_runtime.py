@@ -11,7 +11,7 @@ SCRIPT = """
     sys.path.insert(0, {tests!r})
     from pathlib import Path
     from training_fakes import LR, TinyBatches, final_weights, run_in, tiny_trainable, trainer
-    from xp.training import runtime
+    from xp.training.jax import runtime
     runtime.WORTH_KEEPING_S = 0.0
     folder = Path(sys.argv[2])
     runtime.prepare_jax(Path(sys.argv[1]))
