@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from xp.envs import ArmEnv, ScriptedExpert
+from xp.envs.arm import ArmEnv, ScriptedExpert
+from xp.envs.arm.scene import TABLE
 from xp.envs.mujoco_import import mujoco
 from xp.envs.raycast import RayCaster
 from xp.errors import UserError
@@ -96,7 +97,7 @@ def main() -> None:
     print(f"{'size':>5} {'camera':>8} {'ray caster':>18} {'GL':>18} {'GL / ray caster':>16}")
     for size in options.sizes:
         sizes = {camera: (size, size) for camera in cameras}
-        renderers = [RayCaster(env.model, sizes), *([GlRenderer(env.model, sizes)] if GlRenderer else [])]
+        renderers = [RayCaster(env.model, sizes, table=TABLE), *([GlRenderer(env.model, sizes)] if GlRenderer else [])]
         for camera in cameras:
             times = side_by_side(renderers, camera, states)
             shown = [f"{ms:8.2f} ({1000 / ms:7.0f})" for ms in times] + ["-"] * (2 - len(times))

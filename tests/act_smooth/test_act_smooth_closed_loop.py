@@ -7,7 +7,7 @@ import pytest
 
 from xp.envs.rollout import Ensembling, Receding
 from xp.models.policy import PolicySpec
-from xp.tasks._lib.recorders import Continuing
+from xp.tasks._lib.recorders import PrefixConditionedPolicy
 
 HORIZON, PAST = 5, 3
 
@@ -28,7 +28,7 @@ class Counting:
 
 
 def run(policy, steps, count, execute=Receding):
-    predict = Continuing(policy, steps if execute is Receding else 1, 0)
+    predict = PrefixConditionedPolicy(policy, steps if execute is Receding else 1, 0)
     clock = SimpleNamespace(frame=0)
     acting = execute(lambda: predict({"frame_index": np.array([clock.frame])})[0], steps)
     executed = []
@@ -68,7 +68,7 @@ def test_a_policy_without_a_prefix_is_asked_as_it_is():
 
 def test_an_episode_begins_anew():
     policy = Counting()
-    predict = Continuing(policy, 2, 0)
+    predict = PrefixConditionedPolicy(policy, 2, 0)
     for frame in (0, 2, 0, 2):
         predict({"frame_index": np.array([frame])})
     assert policy.told[2] == (None, None) and policy.told[3][1].tolist() == [0, 1]

@@ -15,7 +15,7 @@ from xp.runs.execution.signals import RunInterrupted
 from xp.tasks import collect
 from xp.tasks._lib import cached_predictions
 from xp.tasks._lib.loading import fit_dimensions
-from xp.tasks._lib.recorders import ExpertRecorder, env_options
+from xp.tasks._lib.recorders import EnvMaker, ExpertRecorder
 
 
 def env_of(*overrides):
@@ -37,7 +37,7 @@ def test_the_size_of_one_camera_is_changed_by_its_own_key():
 
 def test_an_interrupt_ends_an_episode_at_its_next_step():
     env = env_of("env.cameras={}", "env.environment_state=true")
-    record = ExpertRecorder(env_options(env, {}, environment_state=True))
+    record = ExpertRecorder(EnvMaker.of(env, environment_state=True))
     steps: list[int] = []
 
     def leave(seed: int, step: int) -> None:

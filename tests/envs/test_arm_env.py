@@ -7,7 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from xp.envs import ArmEnv, ScriptedExpert, collect_episode
+from xp.envs import collect_episode
+from xp.envs.arm import ArmEnv, ScriptedExpert
 from xp.envs.arm.arm import HIGH, HOME, LOW
 from xp.envs.arm.scene import CUBE_SIDE
 from xp.envs.arm.tasks import TASKS
@@ -225,7 +226,7 @@ def test_no_value_of_mujoco_gl_can_break_the_env(value, tmp_path):
     code = (
         "try: import mujoco\n"
         "except (AttributeError, RuntimeError): print('mujoco alone fails')\n"
-        "import os; from xp.envs import ArmEnv\n"
+        "import os; from xp.envs.arm import ArmEnv\n"
         "env = ArmEnv('stack', cameras={'top': (16, 16)}); env.reset(0)\n"
         "print(os.environ['MUJOCO_GL'], env.step(env.command).observation['observation.images.top'].shape)\n"
     )
@@ -235,7 +236,7 @@ def test_no_value_of_mujoco_gl_can_break_the_env(value, tmp_path):
 
 def test_with_gl_disabled_states_and_cast_images_still_work(tmp_path):
     code = (
-        "from xp.envs import ArmEnv\n"
+        "from xp.envs.arm import ArmEnv\n"
         "env = ArmEnv('stack', cameras={'top': (16, 16)})\n"
         "print(env.reset(0)['observation.images.top'].shape)\n"
     )
@@ -244,7 +245,8 @@ def test_with_gl_disabled_states_and_cast_images_still_work(tmp_path):
 
 def test_the_task_table_loads_neither_mujoco_nor_numpy():
     code = (
-        "import sys; from xp.envs import TASKS; print(sorted({'mujoco', 'numpy', 'torch', 'jax'} & set(sys.modules)))"
+        "import sys; from xp.envs.arm import TASKS as tasks\n"
+        "print(sorted({'mujoco', 'numpy', 'torch', 'jax'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "[]", done.stderr

@@ -2,8 +2,10 @@
 
 import numpy as np
 
-from xp.envs import ArmEnv, ScriptedExpert, collect_episode, rollout
+from xp.envs import collect_episode
+from xp.envs.arm import ArmEnv, ScriptedExpert
 from xp.envs.arm.arm import HOME
+from xp.envs.rollout import rollout
 
 KEY = "observation.environment_state"
 

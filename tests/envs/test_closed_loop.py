@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from xp.envs import ArmEnv, ScriptedExpert, collect_episode, rollout
+from xp.envs import collect_episode
+from xp.envs.arm import ArmEnv, ScriptedExpert
 from xp.envs.arm.arm import HOME
-from xp.envs.rollout import ENSEMBLE_DECAY, Ensembling, Receding
+from xp.envs.rollout import ENSEMBLE_DECAY, Ensembling, Receding, rollout
 from xp.errors import UserError
 
 STEPS = 7

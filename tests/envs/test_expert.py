@@ -3,12 +3,15 @@
 import numpy as np
 import pytest
 
-from xp.envs import ArmEnv, Noop, ScriptedExpert, collect_episode, failing_expert, rollout
+from xp.envs import Noop, collect_episode
+from xp.envs.arm import ArmEnv, ScriptedExpert, failing_expert
+from xp.envs.arm.options import FAILING_EXPERTS
 from xp.envs.arm.tasks import TASKS
-from xp.envs.controls import CONTROLS
+from xp.envs.rollout import rollout
 from xp.errors import UserError
 
 SEEDS = range(25)
+CONTROLS = ("noop", *FAILING_EXPERTS)
 
 
 def successes(task, seeds, control=None, **options):

@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from xp.envs import ArmEnv
 from xp.envs import gl as gl_module
+from xp.envs.arm import ArmEnv
 from xp.errors import UserError
 
 
@@ -54,7 +54,7 @@ def test_closing_one_renderer_leaves_the_others_pictures_as_they_were(backend):
 
 def test_a_process_with_open_renderers_ends_without_a_word(backend):
     code = (
-        "from xp.envs import ArmEnv\n"
+        "from xp.envs.arm import ArmEnv\n"
         "envs = [ArmEnv('stack', cameras={'top': (16, 16), 'wrist': (8, 8)}, renderer='gl') for _ in range(2)]\n"
         "print(envs[0].reset(0)['observation.images.top'].shape)\n"
     )

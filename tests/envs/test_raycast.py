@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from xp.envs.arm.arm import inverse
-from xp.envs.arm.scene import CAMERAS, MOVING_GROUP, STATIC_GROUP, TABLE_GROUP, build_model
+from xp.envs.arm.options import CAMERAS
+from xp.envs.arm.scene import TABLE, build_model
 from xp.envs.mujoco_import import mujoco
-from xp.envs.raycast import SKY, RayCaster
+from xp.envs.raycast import MOVING_GROUP, SKY, STATIC_GROUP, TABLE_GROUP, RayCaster
 
 SIZE = (64, 96)
 
@@ -54,7 +55,7 @@ def cast_everything(model, data, camera, size):
 
 @pytest.mark.parametrize("camera", CAMERAS)
 def test_every_pixel_shows_the_shape_that_casting_every_ray_at_every_shape_finds(model, camera):
-    caster = RayCaster(model, {camera: SIZE})
+    caster = RayCaster(model, {camera: SIZE}, table=TABLE)
     for seed in range(6):
         data = scene(model, seed)
         image = caster.render(data, camera)
@@ -72,10 +73,10 @@ def test_every_pixel_shows_the_shape_that_casting_every_ray_at_every_shape_finds
 
 @pytest.mark.parametrize("camera", CAMERAS)
 def test_casting_only_inside_boxes_changes_no_pixel(model, camera, monkeypatch):
-    quick = RayCaster(model, {camera: SIZE})
+    quick = RayCaster(model, {camera: SIZE}, table=TABLE)
     images = [quick.render(scene(model, seed), camera) for seed in range(6)]
     monkeypatch.setattr(RayCaster, "_covered", lambda self, data, view, groups: np.ones(SIZE, bool).ravel())
-    full = RayCaster(model, {camera: SIZE})
+    full = RayCaster(model, {camera: SIZE}, table=TABLE)
     for seed, image in enumerate(images):
         np.testing.assert_array_equal(image, full.render(scene(model, seed), camera))
 
@@ -83,14 +84,14 @@ def test_casting_only_inside_boxes_changes_no_pixel(model, camera, monkeypatch):
 @pytest.mark.parametrize("camera", ["top", "oblique", "wrist"])
 def test_the_boxes_leave_out_most_of_the_image(model, camera):
     """Else they would cost and not save; on average over scenes."""
-    caster = RayCaster(model, {camera: SIZE})
+    caster = RayCaster(model, {camera: SIZE}, table=TABLE)
     groups = (MOVING_GROUP,) if camera != "wrist" else (STATIC_GROUP, MOVING_GROUP)
     shares = [caster._covered(scene(model, s), caster._views[camera], groups).mean() for s in range(8)]
     assert np.mean(shares) < 0.6
 
 
 def test_the_image_is_a_pure_function_of_the_state(model):
-    caster = RayCaster(model, {name: SIZE for name in CAMERAS})
+    caster = RayCaster(model, {name: SIZE for name in CAMERAS}, table=TABLE)
     first = [caster.render(scene(model, 0), name) for name in CAMERAS]
     for name in CAMERAS:
         caster.render(scene(model, 5), name)
@@ -101,8 +102,8 @@ def test_the_image_is_a_pure_function_of_the_state(model):
 
 def test_a_larger_image_shows_the_same_picture(model):
     data = scene(model, 2)
-    small = RayCaster(model, {"oblique": (48, 48)}).render(data, "oblique").astype(float)
-    large = RayCaster(model, {"oblique": (240, 240)}).render(data, "oblique").astype(float)
+    small = RayCaster(model, {"oblique": (48, 48)}, table=TABLE).render(data, "oblique").astype(float)
+    large = RayCaster(model, {"oblique": (240, 240)}, table=TABLE).render(data, "oblique").astype(float)
     shrunk = large.reshape(48, 5, 48, 5, 3)[:, 2, :, 2]  # the middle of 5 x 5 pixels is the small one's ray
     np.testing.assert_array_equal(small, shrunk)
 
@@ -112,7 +113,7 @@ def test_cubes_and_target_are_drawn_where_the_camera_projects_them(model):
     data.qpos[:5] = 0.0  # the arm stands upright, behind them all
     mujoco.mj_forward(model, data)
     height, width = 120, 160
-    image = RayCaster(model, {"top": (height, width)}).render(data, "top").astype(int)
+    image = RayCaster(model, {"top": (height, width)}, table=TABLE).render(data, "top").astype(int)
     camera = model.camera("top").id
     for body, channel in (("red", 0), ("blue", 2), ("target", 1)):
         offset = data.xpos[model.body(body).id] - data.cam_xpos[camera]
@@ -127,14 +128,14 @@ def test_cubes_and_target_are_drawn_where_the_camera_projects_them(model):
 
 def test_faces_of_a_cube_differ_in_brightness(model):
     data = scene(model, 1)
-    image = RayCaster(model, {"oblique": (240, 240)}).render(data, "oblique").astype(int)
+    image = RayCaster(model, {"oblique": (240, 240)}, table=TABLE).render(data, "oblique").astype(int)
     red = image[(image[..., 0] > 80) & (image[..., 1:].max(-1) * 4 < image[..., 0])]
     assert len(np.unique(red[:, 0])) >= 3
 
 
 def test_pixels_are_those_of_every_other_machine(model):
     """The digest was computed once. States are given, not simulated, so it depends on nothing but the caster."""
-    caster = RayCaster(model, {name: (96, 96) for name in CAMERAS})
+    caster = RayCaster(model, {name: (96, 96) for name in CAMERAS}, table=TABLE)
     digest = hashlib.sha256()
     for seed in range(4):
         for name in CAMERAS:

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from xp.envs import suite_named
 from xp.errors import UserError
 from xp.models.policy import PolicySpec
 from xp.models.sensitivity import image_sensitivity
-from xp.tasks._lib.recorders import PolicyRecorder, fit_suite
+from xp.tasks._lib.recorders import EnvMaker, PolicyRecorder, fit_suite
 
 
 def reading(numbers) -> Any:
@@ -18,10 +19,11 @@ def reading(numbers) -> Any:
 
 
 def test_a_policy_that_reads_another_environment_is_refused():
-    fit_suite(reading(0))
-    fit_suite(reading(12))
+    suite = suite_named("arm", {})
+    fit_suite(reading(0), suite)
+    fit_suite(reading(12), suite)
     with pytest.raises(UserError, match=r"reads 7 numbers.*the suite gives 12 \(red.x, .*target.y\)"):
-        fit_suite(reading(7))
+        fit_suite(reading(7), suite)
 
 
 def test_recording_a_policy_that_reads_it_needs_it_recorded(monkeypatch):
@@ -31,8 +33,8 @@ def test_recording_a_policy_that_reads_it_needs_it_recorded(monkeypatch):
     )
     config.seed = 0
     with pytest.raises(UserError, match=r"Type env.environment_state=true"):
-        PolicyRecorder.load(config, (("cameras", ()), ("environment_state", False)))
-    PolicyRecorder.load(config, (("cameras", ()), ("environment_state", True)))
+        PolicyRecorder.load(config, EnvMaker(suite_named("arm", {}), (), environment_state=False))
+    PolicyRecorder.load(config, EnvMaker(suite_named("arm", {}), (), environment_state=True))
 
 
 def test_a_policy_without_cameras_is_not_called_blind():

@@ -137,7 +137,10 @@ def test_success_is_counted_from_fixed_states_and_has_no_gradient(trained, cache
     section = OmegaConf.create(
         {
             **config(cache, objective="success"),
-            "env": {"tasks": ["red_to_target"], "fps": 10, "renderer": "raycast", "max_steps": 3},
+            "env": {
+                **{"name": "arm", "tasks": ["red_to_target"], "cameras": {}, "environment_state": False},
+                **{"fps": 10, "renderer": "raycast", "max_steps": 3},
+            },
             "chunk_size": {"steps": 4, "execution": "receding"},
             "eval": {"episodes": 2},
             "seed": 0,

@@ -9,10 +9,11 @@ from omegaconf import DictConfig, OmegaConf
 from xp.checkpoints.reference import CheckpointRef, exists, is_file, is_folder, missing_reference
 from xp.config.dataset_facts import choose_tasks, dataset_facts, hub_hint
 from xp.config.devices import check_accumulate, check_devices
-from xp.config.schema import MERGE_METHODS, TASKS
-from xp.config.sections import check_keys, check_sections, raw
+from xp.config.schema import MERGE_METHODS, SUITES, TASKS, Env
+from xp.config.sections import check_keys, check_section, check_sections, raw
 from xp.config.tokenizer import tokenizer_folder
 from xp.errors import UserError, did_you_mean, join_names
+from xp.plugins import load_plugin
 from xp.shell import command
 
 CLOSED_LOOP_EXECUTIONS = ("receding", "ensembling")
@@ -265,6 +266,8 @@ def _check_dump(config: DictConfig) -> None:
 
 
 def _check_env(config: DictConfig) -> None:
+    suite = load_plugin(SUITES, config.env.name, "env.name")
+    check_section(config, "env", getattr(suite, "schema", Env))
     if not config.env.tasks:
         raise UserError("env.tasks=[]: which tasks? Give at least one, for instance env.tasks=[push_red]")
     for camera, size in config.env.cameras.items():
@@ -283,6 +286,8 @@ def _check_merge(config: DictConfig) -> None:
             if not exists(CheckpointRef.parse(str(folder)).path):
                 why = missing_reference(str(folder))
                 raise UserError(f"merge.checkpoints: {folder}: {why}. Give run folders or policy folders.")
+    if config.merge.objective == "success":
+        _check_env(config)
     for key in ("merge.base", "merge.validation"):
         _check_folder(config, key)
 

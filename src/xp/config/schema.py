@@ -30,6 +30,8 @@ MERGE_METHODS = (
 )  # fmt: skip
 EVALS = ("closed_loop", "offline_replay")
 """What `task=eval` can measure: the options of the group `eval`, each with keys of its own."""
+SUITES = "xp.suites"
+"""The entry-point group of simulated suites: `env.name` is the name of one."""
 TASKS = ("train", "predict", "eval", "collect", "split", "dump", "merge", "report", "status", "cancel", "attach", "gc")
 
 NO_RUN = ("status", "cancel", "attach", "gc")
@@ -155,12 +157,11 @@ class Data:
 
 @dataclass
 class Env:
-    """The simulated suite."""
+    """The simulated suite: what every suite is asked. A suite derives its own keys from this (`xp.envs.suite`)."""
 
-    name: str = _one_of("arm")
+    name: str = MISSING
     tasks: list[str] = MISSING
     cameras: dict[str, list[int]] = MISSING
-    renderer: str = _one_of("raycast", "gl")
     fps: float = _between(1.0, 100.0)
     max_steps: int | None = _at_least(1, None)
     environment_state: bool = False
@@ -252,7 +253,7 @@ class Collect:
     policy: str = "expert"
     episodes: int = _at_least(1)
     first_seed: int = _at_least(0)
-    noise: float = _between(0.0, 0.02)
+    noise: float = _at_least(0.0)
     use_videos: bool = False
     keep_failures: bool = False
     workers: int | None = _at_least(1, None)
@@ -358,6 +359,8 @@ SECTIONS: dict[str, type | dict[str, type]] = {
     "paths": Paths,
 }
 """Sections with a fixed shape, or one for each `name`."""
+OPEN_SECTIONS = ("env",)
+"""Sections of `SECTIONS` that hold more keys: those of the suite in `env.name`, which tasks that simulate check."""
 FREE_SECTIONS = ("model", "logger")
 """Sections whose keys belong to model families and loggers."""
 OF_EXPERIMENTS = ("experiment", "stages")

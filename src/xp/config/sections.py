@@ -12,7 +12,7 @@ from omegaconf import MISSING, Container, DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from xp.config.explain import explain_interpolation
-from xp.config.schema import FREE_SECTIONS, OF_EXPERIMENTS, SECTIONS, Top
+from xp.config.schema import FREE_SECTIONS, OF_EXPERIMENTS, OPEN_SECTIONS, SECTIONS, Top
 from xp.config.unknown_keys import shown, unknown_key
 from xp.errors import UserError, did_you_mean, join_names
 
@@ -32,7 +32,7 @@ def check_sections(config: DictConfig) -> None:
     plain: Any = OmegaConf.to_container(config, resolve=False)
     _check_names(plain)
     for name, shape in SECTIONS.items():
-        _check_section(name, shape, config, plain[name])
+        _check_section(name, shape, config, plain[name], more=name in OPEN_SECTIONS)
     for key in _fields(Top):
         _check_field("", key, config, plain, Top)
 
@@ -51,6 +51,15 @@ def check_keys(config: DictConfig, keys: Sequence[str]) -> None:
     for key in _fields(Top):
         if (key,) in own:
             _check_field("", key, config, {key: raw(config, key)}, Top)
+
+
+def check_section(config: DictConfig, name: str, schema: type) -> None:
+    """Refuse what a section of `OPEN_SECTIONS` may not hold once it is known whose keys it has.
+
+    Raises:
+        UserError: as `check_sections`.
+    """
+    _check_section(name, schema, config, raw(config, name))
 
 
 def raw(config: DictConfig, key: str) -> Any:
@@ -75,13 +84,16 @@ def _check_names(plain: dict[str, Any]) -> None:
             raise UserError(f"{name}={shown(plain[name])}: '{name}' is a group of options. Type {name}=OPTION")
 
 
-def _check_section(name: str, shape: type | dict[str, type], config: DictConfig, plain: Any) -> None:
+def _check_section(
+    name: str, shape: type | dict[str, type], config: DictConfig, plain: Any, *, more: bool = False
+) -> None:
+    """Check one section; with `more`, keys that the schema does not know are left to whom they belong."""
     schema = _schema(shape, plain)
     if not isinstance(plain, dict):
         keys = join_names(_fields(schema))
         raise UserError(f"{name}={shown(plain)}: '{name}' is a section. Set one of its keys: {keys}")
     for key in plain:
-        if key not in _fields(schema):
+        if key not in _fields(schema) and not more:
             raise UserError(unknown_key(f"{name}.{key}", {name: dict.fromkeys(_fields(schema))}))
     for key in _fields(schema):
         _check_field(f"{name}.", key, config[name], plain, schema)

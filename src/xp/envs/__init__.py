@@ -1,42 +1,37 @@
-"""The embedded manipulation suite: an arm in MuJoCo, language-labelled tasks, a scripted expert, closed-loop rollouts.
+"""Simulated suites: the protocol (`suite.py`), closed-loop rollouts, recording, rendering; one package per suite.
 
-Names are imported when first used: the task table costs nothing, MuJoCo is loaded with the first env.
+Names are imported when first used: a suite's facts cost nothing, its simulator is loaded with the first env. (The
+function `rollout` is not among them: the module of that name would take its place.)
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from xp.envs.arm.env import ArmEnv, StepResult
-    from xp.envs.arm.expert import ScriptedExpert
-    from xp.envs.arm.initial import InitialState, initial_state
-    from xp.envs.arm.tasks import TASKS, TaskInfo, task_info
     from xp.envs.collect import Episode, collect_episode
-    from xp.envs.controls import Noop, failing_expert
-    from xp.envs.rollout import EpisodeResult, rollout
+    from xp.envs.controls import Noop
+    from xp.envs.rollout import EpisodeResult
+    from xp.envs.suite import Actor, Env, Observation, Predict, StepResult, Suite, suite_named, suite_of
     from xp.envs.video import side_by_side, write_video
 
 _HOMES = {
-    "ArmEnv": "arm.env",
-    "StepResult": "arm.env",
     "Episode": "collect",
     "collect_episode": "collect",
     "Noop": "controls",
-    "failing_expert": "controls",
-    "ScriptedExpert": "arm.expert",
-    "InitialState": "arm.initial",
-    "initial_state": "arm.initial",
     "EpisodeResult": "rollout",
-    "rollout": "rollout",
-    "TASKS": "arm.tasks",
-    "TaskInfo": "arm.tasks",
-    "task_info": "arm.tasks",
+    "Actor": "suite",
+    "Env": "suite",
+    "Observation": "suite",
+    "Predict": "suite",
+    "StepResult": "suite",
+    "Suite": "suite",
+    "suite_named": "suite",
+    "suite_of": "suite",
     "side_by_side": "video",
     "write_video": "video",
 }
 __all__ = [
-    "TASKS", "ArmEnv", "Episode", "EpisodeResult", "InitialState", "Noop", "ScriptedExpert", "StepResult",
-    "TaskInfo", "collect_episode", "failing_expert", "initial_state", "rollout", "side_by_side", "task_info",
-    "write_video",
+    "Actor", "Env", "Episode", "EpisodeResult", "Noop", "Observation", "Predict", "StepResult", "Suite",
+    "collect_episode", "side_by_side", "suite_named", "suite_of", "write_video",
 ]  # fmt: skip
 
 

@@ -2,32 +2,19 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
-from xp.envs.arm.env import ArmEnv
-
-
-class Actor(Protocol):
-    """What acts in an env: the scripted expert, or anything with these two methods."""
-
-    def reset(self, episode: int) -> None:
-        """Begin the episode that the env was just reset to."""
-        ...
-
-    def act(self) -> np.ndarray:
-        """The next action [6] float32."""
-        ...
+from xp.envs.suite import Actor, Env
 
 
 @dataclass(frozen=True, kw_only=True)
 class Episode:
     """One recorded episode of N control steps.
 
-    `images` camera to [N, h, w, 3] uint8; `state` and `action` [N, 6] float32, `action[t]` being the command issued
-    when `state[t]` and `images[..][t]` were seen (LeRobot's convention); `task` is the instruction.
-    `environment_state` [N, 12] float32 where the env gives it, else [N, 0].
+    `images` camera to [N, h, w, 3] uint8; `state` [N, S] and `action` [N, A] float32, `action[t]` being the command
+    issued when `state[t]` and `images[..][t]` were seen (LeRobot's convention); `task` is the instruction.
+    `environment_state` [N, E] float32 where the env gives it, else [N, 0].
     """
 
     images: Mapping[str, np.ndarray]
@@ -39,9 +26,7 @@ class Episode:
     seed: int
 
 
-def collect_episode(
-    env: ArmEnv, actor: Actor, seed: int, *, on_step: Callable[[int, int], None] | None = None
-) -> Episode:
+def collect_episode(env: Env, actor: Actor, seed: int, *, on_step: Callable[[int, int], None] | None = None) -> Episode:
     """Record the episode of `seed`; `on_step` is called after each control step with (seed, step)."""
     observation = env.reset(seed)
     actor.reset(seed)
@@ -66,6 +51,6 @@ def collect_episode(
         environment_state=np.stack(surroundings),
         action=np.stack(actions),
         success=success,
-        task=env.info.language,
+        task=env.language,
         seed=seed,
     )

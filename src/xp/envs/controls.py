@@ -1,24 +1,16 @@
-"""Negative controls: policies that must fail. A success test that lets these through measures nothing.
-
-`Noop` is a `Predict`, to be scored beside a policy by `rollout`; the experts gone wrong are for `collect_episode`.
-"""
+"""The negative control of every position-controlled robot: a policy that asks it to stay where it is."""
 
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from xp.envs.arm.env import ArmEnv
-from xp.envs.arm.expert import ScriptedExpert
-from xp.envs.arm.tasks import TaskInfo
-
-CONTROLS = ("noop", "open_gripper", "wrong_target", "wrong_cube")
-Control = Literal["noop", "open_gripper", "wrong_target", "wrong_cube"]
-
 
 class Noop:
-    """Asks the arm to stay where it is: the last observed state [.., S] as every action of a chunk of H."""
+    """Asks the robot to stay where it is: the last observed state [.., S] as every action of a chunk of H.
+
+    For suites whose actions are places to be in the state's own units (S = A).
+    """
 
     def __init__(self, horizon: int = 1):
         self._horizon = horizon
@@ -26,45 +18,3 @@ class Noop:
     def __call__(self, batch: Mapping[str, Any]) -> np.ndarray:
         """Actions [B, H, A] of a batch with states [B, T, S = A]."""
         return np.repeat(batch["observation.state"][:, -1:], self._horizon, axis=1)
-
-
-class OpenGripperExpert(ScriptedExpert):
-    """The expert with a gripper that never closes."""
-
-    def act(self) -> np.ndarray:
-        """The expert's action [6] with the gripper open."""
-        action = super().act()
-        action[5] = 1.0
-        return action
-
-
-class WrongPlaceExpert(ScriptedExpert):
-    """The expert that moves the right cube to the wrong place: the target (or cube) mirrored in the arm's x axis.
-
-    Where the mirrored place lies within a hand's breadth of the right one, it is moved aside by that much.
-    """
-
-    AWAY = 0.08
-
-    def _place(self) -> np.ndarray:
-        right = super()._place()
-        wrong = right * np.array([1.0, -1.0])
-        if np.hypot(*(wrong - right)) < self.AWAY:
-            wrong = right - np.array([0.0, np.sign(right[1] or 1.0) * self.AWAY])
-        return wrong
-
-
-def failing_expert(env: ArmEnv, control: Control) -> ScriptedExpert | None:
-    """The expert gone wrong in the way named by `control`; None for `noop`, which is no expert."""
-    if control == "noop":
-        return None
-    if control == "open_gripper":
-        return OpenGripperExpert(env)
-    if control == "wrong_target":
-        return WrongPlaceExpert(env)
-    return ScriptedExpert(env, task=_other_cube(env.info))
-
-
-def _other_cube(task: TaskInfo) -> TaskInfo:
-    """The same task for the other cube: what a policy does that does not read its instruction."""
-    return replace(task, cube=task.other)

@@ -15,8 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from xp.envs.arm.scene import MOVING_GROUP, STATIC_GROUP, TABLE_COLOURS, TABLE_HALF, TILE, TILE_ORIGIN
 from xp.envs.mujoco_import import mujoco
+
+TABLE_GROUP, STATIC_GROUP, MOVING_GROUP = 0, 1, 2
+"""Geom groups of a scene: the table (drawn as a `Table`), what else never moves, and what does."""
 
 LIGHT = np.array([0.31, -0.42, 0.853])
 """Direction towards the light, about unit length; the numbers are generic on purpose (see the module's text)."""
@@ -25,6 +27,19 @@ NEAR = 0.002
 """A shape with a corner nearer than this (metres before the camera, or behind it) may cover the whole image."""
 FAR = 10.0
 _LEVELS = 256
+
+
+@dataclass(frozen=True)
+class Table:
+    """A square with a checker pattern in the plane z = 0, seen from above; lengths in metres, colours in 0..1.
+
+    `half` is half its side, `tile` the side of the pattern's squares, which begin at `origin`.
+    """
+
+    half: float
+    tile: float
+    origin: tuple[float, float]
+    colours: tuple[tuple[float, float, float], tuple[float, float, float]]
 
 
 @dataclass
@@ -57,15 +72,17 @@ class RayCaster:
     Args:
         model: the scene's MjModel.
         cameras: camera name to (height, width) in pixels.
+        table: what lies in the plane z = 0.
     """
 
-    def __init__(self, model: Any, cameras: Mapping[str, tuple[int, int]]):
+    def __init__(self, model: Any, cameras: Mapping[str, tuple[int, int]], *, table: Table):
         self._model = model
+        self._board = table
         self._views = {name: _make_view(model, name, *size) for name, size in cameras.items()}
         self._fixed = {name for name in cameras if model.body_weldid[model.camera(name).bodyid[0]] == 0}
         self._stills: dict[str, _Still] = {}
         self._palette = _palette(np.asarray(model.geom_rgba, np.float64)[:, :3])
-        self._tiles = _palette(np.array(TABLE_COLOURS))[:, _brightness(np.array([[0.0, 0.0, 1.0]]))[0]]
+        self._tiles = _palette(np.array(table.colours))[:, _brightness(np.array([[0.0, 0.0, 1.0]]))[0]]
         self._corners = _box_corners(np.asarray(model.geom_aabb))
 
     def render(self, data: Any, camera: str) -> np.ndarray:
@@ -90,12 +107,13 @@ class RayCaster:
         """The checkered table (the plane z = 0, seen from above) and the sky."""
         rays = _world_rays(view, np.array(data.cam_xmat[view.camera]).reshape(3, 3))
         x0, y0, z0 = data.cam_xpos[view.camera]
+        half, tile, origin = self._board.half, self._board.tile, self._board.origin
         with np.errstate(divide="ignore", invalid="ignore"):
             depth = -z0 / rays[2]
             x, y = depth * rays[0] + x0, depth * rays[1] + y0
-            seen = (depth > 0) & (np.abs(x) < TABLE_HALF) & (np.abs(y) < TABLE_HALF)
-            column = ((x - (TILE_ORIGIN[0] - 1000 * TILE)) / TILE).astype(np.int32)  # positive: truncated is floored
-            row = ((y - (TILE_ORIGIN[1] - 1000 * TILE)) / TILE).astype(np.int32)
+            seen = (depth > 0) & (np.abs(x) < half) & (np.abs(y) < half)
+            column = ((x - (origin[0] - 1000 * tile)) / tile).astype(np.int32)  # positive: truncated is floored
+            row = ((y - (origin[1] - 1000 * tile)) / tile).astype(np.int32)
         colours = np.stack([self._tiles[0], self._tiles[1], SKY])
         which = np.where(seen, (column + row) & 1, 2)
         return _Still(colours.take(which, axis=0), np.where(seen, depth, np.inf), rays)

@@ -13,16 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from xp.envs.arm.env import ArmEnv, Observation
+from xp.envs.suite import Env, Observation, Predict
 from xp.errors import UserError, did_you_mean
-
-Predict = Callable[[Mapping[str, Any]], np.ndarray]
-"""Batch of one observation window -> actions [1, H, A] in dataset units.
-
-The batch: `observation.images.<camera>` [1, T, h, w, 3] uint8, `observation.state` [1, T, S] float32,
-`observation_is_pad` [1, T] bool, `task` list of one string, `episode_index` [1] (the seed) and `frame_index` [1] int64;
-also `observation.environment_state` [1, T, E] float32 where the env gives it.
-"""
 
 EXECUTIONS = ("receding", "ensembling")
 ENSEMBLE_DECAY = 0.01
@@ -95,7 +87,7 @@ class Ensembling:
 
 
 def rollout(
-    env: ArmEnv,
+    env: Env,
     predict: Predict,
     *,
     seeds: Sequence[int],
@@ -139,7 +131,7 @@ def rollout(
 
 
 def _episode(
-    env: ArmEnv,
+    env: Env,
     predict: Predict,
     seed: int,
     chunk_steps: int,
@@ -172,10 +164,10 @@ def _episode(
     return EpisodeResult(seed=seed, task=env.task, success=success, steps=env.steps, queries=queries, frames=stacked)
 
 
-def _checked_chunk(actions: np.ndarray, chunk_steps: int, env: ArmEnv, seed: int) -> np.ndarray:
+def _checked_chunk(actions: np.ndarray, chunk_steps: int, env: Env, seed: int) -> np.ndarray:
     """The chunk [H, A] of a prediction [1, H, A]."""
     actions = np.asarray(actions)
-    width = len(env.action_names)
+    width = len(env.action_low)
     if actions.ndim != 3 or actions.shape[0] != 1 or actions.shape[2] != width or actions.shape[1] < chunk_steps:
         raise UserError(
             f"The policy gave actions of shape {actions.shape} where [1, at least {chunk_steps}, {width}] is needed: "

@@ -1,4 +1,4 @@
-"""`xp task=collect`: record episodes of the embedded suite as a LeRobotDataset."""
+"""`xp task=collect`: record episodes of a simulated suite as a LeRobotDataset."""
 
 import os
 import signal
@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xp.envs import TASKS, ArmEnv, task_info
-from xp.envs.collect import Episode
+from xp.envs import Episode, Suite
+from xp.envs.suite import refuse_missing_states
 from xp.errors import UserError
 from xp.metrics.success import success_metrics
 from xp.models.families import locate
 from xp.runs import Run
-from xp.tasks._lib.recorders import ExpertRecorder, PolicyRecorder, Recorder, env_options
+from xp.tasks._lib.recorders import EnvMaker, ExpertRecorder, PolicyRecorder, Recorder
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -35,44 +35,57 @@ HEARD_EVERY_S = 0.1
 def run(run: Run) -> None:
     """Leaves a dataset at data.root, which appears whole or not at all, and every attempt's outcome in summary.json."""
     config = run.config
-    _refuse_unknown(config)
+    envs = EnvMaker.of(config.env, environment_state=config.env.environment_state)
+    suite = envs.suite
+    _refuse_impossible(config, suite)
 
     from xp.data import DatasetWriter
 
     root = Path(config.data.root)
-    cameras = {name: (height, width) for name, (height, width) in config.env.cameras.items()}
     writer = DatasetWriter(
         root,
         fps=config.env.fps,
-        cameras=cameras,
-        state_names=ArmEnv.state_names,
-        action_names=ArmEnv.action_names,
-        environment_state_names=ArmEnv.environment_state_names if config.env.environment_state else (),
-        robot_type="xp_arm",
+        cameras=dict(envs.cameras),
+        state_names=suite.state_names,
+        action_names=suite.action_names,
+        environment_state_names=suite.environment_state_names if envs.environment_state else (),
+        robot_type=suite.robot_type,
         use_videos=config.collect.use_videos,
         overwrite=run.resuming or root.resolve().is_relative_to(run.folder.resolve()),
     )
     with writer:
-        attempts = _record(run, cameras, writer)
-    run.write_summary(_summary(run, root, attempts))
+        attempts = _record(run, envs, writer)
+    run.write_summary(_summary(run, suite, root, attempts))
     run.log(f"{sum(map(len, attempts.values()))} episodes attempted; the dataset is {root}")
 
 
-def _refuse_unknown(config: "DictConfig") -> None:
-    """Tasks and a policy that are not there, before LeRobot's writer is imported (ten seconds)."""
-    for task in config.env.tasks:
-        task_info(task)
-    if config.collect.policy != "expert":
-        locate(config.collect.policy)
+def _refuse_impossible(config: "DictConfig", suite: Suite) -> None:
+    """A policy that is not there, or more than the suite offers, before LeRobot's writer is imported (ten seconds)."""
+    collect = config.collect
+    refuse_missing_states(suite, collect.first_seed, collect.episodes, ("collect.first_seed", "collect.episodes"))
+    if collect.policy != "expert":
+        locate(collect.policy)
+        return
+    bearable = suite.max_expert_noise
+    if bearable is None:
+        raise UserError(
+            f"collect.policy=expert: the suite {suite.name} has no expert. Record a policy: collect.policy=POLICY, a "
+            "run folder or a policy folder."
+        )
+    if collect.noise > bearable:
+        raise UserError(
+            f"collect.noise={collect.noise}: must be between 0 and {bearable:g}, above which the expert of the suite "
+            f"{suite.name} itself fails."
+        )
 
 
-def _record(run: Run, cameras: dict[str, tuple[int, int]], writer: "DatasetWriter") -> dict[str, list[Episode]]:
+def _record(run: Run, envs: EnvMaker, writer: "DatasetWriter") -> dict[str, list[Episode]]:
     """Write the wanted episodes of every task; returns what came of every attempt, without its pictures."""
     config = run.config
     wanted = config.collect.episodes
     attempts: dict[str, list[Episode]] = {task: [] for task in config.env.tasks}
     with ExitStack() as stack, run.progress(wanted * len(attempts), "collecting", unit="episode") as bar:
-        source = _source(run, cameras, stack)
+        source = _source(run, envs, stack)
         for task, outcomes in attempts.items():
             written = 0
             for episode in source(task):
@@ -81,7 +94,7 @@ def _record(run: Run, cameras: dict[str, tuple[int, int]], writer: "DatasetWrite
                 outcomes.append(replace(episode, images={}))
                 if episode.success or config.collect.keep_failures:
                     writer.add_episode(
-                        TASKS[task].language,
+                        envs.suite.tasks[task],
                         episode.images,
                         episode.state,
                         episode.action,
@@ -103,20 +116,21 @@ def _require(task: str, written: int, wanted: int, attempts: int) -> None:
         )
 
 
-def _source(run: Run, cameras: dict[str, tuple[int, int]], stack: ExitStack) -> Callable[[str], Iterator[Episode]]:
+def _source(run: Run, envs: EnvMaker, stack: ExitStack) -> Callable[[str], Iterator[Episode]]:
     """A function: task name -> its recorded episodes, in the order of their seeds."""
     config = run.config
-    options = env_options(config.env, cameras, environment_state=config.env.environment_state)
-    seeds = range(config.collect.first_seed, config.collect.first_seed + ATTEMPTS * config.collect.episodes)
+    last = config.collect.first_seed + ATTEMPTS * config.collect.episodes
+    known = envs.suite.num_initial_states
+    seeds = range(config.collect.first_seed, last if known is None else min(last, known))
 
     def leave_when_asked(seed: int = 0, step: int = 0) -> None:
         if run.should_stop():
             raise run.interrupted
 
     if config.collect.policy != "expert":
-        policy = PolicyRecorder.load(config, options)
+        policy = PolicyRecorder.load(config, envs)
         return lambda task: (policy(task, seed, leave_when_asked) for seed in seeds)
-    expert = ExpertRecorder(options, config.collect.noise)
+    expert = ExpertRecorder(envs, config.collect.noise)
     workers = config.collect.workers or min(len(os.sched_getaffinity(0)), 8)
     if workers == 1:
         return lambda task: (expert(task, seed, leave_when_asked) for seed in seeds)
@@ -152,16 +166,13 @@ def _recorded(recorder: Recorder, task: str, seed: int) -> Episode:
     return recorder(task, seed)
 
 
-def _summary(run: Run, root: Path, attempts: dict[str, list[Episode]]) -> dict[str, Any]:
-    import mujoco
-
+def _summary(run: Run, suite: Suite, root: Path, attempts: dict[str, list[Episode]]) -> dict[str, Any]:
     config = run.config
     return {
         "task": "collect",
         "root": str(root),
         "policy": config.collect.policy,
-        "mujoco": mujoco.__version__,
-        "renderer": config.env.renderer,
+        **suite.provenance(),
         "fps": config.env.fps,
         "tasks": {
             task: success_metrics(

@@ -1,19 +1,26 @@
 """The environment: reset to a seed's layout, step with an action, say whether the task is done."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
 from xp.envs.arm.arm import FINGER_TRAVEL, HIGH, LOW, NAMES
 from xp.envs.arm.initial import InitialState, initial_state
-from xp.envs.arm.scene import CAMERAS, CUBE_SIDE, CUBES, build_model
-from xp.envs.arm.tasks import task_info
+from xp.envs.arm.options import (
+    ENVIRONMENT_STATE_NAMES,
+    LIMIT_SECONDS,
+    PHYSICS_HZ,
+    RENDERERS,
+    checked_cameras,
+    checked_fps,
+)
+from xp.envs.arm.scene import CUBE_SIDE, TABLE, build_model
+from xp.envs.arm.tasks import CUBES, task_info
 from xp.envs.mujoco_import import mujoco
+from xp.envs.suite import Observation, StepResult
 from xp.errors import UserError, did_you_mean, join_names
 
-PHYSICS_HZ = 300
 DWELL_SECONDS = 0.4
 """How long the cube must lie where it should, untouched and still, before the task counts as done."""
 ON_TARGET = 0.025
@@ -23,9 +30,6 @@ ON_CUBE = 0.015
 STILL_SPEED = 0.02
 LIFTED = 0.008
 """A pushed cube whose centre rises this far above its resting height has been lifted, metres."""
-LIMIT_SECONDS = 10.0
-
-Observation = dict[str, Any]
 
 
 class Renderer(Protocol):
@@ -34,15 +38,6 @@ class Renderer(Protocol):
     def render(self, data: Any, camera: str) -> np.ndarray:
         """The image [h, w, 3] uint8."""
         ...
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """What follows an action. `done` is true on success and when the step limit is reached."""
-
-    observation: Observation
-    success: bool
-    done: bool
 
 
 class ArmEnv:
@@ -67,12 +62,9 @@ class ArmEnv:
 
     state_names = NAMES
     action_names = NAMES
-    environment_state_names = (
-        *(f"{cube}.{part}" for cube in CUBES for part in ("x", "y", "z", "cos_yaw", "sin_yaw")),
-        "target.x",
-        "target.y",
-    )
-    """What the numbers of `observation.environment_state` are: metres, and a yaw that knows no jump at pi."""
+    environment_state_names = ENVIRONMENT_STATE_NAMES
+    action_low = LOW
+    action_high = HIGH
 
     def __init__(
         self,
@@ -80,19 +72,14 @@ class ArmEnv:
         *,
         cameras: Mapping[str, tuple[int, int]],
         renderer: str = "raycast",
-        fps: int = 10,
+        fps: float = 10,
         max_steps: int | None = None,
         environment_state: bool = False,
     ):
         self.info = task_info(task)
         self.task = task
         self.cameras = checked_cameras(cameras)
-        if fps <= 0 or PHYSICS_HZ % fps:
-            raise UserError(
-                f"env.fps={fps} does not divide the physics rate of {PHYSICS_HZ} Hz; "
-                "give one that does, e.g. env.fps=10, 15, 20, 30 or 50."
-            )
-        self.fps = int(fps)
+        self.fps = checked_fps(fps)
         self._environment_state = bool(environment_state)
         self.max_steps = round(LIMIT_SECONDS * fps) if max_steps is None else int(max_steps)
         self.model = build_model(1.0 / PHYSICS_HZ)
@@ -104,6 +91,12 @@ class ArmEnv:
         self._velocity = {name: int(self.model.joint(name).dofadr[0]) for name in CUBES}
         self._body = {name: self.model.body(name).id for name in ("left", "right", "hand", *CUBES)}
         self.initial: InitialState | None = None
+        self.steps = 0
+
+    @property
+    def language(self) -> str:
+        """The task's instruction."""
+        return self.info.language
 
     def reset(self, seed: int) -> Observation:
         """Begin the episode of `seed` and give its first observation; a pure function of (task, seed)."""
@@ -220,32 +213,16 @@ def _checked_action(action: np.ndarray) -> np.ndarray:
     return values
 
 
-def checked_cameras(cameras: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
-    """Sizes of cameras by name, if the suite has them and can draw them."""
-    for name, size in cameras.items():
-        if name not in CAMERAS:
-            raise UserError(
-                f"The suite has no camera '{name}'{did_you_mean(name, CAMERAS)}. It has {join_names(CAMERAS)}: "
-                "give sizes for these alone, e.g. 'env.cameras={oblique: [96, 96]}'."
-            )
-        if len(size) != 2 or not all(8 <= int(side) <= 1280 for side in size):
-            raise UserError(
-                f"Camera '{name}' cannot be drawn at {list(size)} pixels: give [height, width], each from 8 to 1280, "
-                f"e.g. env.cameras.{name}=[96,96]."
-            )
-    return {name: (int(size[0]), int(size[1])) for name, size in cameras.items()}
-
-
 def _make_renderer(kind: str, model: Any, cameras: Mapping[str, tuple[int, int]]) -> Renderer:
     if kind == "raycast":
         from xp.envs.raycast import RayCaster
 
-        return RayCaster(model, cameras)
+        return RayCaster(model, cameras, table=TABLE)
     if kind == "gl":
         from xp.envs.gl import GlRenderer
 
         return GlRenderer(model, cameras)
     raise UserError(
-        f"There is no renderer '{kind}'{did_you_mean(kind, ('raycast', 'gl'))}. "
+        f"There is no renderer '{kind}'{did_you_mean(kind, RENDERERS)}. "
         "Give env.renderer=raycast (any machine) or env.renderer=gl (needs EGL or OSMesa)."
     )

@@ -11,6 +11,7 @@ import numpy as np
 
 from xp.envs.arm.arm import UnreachableError, forward, inverse, roll_for
 from xp.envs.arm.env import ON_TARGET, ArmEnv
+from xp.envs.arm.options import MAX_NOISE
 from xp.envs.arm.scene import CUBE_SIDE
 from xp.envs.arm.tasks import TaskInfo
 from xp.errors import UserError
@@ -34,7 +35,6 @@ PUSH_STOP = 0.006
 SIDE_GAIN = 0.5
 """Share of the fingertips' sideways offset from the line through target and cube that one step of a push takes back."""
 OPEN, CLOSED, PUSHING = 0.95, 0.0, 0.35
-MAX_NOISE = 0.02
 
 
 @dataclass(frozen=True)

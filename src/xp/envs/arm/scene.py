@@ -4,15 +4,16 @@ No mesh, no texture file, no XML: every number stands in this file or in `xp.env
 kilograms, colours in 0..1.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from xp.envs.arm.arm import FINGER_TRAVEL, FORE, HAND, JOINTS, SHOULDER_HEIGHT, UPPER, Joint
+from xp.envs.arm.options import CAMERAS, CameraNumbers
+from xp.envs.arm.tasks import CUBES
 from xp.envs.mujoco_import import mujoco
+from xp.envs.raycast import MOVING_GROUP, STATIC_GROUP, TABLE_GROUP, Table
 
-CUBES = ("red", "blue")
 CUBE_SIDE = 0.030
 CUBE_MASS = 0.030
 TARGET_RADIUS = 0.032
@@ -24,9 +25,6 @@ TILE_ORIGIN = (0.0137, 0.0171)
 TABLE_HALF = 0.60
 """The table's picture ends here (its physics does not): half its side."""
 
-TABLE_GROUP, STATIC_GROUP, MOVING_GROUP = 0, 1, 2
-"""Geom groups: the table, what else never moves (pedestal), and what does. All are drawn by either renderer."""
-
 _COLOURS = {
     "table": (0.52, 0.53, 0.55),
     "table_dark": (0.44, 0.45, 0.48),
@@ -37,28 +35,7 @@ _COLOURS = {
     "blue": (0.10, 0.22, 0.88),
     "target": (0.12, 0.66, 0.30),
 }
-TABLE_COLOURS = (_COLOURS["table"], _COLOURS["table_dark"])
-
-
-@dataclass(frozen=True)
-class CameraNumbers:
-    """A pinhole camera: where it stands, what it looks at, its vertical field of view in degrees.
-
-    With `body` None both points are in the world; else in that body's frame, and the camera rides on the body.
-    """
-
-    position: tuple[float, float, float]
-    look_at: tuple[float, float, float]
-    up: tuple[float, float, float]
-    fovy: float
-    body: str | None = None
-
-
-CAMERAS = {
-    "top": CameraNumbers((0.150, 0.0, 0.62), (0.150, 0.0, 0.0), (1.0, 0.0, 0.0), 40.0),
-    "oblique": CameraNumbers((0.53, -0.25, 0.36), (0.130, -0.010, 0.050), (0.0, 0.0, 1.0), 36.0),
-    "wrist": CameraNumbers((-0.075, 0.0, 0.005), (-0.004, 0.0, 0.125), (-1.0, 0.0, 0.0), 68.0, body="hand"),
-}
+TABLE = Table(half=TABLE_HALF, tile=TILE, origin=TILE_ORIGIN, colours=(_COLOURS["table"], _COLOURS["table_dark"]))
 
 
 def build_model(timestep: float) -> Any:
@@ -108,8 +85,8 @@ def _checker(spec: Any) -> str:
         name="checker",
         type=mujoco.mjtTexture.mjTEXTURE_2D,
         builtin=mujoco.mjtBuiltin.mjBUILTIN_CHECKER,
-        rgb1=list(TABLE_COLOURS[0]),
-        rgb2=list(TABLE_COLOURS[1]),
+        rgb1=list(TABLE.colours[0]),
+        rgb2=list(TABLE.colours[1]),
         width=128,
         height=128,
     )

@@ -7,7 +7,10 @@ says which task it is. Light: no MuJoCo here.
 from dataclasses import dataclass
 from typing import Literal
 
-from xp.errors import UserError, did_you_mean, join_names
+from xp.envs.suite import refuse_unknown_task
+
+CUBES = ("red", "blue")
+"""The cubes of the scene."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +46,5 @@ def task_info(name: str) -> TaskInfo:
     Raises:
         UserError: there is no such task.
     """
-    if name not in TASKS:
-        raise UserError(
-            f"There is no task '{name}' in the suite{did_you_mean(name, TASKS)}. The tasks are {join_names(TASKS)}: "
-            f"give one of them, e.g. env.tasks=[{next(iter(TASKS))}]."
-        )
+    refuse_unknown_task(name, TASKS)
     return TASKS[name]

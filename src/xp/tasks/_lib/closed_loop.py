@@ -1,4 +1,4 @@
-"""`xp task=eval eval=closed_loop`: success of a policy in the simulated suite, beside one that does nothing."""
+"""`xp task=eval eval=closed_loop`: success of a policy in a simulated suite, beside one that does nothing."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from xp import atomic
-from xp.envs import Noop, rollout, side_by_side, task_info, write_video
-from xp.envs.arm.env import checked_cameras
-from xp.envs.rollout import EpisodeResult, Predict
+from xp.envs import EpisodeResult, Predict, Suite, side_by_side, write_video
+from xp.envs.rollout import History, rollout
+from xp.envs.suite import refuse_missing_states, suite_of
 from xp.metrics.success import success_metrics
 from xp.models.sensitivity import image_sensitivity
 from xp.runs import Run
 from xp.tasks._lib.data_source import refuse_other_rate
-from xp.tasks._lib.recorders import Continuing, Options, env_options, fit_suite, load_acting_policy, make_env
+from xp.tasks._lib.recorders import EnvMaker, PrefixConditionedPolicy, fit_suite, load_acting_policy
 
 if TYPE_CHECKING:
     from xp.models.policy import Policy
@@ -24,22 +24,21 @@ METRICS = "metrics.json"
 def run(run: Run) -> None:
     """Leaves metrics.json (rates with Wilson intervals and every initial state) and videos/ of the first episodes."""
     config = run.config
-    for task in config.env.tasks:
-        task_info(task)
-    checked_cameras({name: (height, width) for name, (height, width) in config.env.cameras.items()})
+    suite, asked = suite_of(config.env), config.eval
+    refuse_missing_states(suite, asked.first_seed, asked.episodes, ("eval.first_seed", "eval.episodes"))
     mend = "Type env.fps={fps:g}"
     refuse_other_rate(config.eval.checkpoint, config.env.fps, "the simulation (env.fps)", mend)
     policy = load_acting_policy(config, config.eval.checkpoint, config.eval.cameras, config.eval.dataset)
-    fit_suite(policy, "eval.cameras")
+    fit_suite(policy, suite, "eval.cameras")
     cameras = {name: (height, width) for name, (height, width, _) in policy.spec.cameras.items()}
-    options = env_options(config.env, cameras, environment_state=bool(policy.spec.environment_dim))
-    sensitivity = _sensitivity(run, policy, options)
+    envs = EnvMaker.of(config.env, cameras, environment_state=bool(policy.spec.environment_dim))
+    sensitivity = _sensitivity(run, policy, envs)
     steps = config.chunk_size.steps if config.chunk_size.execution == "receding" else 1
-    policies: dict[str, Predict] = {"policy": Continuing(policy, steps, config.seed)}
+    policies: dict[str, Predict] = {"policy": PrefixConditionedPolicy(policy, steps, config.seed)}
     if config.eval.controls:
-        policies["noop"] = Noop(policy.spec.horizon)
-    results = _all_results(run, policies, options, policy.spec.history)
-    metrics = _metrics(run, results, sensitivity)
+        policies["noop"] = suite.noop(policy.spec.horizon)
+    results = _all_results(run, policies, envs, policy.spec.history)
+    metrics = _metrics(run, suite, results, sensitivity)
     atomic.write_json(run.folder / METRICS, metrics)
     run.write_summary(
         {"task": "eval", "success": {k: v["all"]["success_rate"] for k, v in metrics["policies"].items()}}
@@ -47,20 +46,18 @@ def run(run: Run) -> None:
     _say(run, metrics)
 
 
-def _sensitivity(run: Run, policy: "Policy", options: Options) -> dict[str, Any]:
+def _sensitivity(run: Run, policy: "Policy", envs: EnvMaker) -> dict[str, Any]:
     """Whether the images reach the action: asked before anything is scored."""
-    from xp.envs.rollout import History
-
     observations = []
     for task in run.config.env.tasks:
-        env = make_env(task, options)
+        env = envs.make(task)
         observations.append(History(env.reset(run.config.eval.first_seed), policy.spec.history, 0).batch())
     where, allow_blind = str(run.config.eval.checkpoint), run.config.eval.allow_blind
     return image_sensitivity(policy, observations, where=where, allow_blind=allow_blind)
 
 
 def _all_results(
-    run: Run, policies: dict[str, Predict], options: Options, history: int
+    run: Run, policies: dict[str, Predict], envs: EnvMaker, history: int
 ) -> dict[str, dict[str, list[EpisodeResult]]]:
     """{policy: {task: its episodes}}; all policies start from the same initial states."""
     config = run.config
@@ -69,7 +66,7 @@ def _all_results(
     total = len(policies) * len(config.env.tasks) * len(seeds)
     with run.progress(total, "evaluating", unit="episode") as bar:
         for task in config.env.tasks:
-            env = make_env(task, options)
+            env = envs.make(task)
             for name, predict in policies.items():
                 filmed = set(seeds[: config.eval.videos]) if name == "policy" else set()
                 for seed in seeds:
@@ -101,18 +98,15 @@ def _filmed(run: Run, episode: EpisodeResult, fps: int) -> EpisodeResult:
 
 
 def _metrics(
-    run: Run, results: dict[str, dict[str, list[EpisodeResult]]], sensitivity: dict[str, Any]
+    run: Run, suite: Suite, results: dict[str, dict[str, list[EpisodeResult]]], sensitivity: dict[str, Any]
 ) -> dict[str, Any]:
-    import mujoco
-
     config = run.config
     return {
         "checkpoint": str(config.eval.checkpoint),
         "chunk_steps": config.chunk_size.steps,
         "execution": config.chunk_size.execution,
-        "renderer": config.env.renderer,
         "fps": config.env.fps,
-        "mujoco": mujoco.__version__,
+        **suite.provenance(),
         "image_sensitivity": sensitivity,
         "policies": {name: _of_tasks(by_task) for name, by_task in results.items()},
         "videos": sorted(path.relative_to(run.folder).as_posix() for path in (run.folder / "videos").glob("*.mp4")),

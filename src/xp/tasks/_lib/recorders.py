@@ -1,14 +1,13 @@
-"""Who acts in the simulated suite: the scripted expert or a policy, as functions (task, seed) -> recorded episode."""
+"""Who acts in a simulated suite: its scripted expert or a policy, as functions (task, seed) -> recorded episode."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xp.envs import ArmEnv, Episode, ScriptedExpert, collect_episode
-from xp.envs.arm.scene import CAMERAS
+from xp.envs import Env, Episode, Suite, collect_episode, suite_of
 from xp.envs.rollout import Ensembling, History, Receding
 from xp.errors import UserError, join_names
 from xp.tasks._lib.loading import fit_cameras
@@ -21,43 +20,52 @@ if TYPE_CHECKING:
 OnStep = Callable[[int, int], None]
 """Called after each control step with (seed, step); what it raises ends the episode."""
 Recorder = Callable[..., Episode]
-Options = tuple[tuple[str, Any], ...]
-"""Keyword arguments of `ArmEnv` as hashable pairs, so that each process makes each env once."""
 
 
-def env_options(env: "DictConfig", cameras: Mapping[str, tuple[int, int]], *, environment_state: bool) -> Options:
-    """Keyword arguments of `ArmEnv` from the `env` section, for given cameras and with or without the cubes' poses."""
-    fps = int(env.fps)
-    if fps != env.fps:
-        raise UserError(f"env.fps={env.fps}: the suite needs a whole number that divides 300, such as env.fps=10")
-    sizes = tuple((name, (int(height), int(width))) for name, (height, width) in cameras.items())
-    return (
-        ("cameras", sizes),
-        ("renderer", env.renderer),
-        ("fps", fps),
-        ("max_steps", env.max_steps),
-        ("environment_state", environment_state),
-    )
+@dataclass(frozen=True)
+class EnvMaker:
+    """Makes the envs of a suite as one job wants them. Can be sent to another process, which makes each env once."""
+
+    suite: Suite
+    cameras: tuple[tuple[str, tuple[int, int]], ...]
+    """Camera names with their (height, width)."""
+    environment_state: bool
+
+    @classmethod
+    def of(
+        cls, env: "DictConfig", cameras: Mapping[str, Sequence[int]] | None = None, *, environment_state: bool
+    ) -> "EnvMaker":
+        """From the `env` section; `cameras` (name to height, width) stand for its own.
+
+        Raises:
+            UserError: as `xp.envs.suite_of`.
+        """
+        sizes = (env.cameras if cameras is None else cameras).items()
+        seen = tuple((str(name), (int(height), int(width))) for name, (height, width) in sizes)
+        return cls(suite_of(env), seen, environment_state)
+
+    def make(self, task: str) -> Env:
+        """The env of a task; the same one for equal arguments in one process."""
+        return _make(self, task)
 
 
 @lru_cache(maxsize=16)
-def make_env(task: str, options: Options) -> ArmEnv:
-    """The env of a task; the same one for equal arguments in one process."""
-    given = dict(options)
-    return ArmEnv(task, **{**given, "cameras": dict(given["cameras"])})
+def _make(maker: EnvMaker, task: str) -> Env:
+    return maker.suite.make(task, cameras=dict(maker.cameras), environment_state=maker.environment_state)
 
 
 @dataclass(frozen=True)
 class ExpertRecorder:
-    """Records the scripted expert; can be sent to another process."""
+    """Records the suite's scripted expert; can be sent to another process."""
 
-    options: Options
+    envs: EnvMaker
     noise: float = 0.0
 
     def __call__(self, task: str, seed: int, on_step: OnStep | None = None) -> Episode:
         """The expert's episode from initial state `seed`; `on_step` as in `collect_episode`."""
-        env = make_env(task, self.options)
-        return collect_episode(env, ScriptedExpert(env, noise=self.noise, seed=seed), seed, on_step=on_step)
+        env = self.envs.make(task)
+        expert = self.envs.suite.expert(env, noise=self.noise, seed=seed)
+        return collect_episode(env, expert, seed, on_step=on_step)
 
 
 @dataclass(frozen=True)
@@ -65,27 +73,26 @@ class PolicyRecorder:
     """Records a policy in this process."""
 
     policy: "Policy"
-    options: Options
+    envs: EnvMaker
     chunk_steps: int
     execution: str
     seed: int
 
     @classmethod
-    def load(cls, config: "DictConfig", options: Options) -> "PolicyRecorder":
+    def load(cls, config: "DictConfig", envs: EnvMaker) -> "PolicyRecorder":
         """The policy folder `collect.policy`, executed as the `chunk_size` section says."""
         policy = load_acting_policy(config, config.collect.policy)
-        given = dict(options)
-        fit_cameras(policy, [name for name, _ in given["cameras"]], "env.cameras")
-        _fit_environment(policy, given["environment_state"], "env.environment_state=false")
-        return cls(policy, options, config.chunk_size.steps, config.chunk_size.execution, config.seed)
+        fit_cameras(policy, [name for name, _ in envs.cameras], "env.cameras")
+        _fit_environment(policy, envs.suite, envs.environment_state, "env.environment_state=false")
+        return cls(policy, envs, config.chunk_size.steps, config.chunk_size.execution, config.seed)
 
     def __call__(self, task: str, seed: int, on_step: OnStep | None = None) -> Episode:
         """The policy's episode from initial state `seed`; `on_step` as in `collect_episode`."""
-        env = make_env(task, self.options)
+        env = self.envs.make(task)
         return collect_episode(env, _PolicyActor(self, env), seed, on_step=on_step)
 
 
-class Continuing:
+class PrefixConditionedPolicy:
     """Asks a policy in a closed loop: one that takes committed actions is told what comes next and what was executed.
 
     After `steps` executed actions of a chunk, the next planned one is committed, and the new chunk continues it. A
@@ -120,7 +127,7 @@ class Continuing:
 class _PolicyActor:
     """A policy as an `Actor`: sees what the env shows, keeps its history, executes its chunks."""
 
-    def __init__(self, recorder: PolicyRecorder, env: ArmEnv):
+    def __init__(self, recorder: PolicyRecorder, env: Env):
         self._recorder, self._env = recorder, env
         self._window: History | None = None
 
@@ -130,7 +137,7 @@ class _PolicyActor:
         self._window, self._seed = None, episode
         execute = Receding if recorder.execution == "receding" else Ensembling
         steps = recorder.chunk_steps if recorder.execution == "receding" else 1
-        self._predict = Continuing(recorder.policy, steps, recorder.seed)
+        self._predict = PrefixConditionedPolicy(recorder.policy, steps, recorder.seed)
         self._execute = execute(self._ask, recorder.chunk_steps)
 
     def act(self) -> np.ndarray:
@@ -158,15 +165,15 @@ def load_acting_policy(
     return policy
 
 
-def fit_suite(policy: "Policy", key: str | None = None) -> None:
+def fit_suite(policy: "Policy", suite: Suite, key: str | None = None) -> None:
     """Refuse a policy that looks at what the suite does not have; `key` maps its cameras, as for `fit_cameras`."""
-    fit_cameras(policy, list(CAMERAS), "the suite", key)
-    _fit_environment(policy, True, "the suite")
+    fit_cameras(policy, list(suite.camera_names), "the suite", key)
+    _fit_environment(policy, suite, True, "the suite")
 
 
-def _fit_environment(policy: "Policy", given: bool, where: str) -> None:
+def _fit_environment(policy: "Policy", suite: Suite, given: bool, where: str) -> None:
     """Refuse a policy that reads another environment state than there is."""
-    wanted, names = policy.spec.environment_dim, ArmEnv.environment_state_names
+    wanted, names = policy.spec.environment_dim, suite.environment_state_names
     if wanted and not given:
         raise UserError(
             f"The policy reads observation.environment_state, which {where} does not give. Type "

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xp.envs import rollout
+from xp.envs.rollout import rollout
 from xp.merging.objective import without_gradient
-from xp.tasks._lib.recorders import Options, env_options, fit_suite, make_env, refuse_long_chunk
+from xp.tasks._lib.recorders import EnvMaker, fit_suite, refuse_long_chunk
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -26,7 +26,7 @@ class Success:
     policy: "Policy"
     with_weights: Callable[[Any, Mapping[str, np.ndarray]], "Policy"]
     tasks: tuple[str, ...]
-    options: Options
+    envs: EnvMaker
     episodes: int
     chunk_steps: int
     execution: str
@@ -36,15 +36,16 @@ class Success:
     @classmethod
     def of(cls, config: "DictConfig", policy: "Policy", where: str, with_weights: Callable[..., "Policy"]) -> "Success":
         """From the sections `env`, `eval` (episodes per task) and `chunk_size`."""
-        fit_suite(policy)
-        refuse_long_chunk(config, policy, where)
         cameras = {name: (height, width) for name, (height, width, _) in policy.spec.cameras.items()}
+        envs = EnvMaker.of(config.env, cameras, environment_state=bool(policy.spec.environment_dim))
+        fit_suite(policy, envs.suite)
+        refuse_long_chunk(config, policy, where)
         episodes, tasks = config.eval.episodes, tuple(config.env.tasks)
         return cls(
             policy=policy,
             with_weights=with_weights,
             tasks=tasks,
-            options=env_options(config.env, cameras, environment_state=bool(policy.spec.environment_dim)),
+            envs=envs,
             episodes=episodes,
             chunk_steps=config.chunk_size.steps,
             execution=config.chunk_size.execution,
@@ -59,7 +60,7 @@ class Success:
             episode.success
             for task in self.tasks
             for episode in rollout(
-                make_env(task, self.options),
+                self.envs.make(task),
                 lambda batch: policy.predict(batch, seed=self.seed),
                 seeds=range(FIRST_SEED, FIRST_SEED + self.episodes),
                 chunk_steps=self.chunk_steps,
