@@ -27,8 +27,9 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from xp.data.batches import Batches
+from xp.data.dataset import Episodes
 from xp.data.lerobot.info import CameraInfo, DatasetInfo
-from xp.data.lerobot.reader import Dataset, Episodes
+from xp.data.lerobot.reader import LeRobotDataset
 from xp.data.windows import Windows
 from xp.models.policy import DataSpec, JaxTrainable, PolicySpec
 from xp.runs import Record, Run
@@ -134,7 +135,7 @@ def _xp(folder: Path, trainable: JaxTrainable, batches: Batches, options: dict[s
     return measured[0]
 
 
-def _dataset() -> tuple[Dataset, dict[str, np.ndarray]]:
+def _dataset() -> tuple[LeRobotDataset, dict[str, np.ndarray]]:
     """A made-up dataset in memory: two cameras, six joints."""
     rng, n = np.random.default_rng(0), EPISODES * LENGTH
     joints = tuple(f"joint_{i}" for i in range(ACTION))
@@ -150,9 +151,9 @@ def _dataset() -> tuple[Dataset, dict[str, np.ndarray]]:
     info.__dict__["tasks"] = ["put the red cube on the target"]
     starts, episode = np.arange(EPISODES) * LENGTH, np.repeat(np.arange(EPISODES), LENGTH)
     zeros = np.zeros(EPISODES, np.int64)
-    dataset = Dataset(
+    dataset = LeRobotDataset(
         info=info, decoder="auto",
-        episodes=Episodes(starts, np.full(EPISODES, LENGTH), zeros, ("put the red cube on the target",) * EPISODES),
+        episodes=Episodes(starts, np.full(EPISODES, LENGTH), zeros, ("put the red cube on the target",)),
         action=rng.normal(size=(n, ACTION)).astype(np.float32), state=rng.normal(size=(n, ACTION)).astype(np.float32),
         environment_state=np.zeros((n, 0), np.float32),
         episode_index=episode, frame_index=np.arange(n) - starts[episode], task_index=np.zeros(n, np.int64),
@@ -162,7 +163,7 @@ def _dataset() -> tuple[Dataset, dict[str, np.ndarray]]:
     return dataset, frames
 
 
-def _octo(dataset: Dataset) -> JaxTrainable:
+def _octo(dataset: LeRobotDataset) -> JaxTrainable:
     from xp.config import compose
     from xp.data import compute_statistics
     from xp.models import build

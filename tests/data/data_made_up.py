@@ -18,8 +18,9 @@ def made_up(
 
     In each dimension action[n] = n, state[n] = -n, environment_state[n] = 1000 + n.
     """
+    from xp.data.dataset import Episodes
     from xp.data.lerobot.info import CameraInfo, DatasetInfo
-    from xp.data.lerobot.reader import Dataset, Episodes
+    from xp.data.lerobot.reader import LeRobotDataset
 
     task_of = np.asarray(tasks if tasks is not None else [0] * len(lengths))
     n = sum(lengths)
@@ -34,16 +35,15 @@ def made_up(
     )  # fmt: skip
     names = [f"task {i}" for i in range(int(task_of.max()) + 1)]
     info.__dict__["tasks"] = names  # cached properties that would otherwise read files
-    dataset = Dataset(
+    dataset = LeRobotDataset(
         info=info, decoder="auto",
-        episodes=Episodes(starts, np.asarray(lengths), task_of, tuple(names[i] for i in task_of)),
+        episodes=Episodes(starts, np.asarray(lengths), task_of, tuple(names)),
         action=np.repeat(np.arange(n, dtype=np.float32)[:, None], action_dim, 1),
         state=np.repeat(-np.arange(n, dtype=np.float32)[:, None], state_dim, 1),
         environment_state=np.repeat(1000 + np.arange(n, dtype=np.float32)[:, None], environment_dim, 1),
         episode_index=episode, frame_index=np.arange(n) - starts[episode], task_index=task_of[episode],
-        data_files=(), videos={},
+        data_files=(), videos={}, known_fingerprint=f"made-up-{n}",
     )  # fmt: skip
-    dataset.__dict__["fingerprint"] = f"made-up-{n}"
     return dataset
 
 

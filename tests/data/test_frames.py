@@ -13,8 +13,8 @@ from PIL import Image
 
 from xp.data import open_dataset
 from xp.data.lerobot import video
+from xp.data.lerobot.folder import VideoPart
 from xp.data.lerobot.frames import iter_frames, match_frames, resize
-from xp.data.lerobot.reader import VideoPart
 from xp.errors import UserError
 
 

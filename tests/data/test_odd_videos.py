@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xp.data import open_dataset
+from xp.data.lerobot.folder import VideoPart
 from xp.data.lerobot.matching import match_frames
-from xp.data.lerobot.reader import VideoPart
 from xp.errors import UserError
 
 

@@ -3,8 +3,8 @@
 import pytest
 from data_odd import with_video, write_odd
 
-from xp.config.dataset_facts import hub_hint
 from xp.data import open_dataset
+from xp.data.lerobot.facts import hub_hint
 from xp.errors import UserError
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from xp.checkpoints.reference import CheckpointRef, exists, is_file, is_folder, missing_reference
-from xp.config.dataset_facts import choose_tasks, dataset_facts, hub_hint
+from xp.config.dataset_facts import choose_tasks, dataset_facts, find_format, missing_hint
 from xp.config.devices import check_accumulate, check_devices
 from xp.config.schema import MERGE_METHODS, SUITES, TASKS, Env
 from xp.config.sections import check_keys, check_section, check_sections, raw
@@ -117,11 +117,11 @@ def _check_data(config: DictConfig) -> None:
             "data.root is not given. Give the folder of a LeRobotDataset v3: data.root=FOLDER, or record the embedded "
             "suite with: xp task=collect, and train on it with data=arm"
         )
-    if not _made_by_another_job(config, "data.root") and not is_folder(data.root):
+    if not _made_by_another_job(config, "data.root") and not (is_folder(data.root) or find_format(data.root)):
         raise UserError(
             f"data.root={data.root}: there is no dataset. "
             + (
-                hub_hint(str(data.root))
+                missing_hint(str(data.root))
                 or f"Record the embedded suite there with: {command('task=collect', data__root=data.root)} ; or give "
                 "the folder of a LeRobotDataset v3: data.root=FOLDER"
             )
@@ -144,8 +144,8 @@ def _check_task_selection(config: DictConfig) -> None:
 def _check_model(config: DictConfig) -> None:
     """A model that names a camera needs a dataset that has it."""
     slots = config.model.get("cameras")
-    facts = dataset_facts(config.data.root)
-    if not isinstance(slots, DictConfig) or facts is None:
+    facts = dataset_facts(config.data.root) if isinstance(slots, DictConfig) else None
+    if facts is None:
         return
     if not facts.cameras:
         raise UserError(f"The model {config.model.name} needs a camera; the dataset {config.data.root} has none.")

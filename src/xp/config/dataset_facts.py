@@ -1,29 +1,25 @@
-"""Facts about a dataset folder that checks need before anything heavy is imported; and which tasks are meant."""
+"""Facts about a dataset that checks need before anything heavy is imported; and which tasks are meant.
+
+The formats of datasets are found by name through the entry-point group `xp.datasets`. Here a format is asked for facts
+alone; `xp.data.dataset` opens what it owns.
+"""
 
 import fnmatch
-import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from xp.errors import UserError, did_you_mean, join_names
-from xp.foreign.json_file import Fields, read_fields
-from xp.foreign.paths import inside
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
-_CAMERA_PREFIX = "observation.images."
-_SINGLE_CAMERA = "observation.image"
-_TEXTS = ("task", "__index_level_0__")
-"""LeRobot writes the tasks' texts as the index of a pandas table, named or not."""
-_MOST_TASKS_BYTES = 4_000_000
-"""A larger list of tasks is read when the dataset is opened, not before."""
+GROUP = "xp.datasets"
 
 
 @dataclass(frozen=True)
 class DatasetFacts:
-    """Camera names, task sentences and widths (A, S; 0 where there is none) of a LeRobotDataset v3 folder."""
+    """Camera names, task sentences and widths (A, S; 0 where there is none) of a dataset."""
 
     cameras: tuple[str, ...]
     tasks: tuple[str, ...]
@@ -31,54 +27,68 @@ class DatasetFacts:
     state_dim: int = 0
 
 
-def camera_name(key: str) -> str | None:
-    """The camera that a feature with pictures is: `top` for `observation.images.top`; None for no camera."""
-    if key.startswith(_CAMERA_PREFIX):
-        return key.removeprefix(_CAMERA_PREFIX)
-    return "image" if key == _SINGLE_CAMERA else None
+class DescribedFormat(Protocol):
+    """A data format as checks see it: names and JSON only, nothing heavy is imported."""
+
+    name: str
+    looks: str
+    """What a dataset of this format looks like on disk, as a part of a sentence."""
+
+    def owns(self, root: str | Path) -> bool:
+        """Whether this file or folder is of this format; costs a few looks at names. Never raises."""
+        ...
+
+    def facts(self, root: str | Path) -> DatasetFacts | None:
+        """What is known without reading rows; None where opening it will say what is wrong."""
+        ...
+
+    def hint(self, given: str) -> str:
+        """What to do about a `data.root` where nothing is, if this format knows what may be meant; else ""."""
+        ...
 
 
-def is_depth(feature: Mapping[str, Any]) -> bool:
-    """Whether a feature is marked as a depth map, in any of the places where LeRobot looks for the mark."""
-    infos = [info for info in (feature.get("info"), feature.get("video_info")) if isinstance(info, Mapping)]
-    return any(info.get(mark) for info in infos for mark in ("is_depth_map", "video.is_depth_map"))
+@cache
+def installed_formats() -> Mapping[str, Any]:
+    """{name: format} of all installed packages, each a `xp.data.dataset.DatasetFormat`.
+
+    Raises:
+        UserError: not even xp's own are declared: the installed metadata is older than the source.
+    """
+    found = {entry.name: entry.load() for entry in sorted(metadata.entry_points(group=GROUP), key=lambda e: e.name)}
+    if not found:
+        raise UserError(
+            f"No data format is installed (entry-point group {GROUP}): the installed xp is older than its source. "
+            "Install it again: make setup"
+        )
+    return found
 
 
-def dataset_facts(root: str | None) -> DatasetFacts | None:
-    """Read `meta/` of a dataset; None where it is still to be recorded, or where opening it will say what is wrong."""
-    try:
-        description = inside(str(root), "meta/info.json", "the dataset's description")
-        tasks = inside(str(root), "meta/tasks.parquet", "the list of tasks")
-        features = dict(read_fields(description, "the dataset's description").object("features").objects())
-        images = {key: feature for key, feature in features.items() if feature.text("dtype") in ("image", "video")}
-        dims = [_width(features.get(key)) for key in ("action", "observation.state")]
-    except UserError:
+def find_format(root: str | Path | None) -> Any:
+    """The `DatasetFormat` that owns a file or folder; None where there is none.
+
+    Raises:
+        UserError: two formats claim it.
+    """
+    if root is None:
         return None
-    named = (camera_name(key) for key, feature in images.items() if not is_depth(feature.content))
-    return DatasetFacts(tuple(name for name in named if name is not None), _tasks(tasks), *dims)
+    owners = [each for each in installed_formats().values() if each.owns(root)]
+    if len(owners) > 1:
+        raise UserError(
+            f"{root} is claimed by the data formats {join_names(each.name for each in owners)}: expected one. Remove "
+            "what makes it look like the other, or uninstall the package of the format that is not meant."
+        )
+    return owners[0] if owners else None
 
 
-def _width(feature: Fields | None) -> int:
-    shape = () if feature is None else feature.shape("shape")
-    return shape[0] if len(shape) == 1 else 0
+def dataset_facts(root: str | Path | None) -> DatasetFacts | None:
+    """Facts of a dataset; None where it is still to be recorded, or where opening it will say what is wrong."""
+    found = find_format(root)
+    return None if found is None or root is None else found.facts(root)
 
 
-def _tasks(path: Path) -> tuple[str, ...]:
-    if not path.is_file() or path.stat().st_size > _MOST_TASKS_BYTES:
-        return ()
-    import pyarrow.parquet as parquet  # only where a task is named: a tenth of a second
-
-    try:
-        if parquet.read_metadata(path).num_rows > _MOST_TASKS_BYTES // 64:
-            return ()
-        # As a dictionary, in which a long text that repeats stands once.
-        table = parquet.read_table(path, read_dictionary=list(_TEXTS)).unify_dictionaries()
-        column = table.column(next(name for name in _TEXTS if name in table.column_names)).combine_chunks()
-        words, indices = column.dictionary.to_pylist(), column.indices.to_pylist()
-        texts = {number: words[i] for number, i in zip(table.column("task_index").to_pylist(), indices, strict=True)}
-        return tuple(str(texts[i]) for i in range(len(texts)))
-    except Exception:  # noqa: BLE001 - opening the dataset reports a damaged file with its own message
-        return ()
+def missing_hint(given: str) -> str:
+    """What a `data.root` where nothing is may be meant as, by the first format that knows; else ""."""
+    return next(filter(None, (each.hint(given) for each in installed_formats().values())), "")
 
 
 def choose_tasks(option: str, wanted: Sequence[Any], known: Sequence[str], root: Any) -> list[str]:
@@ -121,31 +131,3 @@ def _known(known: Sequence[str], root: Any, option: str) -> str:
         f"The tasks of {root} are {join_names(shown)}{more}. Type a text or pattern, {text}, or a number, "
         f"'{option}=[0]'."
     )
-
-
-def hub_hint(given: str) -> str:
-    """What to do about a `data.root` that is no folder but may be meant as a dataset of the Hugging Face Hub; else "".
-
-    A copy that LeRobot or the `hf` command has left on this machine is named.
-    """
-    if not _HUB_ID.fullmatch(given):
-        return ""
-    for copy in _hub_copies(given):
-        if (copy / "meta" / "info.json").is_file():
-            return f"There is a copy of the dataset '{given}' of the Hugging Face Hub on this machine: data.root={copy}"
-    folder = given.split("/")[1]
-    return (
-        f"If the dataset '{given}' of the Hugging Face Hub is meant, download it first: `hf download {given} "
-        f"--repo-type dataset --revision v3.0 --local-dir {folder}`, then type data.root={folder}. If the folder is to "
-        f"hold recordings of the embedded suite, make them: `xp task=collect data.root={given}`."
-    )
-
-
-def _hub_copies(name: str) -> list[Path]:
-    """Where LeRobot and huggingface_hub keep what they downloaded, the newest snapshot first."""
-    hf = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
-    lerobot = Path(os.environ.get("HF_LEROBOT_HOME", hf / "lerobot")).expanduser()
-    cached = f"datasets--{name.replace('/', '--')}"
-    caches = [lerobot / "hub", Path(os.environ.get("HF_HUB_CACHE", hf / "hub")).expanduser()]
-    found = [snapshot for cache in caches for snapshot in (cache / cached / "snapshots").glob("*")]
-    return [lerobot / name, *sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)]

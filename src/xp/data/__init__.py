@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from xp.data.batches import Batches, Ordered, in_order
     from xp.data.cache import open_frames
+    from xp.data.dataset import Dataset, DatasetFormat, Episodes, open_dataset
     from xp.data.lerobot.info import DatasetInfo, dataset_info
-    from xp.data.lerobot.reader import Dataset, Episodes, open_dataset
     from xp.data.lerobot.writer import DatasetWriter
     from xp.data.splits import Split, split_episodes
     from xp.data.statistics import (
@@ -30,9 +30,10 @@ _HOMES = {
     "open_frames": "cache",
     "DatasetInfo": "lerobot.info",
     "dataset_info": "lerobot.info",
-    "Dataset": "lerobot.reader",
-    "Episodes": "lerobot.reader",
-    "open_dataset": "lerobot.reader",
+    "Dataset": "dataset",
+    "DatasetFormat": "dataset",
+    "Episodes": "dataset",
+    "open_dataset": "dataset",
     "Split": "splits",
     "split_episodes": "splits",
     "compute_statistics": "statistics",
@@ -48,6 +49,7 @@ _HOMES = {
 __all__ = [
     "Batches",
     "Dataset",
+    "DatasetFormat",
     "DatasetInfo",
     "DatasetWriter",
     "Episodes",

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from xp.data.cache_store import CacheStore, Wanted
-from xp.data.lerobot.reader import Dataset
-from xp.data.lerobot.video import choose_decoder
+from xp.data.dataset import Dataset
 from xp.errors import UserError, did_you_mean, join_names
 
 _FORMAT = 1
@@ -85,34 +84,22 @@ def _wanted(
     size = (int(size[0]), int(size[1]))
 
     def plan() -> tuple[str, Callable[[np.ndarray], None]]:
-        # Chosen by the builder alone: to try whether torchcodec loads takes seconds.
-        decoder = choose_decoder(dataset.decoder, log) if dataset.info.streams[camera].is_video else "png"
+        # Chosen by the builder alone: that may take seconds and import torch.
+        decoder = dataset.choose_decoder(camera, log)
         return entry_name(dataset, camera, size, decoder), lambda array: build(array, decoder)
 
     def build(array: np.ndarray, decoder: str) -> None:
-        from xp.data.lerobot.frames import iter_frames
-
         description = f"decoding {camera} at {size[0]}x{size[1]}"
         bar = progress(len(array), description, unit="frame") if progress else nullcontext()
         with bar as shown:
-            for rows, frames in iter_frames(dataset, camera, size, decoder, log):
+            for rows, frames in dataset.read_frames(camera, size, decoder, log):
                 array[rows] = frames
                 if shown is not None:
                     shown.advance(len(rows))
                 check()
 
-    names = tuple(entry_name(dataset, camera, size, decoder) for decoder in _decoders(dataset, camera))
+    names = tuple(entry_name(dataset, camera, size, decoder) for decoder in dataset.frame_decoders(camera))
     return Wanted(entry_name(dataset, camera, size, "any"), names, (dataset.num_frames, *size, 3), plan)
-
-
-def _decoders(dataset: Dataset, camera: str) -> tuple[str, ...]:
-    """What this camera may have been decoded with: `png`, or a video decoder; `auto` takes what is there.
-
-    Looking first keeps torch out of processes that find their frames ready.
-    """
-    if not dataset.info.streams[camera].is_video:
-        return ("png",)
-    return ("torchcodec", "pyav") if dataset.decoder == "auto" else (dataset.decoder,)
 
 
 def entry_name(dataset: Dataset, camera: str, size: tuple[int, int], decoder: str) -> str:

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from xp.data.lerobot.features import made_up_names
-from xp.data.lerobot.reader import Dataset
+from xp.data.dataset import Dataset
+from xp.data.dimension_names import made_up_names
 from xp.errors import UserError, did_you_mean, join_names
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from xp import atomic
 from xp.config.dataset_facts import choose_tasks
 from xp.config.unknown_keys import shown
-from xp.data.lerobot.reader import Dataset
+from xp.data.dataset import Dataset
 from xp.errors import UserError, join_names
 from xp.foreign.text import printable
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from xp import atomic
-from xp.data.lerobot.reader import Dataset
+from xp.data.dataset import Dataset
 from xp.data.relative import check_anchor_names
 from xp.errors import UserError, join_names
 from xp.foreign.json_file import Fields, read_object

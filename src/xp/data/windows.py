@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from xp.data.buffers import Buffers
-from xp.data.lerobot.reader import Dataset
+from xp.data.dataset import Dataset
 from xp.errors import UserError
 
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from xp.config.dataset_facts import camera_name, is_depth
+from xp.data.dimension_names import made_up_names
+from xp.data.lerobot.facts import camera_name, is_depth
 from xp.errors import UserError
 from xp.foreign.json_file import Fields
 from xp.foreign.text import printable
@@ -132,12 +133,6 @@ def dimension_names(features: Mapping[str, Fields], key: str) -> tuple[str, ...]
     elif any(index is not None for index in indices):
         return made_up
     return tuple(own if name is None else name for (name, _), own in zip(leaves, made_up, strict=True))
-
-
-def made_up_names(key: str, size: int) -> tuple[str, ...]:
-    """`action_0`, `action_1`, ... for dimensions that nobody named."""
-    short = key.rsplit(".", 1)[-1]
-    return tuple(f"{short}_{i}" for i in range(size))
 
 
 def _leaves(names: Any, own: str | None = None) -> Iterator[tuple[str | None, int | None]]:

@@ -7,9 +7,9 @@ from functools import partial
 import numpy as np
 from PIL import Image
 
+from xp.data.lerobot.folder import LeRobotFolder
 from xp.data.lerobot.matching import Pieces, match_frames
 from xp.data.lerobot.pictures import check_size, picture_reader
-from xp.data.lerobot.reader import Dataset
 from xp.data.lerobot.video import decode, piece_length
 from xp.foreign.parquet import iter_batches
 
@@ -29,7 +29,7 @@ def resize(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def iter_frames(
-    dataset: Dataset,
+    dataset: LeRobotFolder,
     camera: str,
     size: tuple[int, int],
     decoder: str,
@@ -61,7 +61,7 @@ def iter_frames(
 
 
 def _image_pieces(
-    dataset: Dataset, camera: str, stored: tuple[int, int], size: tuple[int, int], pool: ThreadPoolExecutor
+    dataset: LeRobotFolder, camera: str, stored: tuple[int, int], size: tuple[int, int], pool: ThreadPoolExecutor
 ) -> Pieces:
     row = 0
     key = dataset.info.streams[camera].key

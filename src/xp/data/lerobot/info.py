@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from xp.config.dataset_facts import hub_hint
+from xp.data.lerobot.facts import hub_hint
 from xp.data.lerobot.features import CameraInfo, camera_streams, checked_features, dimension_names
 from xp.data.lerobot.places import checked_pattern
 from xp.errors import UserError

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from xp.data.checks import damaged_video
-from xp.data.lerobot.reader import Dataset, VideoPart
+from xp.data.lerobot.folder import LeRobotFolder, VideoPart
 from xp.errors import UserError
 
 Pieces = Iterator[tuple[np.ndarray, np.ndarray]]
@@ -26,7 +26,7 @@ _RATES_DIFFER = 0.05
 
 
 def match_frames(
-    part: VideoPart, dataset: Dataset, decoded: Pieces, log: Callable[[str], None] | None = None
+    part: VideoPart, dataset: LeRobotFolder, decoded: Pieces, log: Callable[[str], None] | None = None
 ) -> Pieces:
     """Give decoded frames, which carry times, their row numbers in the dataset.
 
@@ -58,7 +58,7 @@ def match_frames(
 class _Matcher:
     """The rows of a file in the order in which they are due, and how far they have been matched."""
 
-    def __init__(self, part: VideoPart, dataset: Dataset) -> None:
+    def __init__(self, part: VideoPart, dataset: LeRobotFolder) -> None:
         self._part, self._dataset = part, dataset
         rows = dataset.rows(part.episodes)
         due = np.repeat(part.from_timestamps, dataset.episodes.lengths[part.episodes]) + dataset.times[rows]

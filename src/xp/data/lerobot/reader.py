@@ -1,231 +1,51 @@
 """Open a LeRobotDataset v3.0 folder: numbers in memory, frames where they are (see `xp.data.cache`)."""
 
-import hashlib
-import json
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
 
 from xp.data.checks import check_episodes, check_finite, check_mp4, check_rows
+from xp.data.dataset import Episodes, FramePieces
+from xp.data.lerobot.folder import LeRobotFolder, VideoPart
 from xp.data.lerobot.info import DatasetInfo, dataset_info
 from xp.data.lerobot.places import place
 from xp.data.lerobot.tables import integers, read_episode_table, seconds, vectors
 from xp.errors import UserError
 from xp.foreign.parquet import open_parquet, read_table
-from xp.foreign.text import printable
 
 DECODERS = ("auto", "torchcodec", "pyav")
 _ROWS = "rows of the dataset"
-_BLOCK = 1 << 16
-_BLOCKS = 16
 
 
-@dataclass(frozen=True)
-class Episodes:
-    """The episodes of a dataset: rows `starts[e] .. starts[e] + lengths[e] - 1` belong to episode e."""
+@dataclass(frozen=True, eq=False, repr=False)
+class LeRobotDataset(LeRobotFolder):
+    """A LeRobotDataset v3.0 folder as a `xp.data.dataset.Dataset`: with the frames of its cameras."""
 
-    starts: np.ndarray
-    lengths: np.ndarray
-    task_index: np.ndarray
-    tasks: tuple[str, ...]
-    """The language instruction of each episode (of its first frame)."""
+    def frame_decoders(self, camera: str) -> tuple[str, ...]:
+        """`png` for pictures; for videos what `decoder` allows: `auto` takes what is there."""
+        if not self.info.streams[camera].is_video:
+            return ("png",)
+        return ("torchcodec", "pyav") if self.decoder == "auto" else (self.decoder,)
 
-    @property
-    def num(self) -> int:
-        """E, how many episodes there are."""
-        return len(self.starts)
+    def choose_decoder(self, camera: str, log: Callable[[str], None] | None = None) -> str:
+        """The one to decode with here; to try whether torchcodec loads takes seconds."""
+        from xp.data.lerobot.video import choose_decoder
 
-    def __len__(self) -> int:
-        return len(self.starts)
+        return choose_decoder(self.decoder, log) if self.info.streams[camera].is_video else "png"
 
+    def read_frames(
+        self, camera: str, size: tuple[int, int], decoder: str, log: Callable[[str], None] | None = None
+    ) -> FramePieces:
+        """The frame of every row once; see `xp.data.lerobot.frames.iter_frames`."""
+        from xp.data.lerobot.frames import iter_frames
 
-@dataclass(frozen=True)
-class VideoPart:
-    """One mp4 file: the episodes in it and, for each, the time in seconds at which it starts in the file."""
-
-    path: Path
-    episodes: np.ndarray
-    from_timestamps: np.ndarray
+        return iter_frames(self, camera, size, decoder, log)
 
 
-@dataclass(frozen=True, eq=False)
-class Dataset:
-    """A dataset opened for training: N frames, A action, S state and E environment state dimensions, in its units."""
-
-    info: DatasetInfo
-    decoder: str
-    episodes: Episodes
-    action: np.ndarray
-    state: np.ndarray
-    environment_state: np.ndarray
-    """[N, E]: what the robot does not sense itself, such as where objects are; E = 0 in most datasets."""
-    episode_index: np.ndarray
-    frame_index: np.ndarray
-    task_index: np.ndarray
-    data_files: tuple[Path, ...]
-    videos: dict[str, tuple[VideoPart, ...]]
-    timestamps: np.ndarray | None = None
-    """[N] seconds from the start of its episode at which each row was recorded; None for frame_index / fps."""
-
-    def __repr__(self) -> str:
-        """A line for each thing there is to know, as notebooks show it."""
-        kind = "video" if self.videos else "pictures"
-        lines = {
-            "root": str(self.root),
-            "episodes": f"{self.episodes.num} of {self.num_frames:,} frames at {self.fps:g} per second",
-            "cameras": _line(f"{name} {h}x{w}" for name, (h, w, _) in self.cameras.items()) + f" ({kind})"
-            if self.cameras
-            else "none",
-            "action": f"{self.action.shape} {self.action.dtype}: {_line(self.action_names)}",
-            "state": f"{self.state.shape} {self.state.dtype}: {_line(self.state_names)}" if self.state_dim else "none",
-            "tasks": f"{len(self.tasks)}: {_line(map(repr, self.tasks))}",
-            "robot": self.info.robot_type or "not named",
-        }
-        if self.environment_dim:
-            around = self.environment_state
-            names = _line(self.info.environment_state_names)
-            lines["environment_state"] = f"{around.shape} {around.dtype}: {names}"
-        width = max(map(len, lines)) + 2
-        return "\n".join(["Dataset", *(f"  {name:<{width}}{printable(text, 400)}" for name, text in lines.items())])
-
-    @property
-    def root(self) -> Path:
-        """The dataset folder."""
-        return self.info.root
-
-    @property
-    def cameras(self) -> dict[str, tuple[int, int, int]]:
-        """Camera name to (height, width, 3) in pixels as stored."""
-        return self.info.cameras
-
-    @property
-    def fps(self) -> float:
-        """Frames per second."""
-        return self.info.fps
-
-    @property
-    def tasks(self) -> list[str]:
-        """Language instructions by task index."""
-        return self.info.tasks
-
-    @property
-    def action_dim(self) -> int:
-        """A."""
-        return self.info.action_dim
-
-    @property
-    def state_dim(self) -> int:
-        """S; 0 without a state."""
-        return self.info.state_dim
-
-    @property
-    def environment_dim(self) -> int:
-        """E; 0 without an environment state."""
-        return self.info.environment_dim
-
-    @property
-    def action_names(self) -> tuple[str, ...]:
-        """Names of the A action dimensions."""
-        return self.info.action_names
-
-    @property
-    def state_names(self) -> tuple[str, ...]:
-        """Names of the S state dimensions."""
-        return self.info.state_names
-
-    @property
-    def times(self) -> np.ndarray:
-        """[N] float64: seconds of each row since its episode began."""
-        return self.frame_index / self.fps if self.timestamps is None else self.timestamps
-
-    @property
-    def num_frames(self) -> int:
-        """N."""
-        return len(self.action)
-
-    def rows(self, episodes: "np.ndarray | tuple[int, ...] | list[int]") -> np.ndarray:
-        """All row numbers [n] int64 of the given episodes, in their order."""
-        chosen = np.asarray(episodes, dtype=np.int64).reshape(-1)
-        lengths = self.episodes.lengths[chosen]
-        before = np.cumsum(lengths) - lengths
-        return np.arange(int(lengths.sum())) + np.repeat(self.episodes.starts[chosen] - before, lengths)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """64 hex digits that name the content, wherever the folder lies.
-
-        sha256 over all actions, states, environment states, episode and task indices, over `features` of info.json,
-        over sizes and 16 evenly spread 64 KiB blocks of every data and video file (small files are hashed whole), and
-        over the times of rows and where episodes lie in their videos, unless these are the plain ones: a row every
-        1 / fps seconds, episodes one after the other from the start of each file.
-        Folder names and file times do not count, so a copy has the same fingerprint; nor do the footers of parquet
-        files, where the `datasets` library leaves a random number.
-        """
-        digest = hashlib.sha256(b"xp.data 2")
-        features = json.loads((self.root / "meta" / "info.json").read_text(encoding="utf-8"))["features"]
-        digest.update(json.dumps([features, self.fps, self.tasks], sort_keys=True).encode())
-        for array in (self.action, self.state, self.environment_state, self.episode_index, self.task_index):
-            digest.update(np.ascontiguousarray(array).data)
-        for array in self._unusual_times():
-            digest.update(np.ascontiguousarray(array).data)
-        for path in self.files:
-            digest.update(str(path.relative_to(self.root)).encode())
-            _hash_file(digest, path)
-        return digest.hexdigest()
-
-    def _unusual_times(self) -> list[np.ndarray]:
-        """Times that decide which frame is whose, where they are not the plain ones (to a tenth of a frame)."""
-        tolerance, found = 0.1 / self.fps, []
-        if self.videos and np.abs(self.times - self.frame_index / self.fps).max() > tolerance:
-            found.append(self.times)
-        for part in (part for parts in self.videos.values() for part in parts):
-            lengths = self.episodes.lengths[part.episodes]
-            plain = (np.cumsum(lengths) - lengths) / self.fps
-            if (np.diff(part.episodes) < 0).any() or np.abs(part.from_timestamps - plain).max() > tolerance:
-                found += [part.episodes, part.from_timestamps]
-        return found
-
-    @property
-    def files(self) -> list[Path]:
-        """Every data and video file."""
-        return sorted([*self.data_files, *(part.path for parts in self.videos.values() for part in parts)])
-
-
-def _line(words: Iterable[str], most: int = 12) -> str:
-    """The first words and how many there are in all."""
-    words = list(words)
-    return ", ".join(words[:most]) + (f", ... ({len(words)} in all)" if len(words) > most else "")
-
-
-def _hash_file(digest: "hashlib._Hash", path: Path) -> None:
-    with path.open("rb") as file:
-        size = _content_size(path, file)
-        digest.update(str(size).encode())
-        if size <= _BLOCK * _BLOCKS:
-            digest.update(file.read(size))
-            return
-        for i in range(_BLOCKS):
-            file.seek((size - _BLOCK) * i // (_BLOCKS - 1))
-            digest.update(file.read(_BLOCK))
-
-
-def _content_size(path: Path, file: BinaryIO) -> int:
-    """Bytes of a file before its parquet footer, whose length stands in front of the closing magic number."""
-    size = path.stat().st_size
-    if path.suffix != ".parquet":
-        return size
-    file.seek(size - 8)
-    footer = int.from_bytes(file.read(4), "little") + 8
-    file.seek(0)
-    return max(0, size - footer)
-
-
-def open_dataset(root: str | Path, *, decoder: str = "auto") -> Dataset:
+def open_folder(root: str | Path, *, decoder: str = "auto") -> LeRobotDataset:
     """Open the LeRobotDataset v3.0 folder `root`, checking all of it but the pixels.
 
     Args:
@@ -253,10 +73,10 @@ def open_dataset(root: str | Path, *, decoder: str = "auto") -> Dataset:
     check_finite(info.root, "observation.environment_state", around, names, episode, frame)
     _check_tasks(info, columns["task_index"])
     task_index = columns["task_index"][starts]
-    return Dataset(
+    return LeRobotDataset(
         info=info,
         decoder=decoder,
-        episodes=Episodes(starts, lengths, task_index, tuple(info.tasks[i] for i in task_index)),
+        episodes=Episodes(starts, lengths, task_index, tuple(info.tasks)),
         action=columns["action"],
         state=columns["state"],
         environment_state=around,

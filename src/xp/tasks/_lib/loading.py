@@ -101,7 +101,7 @@ def fit_dimensions(policy: "Policy", dataset: Dataset, given: str, key: str) -> 
     if spec.environment_dim and spec.environment_dim != dataset.environment_dim:
         wrong.append(
             f"reads an environment state of {spec.environment_dim} dimensions where the dataset has "
-            f"{_named(dataset.info.environment_state_names)}"
+            f"{_named(dataset.environment_state_names)}"
         )
     if wrong:
         raise UserError(

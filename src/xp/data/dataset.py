@@ -1,0 +1,246 @@
+"""What a dataset is to the rest of xp: a protocol that every data format implements, and `open_dataset`.
+
+A format is one object that a package names in the entry-point group `xp.datasets`; `owns` finds the one for a folder or
+file. LeRobot's (`xp.data.lerobot`) is the first. Nothing outside a format's own package knows its files.
+
+Letters: N steps (rows) in all, E episodes, A action, S state dimensions.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from xp.checkpoints.reference import exists
+from xp.config.dataset_facts import DescribedFormat, find_format, installed_formats, missing_hint
+from xp.errors import UserError
+
+FramePieces = Iterator[tuple[np.ndarray, np.ndarray]]
+"""Row numbers [n] int64 and their frames [n, h, w, 3] uint8, until every row has been given once."""
+
+_MOST_LOOKED_AT = 1000
+"""Entries of a folder that is no dataset in which one is looked for."""
+
+
+@dataclass(frozen=True, eq=False)
+class Episodes:
+    """The episodes of a dataset: rows `starts[e] .. starts[e] + lengths[e] - 1` belong to episode e.
+
+    An episode is what windows never leave and splits never divide. A format whose windows go on over several attempts
+    (a learning history) gives one for each history, and the column `step` says where an attempt begins.
+    """
+
+    starts: np.ndarray
+    lengths: np.ndarray
+    task_index: np.ndarray
+    """[E] int64: the task of each episode (of its first row)."""
+    texts: tuple[str, ...]
+    """Language instructions by task index."""
+
+    @cached_property
+    def tasks(self) -> tuple[str, ...]:
+        """The language instruction of each episode (of its first row)."""
+        return tuple(self.texts[index] for index in self.task_index)
+
+    @property
+    def num(self) -> int:
+        """E, how many episodes there are."""
+        return len(self.starts)
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def rows(self, episodes: np.ndarray | Sequence[int]) -> np.ndarray:
+        """All row numbers [n] int64 of the given episodes, in their order."""
+        chosen = np.asarray(episodes, dtype=np.int64).reshape(-1)
+        lengths = self.lengths[chosen]
+        before = np.cumsum(lengths) - lengths
+        return np.arange(int(lengths.sum())) + np.repeat(self.starts[chosen] - before, lengths)
+
+
+class Dataset(Protocol):
+    """A dataset opened for training, in its own units; all of its numbers are checked to be finite."""
+
+    @property
+    def root(self) -> Path:
+        """The folder or file that it was opened from."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex digits that name the content (numbers, frames, tasks, rate), wherever it lies."""
+        ...
+
+    @property
+    def fps(self) -> float:
+        """Steps per second."""
+        ...
+
+    @property
+    def tasks(self) -> Sequence[str]:
+        """Language instructions by task index."""
+        ...
+
+    @property
+    def cameras(self) -> Mapping[str, tuple[int, int, int]]:
+        """Camera name to (height, width, 3) in pixels as stored; empty where there are no frames."""
+        ...
+
+    @property
+    def episodes(self) -> Episodes:
+        """Where episodes lie among the rows, and their tasks."""
+        ...
+
+    @property
+    def action(self) -> np.ndarray:
+        """[N, A] float32."""
+        ...
+
+    @property
+    def state(self) -> np.ndarray:
+        """[N, S] float32; S = 0 without a state."""
+        ...
+
+    @property
+    def environment_state(self) -> np.ndarray:
+        """[N, D] float32: what the robot does not sense itself; D = 0 in most datasets."""
+        ...
+
+    @property
+    def episode_index(self) -> np.ndarray:
+        """[N] int64, ascending."""
+        ...
+
+    @property
+    def frame_index(self) -> np.ndarray:
+        """[N] int64: 0, 1, 2, ... in each episode."""
+        ...
+
+    @property
+    def task_index(self) -> np.ndarray:
+        """[N] int64."""
+        ...
+
+    @property
+    def num_frames(self) -> int:
+        """N."""
+        ...
+
+    @property
+    def action_dim(self) -> int:
+        """A."""
+        ...
+
+    @property
+    def state_dim(self) -> int:
+        """S."""
+        ...
+
+    @property
+    def environment_dim(self) -> int:
+        """Dimensions of `environment_state`."""
+        ...
+
+    @property
+    def action_names(self) -> tuple[str, ...]:
+        """Names of the action dimensions; made up (`xp.data.dimension_names`) where nobody did."""
+        ...
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """Names of the state dimensions."""
+        ...
+
+    @property
+    def environment_state_names(self) -> tuple[str, ...]:
+        """Names of the dimensions of `environment_state`."""
+        ...
+
+    @property
+    def decoder(self) -> str:
+        """What frames were asked to be decoded with (`data.decoder`)."""
+        ...
+
+    def rows(self, episodes: np.ndarray | Sequence[int]) -> np.ndarray:
+        """`Episodes.rows`: all row numbers [n] int64 of the given episodes, in their order."""
+        ...
+
+    def frame_decoders(self, camera: str) -> tuple[str, ...]:
+        """Names of what a camera's frames may have been decoded with: pixels may differ between two, so caches do."""
+        ...
+
+    def choose_decoder(self, camera: str, log: Callable[[str], None] | None = None) -> str:
+        """The one of `frame_decoders` to decode with on this machine; may import what is heavy."""
+        ...
+
+    def read_frames(
+        self, camera: str, size: tuple[int, int], decoder: str, log: Callable[[str], None] | None = None
+    ) -> FramePieces:
+        """The frame of every row once, resized to `size` (height, width); decodes from the files each time.
+
+        Raises:
+            UserError: a frame is missing, damaged or of another size than the dataset says.
+        """
+        ...
+
+
+class DatasetFormat(DescribedFormat, Protocol):
+    """A data format: what a package declares in the entry-point group `xp.datasets`."""
+
+    def open(self, root: str | Path, *, decoder: str = "auto") -> Dataset:
+        """Open what the format owns, checking all of it but the pixels.
+
+        Raises:
+            UserError: missing, of another version, truncated, contradictory, or with NaN or infinity in its numbers.
+        """
+        ...
+
+
+def open_dataset(root: str | Path, *, decoder: str = "auto") -> Dataset:
+    """Open a dataset of any installed format, checking all of it but the pixels.
+
+    Args:
+        root: Its folder or file, such as a LeRobotDataset v3.0 folder (meta/, data/ and, in video mode, videos/).
+        decoder: What decodes videos: `torchcodec`, `pyav`, or `auto` (torchcodec where it loads).
+
+    Raises:
+        UserError: no installed format knows it; or missing, of another version, truncated, contradictory, or with NaN
+            or infinity in its numbers.
+    """
+    root = Path(root).expanduser()
+    found: DatasetFormat | None = find_format(root)
+    if found is None:
+        raise _unknown(root)
+    return found.open(root, decoder=decoder)
+
+
+def _unknown(root: Path) -> UserError:
+    """What to do where no format knows the folder or file, or nothing is there."""
+    if not exists(root):
+        return UserError(
+            f"There is no dataset folder {root}. "
+            + (
+                missing_hint(str(root))
+                or f"Make one with `xp task=collect data.root={root}` (expert episodes of the embedded suite), or give "
+                "a LeRobotDataset v3.0 folder recorded with LeRobot: data.root=<folder>."
+            )
+        )
+    formats = list(installed_formats().values())
+    inner = [path for path in _entries(root) if any(each.owns(path) for each in formats)]
+    hint = f" It contains datasets: try data.root={inner[0]}." if inner else ""
+    known = "; ".join(each.looks for each in formats)
+    return UserError(
+        f"{root} is no dataset of a format that xp knows ({known}).{hint} Give such a folder as data.root=<folder>, or "
+        "make one: `xp task=collect data.root=<new folder>`."
+    )
+
+
+def _entries(root: Path) -> list[Path]:
+    """The first entries of a folder by name; none of what is no folder or may not be listed."""
+    try:
+        return sorted(root.iterdir())[:_MOST_LOOKED_AT]
+    except OSError:
+        return []

@@ -1,0 +1,40 @@
+"""LeRobotDataset v3.0 folders as a data format: what the entry point `lerobot` of the group `xp.datasets` names."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xp.config.dataset_facts import DatasetFacts
+from xp.data.lerobot.facts import folder_facts, hub_hint
+
+if TYPE_CHECKING:
+    from xp.data.dataset import DatasetFormat
+    from xp.data.lerobot.reader import LeRobotDataset
+
+
+class LeRobotFormat:
+    """The format of a folder with `meta/info.json`, whatever its version: opening it says which versions are read."""
+
+    name = "lerobot"
+    looks = "a LeRobotDataset v3.0 is a folder with meta/info.json, data/ and, where frames are videos, videos/"
+
+    def owns(self, root: str | Path) -> bool:
+        """Whether `root` has a `meta/info.json`, of whatever kind: a wrong one is refused when it is opened."""
+        return os.path.lexists(os.path.join(os.path.expanduser(root), "meta", "info.json"))  # noqa: PTH111, PTH118
+
+    def facts(self, root: str | Path) -> DatasetFacts | None:
+        """What `meta/` says, as far as it can be read."""
+        return folder_facts(root)
+
+    def hint(self, given: str) -> str:
+        """Where a dataset of the Hugging Face Hub may be meant: a copy on this machine, or how to download it."""
+        return hub_hint(given)
+
+    def open(self, root: str | Path, *, decoder: str = "auto") -> "LeRobotDataset":
+        """Open the folder; see `xp.data.lerobot.reader.open_folder`."""
+        from xp.data.lerobot.reader import open_folder
+
+        return open_folder(root, decoder=decoder)
+
+
+FORMAT: "DatasetFormat" = LeRobotFormat()
