@@ -460,7 +460,7 @@ def test_waiting_for_a_video_does_not_try_decoders(video_set, tmp_path, monkeypa
     dataset = open_dataset(video_set.root)
     turn = Turn(tmp_path / cache.entry_name(dataset, "top", (48, 48), "any"))
     assert turn.take()
-    monkeypatch.setattr(cache, "choose_decoder", lambda *_: pytest.fail("a waiter chose a decoder"))
+    monkeypatch.setattr("xp.data.lerobot.video.choose_decoder", lambda *_: pytest.fail("a waiter chose a decoder"))
     with pytest.raises(KeyboardInterrupt):
         open_frames(dataset, {"top": (48, 48)}, cache_dir=tmp_path, cache_gb=1, check=interrupt)
     turn.release()

@@ -21,6 +21,13 @@ from xp.errors import UserError
 FramePieces = Iterator[tuple[np.ndarray, np.ndarray]]
 """Row numbers [n] int64 and their frames [n, h, w, 3] uint8, until every row has been given once."""
 
+OPTIONAL_COLUMNS = {"reward": np.float32, "done": np.bool_, "step": np.int64}
+"""Columns [N] that a dataset may have and windows then hold, with their types.
+
+`reward` is what followed the action of the row, `done` whether the attempt ended with it, `step` the number of the row
+in its attempt (0 where one begins; attempts may be shorter than episodes, see `Episodes`).
+"""
+
 _MOST_LOOKED_AT = 1000
 """Entries of a folder that is no dataset in which one is looked for."""
 
@@ -59,6 +66,20 @@ class Episodes:
         lengths = self.lengths[chosen]
         before = np.cumsum(lengths) - lengths
         return np.arange(int(lengths.sum())) + np.repeat(self.starts[chosen] - before, lengths)
+
+
+@dataclass(frozen=True, eq=False)
+class Groups:
+    """Groups of episodes whose actions and states have widths of their own (robots, suites).
+
+    The columns of the dataset are as wide as the widest group; what is beyond a group's own widths is 0.
+    """
+
+    names: tuple[str, ...]
+    action_dims: tuple[int, ...]
+    state_dims: tuple[int, ...]
+    index: np.ndarray
+    """[E] int64: the group of each episode, a place in `names`."""
 
 
 class Dataset(Protocol):
@@ -122,6 +143,16 @@ class Dataset(Protocol):
     @property
     def task_index(self) -> np.ndarray:
         """[N] int64."""
+        ...
+
+    @property
+    def columns(self) -> Mapping[str, np.ndarray]:
+        """Those of `OPTIONAL_COLUMNS` that the dataset has, each [N]."""
+        ...
+
+    @property
+    def groups(self) -> Groups | None:
+        """Groups of dimensions; None where all episodes have the same."""
         ...
 
     @property
@@ -215,6 +246,14 @@ def open_dataset(root: str | Path, *, decoder: str = "auto") -> Dataset:
     if found is None:
         raise _unknown(root)
     return found.open(root, decoder=decoder)
+
+
+def optional_columns(dataset: Dataset) -> dict[str, np.ndarray]:
+    """The dataset's optional columns with the types that windows promise, in the order of `OPTIONAL_COLUMNS`."""
+    columns = dataset.columns
+    unknown = sorted(set(columns) - set(OPTIONAL_COLUMNS))
+    assert not unknown, f"columns {unknown} are no part of a batch: {list(OPTIONAL_COLUMNS)}"
+    return {name: np.asarray(columns[name], kind) for name, kind in OPTIONAL_COLUMNS.items() if name in columns}
 
 
 def _unknown(root: Path) -> UserError:

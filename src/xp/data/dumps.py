@@ -7,7 +7,8 @@ difference between two draws (common random numbers). Arrays, all with N windows
 - `observation.images.<camera>` [N, T, h, w, 3] uint8, `observation.state` [N, T, S] and `action` [N, T-1+H, A] float32
   in dataset units, `observation_is_pad` [N, T] and `action_is_pad` [N, T-1+H] bool, `episode_index`, `frame_index` and
   `task_index` [N] int64 (the texts are in the header);
-- where the dataset has one, `observation.environment_state` [N, T, E] float32;
+- where the dataset has one, `observation.environment_state` [N, T, E] float32, and the optional columns and
+  `group_index` of a batch;
 - `noise` [N, D, T, H, A] float32, standard normal, and `time` [N, D, T] float32, uniform in [0, 1): D draws for every
   observed step. A model with a distribution of times of its own takes `time` as the quantile.
 
@@ -36,9 +37,12 @@ _HEADER = "xp_dump"
 _AXES = {
     "observation.state": (3, "f"), "observation.environment_state": (3, "f"), "action": (3, "f"), "noise": (5, "f"),
     "time": (3, "f"), "observation_is_pad": (2, "b"), "action_is_pad": (2, "b"),
+    "reward": (2, "f"), "done": (2, "b"), "step": (2, "iu"), "group_index": (1, "iu"),
     "episode_index": (1, "iu"), "frame_index": (1, "iu"), "task_index": (1, "iu"),
 }  # fmt: skip
 """Number of axes and kinds of numbers."""
+_ALONG_ACTIONS = ("action", "action_is_pad", "reward", "done", "step")
+"""Arrays whose second axis is the steps of the actions; the last three where the dataset has them."""
 _NEEDED = (
     "observation.state", "observation_is_pad", "action", "action_is_pad",
     "episode_index", "frame_index", "task_index", "noise", "time",
@@ -87,7 +91,7 @@ class Dump:
         for name in chosen:
             if name.startswith("observation"):
                 chosen[name] = chosen[name][:, first:]
-        for name in ("action", "action_is_pad"):
+        for name in chosen.keys() & _ALONG_ACTIONS:
             chosen[name] = chosen[name][:, first : first + history - 1 + horizon]
         chosen["noise"] = chosen["noise"][:, :, first:, :horizon]
         chosen["time"] = chosen["time"][:, :, first:]
@@ -196,7 +200,8 @@ def _contradiction(arrays: Mapping[str, np.ndarray], tasks: tuple[Any, ...]) -> 
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             return f"'{printable(name)}' holds NaN or infinity"
     steps, states = arrays["action_is_pad"].shape[1], arrays["observation_is_pad"].shape[1]
-    if arrays["action"].shape[1] != steps or arrays["observation.state"].shape[1] != states or steps < states:
+    along = (arrays[name].shape[1] for name in arrays.keys() & _ALONG_ACTIONS)
+    if any(length != steps for length in along) or arrays["observation.state"].shape[1] != states or steps < states:
         return "its actions, states and paddings have different numbers of steps"
     if arrays["noise"].shape[1:3] != arrays["time"].shape[1:3] or arrays["time"].shape[2] != states:
         return "its draws do not fit its windows"

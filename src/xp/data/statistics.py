@@ -34,7 +34,8 @@ def compute_statistics(dataset: Dataset, episodes: Sequence[int]) -> dict[str, A
         `action` and `proprio` (the state), each with float32 arrays `mean`, `std` (population), `min`, `max`, `p01`,
         `p99` (linear interpolation) of shape [A] or [S] and a bool `mask` (False where nothing varies, see `varies`);
         `num_transitions` and `num_trajectories`. With S = 0 the arrays of `proprio` are empty. A dataset with an
-        environment state also has `environment_state`, of shape [E].
+        environment state also has `environment_state`, of shape [E]. Of a dataset with groups of dimensions these are
+        the columns as they are, with the zeros beyond a group's own widths.
 
     Raises:
         UserError: no episodes.

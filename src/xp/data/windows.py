@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from xp.data.buffers import Buffers
-from xp.data.dataset import Dataset
+from xp.data.dataset import Dataset, optional_columns
 from xp.errors import UserError
 
 
@@ -14,7 +14,8 @@ class Windows:
     """All windows of the chosen episodes: one per frame, in episode order.
 
     A window never leaves its episode. Where it would, its nearest frame is repeated and marked: observations before
-    the first frame in `observation_is_pad`, actions before the first or after the last in `action_is_pad`.
+    the first frame in `observation_is_pad`, actions before the first or after the last in `action_is_pad`. Optional
+    columns of the dataset (`xp.data.dataset.OPTIONAL_COLUMNS`) are taken at the steps of the actions.
 
     Args:
         dataset: The dataset.
@@ -55,6 +56,8 @@ class Windows:
         # Plain views: indexing a memmap object costs several microseconds more than indexing an array.
         self._pixels = {name: np.asarray(array) for name, array in self.frames.items()}
         self._buffers = {name: Buffers() for name in self._pixels}
+        self._optional = optional_columns(dataset)
+        self._group_index = None if dataset.groups is None else dataset.groups.index
         self._tasks = np.asarray([*dataset.tasks, None], dtype=object)
 
     def __len__(self) -> int:
@@ -81,6 +84,10 @@ class Windows:
         batch["observation_is_pad"] = inside != seen
         batch["action"] = data.action.take(near, axis=0)
         batch["action_is_pad"] = near != steps
+        for name, column in self._optional.items():
+            batch[name] = column.take(near, axis=0)
+        if self._group_index is not None:
+            batch["group_index"] = self._group_index[data.episode_index[row]]
         batch["task"] = self._tasks[data.task_index[row]].tolist()
         batch["episode_index"] = data.episode_index[row]
         batch["frame_index"] = data.frame_index[row]

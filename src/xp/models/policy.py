@@ -19,6 +19,12 @@ there is one, `observation.environment_state` [B, T, E] float32; for
 training also `action` [B, P+F, A] float32 (steps t-P .. t+F-1 around the last observed step t; P = T-1 and F = H unless
 the policy's `window` says otherwise) and `action_is_pad` [B, P+F] bool, and, where observation dropout is on,
 `observation_is_dropped` [B] bool.
+
+Where the dataset has them, at the steps of `action` (and padded where `action_is_pad` says so): `reward` [B, P+F]
+float32, what followed each action; `done` [B, P+F] bool, whether the attempt ended with it; `step` [B, P+F] int64, the
+step's number in its attempt, 0 where one begins (several attempts may follow one another in an episode, as in a
+learning history). Where groups of episodes have actions and states of their own widths, `group_index` [B] int64 says
+whose a window is; A and S are then those of the widest group, and what is beyond a group's own widths is 0.
 """
 
 

@@ -1,6 +1,6 @@
 """Open a LeRobotDataset v3.0 folder: numbers in memory, frames where they are (see `xp.data.cache`)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,16 @@ _ROWS = "rows of the dataset"
 @dataclass(frozen=True, eq=False, repr=False)
 class LeRobotDataset(LeRobotFolder):
     """A LeRobotDataset v3.0 folder as a `xp.data.dataset.Dataset`: with the frames of its cameras."""
+
+    @property
+    def columns(self) -> Mapping[str, np.ndarray]:
+        """None: LeRobot's policies read neither reward nor done."""
+        return {}
+
+    @property
+    def groups(self) -> None:
+        """None: every episode has the features of meta/info.json."""
+        return
 
     def frame_decoders(self, camera: str) -> tuple[str, ...]:
         """`png` for pictures; for videos what `decoder` allows: `auto` takes what is there."""
