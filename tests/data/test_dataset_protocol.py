@@ -76,7 +76,7 @@ class ToyFormat:
     def hint(self, given: str) -> str:
         return "A toy may be meant." if given.endswith("toy") else ""
 
-    def open(self, root, *, decoder: str = "auto") -> ToyDataset:
+    def open(self, root, *, decoder: str = "auto", cache_dir=None, cache_gb: float = 0) -> ToyDataset:
         return ToyDataset(Path(root), decoder=decoder)
 
 

@@ -221,8 +221,15 @@ class Dataset(Protocol):
 class DatasetFormat(DescribedFormat, Protocol):
     """A data format: what a package declares in the entry-point group `xp.datasets`."""
 
-    def open(self, root: str | Path, *, decoder: str = "auto") -> Dataset:
-        """Open what the format owns, checking all of it but the pixels.
+    def open(
+        self,
+        root: str | Path,
+        *,
+        decoder: str = "auto",
+        cache_dir: str | Path | None = None,
+        cache_gb: float = 20.0,
+    ) -> Dataset:
+        """Open what the format owns, checking all of it but the pixels; arguments as of `open_dataset`.
 
         Raises:
             UserError: missing, of another version, truncated, contradictory, or with NaN or infinity in its numbers.
@@ -230,12 +237,17 @@ class DatasetFormat(DescribedFormat, Protocol):
         ...
 
 
-def open_dataset(root: str | Path, *, decoder: str = "auto") -> Dataset:
+def open_dataset(
+    root: str | Path, *, decoder: str = "auto", cache_dir: str | Path | None = None, cache_gb: float = 20.0
+) -> Dataset:
     """Open a dataset of any installed format, checking all of it but the pixels.
 
     Args:
         root: Its folder or file, such as a LeRobotDataset v3.0 folder (meta/, data/ and, in video mode, videos/).
         decoder: What decodes videos: `torchcodec`, `pyav`, or `auto` (torchcodec where it loads).
+        cache_dir: Where a format may keep the numbers of a large dataset, decoded once, to be mapped by all processes;
+            None: every process decodes them into memory of its own.
+        cache_gb: Bound on that folder in gigabytes (10^9 bytes).
 
     Raises:
         UserError: no installed format knows it; or missing, of another version, truncated, contradictory, or with NaN
@@ -245,7 +257,7 @@ def open_dataset(root: str | Path, *, decoder: str = "auto") -> Dataset:
     found: DatasetFormat | None = find_format(root)
     if found is None:
         raise _unknown(root)
-    return found.open(root, decoder=decoder)
+    return found.open(root, decoder=decoder, cache_dir=cache_dir, cache_gb=cache_gb)
 
 
 def optional_columns(dataset: Dataset) -> dict[str, np.ndarray]:

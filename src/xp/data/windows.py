@@ -46,10 +46,7 @@ class Windows:
         self.history = history
         self.horizon = horizon
         chosen = np.asarray(self.episodes, dtype=np.int64)
-        lengths = dataset.episodes.lengths[chosen]
         self._rows = dataset.rows(chosen)
-        self._first = np.repeat(dataset.episodes.starts[chosen], lengths)
-        self._last = np.repeat(dataset.episodes.starts[chosen] + lengths - 1, lengths)
         self._past = np.arange(1 - history, 1)
         self.before = history - 1 if before is None else before
         self._steps = np.arange(-self.before, horizon)
@@ -71,12 +68,14 @@ class Windows:
         index = np.asarray(indices, dtype=np.int64)
         if index.size and (index.min() < 0 or index.max() >= len(self)):
             raise IndexError(f"windows are numbered 0..{len(self) - 1}, asked for {index.min()}..{index.max()}")
-        row, first, last = self._rows[index], self._first[index, None], self._last[index, None]
+        data, row = self.dataset, self._rows[index]
+        episode = data.episode_index[row]
+        first = data.episodes.starts[episode, None]
+        last = first + data.episodes.lengths[episode, None] - 1
         seen = row[:, None] + self._past
         inside = np.maximum(seen, first)
         steps = row[:, None] + self._steps
         near = np.minimum(np.maximum(steps, first), last)
-        data = self.dataset
         batch: dict[str, Any] = {f"observation.images.{name}": self._images(name, inside) for name in self._pixels}
         batch["observation.state"] = data.state.take(inside, axis=0)
         if data.environment_dim:
@@ -87,9 +86,9 @@ class Windows:
         for name, column in self._optional.items():
             batch[name] = column.take(near, axis=0)
         if self._group_index is not None:
-            batch["group_index"] = self._group_index[data.episode_index[row]]
+            batch["group_index"] = self._group_index[episode]
         batch["task"] = self._tasks[data.task_index[row]].tolist()
-        batch["episode_index"] = data.episode_index[row]
+        batch["episode_index"] = episode
         batch["frame_index"] = data.frame_index[row]
         return batch
 

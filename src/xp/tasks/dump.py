@@ -64,11 +64,11 @@ def _refuse_existing(run: Run, path: Path) -> None:
 
 def _source(config: "DictConfig") -> tuple[Source, str]:
     if config.dump.checkpoint is None:
-        return open_source(config.data), f"{config.dump.part} episodes of data.root"
+        return open_source(config.data, config.paths.cache), f"{config.dump.part} episodes of data.root"
     # A checkpoint's own dataset counts, unless a manifest says which dataset is meant.
     root = config.data.root if config.data.split is not None else None
-    found = source_of(config.dump.checkpoint, config.data, root)
-    return found or (open_source(config.data), f"{config.dump.part} episodes of data.root")
+    found = source_of(config.dump.checkpoint, config.data, root, config.paths.cache)
+    return found or (open_source(config.data, config.paths.cache), f"{config.dump.part} episodes of data.root")
 
 
 def _shape(config: "DictConfig", source: Source) -> Shape:

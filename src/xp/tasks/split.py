@@ -61,7 +61,7 @@ def _from_v30(run: Run) -> dict[str, Any]:
     from xp.data import Split, compute_statistics, save_statistics
 
     config = run.config
-    source = open_source(config.data)
+    source = open_source(config.data, config.paths.cache)
     tasks, dataset = source.dataset.episodes.tasks, source.dataset
     test = _test_episodes(run, source.split.val)
     val = tuple(episode for episode in source.split.val if episode not in set(test))
@@ -86,7 +86,7 @@ def _test_episodes(run: Run, held: tuple[int, ...]) -> tuple[int, ...]:
     if not config.split.test_fraction:
         return ()
     smaller = OmegaConf.merge(config.data, {"val_fraction": config.split.test_fraction})
-    test = open_source(smaller).split.val
+    test = open_source(smaller, config.paths.cache).split.val
     if len(set(test)) >= len(held):
         raise UserError(
             f"split.test_fraction={config.split.test_fraction} would keep all {len(held)} held-out episodes of "

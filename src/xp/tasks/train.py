@@ -32,7 +32,7 @@ def fit(run: Run) -> None:
     from xp.tasks._lib.loading import shared_frames
 
     config = run.config
-    source = open_source(config.data)
+    source = open_source(config.data, config.paths.cache)
     _check_length(source, config.horizon.train)
     run.log(f"data: {source.split.note()}")
     source.split.save(run.folder / SPLIT)

@@ -30,11 +30,18 @@ class LeRobotFormat:
         """Where a dataset of the Hugging Face Hub may be meant: a copy on this machine, or how to download it."""
         return hub_hint(given)
 
-    def open(self, root: str | Path, *, decoder: str = "auto") -> "LeRobotDataset":
+    def open(
+        self,
+        root: str | Path,
+        *,
+        decoder: str = "auto",
+        cache_dir: str | Path | None = None,
+        cache_gb: float = 20.0,
+    ) -> "LeRobotDataset":
         """Open the folder; see `xp.data.lerobot.reader.open_folder`."""
         from xp.data.lerobot.reader import open_folder
 
-        return open_folder(root, decoder=decoder)
+        return open_folder(root, decoder=decoder, cache_dir=cache_dir, cache_gb=cache_gb)
 
 
 FORMAT: "DatasetFormat" = LeRobotFormat()

@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from xp.data.cache_store import CacheStore
 from xp.data.checks import check_episodes, check_finite, check_mp4, check_rows
 from xp.data.dataset import Episodes, FramePieces
+from xp.data.lerobot.columns import SMALL, Columns, layout, mapped_columns, num_bytes
 from xp.data.lerobot.folder import LeRobotFolder, VideoPart
 from xp.data.lerobot.info import DatasetInfo, dataset_info
 from xp.data.lerobot.places import place
-from xp.data.lerobot.tables import integers, read_episode_table, seconds, vectors
+from xp.data.lerobot.tables import episode_files, integers, read_episode_table, seconds, vectors
 from xp.errors import UserError
 from xp.foreign.parquet import open_parquet, read_table
 
@@ -55,12 +57,16 @@ class LeRobotDataset(LeRobotFolder):
         return iter_frames(self, camera, size, decoder, log)
 
 
-def open_folder(root: str | Path, *, decoder: str = "auto") -> LeRobotDataset:
+def open_folder(
+    root: str | Path, *, decoder: str = "auto", cache_dir: str | Path | None = None, cache_gb: float = 20.0
+) -> LeRobotDataset:
     """Open the LeRobotDataset v3.0 folder `root`, checking all of it but the pixels.
 
     Args:
         root: The folder that holds meta/, data/ and, in video mode, videos/.
         decoder: What decodes videos: `torchcodec`, `pyav`, or `auto` (torchcodec where it loads).
+        cache_dir: Where the numbers of a large dataset are decoded to, once, and mapped from; None: into memory.
+        cache_gb: Bound on that folder in gigabytes (10^9 bytes).
 
     Raises:
         UserError: missing, of another version, truncated, contradictory, or with NaN or infinity in its numbers.
@@ -70,9 +76,31 @@ def open_folder(root: str | Path, *, decoder: str = "auto") -> LeRobotDataset:
     info = dataset_info(root)
     table = read_episode_table(info.root)
     paths = _data_files(info, table)
+    dims = {"action": info.action_dim, "state": info.state_dim, "environment_state": info.environment_dim}
+    timed = any(stream.is_video for stream in info.streams.values())
+    expected = layout(info.num_frames, len(table), dims, timed=timed)
+    if cache_dir is None or num_bytes(expected) < SMALL:
+        columns = _checked_columns(info, table, paths)
+        return _dataset(info, decoder, table, paths, columns, "")
+    cameras = [name for name, stream in info.streams.items() if stream.is_video]
+    videos = [part.path for name in cameras for part in _video_parts(info, table, name)]
+
+    def read() -> tuple[Columns, str]:
+        columns = _checked_columns(info, table, paths)
+        return columns, _dataset(info, decoder, table, paths, columns, "").fingerprint
+
+    meta = [info.root / "meta" / "info.json", info.root / "meta" / "tasks.parquet", *episode_files(info.root)]
+    columns, fingerprint = mapped_columns(
+        info.root, [*meta, *paths, *videos], expected, read, CacheStore(Path(cache_dir), cache_gb)
+    )
+    return _dataset(info, decoder, table, paths, columns, fingerprint)
+
+
+def _checked_columns(info: DatasetInfo, table: pa.Table, paths: list[Path]) -> Columns:
+    """The numbers of all rows and where episodes begin, each row checked against what meta/ says."""
     columns = _read_frames(info, paths)
     episode, frame = columns["episode_index"], columns["frame_index"]
-    check_rows(info.root, columns["index"], episode, frame, info.num_frames)
+    check_rows(info.root, columns.pop("index"), episode, frame, info.num_frames)
     starts = np.flatnonzero(frame == 0)
     lengths = np.diff(np.append(starts, len(frame)))
     meta = info.root / "meta" / "episodes"
@@ -82,20 +110,27 @@ def open_folder(root: str | Path, *, decoder: str = "auto") -> LeRobotDataset:
     around, names = columns["environment_state"], info.environment_state_names
     check_finite(info.root, "observation.environment_state", around, names, episode, frame)
     _check_tasks(info, columns["task_index"])
-    task_index = columns["task_index"][starts]
+    return {**columns, "starts": starts, "lengths": lengths}
+
+
+def _dataset(
+    info: DatasetInfo, decoder: str, table: pa.Table, paths: list[Path], columns: Columns, fingerprint: str
+) -> LeRobotDataset:
+    task_index = columns["task_index"][columns["starts"]]
     return LeRobotDataset(
         info=info,
         decoder=decoder,
-        episodes=Episodes(starts, lengths, task_index, tuple(info.tasks)),
+        episodes=Episodes(columns["starts"], columns["lengths"], task_index, tuple(info.tasks)),
         action=columns["action"],
         state=columns["state"],
-        environment_state=around,
-        episode_index=episode,
-        frame_index=frame,
+        environment_state=columns["environment_state"],
+        episode_index=columns["episode_index"],
+        frame_index=columns["frame_index"],
         task_index=columns["task_index"],
         data_files=tuple(paths),
         videos={name: _video_parts(info, table, name) for name, s in info.streams.items() if s.is_video},
         timestamps=columns.get("timestamp"),
+        known_fingerprint=fingerprint,
     )
 
 
@@ -138,7 +173,7 @@ def _read_frames(info: DatasetInfo, paths: list[Path]) -> dict[str, np.ndarray]:
         raise UserError(
             f"Some data files of {info.root} have a column 'timestamp' and some have none. Copy the dataset again."
         )
-    return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+    return {name: np.concatenate(parts.pop(name)) for name in list(parts)}  # one column twice in memory, not all
 
 
 def _check_tasks(info: DatasetInfo, task_index: np.ndarray) -> None:

@@ -50,13 +50,14 @@ class Source:
         }
 
 
-def open_source(data: Any, *, holds_out: bool = True) -> Source:
-    """Open `data.root` and split its episodes as the `data` section says.
+def open_source(data: Any, cache: str | Path | None = None, *, holds_out: bool = True) -> Source:
+    """Open `data.root` and split its episodes as the `data` section says; `cache` is `paths.cache`, where it is known.
 
     Raises:
         UserError: `holds_out`, and a share that is asked for comes to no episode at all.
     """
-    dataset = open_dataset(data.root, decoder=data.decoder)
+    columns = None if cache is None else Path(cache) / "columns"
+    dataset = open_dataset(data.root, decoder=data.decoder, cache_dir=columns, cache_gb=data.cache_gb)
     if data.split is not None:
         split = Split.load(data.split)
         split.check(dataset)
@@ -73,7 +74,9 @@ def open_source(data: Any, *, holds_out: bool = True) -> Source:
     return Source(dataset, split)
 
 
-def source_of(checkpoint: str | Path, data: Any, root: str | None = None) -> tuple[Source, str] | None:
+def source_of(
+    checkpoint: str | Path, data: Any, root: str | None = None, cache: str | Path | None = None
+) -> tuple[Source, str] | None:
     """The dataset to measure a policy on, its held-out episodes, and how they were held out, in words.
 
     A manifest that is given (`data.split`) counts first, but never with an episode that the policy was trained on; then
@@ -83,6 +86,7 @@ def source_of(checkpoint: str | Path, data: Any, root: str | None = None) -> tup
         checkpoint: a run folder or a policy folder.
         data: the `data` section.
         root: the dataset's folder; None for the one that the policy's training run used.
+        cache: `paths.cache`, where it is known.
 
     Returns:
         None where neither `root` nor a training run says which dataset it is.
@@ -96,7 +100,7 @@ def source_of(checkpoint: str | Path, data: Any, root: str | None = None) -> tup
     if root is None:
         return None
     own = Split.load(folder / SPLIT) if trained else None
-    source = open_source(OmegaConf.merge(plain(data), {"root": root}), holds_out=False)
+    source = open_source(OmegaConf.merge(plain(data), {"root": root}), cache, holds_out=False)
     same = trained is not None and trained["fingerprint"] == source.dataset.fingerprint
     if trained is not None and not same and data.split is None:
         _refuse_replaced(folder, trained, source.dataset)
@@ -132,7 +136,7 @@ def measured_on(config: Any, section: str) -> tuple[Source, str]:
         UserError: nothing says which dataset, or it has another rate than the policy was trained at.
     """
     given = config[section]
-    found = source_of(given.checkpoint, config.data, given.data_root)
+    found = source_of(given.checkpoint, config.data, given.data_root, config.paths.cache)
     if found is None:
         raise UserError(
             f"{section}.checkpoint={given.checkpoint} is not an xp training run, so its dataset is unknown. Give the "
