@@ -1,6 +1,6 @@
 """`hydra/launcher=local` as Hydra sees it. Imported with every start of Hydra: keep it light."""
 
-from hydra_plugins.xp_executor_base.launcher import ExecutorLauncher
+from hydra_plugins.xp_executor_base._launcher import ExecutorLauncher
 
 
 class LocalLauncher(ExecutorLauncher):

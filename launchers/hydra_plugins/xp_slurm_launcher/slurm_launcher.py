@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from hydra_plugins.xp_executor_base.launcher import ExecutorLauncher
+from hydra_plugins.xp_executor_base._launcher import ExecutorLauncher
 
 
 class SlurmLauncher(ExecutorLauncher):

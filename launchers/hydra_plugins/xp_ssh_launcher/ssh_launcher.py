@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from hydra_plugins.xp_executor_base.launcher import ExecutorLauncher
+from hydra_plugins.xp_executor_base._launcher import ExecutorLauncher
 
 if TYPE_CHECKING:
     from xp.runs.executors.protocol import Executor

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from hydra_plugins.xp_executor_base.launcher import ExecutorLauncher
+from hydra_plugins.xp_executor_base._launcher import ExecutorLauncher
 from hydra_plugins.xp_staged_sweeper._compose import Composer
 from hydra_plugins.xp_staged_sweeper._experiment import Experiment, Planned, plan_experiment, read_command_line
 from hydra_plugins.xp_staged_sweeper._freezing import freeze_all
