@@ -72,7 +72,7 @@ def _main(arguments: list[str]) -> int:
         return 0
     hydra = open_hydra(options.config_dir)
     name = options.config_name or CONFIG_NAME
-    with explained(hydra, options.overrides):
+    with explained(hydra, options.overrides, name):
         if options.help:
             hydra.app_help(config_name=name, args_parser=parser, args=options)
         elif options.hydra_help:

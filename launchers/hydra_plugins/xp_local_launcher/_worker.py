@@ -16,7 +16,6 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 
@@ -41,11 +40,12 @@ def main() -> None:
 def _serve(order: dict[str, Any], target: str) -> dict[str, str]:
     from xp.errors import UserError
     from xp.runs.execution.execute import execute
+    from xp.runs.execution.worker import task_named
     from xp.runs.records.lock import Busy
 
     folder = order["folder"]
     try:
-        state = execute(folder, _task(target), echo=False, secrets=order["secrets"])
+        state = execute(folder, task_named(target), echo=False, secrets=order["secrets"])
     except Busy:
         return {"folder": folder, "state": "busy"}
     except UserError as error:
@@ -58,15 +58,6 @@ def _warm_up(folder: str, target: str) -> None:
     # Whatever goes wrong here goes wrong in the job again, and is said in its log.
     with contextlib.suppress(Exception):
         importlib.import_module(target.partition(":")[0]).warm_up(folder)
-
-
-def _task(target: str) -> Callable[[Any], None]:
-    module, _, function = target.partition(":")
-
-    def run(job: Any) -> None:
-        getattr(importlib.import_module(module), function)(job)  # imported inside the run: its log gets the errors
-
-    return run
 
 
 def _listen(orders: "queue.SimpleQueue[dict[str, Any] | None]", grace_s: float) -> None:

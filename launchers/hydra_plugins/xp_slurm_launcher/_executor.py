@@ -8,11 +8,12 @@ from typing import Any
 
 from hydra_plugins.xp_slurm_launcher import _commands, _endings, _later
 from hydra_plugins.xp_slurm_launcher._commands import Silent, main_id
-from hydra_plugins.xp_slurm_launcher._handing_in import Desk, resolved
+from hydra_plugins.xp_slurm_launcher._handing_in import Submitter, resolved
 from hydra_plugins.xp_slurm_launcher._options import count
 from hydra_plugins.xp_slurm_launcher._orders import SUBMISSIONS, submission_lock
 from hydra_plugins.xp_slurm_launcher._protocol import Heard, conclude
 from hydra_plugins.xp_slurm_launcher._resources import Resources, resources_of
+from hydra_plugins.xp_slurm_launcher._sbatch import Sbatch
 from hydra_plugins.xp_slurm_launcher._state import Seen, Watcher
 from xp.errors import UserError
 from xp.runs.executors.protocol import Executor, JobState, Submission, by_record
@@ -67,7 +68,7 @@ class SlurmExecutor(Executor):
         self._max_running = count(max_running, 1, "hydra.launcher.max_running", optional=True)
         self._watcher = Watcher()
         self.hidden: dict[str, dict[str, str]] = {}
-        self._desk = Desk(
+        sbatch = Sbatch(
             resources=self._resources,
             driver_resources=self._driver_resources,
             watcher=self._watcher,
@@ -85,6 +86,7 @@ class SlurmExecutor(Executor):
             python=python,
             hidden=self.hidden,
         )  # fmt: skip
+        self._submitter = Submitter(sbatch)
         self._folders: dict[str, Path] = {}
         self._jobs: dict[Path, Submission] = {}
         self._states: dict[str, JobState] = {}
@@ -120,7 +122,7 @@ class SlurmExecutor(Executor):
         Raises:
             UserError: SLURM cannot be reached or refuses a request.
         """
-        handles = self._desk.submit(jobs)
+        handles = self._submitter.submit(jobs)
         self._folders |= {handles[job.folder]: job.folder for job in jobs}
         self._jobs |= {job.folder: job for job in jobs}
         return [handles[job.folder] for job in jobs]
@@ -262,5 +264,5 @@ class SlurmExecutor(Executor):
         if not left or time.monotonic() - self._room_at < _ROOM_EVERY_S:
             return
         self._room_at = time.monotonic()
-        for folder, handle in self._desk.submit(left).items():
+        for folder, handle in self._submitter.submit(left).items():
             note_handle(folder, self.name, handle)

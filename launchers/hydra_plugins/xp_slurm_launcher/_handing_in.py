@@ -1,21 +1,17 @@
 """Jobs on their way to SLURM, under the experiment's lock: decide, withdraw, try out, submit what has room."""
 
-import json
-import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from hydra_plugins.xp_slurm_launcher import _commands, _later
 from hydra_plugins.xp_slurm_launcher._arrays import Array, Room, arrays, dependency
 from hydra_plugins.xp_slurm_launcher._commands import Silent
 from hydra_plugins.xp_slurm_launcher._orders import (
     Order,
-    lock_descriptor,
     new_order,
     next_number,
     orders,
@@ -23,46 +19,28 @@ from hydra_plugins.xp_slurm_launcher._orders import (
     valid_orders,
 )  # fmt: skip
 from hydra_plugins.xp_slurm_launcher._protocol import Heard, Move, before_submitting
-from hydra_plugins.xp_slurm_launcher._refusals import NoRoom, no_room, refusal
-from hydra_plugins.xp_slurm_launcher._resources import Resources
-from hydra_plugins.xp_slurm_launcher._script import batch_script, driver_script
-from hydra_plugins.xp_slurm_launcher._state import Watcher, heard, job_named
+from hydra_plugins.xp_slurm_launcher._refusals import NoRoom
+from hydra_plugins.xp_slurm_launcher._sbatch import Sbatch
+from hydra_plugins.xp_slurm_launcher._state import heard, job_named
 from hydra_plugins.xp_slurm_launcher._trial import try_out
 from xp.atomic import write_text
 from xp.errors import UserError
 from xp.runs.executors.protocol import Submission
-from xp.runs.jobs.frozen import secrets_of
 from xp.runs.records.folder import RECORD
 from xp.runs.records.json_io import writing
 from xp.runs.records.lock import Busy, locked
 from xp.runs.records.record import Record, State
 
-SECRETS = "XP_JOB_SECRETS"
-"""Environment variable that carries secrets of jobs' configurations: no file holds them."""
-_LOST_S = (0.0, 1.0, 3.0)
-"""When to ask for a submission whose answer was lost."""
 _LEAVING = (Heard.ENDING, Heard.ENDED)
 _LOCKS = 100
 """Runs' locks that are held at a time."""
 
 
 @dataclass
-class Desk:
-    """One call's way to SLURM."""
+class Submitter:
+    """One call that submits: what of its jobs is new, and in which order that goes to SLURM."""
 
-    resources: Callable[[Submission], Resources]
-    driver_resources: Callable[[], Sequence[Resources]]
-    """What to ask for the job that hands in the rest, the smallest request first."""
-    watcher: Watcher
-    settings: Mapping[str, Any]
-    """What the jobs read from their order."""
-    given: Mapping[str, Any]
-    """The launcher's settings, for the job that hands in the rest."""
-    warn_s: int
-    max_running: int | None
-    python: str | None
-    hidden: dict[str, dict[str, str]] = field(default_factory=dict)
-    """{folder: secrets} that came to this process through its environment."""
+    sbatch: Sbatch
     _numbers: dict[Path, int] = field(default_factory=dict)
 
     def submit(self, jobs: Sequence[Submission]) -> dict[Path, str]:
@@ -82,8 +60,8 @@ class Desk:
             handles |= adopted | self._open_needs(jobs)
             fresh, blocked = _with_live_needs(fresh, handles)
             handles |= {folder: f"blocked+{number}" for number, folder in enumerate(blocked)}
-            groups = arrays(fresh, self.resources, _commands.largest_array() if len(fresh) > 1 else 1)
-            try_out(groups, self.watcher, lambda one, order: self._script(one, order, "xp-try", None))
+            groups = arrays(fresh, self.sbatch.resources, _commands.largest_array() if len(fresh) > 1 else 1)
+            try_out(groups, self.sbatch.watcher, lambda one, order: self.sbatch.script(one, order, "xp-try", None))
             self._hand_in(groups, handles)
             _later.prune_rest(drivers)
         return handles
@@ -141,7 +119,7 @@ class Desk:
             if folder not in known and _is_slurms(noted):
                 asked[folder] = (noted, "")
         try:
-            seen = self.watcher.look([handle for handle, _ in asked.values() if handle])
+            seen = self.sbatch.watcher.look([handle for handle, _ in asked.values() if handle])
         except Silent:
             return dict.fromkeys(asked, Heard.SILENT)
         return {folder: heard(seen.get(handle), token) for folder, (handle, token) in asked.items()}
@@ -158,7 +136,7 @@ class Desk:
                     order = self._submit(group, dependency(group, handles, sizes))
                 except NoRoom as limit:
                     room.refused(len(group.jobs))
-                    keeper = keeper or _later.Keeper(self, str(limit))
+                    keeper = keeper or _later.Keeper(self.sbatch, str(limit))
                     waiting = keeper.reserve(done, waiting, handles)
                     continue
                 done.append((order, group))
@@ -186,66 +164,20 @@ class Desk:
         names = [job.folder.name for job in array.jobs]
         kill_s = _commands.cluster_number("KillWait", 30)
         number = self._numbers[array.experiment] = 1 + self._numbers[array.experiment]
-        settings = {**self.settings, "kill_wait_s": kill_s}
+        settings = {**self.sbatch.settings, "kill_wait_s": kill_s}
         order = new_order(array.experiment, number, array.jobs[0].stage or names[0], names, settings).write()
         script = order.path.with_suffix(".sh")
         try:
-            text = self._script(array, order.path, order.token, needs)
+            text = self.sbatch.script(array, order.path, order.token, needs)
             with writing(script.parent):
                 write_text(script, text)
-            job_id = self.sbatch(script, order.token, array)
+            job_id = self.sbatch.submit(script, order.token, array)
         except UserError as error:
             if not isinstance(error, Silent):
                 order.path.unlink()
                 script.unlink(missing_ok=True)
             raise
         return replace(order, job_id=job_id).write()
-
-    def sbatch(self, script: Path, token: str, array: Array, more: Mapping[str, str] | None = None) -> str:
-        """Submit a script under the lock; gives SLURM's id.
-
-        Raises:
-            NoRoom, Silent: as `_submit`.
-            UserError: refused.
-        """
-        environment = {**self.environment(array.jobs), **(more or {})}
-        try:
-            answer = _commands.call(
-                "sbatch", "--parsable", str(script), environment=environment,
-                inherited=lock_descriptor(array.experiment),
-            )  # fmt: skip
-        except Silent:
-            return _found(token)
-        if answer.code:
-            limit = no_room(answer)
-            raise NoRoom(limit) if limit else refusal(answer, array.resources)
-        job_id = answer.out.strip().partition(";")[0]
-        return job_id if job_id.isdigit() else _found(token)
-
-    def environment(self, jobs: Iterable[Submission]) -> dict[str, str]:
-        """The environment that jobs get: this process's, and their secrets."""
-        folders = [job.folder for job in jobs]
-        hidden = {str(each): secrets_of(each) or self.hidden.get(str(each), {}) for each in folders}
-        hidden = {folder: found for folder, found in hidden.items() if found}
-        environment = _commands.clean_environment()
-        if hidden:
-            environment[SECRETS] = json.dumps(hidden)
-        return environment | {"PYTHONUNBUFFERED": os.environ.get("PYTHONUNBUFFERED", "1")}
-
-    @property
-    def given_text(self) -> str:
-        """The launcher's settings as the driver reads them."""
-        return json.dumps(dict(self.given))
-
-    def driver_text(self, array: Array, folder: Path, name: str, begin: str) -> str:
-        """The script of the job that hands in the rest."""
-        return driver_script(array, folder, name=name, python=self.python, begin=begin)
-
-    def _script(self, array: Array, order: Path, name: str, needs: str | None) -> str:
-        return batch_script(
-            array, order, name=name, dependency=needs, warn_s=self.warn_s, max_running=self.max_running,
-            python=self.python,
-        )  # fmt: skip
 
 
 def resolved(experiment: Path) -> dict[Path, tuple[Order, int]]:
@@ -274,22 +206,6 @@ def take_back(submitted: Sequence[Order]) -> None:
     for order in submitted:
         order.without(frozenset(range(len(order.names))))
     _commands.scancel([str(order.job_id) for order in submitted])
-
-
-def _found(token: str) -> str:
-    """The id of a submission whose answer was lost.
-
-    Raises:
-        Silent: SLURM does not answer, or does not know it (yet): the order stays, and whoever calls next asks again.
-    """
-    for pause in _LOST_S:
-        time.sleep(pause)
-        if (job_id := job_named(token)) is not None:
-            return job_id
-    raise Silent(
-        "SLURM has not answered sbatch, and does not know the jobs. The same command asks again and submits what is "
-        "missing. Look with: scontrol ping"
-    )
 
 
 def take_lock(folder: Path, held: ExitStack) -> bool:

@@ -6,7 +6,6 @@ cancelled one stays away, one whose process was killed is given another try. The
 for a job that is done.
 """
 
-import importlib
 import json
 import os
 import signal
@@ -60,6 +59,7 @@ def _run(path: Path) -> int:
     from hydra_plugins.xp_slurm_launcher._guard import guarding
     from hydra_plugins.xp_slurm_launcher._orders import read_order
     from xp.runs.execution import threads
+    from xp.runs.execution.worker import task_named
 
     threads.settle()
     order = read_order(path)
@@ -71,7 +71,7 @@ def _run(path: Path) -> int:
     entry = Entry(path, index(), folder, attempt_of(order.token))
     try:
         with guarding(path, entry.index, folder, entry.attempt, int(settings.get("kill_wait_s") or 30)) as guard:
-            return _execute(entry, _task(str(settings["target"])), hidden, guard.begin)
+            return _execute(entry, task_named(str(settings["target"])), hidden, guard.begin)
     except Superseded as reason:
         print(f"xp: {folder.name}: {reason}", file=sys.stderr, flush=True)
         return LEFT
@@ -163,15 +163,6 @@ def _execute(entry: Entry, task: Callable[[Any], None], hidden: dict[str, str], 
                 raise Superseded(f"{busy} It has given no sign of life for {_FROZEN_S:.0f} s.") from None
             time.sleep(_AGAIN_S[min(attempt, len(_AGAIN_S) - 1)])
             attempt += 1
-
-
-def _task(target: str) -> Callable[[Any], None]:
-    module, _, function = target.partition(":")
-
-    def run(job: Any) -> None:
-        getattr(importlib.import_module(module), function)(job)  # imported inside the run: its log gets the errors
-
-    return run
 
 
 if __name__ == "__main__":

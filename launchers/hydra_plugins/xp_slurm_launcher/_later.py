@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra_plugins.xp_slurm_launcher import _commands
 from hydra_plugins.xp_slurm_launcher._arrays import Array
@@ -20,6 +20,7 @@ from hydra_plugins.xp_slurm_launcher._commands import Silent
 from hydra_plugins.xp_slurm_launcher._orders import SUBMISSIONS, Order, valid_orders
 from hydra_plugins.xp_slurm_launcher._protocol import Heard
 from hydra_plugins.xp_slurm_launcher._refusals import NoRoom
+from hydra_plugins.xp_slurm_launcher._sbatch import Sbatch
 from xp.atomic import write_json, write_text
 from xp.errors import UserError
 from xp.foreign.json_file import read_fields
@@ -28,9 +29,6 @@ from xp.runs.records.folder import RECORD
 from xp.runs.records.json_io import writing
 from xp.runs.records.lock import Busy, locked
 from xp.runs.records.record import Record, State
-
-if TYPE_CHECKING:
-    from hydra_plugins.xp_slurm_launcher._handing_in import Desk
 
 REST = "rest.json"
 STAGE = "submit"
@@ -120,8 +118,8 @@ def handles_of(driver: str, jobs: Sequence[Submission]) -> dict[Path, str]:
 class Keeper:
     """Keeps what has no room during one call: makes sure that somebody hands it in, whatever becomes of the call."""
 
-    def __init__(self, desk: "Desk", limit: str):
-        self._desk, self._limit = desk, limit
+    def __init__(self, sbatch: Sbatch, limit: str):
+        self._sbatch, self._limit = sbatch, limit
         self._driver = ""
         self._tried = False
         self._saved: set[Path] = set()
@@ -137,7 +135,7 @@ class Keeper:
         self._driver = self._submit(waiting)
         if not self._driver and (freed := _freed(done)) is not None:
             handles.pop(freed.folder)
-            waiting = [Array((freed,), self._desk.resources(freed)), *waiting]
+            waiting = [Array((freed,), self._sbatch.resources(freed)), *waiting]
             limit = time.monotonic() + _commands.cluster_number("KillWait", 30) + 10
             while not (driver := self._submit(waiting)) and time.monotonic() < limit:
                 time.sleep(1.0)  # what was started meanwhile takes a while to go
@@ -203,13 +201,13 @@ class Keeper:
         """Submit the driver, to start in ten minutes if nobody tells it better; its id, empty if there is no room."""
         experiment = waiting[0].experiment
         everything = [job for each in waiting for job in each.jobs]
-        for resources in self._desk.driver_resources():
+        for resources in self._sbatch.driver_resources():
             token = f"xp-{STAGE}-{secrets.token_hex(4)}"
             script = experiment / SUBMISSIONS / f"{token}.sh"
             array = Array(tuple(everything), resources)
-            write_text(script, self._desk.driver_text(array, script.parent, token, "now+600"))
+            write_text(script, self._sbatch.driver_text(array, script.parent, token, "now+600"))
             try:
-                return self._desk.sbatch(script, token, array, {SETTINGS: self._desk.given_text})
+                return self._sbatch.submit(script, token, array, {SETTINGS: self._sbatch.given_text})
             except NoRoom:
                 script.unlink()
                 return ""
@@ -234,7 +232,7 @@ class Keeper:
         places = {folder: place for each in experiments for folder, place in valid_orders(each).items()}
         unfinished = [order.handle(index) for folder, (order, index) in places.items()
                       if Record(folder / RECORD).state in (State.PENDING, State.RUNNING)]  # fmt: skip
-        seen = self._desk.watcher.look([handle for handle in unfinished if handle])
+        seen = self._sbatch.watcher.look([handle for handle in unfinished if handle])
         return [handle for handle, each in seen.items() if each.heard is Heard.OPEN]
 
 

@@ -6,20 +6,13 @@ import sys
 
 def main(target: str, folder: str) -> int:
     """Run the job; gives the exit code."""
-    import importlib
-    from typing import Any
-
     from xp.errors import UserError
     from xp.runs.execution.execute import execute, exit_code
+    from xp.runs.execution.worker import task_named
 
-    module, _, function = target.partition(":")
     secrets = json.loads(sys.stdin.read() or "{}")
-
-    def task(run: Any) -> None:
-        getattr(importlib.import_module(module), function)(run)
-
     try:
-        execute(folder, task, echo=False, secrets=secrets)
+        execute(folder, task_named(target), echo=False, secrets=secrets)
     except UserError as error:
         print(f"xp: {error}", file=sys.stderr)
         return error.exit_code

@@ -1,10 +1,11 @@
 """The sweep from the command line to the exit code: plan, print, freeze, drive, sum up."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -26,9 +27,6 @@ from xp.runs.jobs.secrets import redact_overrides
 from xp.runs.records.json_io import writing
 from xp.runs.records.record import now
 from xp.shell import command, near
-
-if TYPE_CHECKING:
-    from hydra_plugins.xp_staged_sweeper.staged_sweeper import StagedSweeper
 
 OK, FAILED, INTERRUPTED = 0, 1, 130
 
@@ -65,10 +63,21 @@ def xp_rules() -> Rules:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """`hydra.sweeper`."""
+
+    dry_run: bool = False
+    retry_failed: bool = False
+    params: Any = None
+    others: Mapping[str, Any] = field(default_factory=dict)
+    """Keys that there are none of: they are refused with a sentence of their own."""
+
+
 class Sweep:
     """One call of the staged sweeper."""
 
-    def __init__(self, options: "StagedSweeper", context: Any, task_function: Any, config: Any):
+    def __init__(self, options: Options, context: Any, task_function: Any, config: Any):
         self._options, self._context, self._task, self._config = options, context, task_function, config
 
     def run(self, arguments: Sequence[str], rules: Rules | None = None) -> int:
@@ -171,8 +180,6 @@ class Sweep:
 
     def _freeze(self, plan: Plan, arguments: Sequence[str], executor: str) -> None:
         """Write every job that will run into its folder, with the hash of the code."""
-        from dataclasses import replace
-
         for experiment in plan.experiments:
             with writing(experiment.folder):
                 code = snapshot.take(experiment.folder)

@@ -13,8 +13,7 @@ class StagedSweeper(Sweeper):
     """Composes and checks every job of every stage, prints the plan, runs what is missing."""
 
     def __init__(self, dry_run: bool = False, retry_failed: bool = False, params: Any = None, **others: Any):
-        self.others = others  # refused with a sentence of its own when the sweep is read
-        self.dry_run, self.retry_failed, self.params = dry_run, retry_failed, params
+        self._options = {"dry_run": dry_run, "retry_failed": retry_failed, "params": params, "others": others}
 
     def setup(self, *, hydra_context: "HydraContext", task_function: "TaskFunction", config: "DictConfig") -> None:
         """Take Hydra's context."""
@@ -22,6 +21,6 @@ class StagedSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> int:
         """Run an experiment or a plain sweep; gives the exit code (0 all done, 1 some failed, 130 interrupted)."""
-        from hydra_plugins.xp_staged_sweeper._sweep import Sweep
+        from hydra_plugins.xp_staged_sweeper._sweep import Options, Sweep
 
-        return Sweep(self, self._context, self._task_function, self._config).run(arguments)
+        return Sweep(Options(**self._options), self._context, self._task_function, self._config).run(arguments)

@@ -50,7 +50,7 @@ def compose(overrides: list[str]) -> DictConfig:
     from xp.config.explain import explained
 
     hydra = open_hydra()
-    with explained(hydra, overrides):
+    with explained(hydra, overrides, CONFIG_NAME):
         config = hydra.compose_config(CONFIG_NAME, overrides, run_mode=RunMode.RUN, with_log_configuration=False)
     return without_hydra(config)
 

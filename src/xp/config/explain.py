@@ -22,8 +22,8 @@ SCALARS = {"horizon": "train", "chunk_size": "steps", "lr": "peak", "obs_dropout
 
 
 @contextmanager
-def explained(hydra: "Hydra", overrides: list[str]) -> Iterator[None]:
-    """Turn whatever composing raises into one `UserError`."""
+def explained(hydra: "Hydra", overrides: list[str], config_name: str) -> Iterator[None]:
+    """Turn whatever composing `config_name` with these overrides raises into one `UserError`."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
@@ -33,7 +33,7 @@ def explained(hydra: "Hydra", overrides: list[str]) -> Iterator[None]:
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         if type(error) is ValueError and "Config group override" not in str(error):
             raise
-        raise UserError(explain(error, hydra, overrides)) from error
+        raise UserError(explain(error, hydra, overrides, config_name)) from error
 
 
 def refuse_misspelt_groups(hydra: "Hydra", overrides: list[str]) -> None:
@@ -58,6 +58,7 @@ class _Mistake:
     full_key: str
     hydra: "Hydra"
     overrides: list[str]
+    config_name: str
 
     @cached_property
     def groups(self) -> list[str]:
@@ -69,7 +70,7 @@ class _Mistake:
         chosen = [each for each in self.overrides if _key(each) in [*self.groups, "experiment"]]
         for overrides in (chosen, []):
             try:
-                return _composed(self.hydra, overrides)
+                return _composed(self.hydra, overrides, self.config_name)
             except Exception:  # noqa: BLE001 - the mistake that is being explained may lie in these overrides
                 continue
         return {}
@@ -79,9 +80,9 @@ class _Mistake:
         return next((each for each in reversed(self.overrides) if _key(each) == key), "")
 
 
-def explain(error: Exception, hydra: "Hydra", overrides: list[str]) -> str:
+def explain(error: Exception, hydra: "Hydra", overrides: list[str], config_name: str) -> str:
     """One paragraph about a composition error."""
-    mistake = _Mistake(_text(error), getattr(error, "full_key", "") or "", hydra, overrides)
+    mistake = _Mistake(_text(error), getattr(error, "full_key", "") or "", hydra, overrides, config_name)
     looks: tuple[Callable[[_Mistake], str], ...] = (
         _unparsable, _not_an_option, _sweep_without_m, _deleted, _interpolation, _unknown_option, _unknown_key,
         _wrong_shape,
@@ -141,12 +142,10 @@ def _options(hydra: "Hydra", group: str) -> list[str]:
     return list(hydra.config_loader.get_group_options(group))
 
 
-def _composed(hydra: "Hydra", overrides: list[str]) -> dict[str, Any]:
+def _composed(hydra: "Hydra", overrides: list[str], config_name: str) -> dict[str, Any]:
     from hydra.types import RunMode
 
-    from xp.config.compose import CONFIG_NAME
-
-    config = hydra.compose_config(CONFIG_NAME, overrides, run_mode=RunMode.RUN, with_log_configuration=False)
+    config = hydra.compose_config(config_name, overrides, run_mode=RunMode.RUN, with_log_configuration=False)
     plain = OmegaConf.to_container(config, resolve=False)
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}

@@ -18,11 +18,15 @@ if TYPE_CHECKING:
     from xp.tasks._lib.data_source import Source
 
 
+FIT = f"{__name__}:fit"
+"""What each process of a training on several devices calls."""
+
+
 def run(run: Run) -> None:
     """Build, restore, loop, close. Leaves checkpoints/, best/, final/, the logs, split.json and summary.json."""
     if take_over(run):
         return
-    with together(run) as first:
+    with together(run, FIT) as first:
         fit(first)
 
 

@@ -1,8 +1,8 @@
 """A training on several devices: one process for each, the first of which is the run's own.
 
 `together` starts the others, tells them what to do over their standard input, and ends them with the run; each calls
-`follow`. They have a temporary folder in place of the run's, so that nothing they do can be seen there, and they end
-when that input ends: also when the run's process is killed.
+`follow`, which does that. They have a temporary folder in place of the run's, so that nothing they do can be seen
+there, and they end when that input ends: also when the run's process is killed.
 """
 
 import dataclasses
@@ -25,6 +25,7 @@ from xp.errors import UserError
 from xp.runs import Record, Run, RunInterrupted
 from xp.runs.execution.ranks import Ranks
 from xp.runs.execution.signals import ASKED_BY
+from xp.runs.execution.worker import task_named
 from xp.runs.records.folder import as_config
 
 FAREWELL_S = 60.0
@@ -65,8 +66,12 @@ class Follower:
 
 
 @contextmanager
-def together(run: Run) -> Iterator[Run]:
+def together(run: Run, task: str) -> Iterator[Run]:
     """The run as the first of as many processes as `trainer.devices` asks for; the others work while the block runs.
+
+    Args:
+        run: the run.
+        task: `MODULE:FUNCTION` that each of the others calls with its own `Run`.
 
     Raises:
         UserError: fewer devices than asked for, or one of the processes ended before its time.
@@ -76,7 +81,7 @@ def together(run: Run) -> Iterator[Run]:
         yield run
         return
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        followers = [_start(run, rank, size, listener.getsockname()[1]) for rank in range(1, size)]
+        followers = [_start(run, task, rank, size, listener.getsockname()[1]) for rank in range(1, size)]
 
         def look() -> None:
             for follower in followers:
@@ -109,7 +114,7 @@ def _size(run: Run) -> int:
     return count_devices(TrainerOptions.read(plain(config.trainer)))
 
 
-def _start(run: Run, rank: int, size: int, port: int) -> Follower:
+def _start(run: Run, task: str, rank: int, size: int, port: int) -> Follower:
     words = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "xp.tasks._lib.launch_ranks"],
@@ -121,7 +126,8 @@ def _start(run: Run, rank: int, size: int, port: int) -> Follower:
     )
     config = OmegaConf.to_container(run.config, resolve=True)
     assert process.stdin is not None
-    process.stdin.write(json.dumps({"config": config, "rank": rank, "size": size, "port": port}).encode() + b"\n")
+    asked = {"task": task, "config": config, "rank": rank, "size": size, "port": port}
+    process.stdin.write(json.dumps(asked).encode() + b"\n")
     process.stdin.flush()
     return Follower(rank, process, words)
 
@@ -142,8 +148,6 @@ def _blame(followers: list[Follower], error: Exception) -> None:
 
 def follow() -> None:
     """What a process does that `together` started."""
-    from xp.tasks.train import fit
-
     for number in ASKED_BY:  # rank 0 decides when to stop
         signal.signal(number, signal.SIG_IGN)
     asked = json.loads(sys.stdin.buffer.readline())
@@ -153,7 +157,7 @@ def follow() -> None:
         ranks = Ranks(rank=asked["rank"], size=asked["size"], port=asked["port"])
         record = Record(folder / "record.json", {})
         with suppress(RunInterrupted):
-            fit(Run(folder, as_config(asked["config"]), record, echo=False, ranks=ranks))
+            task_named(asked["task"])(Run(folder, as_config(asked["config"]), record, echo=False, ranks=ranks))
 
 
 def _end_with_the_first() -> None:
