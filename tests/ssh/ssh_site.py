@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ssh_nodes import Nodes
 
-from hydra_plugins.xp_ssh_launcher._keeper_store import Desk
+from hydra_plugins.xp_ssh_launcher._keeper_store import KeeperStore
 from xp.runs import RunFolder
 
 HERE = Path(__file__).resolve().parent
@@ -70,32 +70,32 @@ class Site:
         output = process.communicate(timeout=patience_s or PATIENCE_S)[0]
         return process.returncode, output
 
-    def desk(self, experiment: str = "chain") -> Desk:
-        return Desk(self.folder / "multirun" / experiment)
+    def store(self, experiment: str = "chain") -> KeeperStore:
+        return KeeperStore(self.folder / "multirun" / experiment)
 
     def job(self, name: str, experiment: str = "sweep") -> RunFolder:
         return RunFolder(self.folder / "multirun" / experiment / name)
 
     def log(self, experiment: str = "sweep") -> str:
-        return self.desk(experiment).log.read_text()
+        return self.store(experiment).log.read_text()
 
     def keeper(self, experiment: str = "sweep") -> int:
-        return self.desk(experiment).state()["pid"]
+        return self.store(experiment).state()["pid"]
 
     def kill_keeper(self, experiment: str = "sweep") -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.keeper(experiment), signal.SIGKILL)
-        wait_for(lambda: not self.desk(experiment).attended, "the keeper's end")
+        wait_for(lambda: not self.store(experiment).attended, "the keeper's end")
 
     def wait_until_over(self, experiment: str = "sweep", patience_s: float | None = None) -> None:
         """Until the keeper has ended by itself."""
-        desk = self.desk(experiment)
-        wait_for(lambda: desk.state().get("jobs"), "the keeper's first word", patience_s)
-        wait_for(lambda: not desk.attended, "the keeper's leave", patience_s)
-        wait_for(lambda: not at_work(desk.state()["pid"]), "the keeper's end", patience_s)
+        store = self.store(experiment)
+        wait_for(lambda: store.state().get("jobs"), "the keeper's first word", patience_s)
+        wait_for(lambda: not store.attended, "the keeper's leave", patience_s)
+        wait_for(lambda: not at_work(store.state()["pid"]), "the keeper's end", patience_s)
 
     def states(self, experiment: str = "sweep") -> dict[str, str]:
-        return {Path(folder).name: entry["state"] for folder, entry in self.desk(experiment).state()["jobs"].items()}
+        return {Path(folder).name: entry["state"] for folder, entry in self.store(experiment).state()["jobs"].items()}
 
     def results(self, experiment: str = "sweep") -> dict[str, str]:
         """{job: its result} of every finished job."""
@@ -105,8 +105,8 @@ class Site:
     def close(self) -> None:
         """No keeper outlives its test."""
         for experiment in (self.folder / "multirun").glob("*"):
-            desk = Desk(experiment)
-            if desk.folder.is_dir() and desk.attended:
+            store = KeeperStore(experiment)
+            if store.folder.is_dir() and store.attended:
                 self.kill_keeper(experiment.name)
 
 

@@ -13,11 +13,10 @@ import pytest
 
 from hydra_plugins.xp_ssh_launcher import _agent_jobs
 from hydra_plugins.xp_ssh_launcher._agent import Agent
-from hydra_plugins.xp_ssh_launcher._agent_files import Refused
+from hydra_plugins.xp_ssh_launcher._agent_files import RequestRefused
 from hydra_plugins.xp_ssh_launcher._agent_locks import Claim, processes_of
 from hydra_plugins.xp_ssh_launcher._hosts import parse_host
-from hydra_plugins.xp_ssh_launcher._transport import Agent as Channel
-from hydra_plugins.xp_ssh_launcher._transport import Link
+from hydra_plugins.xp_ssh_launcher._transport import AgentClient, Link
 
 
 @pytest.fixture
@@ -186,7 +185,7 @@ def test_a_node_that_is_busy_is_tried_again_and_one_without_the_interpreter_is_r
              errno.EDQUOT: NoRoom, errno.EACCES: Answered, None: Answered}  # fmt: skip
     assert {number: _kind(number) for number in kinds} == kinds
     agent = node()
-    with pytest.raises(Refused, match="/no/python cannot be run"):
+    with pytest.raises(RequestRefused, match="/no/python cannot be run"):
         agent.check_python("/no/python", "pass")
 
     def raising(error):
@@ -209,7 +208,7 @@ def test_a_working_folder_that_cannot_be_locked_is_refused_with_what_to_type(nod
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(_agent_locks.fcntl, "flock", refuse)
-    with pytest.raises(Refused, match="without locks.*hydra.launcher.workdir="):
+    with pytest.raises(RequestRefused, match="without locks.*hydra.launcher.workdir="):
         node()
 
 
@@ -217,7 +216,7 @@ def test_twenty_starts_on_a_real_node_are_never_called_gone_by_the_other_channel
     host = parse_host({"host": "node1"})
     link = Link(host, python=sys.executable, ssh_config=str(pair.config))
     link.connect()
-    work, watch = Channel(link), Channel(link)
+    work, watch = AgentClient(link), AgentClient(link)
     seen, done = set(), threading.Event()
     keys = [f"twenty{number}-1" for number in range(20)]
 

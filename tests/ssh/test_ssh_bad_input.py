@@ -48,7 +48,7 @@ def test_each_bad_host_gets_one_line_and_the_good_one_does_the_jobs(site, bad_ho
 def test_without_any_usable_host_the_command_says_why_and_fails(site):
     code, output = site.run("seed=1", hosts=("'ssh root@nowhere.invalid'",))
     assert code == 2 and "No host can be used." in output and "nowhere.invalid" in output
-    wait_for(lambda: not site.desk("sweep").attended, "the keeper's end")
+    wait_for(lambda: not site.store("sweep").attended, "the keeper's end")
     code, output = site.run("seed=1", "hydra.launcher.detach=false")
     assert code == 0, output
 
@@ -100,7 +100,7 @@ def test_a_host_that_cannot_be_set_up_is_named_above_the_jobs_though_the_command
     (box.home / ".bashrc").write_text('PATH="$HOME/bin:$PATH"\n')
     code, output = site.run("seed=1,2", "hydra.launcher.environment=uv", hosts=("node1",))
     assert code == 0, output
-    wait_for(lambda: not site.desk("sweep").attended, "the keeper's end")
+    wait_for(lambda: not site.store("sweep").attended, "the keeper's end")
     env = {**site.env, "COLUMNS": "200"}
     done = subprocess.run(
         [sys.executable, "-m", "xp", "task=status"], cwd=site.folder, env=env, capture_output=True, text=True

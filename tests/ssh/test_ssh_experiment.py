@@ -28,7 +28,7 @@ def values() -> dict[str, str]:
 def test_all_cells_and_the_report_arrive_though_the_controller_is_killed_at_once(site, pair):
     before = [box.connections for box in pair.boxes]
     process = site.start("+experiment=chain")
-    wait_for(lambda: site.desk().attended or process.poll() is not None)
+    wait_for(lambda: site.store().attended or process.poll() is not None)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     site.wait_until_over("chain")

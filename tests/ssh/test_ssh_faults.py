@@ -33,7 +33,7 @@ def hold(box, gate: str = "gate"):
 def at_hold(site, name: str) -> bool:
     """Whether a job waits in its second step, and what it had written by then has come back."""
     run = site.job(name)
-    return run.record().standing == "running" and (run.path / "checkpoints/checkpoint-2").is_dir()
+    return run.record().status == "running" and (run.path / "checkpoints/checkpoint-2").is_dir()
 
 
 def test_a_killed_job_goes_on_from_its_checkpoint(site):
@@ -100,7 +100,7 @@ def test_a_node_that_is_cut_for_good_is_lost_and_its_copy_is_discarded_when_it_c
     lost = next(f"seed_{seed}" for seed in (1, 2) if site.job(f"seed_{seed}").record()["host"] == "xp-node1")
     one.cut()
     wait_for(lambda: f"{lost}: node1 is lost" in site.log(), "the loss")
-    assert site.job(lost).record().standing == "interrupted"
+    assert site.job(lost).record().status == "interrupted"
     left = one.jobs()
     assert len(left) == 1
     gates[1].unlink()
@@ -139,7 +139,7 @@ def test_a_controller_killed_at_any_moment_leaves_what_the_same_command_complete
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-        if site.desk("sweep").state():
+        if site.store("sweep").state():
             site.kill_keeper()
     code, output = site.run(*command, "hydra.launcher.detach=false")
     assert code == 0 and output.splitlines()[-1].startswith("4 "), output
@@ -158,7 +158,7 @@ def test_a_job_asked_to_leave_keeps_its_checkpoint_and_resumes(site, pair):
     executor.cancel([handle], grace_s=30)
     site.wait_until_over()
     record = site.job(ALONE).record()
-    assert record.standing == "interrupted" and record["exit"] == 143
+    assert record.status == "interrupted" and record["exit"] == 143
     for gate in gates:
         gate.unlink()
     code, output = site.run("seed=1", "work.hold=gate", "work.steps=4", "hydra.launcher.detach=false")
@@ -202,7 +202,7 @@ def test_a_keeper_killed_at_a_random_moment(site, moment):
     code, output = site.run(*command)
     assert code == 0, output
     time.sleep(random.Random(moment).uniform(0.0, 8.0))
-    if site.desk("sweep").attended:
+    if site.store("sweep").attended:
         site.kill_keeper()
     code, output = site.run(*command, "hydra.launcher.detach=false")
     assert code == 0, output

@@ -6,11 +6,11 @@ import time
 import pytest
 
 from hydra_plugins.xp_ssh_launcher._agent_files import content_hash, listing
-from hydra_plugins.xp_ssh_launcher._files import Courier, changed, gone, publish, sound, unit_of
+from hydra_plugins.xp_ssh_launcher._files import FileSync, changed, gone, publish, sound, unit_of
 from hydra_plugins.xp_ssh_launcher._hosts import Host, parse_host
 from hydra_plugins.xp_ssh_launcher._inputs import inputs_of, skipped_in
 from hydra_plugins.xp_ssh_launcher._ssh_errors import Refused
-from hydra_plugins.xp_ssh_launcher._transport import Agent, Link
+from hydra_plugins.xp_ssh_launcher._transport import AgentClient, Link
 from xp.atomic import write_json
 from xp.runs.jobs.frozen import Job, Need
 
@@ -95,22 +95,22 @@ def test_a_checkpoint_that_the_node_removed_goes_once_the_newer_one_is_here(tmp_
 
 
 @pytest.fixture(params=["rsync", "tar"])
-def courier(request, pair):
+def files(request, pair):
     link = Link(parse_host("node1"), python="python3", ssh_config=str(pair.config))
     link.connect()
-    agent = Agent(link)
+    agent = AgentClient(link)
     agent.greet(workdir="~/.xp", folders=[], marks={}, gpus_wanted=[], slots=1)
-    yield Courier(link, agent, rsync=request.param == "rsync")
+    yield FileSync(link, agent, rsync=request.param == "rsync")
     agent.close()
     link.close()
 
 
-def test_small_and_large_files_go_there_and_come_back_alike(courier, pair, ground, request):
+def test_small_and_large_files_go_there_and_come_back_alike(files, pair, ground, request):
     here = ground / f"files-{request.node.callspec.id}"
     there = pair["node1"].place / here.name
     fill(here, small="s", sub__large="L" * 700_000, odd_name_DOT_txt="x y", checkpoints__big="B" * 400_000)
     (here / "with space 'quote'").write_text("q" * 300_000)
-    courier.push(here, here, skip=("checkpoints",))
+    files.push(here, here, skip=("checkpoints",))
     assert texts(there) == {name: text for name, text in texts(here).items() if not name.startswith("checkpoints")}
     assert {name: entry[:2] for name, entry in listing(str(there)).items()} == {
         name: entry[:2] for name, entry in listing(str(here), ("checkpoints",)).items()
@@ -118,9 +118,9 @@ def test_small_and_large_files_go_there_and_come_back_alike(courier, pair, groun
     (there / "sub/large").write_text("M" * 600_000)
     (there / "small").unlink()
     back = ground / f"back-{here.name}"
-    assert courier.pull(back, ground / "staging", source=here) is True
-    assert texts(back) == texts(there) and courier.pull(back, ground / "staging", source=here) is True
-    courier.push(here, here)
+    assert files.pull(back, ground / "staging", source=here) is True
+    assert texts(back) == texts(there) and files.pull(back, ground / "staging", source=here) is True
+    files.push(here, here)
     assert texts(there) == texts(here)
 
 
@@ -168,7 +168,7 @@ def test_what_collect_writes_outside_of_its_folder_is_an_output(tmp_path):
 @pytest.fixture
 def agent(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    made = Agent(Link(Host(host="localhost", local=True), python="python3"))
+    made = AgentClient(Link(Host(host="localhost", local=True), python="python3"))
     made.greet(workdir="~/.xp", folders=[], marks={}, gpus_wanted=[], slots=2)
     yield made
     made.close()
@@ -194,7 +194,7 @@ def test_a_job_on_a_node_outlives_the_connection_and_its_exit_code_is_kept(agent
     assert start(agent, "k-1", order(tmp_path, "exit 9")) == {"started": True}
     agent.close()
     assert state_of(agent, "k-1") == "ended 7"
-    assert agent.ask("words", key="k-1")["text"] == "1hush" and (tmp_path / "got").read_text() == "in"
+    assert agent.ask("output_tail", key="k-1")["text"] == "1hush" and (tmp_path / "got").read_text() == "in"
     assert "hush" not in (tmp_path / "home/.xp/jobs/k-1/spec.json").read_text()
 
 

@@ -48,7 +48,7 @@ def test_jobs_keep_away_from_a_gpu_that_somebody_fills_and_take_it_when_it_is_fr
     wait_for(lambda: "node2 waits" in site.log(), "a look at the GPUs")
     status = told(site, "task=status", "status.live=false")
     assert "node1 waits: GPU 0: 19.5 of 23.4 GB in use by process 1 (python)" in status.split("seed_3")[0], status
-    assert site.desk("sweep").state()["jobs"][str(site.job("seed_3").path)]["attempt"] <= 1
+    assert site.store("sweep").state()["jobs"][str(site.job("seed_3").path)]["attempt"] <= 1
     gpu(one, 0)
     site.wait_until_over()
     assert site.results() == {f"seed_{seed}": expected(seed, 3) for seed in (1, 2, 3)}

@@ -24,7 +24,7 @@ def test_multi_horizon_arrives_with_all_cells_and_the_report(site, pair, monkeyp
         [*command, *launcher, offline], cwd=site.folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
-    wait_for(lambda: site.desk("multi_horizon_fast").attended or process.poll() is not None, "the keeper")
+    wait_for(lambda: site.store("multi_horizon_fast").attended or process.poll() is not None, "the keeper")
     os.killpg(process.pid, signal.SIGKILL)
     output = process.communicate()[0]
     site.wait_until_over("multi_horizon_fast")

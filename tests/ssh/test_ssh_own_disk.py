@@ -11,7 +11,7 @@ from test_ssh_faults import hold
 
 from hydra_plugins.xp_ssh_launcher import _keeper_store
 from hydra_plugins.xp_ssh_launcher._keeper import Keeper
-from hydra_plugins.xp_ssh_launcher._keeper_store import Desk
+from hydra_plugins.xp_ssh_launcher._keeper_store import KeeperStore
 from hydra_plugins.xp_ssh_launcher._settings import settings_of
 from hydra_plugins.xp_ssh_launcher._ssh_errors import HereFull
 from xp.atomic import write_json
@@ -56,14 +56,14 @@ def test_a_full_disk_here_is_said_and_jobs_go_on_when_there_is_room(small):
     fill(small.folder / "filler")
     for gate in gates:
         gate.unlink()
-    wait_for(lambda: small.desk("sweep").said(), "the reason")
+    wait_for(lambda: small.store("sweep").said(), "the reason")
     keeper = small.keeper()
     status = told(small, "task=status", "status.live=false")
     assert "the disk of this machine is full" in status.split("seed_3")[0], status
-    assert "node1: full" not in status and "refused" not in status and small.desk("sweep").attended
+    assert "node1: full" not in status and "refused" not in status and small.store("sweep").attended
     (small.folder / "filler").unlink()
     small.wait_until_over()
-    assert small.keeper() == keeper and small.desk("sweep").said() == ""
+    assert small.keeper() == keeper and small.store("sweep").said() == ""
     assert small.results() == {f"seed_{seed}": expected(seed, 4) for seed in (1, 2, 3)}
     assert [small.job(f"seed_{seed}").record()["attempts"] for seed in (1, 2, 3)] == [1, 1, 1]
     assert "Traceback" not in small.log()
@@ -73,10 +73,10 @@ def test_a_keeper_that_cannot_write_leases_nothing_and_survives(tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "exp/job"
     write_json(folder / "job.json", {"task": "train"})
-    desk = Desk(tmp_path / "exp")
-    desk.write_queue(settings_of(hosts=["a"]), [Submission(folder=folder)])
-    keeper = Keeper(desk, {})
-    desk.reserve()
+    store = KeeperStore(tmp_path / "exp")
+    store.write_queue(settings_of(hosts=["a"]), [Submission(folder=folder)])
+    keeper = Keeper(store, {})
+    store.reserve()
     node = keeper.nodes[0]
 
     def full(*_, **__):
@@ -85,11 +85,14 @@ def test_a_keeper_that_cannot_write_leases_nothing_and_survives(tmp_path, monkey
     with monkeypatch.context() as patch:
         patch.setattr(_keeper_store, "write_json", full)
         for _ in range(5):
-            assert keeper.take(node, 1) is None
+            assert keeper.assignments.take(node.capacity, 1) is None
         keeper._round()
-        assert "the disk of this machine is full (state.json)" in desk.said() and keeper.ledger.leases == {}
-    assert keeper.take(node, 1) is None  # nothing is leased until something could be written
+        assert (
+            "the disk of this machine is full (state.json)" in store.said()
+            and keeper.assignments.lease_queue.leases == {}
+        )
+    assert keeper.assignments.take(node.capacity, 1) is None  # nothing is leased until something could be written
     keeper._round()
-    assert desk.said() == "" and keeper.take(node, 1) == (folder, 1)
-    keeper._door.close()
+    assert store.said() == "" and keeper.assignments.take(node.capacity, 1) == (folder, 1)
+    keeper.assignments._door.close()
     assert "the disk of this machine is full" in str(HereFull("/x"))

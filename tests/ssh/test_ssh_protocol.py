@@ -1,9 +1,9 @@
 """At most one attempt of a job at work, and at least one as long as a host can run it: the protocol as a state machine.
 
-The keeper's side is the ledger itself and what it wrote down; the node's side decides by the agent's own `verdict` and
-`concluded`. Everything that can go wrong between them does: requests and answers are lost, late or doubled, the keeper
-is killed before or after it wrote, hosts are cut off, given up, refused and rebooted, jobs die, and another controller
-hands the same jobs over again.
+The keeper's side is the queue of leases itself and what it wrote down; the node's side decides by the agent's own
+`verdict` and `concluded`. Everything that can go wrong between them does: requests and answers are lost, late or
+doubled, the keeper is killed before or after it wrote, hosts are cut off, given up, refused and rebooted, jobs die,
+and another controller hands the same jobs over again.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from hydra_plugins.xp_ssh_launcher._agent_locks import concluded, verdict
-from hydra_plugins.xp_ssh_launcher._lease_queue import End, Ledger, Offer
+from hydra_plugins.xp_ssh_launcher._lease_queue import AttemptOutcome, LeaseQueue, NodeCapacity
 from xp.runs.executors.protocol import JobState, Submission
 
 JOBS = [Path("/x/a"), Path("/x/b")]
@@ -68,7 +68,7 @@ class Protocol(RuleBasedStateMachine):
         self.saved = self.earlier = self.book.to_json()
 
     def fresh(self):
-        book = Ledger(retries=10**6)
+        book = LeaseQueue(retries=10**6)
         book.add([Submission(folder=job, handle=str(job)) for job in JOBS])
         return book
 
@@ -96,7 +96,7 @@ class Protocol(RuleBasedStateMachine):
 
     def take(self, host):
         free = 1 - len(self.book.of(host))
-        if self.book.take(Offer(name=host, slots=1, free=free)):
+        if self.book.take(NodeCapacity(name=host, slots=1, free=free)):
             self.save()
 
     @rule(host=st.sampled_from(HOSTS), first=outcomes, second=outcomes)
@@ -126,7 +126,7 @@ class Protocol(RuleBasedStateMachine):
                     self.book.answered(job, attempt, answer)
                     self.save()
             elif state not in (None, "running"):
-                self.book.end(job, attempt, End.DONE if state == "ended 0" else End.DIED)
+                self.book.end(job, attempt, AttemptOutcome.DONE if state == "ended 0" else AttemptOutcome.DIED)
                 self.save()
 
     @precondition(lambda self: self.late)

@@ -11,7 +11,7 @@ from test_ssh_commands import told
 
 from hydra_plugins.xp_ssh_launcher._door import Door, deliver
 from hydra_plugins.xp_ssh_launcher._keeper import Keeper
-from hydra_plugins.xp_ssh_launcher._keeper_store import Desk
+from hydra_plugins.xp_ssh_launcher._keeper_store import KeeperStore
 from hydra_plugins.xp_ssh_launcher._settings import settings_of
 from xp.runs.jobs.secrets import REDACTED
 
@@ -35,8 +35,8 @@ def test_a_secret_of_the_jobs_environment_is_on_no_disk_and_a_keeper_without_it_
     wait_for(lambda: pair["node1"].jobs(), "a job at work")
     (pid,) = pair["node1"].jobs()
     assert f"WANDB_API_KEY={SECRET}".encode() in Path(f"/proc/{pid}/environ").read_bytes()
-    desk = site.desk("sweep")
-    assert stat.S_IMODE((desk.folder / "queue.json").stat().st_mode) == 0o600
+    store = site.store("sweep")
+    assert stat.S_IMODE((store.folder / "queue.json").stat().st_mode) == 0o600
     site.kill_keeper()
     waiting = next(name for name, state in site.states().items() if state == "waiting")
     first = next(name for name in site.states() if name != waiting)
@@ -54,34 +54,38 @@ def test_a_secret_of_the_jobs_environment_is_on_no_disk_and_a_keeper_without_it_
 
 
 def test_what_a_keeper_finds_is_without_secrets_and_says_which_are_missing(tmp_path):
-    desk = Desk(tmp_path / "exp")
+    store = KeeperStore(tmp_path / "exp")
     given = settings_of(hosts=["a"], env={"MY_TOKEN": SECRET, "PLAIN": "x"}, setup=[f"login --token={SECRET}"])
-    desk.write_queue(given, [])
-    desk.request(do="nothing")
+    store.write_queue(given, [])
+    store.request(do="nothing")
     assert holding(tmp_path) == []
-    found, missing = desk.settings({})
+    found, missing = store.settings({})
     assert missing == ["setup.0", "env.MY_TOKEN"] or set(missing) == {"setup.0", "env.MY_TOKEN"}
     assert dict(found.env) == {"PLAIN": "x"}
-    found, missing = desk.settings({"env.MY_TOKEN": SECRET, "setup.0": given.setup[0]})
+    found, missing = store.settings({"env.MY_TOKEN": SECRET, "setup.0": given.setup[0]})
     assert missing == [] and found == given
-    for path in (desk.folder / "queue.json", *(desk.folder / "requests").iterdir()):
+    for path in (store.folder / "queue.json", *(store.folder / "requests").iterdir()):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
 def test_secrets_come_to_a_keeper_at_work_by_its_door(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    desk = Desk(tmp_path / "exp")
-    desk.write_queue(settings_of(hosts=["a"], env={"MY_TOKEN": SECRET}), [])
-    keeper = Keeper(desk, {})
-    keeper._save()
-    state = desk.state()
-    assert keeper.missing == ["env.MY_TOKEN"] == state["missing"] and "MY_TOKEN" in state["trouble"][0]
+    store = KeeperStore(tmp_path / "exp")
+    store.write_queue(settings_of(hosts=["a"], env={"MY_TOKEN": SECRET}), [])
+    keeper = Keeper(store, {})
+    keeper.assignments.save()
+    state = store.state()
+    assert keeper.assignments.missing == ["env.MY_TOKEN"] == state["missing"] and "MY_TOKEN" in state["trouble"][0]
     assert stat.S_IMODE(Path(state["door"]).stat().st_mode) == 0o600
     assert stat.S_IMODE(Path(state["door"]).parent.stat().st_mode) == 0o700
     assert deliver(state["door"], {"settings": {"env.MY_TOKEN": SECRET}, "env": {}, "jobs": {}})
-    assert keeper.missing == [] and keeper.settings.env["MY_TOKEN"] == SECRET and desk.state()["trouble"] == []
-    assert keeper.clean(f"login --token={SECRET} failed") == f"login --token={REDACTED} failed"
-    keeper._door.close()
+    assert (
+        keeper.assignments.missing == []
+        and keeper.assignments.settings.env["MY_TOKEN"] == SECRET
+        and store.state()["trouble"] == []
+    )
+    assert keeper.assignments.clean(f"login --token={SECRET} failed") == f"login --token={REDACTED} failed"
+    keeper.assignments._door.close()
     assert not deliver(state["door"], {}) and holding(tmp_path) == []
 
 
@@ -92,12 +96,12 @@ def test_an_experiment_on_a_disk_without_locks_or_with_a_stuck_controller_is_ref
     from hydra_plugins.xp_ssh_launcher import _keeper_store
     from xp.errors import UserError
 
-    desk = Desk(tmp_path / "exp")
+    store = KeeperStore(tmp_path / "exp")
     monkeypatch.setattr(_keeper_store, "HANDING_S", 0.1)
-    desk.folder.mkdir(parents=True)
-    with (desk.folder / "submit.lock").open("w") as stuck:
+    store.folder.mkdir(parents=True)
+    with (store.folder / "submit.lock").open("w") as stuck:
         fcntl.flock(stuck, fcntl.LOCK_EX)
-        with pytest.raises(UserError, match="Another xp has been handing jobs over"), desk.handing_over():
+        with pytest.raises(UserError, match="Another xp has been handing jobs over"), store.submission_lock():
             raise AssertionError("nobody may hand over")
 
     def refuse(*_):
@@ -105,8 +109,8 @@ def test_an_experiment_on_a_disk_without_locks_or_with_a_stuck_controller_is_ref
 
     monkeypatch.setattr(_keeper_store.fcntl, "flock", refuse)
     with pytest.raises(UserError, match="file system without locks.*hydra.sweep.dir="):
-        desk.take_keys()
-    assert desk.attended
+        store.acquire_keeper_lock()
+    assert store.attended
 
 
 def test_a_door_hears_no_nonsense_and_stays_open(tmp_path):

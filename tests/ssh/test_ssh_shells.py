@@ -12,10 +12,10 @@ from ssh_nodes import PORT, SESSIONS
 from ssh_site import expected
 
 from hydra_plugins.xp_ssh_launcher import _channel
-from hydra_plugins.xp_ssh_launcher._files import Courier
+from hydra_plugins.xp_ssh_launcher._files import FileSync
 from hydra_plugins.xp_ssh_launcher._hosts import parse_host
 from hydra_plugins.xp_ssh_launcher._ssh_errors import NoSession, Refused, Unreachable
-from hydra_plugins.xp_ssh_launcher._transport import Agent, Link, agent_script, socket_folder
+from hydra_plugins.xp_ssh_launcher._transport import AgentClient, Link, agent_script, socket_folder
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -57,20 +57,20 @@ def bashrc(pair):
     path.unlink(missing_ok=True)
 
 
-def greeted(link: Link) -> Agent:
-    agent = Agent(link)
+def greeted(link: Link) -> AgentClient:
+    agent = AgentClient(link)
     agent.greet(workdir="~/.xp", folders=[], marks={}, gpus_wanted=[], slots=1)
     return agent
 
 
-def carried(link: Link, agent: Agent, tmp_path: Path, site) -> None:
+def carried(link: Link, agent: AgentClient, tmp_path: Path, site) -> None:
     """Large and small files arrive there and come back."""
     here, back, there = tmp_path / "here", tmp_path / "back", Path("/tmp") / f"xp-carried-{os.getpid()}-{tmp_path.name}"
     here.mkdir(), (here / "large.bin").write_bytes(os.urandom(5_000_000)), (here / "small.txt").write_text("x")
-    courier = Courier(link, agent, rsync=True)
+    files = FileSync(link, agent, rsync=True)
     try:
-        courier.push(here, there)
-        assert courier.pull(back, tmp_path / "staging", source=there)
+        files.push(here, there)
+        assert files.pull(back, tmp_path / "staging", source=there)
         assert all((back / name).read_bytes() == (here / name).read_bytes() for name in ("large.bin", "small.txt"))
         assert abs((back / "large.bin").stat().st_mtime_ns - (here / "large.bin").stat().st_mtime_ns) <= 1000
     finally:

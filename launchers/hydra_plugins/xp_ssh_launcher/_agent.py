@@ -22,7 +22,7 @@ import time
 from hydra_plugins.xp_executor_base import _gpus
 from hydra_plugins.xp_ssh_launcher._agent_files import (
     NO_ROOM,
-    Refused,
+    RequestRefused,
     content_hash,
     entry,
     listing,
@@ -71,7 +71,7 @@ class Agent(Jobs):
         if missing:
             given = os.environ.get("CUDA_VISIBLE_DEVICES")
             shown = "nvidia-smi shows" if given is None else f"CUDA_VISIBLE_DEVICES={given} there leaves"
-            raise Refused(
+            raise RequestRefused(
                 f"GPU {missing[0]} was asked for, and {shown} {', '.join(there) or 'none'}. Correct `gpus` of "
                 "this host in hydra.launcher.hosts (gpus: [] uses its processor alone)"
             )
@@ -94,7 +94,7 @@ class Agent(Jobs):
         if not os.path.isdir(experiment) or not os.listdir(experiment):
             make_folder(experiment)
         elif read_json(mark) is None:
-            raise Refused(
+            raise RequestRefused(
                 f"{experiment} is there and was not put there by xp. Move it away, or choose another place for this "
                 "experiment: hydra.sweep.dir=FOLDER"
             )  # fmt: skip
@@ -119,7 +119,9 @@ class Agent(Jobs):
                 )  # fmt: skip
                 if done.returncode:
                     words = done.stdout.decode(errors="replace").strip().splitlines()[-3:]
-                    raise Refused(f"the set-up command {command!r} ended with {done.returncode}: {' / '.join(words)}")
+                    raise RequestRefused(
+                        f"the set-up command {command!r} ended with {done.returncode}: {' / '.join(words)}"
+                    )
             write_json(marker, {"time": time.time()})
         return {"ran": True}
 
@@ -132,13 +134,13 @@ class Agent(Jobs):
         except OSError as error:
             if error.errno in NO_PROCESS:
                 raise
-            raise Refused(
+            raise RequestRefused(
                 f"{python} cannot be run ({error.strerror}). Name the jobs' interpreter there: "
                 "hydra.launcher.python=PATH for all hosts, or `python` of this one"
             ) from None
         if done.returncode:
             words = done.stderr.decode(errors="replace").strip().splitlines() or ["no words"]
-            raise Refused(
+            raise RequestRefused(
                 f"{python} cannot run jobs: {words[-1]}. Give hydra.launcher.setup=[COMMAND] that installs what xp "
                 "needs, and hydra.launcher.python=PATH"
             )
@@ -224,7 +226,7 @@ class Agent(Jobs):
         """Put what was received beside `path` into its place, after comparing its hash."""
         found = content_hash(source)
         if found != sha256:
-            raise Refused(f"{path} arrived with another content than it was sent with")
+            raise RequestRefused(f"{path} arrived with another content than it was sent with")
         if os.path.lexists(path):
             aside = source + ".old"
             os.rename(path, aside)
@@ -271,9 +273,9 @@ class Agent(Jobs):
         specs = {key: read_json(os.path.join(folder, key, "spec.json"), {}) for key in known}
         keys = [key for key, spec in specs.items() if spec.get("experiment") == experiment]  # fmt: skip
         if os.path.isdir(experiment) and read_json(os.path.join(experiment, OWNER)) is None:
-            raise Refused(f"{experiment} was not put there by xp")
+            raise RequestRefused(f"{experiment} was not put there by xp")
         if any(self.state(key) == "running" for key in keys):
-            raise Refused(f"a job of {experiment} is at work")
+            raise RequestRefused(f"a job of {experiment} is at work")
         freed = size_of(experiment)
         remove(experiment)
         for key in keys:
@@ -285,7 +287,7 @@ class Agent(Jobs):
         """Remove what set-up commands made in the working folder; the next job there has it made again."""
         folder = os.path.join(self.workdir, "jobs")
         if any(self.state(key) == "running" for key in (os.listdir(folder) if os.path.isdir(folder) else [])):
-            raise Refused(f"a job runs in the environment in {path}")
+            raise RequestRefused(f"a job runs in the environment in {path}")
         freed = sum(size_of(each) for each in self._made())
         for each in (os.path.join(self.workdir, "setup"), *self._made()):
             remove(each)
@@ -300,7 +302,7 @@ class Agent(Jobs):
         """Remove something that xp put here by content."""
         note = read_json(self._note(path), {})
         if not note.get("placed"):
-            raise Refused(f"{path} was not put there by xp")
+            raise RequestRefused(f"{path} was not put there by xp")
         freed = size_of(path)
         remove(path)
         remove(self._note(path))
@@ -316,9 +318,9 @@ def serve(channel, out):
         name = request.pop("do")
         try:
             if name not in operations:
-                raise Refused(f"unknown request {name}")
+                raise RequestRefused(f"unknown request {name}")
             answer = {"ok": getattr(agent, name)(**request)}
-        except Refused as error:
+        except RequestRefused as error:
             answer = {"refused": str(error)}
         except OSError as error:
             answer = {"refused": f"{error.strerror} ({error.filename})", "errno": error.errno}
@@ -335,7 +337,7 @@ def main(mode, channel):
         {"serve": serve, "send": send, "receive": receive}[mode](channel, out)
     except BrokenPipeError:
         os._exit(1)
-    except Refused as error:
+    except RequestRefused as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(3)
     except OSError as error:

@@ -16,7 +16,7 @@ LIMIT_S = 20.0
 """For questions to nvidia-smi and sudo."""
 
 
-class Refused(Exception):  # noqa: N818 - a state of affairs
+class RequestRefused(Exception):  # noqa: N818 - a state of affairs
     """Cannot be done; the text goes to the controller as it is."""
 
 
@@ -131,12 +131,12 @@ def make_folder(path):
         try:
             subprocess.run(command, check=True, timeout=LIMIT_S, stdin=subprocess.DEVNULL, capture_output=True)
         except (OSError, subprocess.SubprocessError):
-            raise Refused(
+            raise RequestRefused(
                 f"the folder {path} cannot be made ({error.strerror}), and jobs live at the same path there as here. "
                 f"Make it there once: sudo install -d -o $USER {path}"
             ) from None
     if not os.access(path, os.W_OK):
-        raise Refused(f"the folder {path} cannot be written by this user")
+        raise RequestRefused(f"the folder {path} cannot be written by this user")
 
 
 def size_of(path):
@@ -186,7 +186,7 @@ def take_member(archive, member, folder):
     """Write one regular file of an archive below a folder, whole or not at all."""
     parts = member.name.split("/")
     if not member.isfile() or member.name.startswith("/") or ".." in parts:
-        raise Refused(f"{member.name!r} does not belong into this archive")
+        raise RequestRefused(f"{member.name!r} does not belong into this archive")
     path = os.path.join(folder, *parts)
     os.makedirs(os.path.dirname(path), exist_ok=True)
     temporary = f"{path}.tmp-{os.getpid()}"

@@ -14,7 +14,7 @@ import os
 import re
 import time
 
-from hydra_plugins.xp_ssh_launcher._agent_files import Refused
+from hydra_plugins.xp_ssh_launcher._agent_files import RequestRefused
 
 KEY_VARIABLE = "XP_SSH_KEY"
 """In the environment of a job's processes: which attempt they belong to."""
@@ -168,7 +168,7 @@ def check_locks(workdir):
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in NO_LOCKS:
-            raise Refused(
+            raise RequestRefused(
                 f"the folder {workdir} lies on a file system without locks ({error.strerror}). Name a folder on a "
                 "disk of that machine: hydra.launcher.workdir=/var/tmp/xp, or `workdir` of this host"
             ) from None

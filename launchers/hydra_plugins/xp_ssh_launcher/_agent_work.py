@@ -9,7 +9,7 @@ import signal
 import time
 
 from hydra_plugins.xp_executor_base._gpus import USED_MAX
-from hydra_plugins.xp_ssh_launcher._agent_files import NO_ROOM, Refused, read_json, remove, write_json
+from hydra_plugins.xp_ssh_launcher._agent_files import NO_ROOM, RequestRefused, read_json, remove, write_json
 from hydra_plugins.xp_ssh_launcher._agent_jobs import NO_PROCESS, Runner, Slots, at_work
 from hydra_plugins.xp_ssh_launcher._agent_locks import Claim, concluded, job_of, number_of, processes_of, verdict
 
@@ -130,7 +130,7 @@ class Jobs:
         at = at_work(pids.get("runner"), pids.get("runner_start")) or at_work(pids.get("pid"), pids.get("start"))
         return at or bool(processes_of(key))
 
-    def words(self, key, limit=4000):
+    def output_tail(self, key, limit=4000):
         """The end of what a job's process wrote outside of its own log."""
         try:
             with open(os.path.join(self._place(key), "out.txt"), "rb") as handle:
@@ -159,7 +159,7 @@ class Jobs:
         if lock is None:
             if number_of(claim.holder() or key) >= attempt:
                 return {}
-            raise Refused(f"the processes of {key} do not end")
+            raise RequestRefused(f"the processes of {key} do not end")
         try:
             for pid in processes_of(key):
                 with contextlib.suppress(OSError):

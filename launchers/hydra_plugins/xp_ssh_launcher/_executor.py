@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra_plugins.xp_ssh_launcher._door import deliver
-from hydra_plugins.xp_ssh_launcher._keeper_store import Desk
+from hydra_plugins.xp_ssh_launcher._keeper_store import KeeperStore
 from hydra_plugins.xp_ssh_launcher._settings import Settings, settings_of
 from xp.errors import UserError, join_names
 from xp.foreign.text import printable
@@ -59,7 +59,7 @@ class SshExecutor(Executor):
         self._refuse_unknown_tags(jobs)
         for experiment in dict.fromkeys(job.folder.parent for job in jobs):
             mine = [job for job in jobs if job.folder.parent == experiment]
-            self._hand_over(Desk(experiment), mine)
+            self._hand_over(KeeperStore(experiment), mine)
         self._folders += [job.folder for job in jobs]
         return [str(job.folder) for job in jobs]
 
@@ -74,17 +74,19 @@ class SshExecutor(Executor):
         states = self.states([str(folder) for folder in self._folders])
         left = [folder for folder in self._folders if not states.get(str(folder), JobState.WAITING).ended]
         for experiment in dict.fromkeys(folder.parent for folder in left):
-            desk = Desk(experiment)
-            self._tell(desk)
-            if not desk.attended and self._restarts < _RESTARTS and timeout_s > 0:
+            store = KeeperStore(experiment)
+            self._tell(store)
+            if not store.attended and self._restarts < _RESTARTS and timeout_s > 0:
                 self._restarts += 1
                 jobs = [Submission(folder=f, handle=str(f)) for f in left if f.parent == experiment]
-                self._hand_over(desk, jobs)
+                self._hand_over(store, jobs)
         return {str(folder): states.get(str(folder), JobState.WAITING) for folder in self._folders}
 
     def states(self, handles: Sequence[str]) -> dict[str, JobState]:
         """How jobs stand by the keeper's papers, whether it is there or not; what has ended is told by the record."""
-        papers = {folder: Desk(folder).state().get("jobs", {}) for folder in {Path(each).parent for each in handles}}
+        papers = {
+            folder: KeeperStore(folder).state().get("jobs", {}) for folder in {Path(each).parent for each in handles}
+        }
         found: dict[str, JobState] = {}
         for handle in handles:
             entry = papers[Path(handle).parent].get(handle)
@@ -100,24 +102,24 @@ class SshExecutor(Executor):
         """Ask jobs to write a checkpoint and leave; the nodes end what is late."""
         folders = [Path(handle) for handle in handles] if handles is not None else self._folders
         for experiment in dict.fromkeys(folder.parent for folder in folders):
-            desk = Desk(experiment)
+            store = KeeperStore(experiment)
             mine = [folder for folder in folders if folder.parent == experiment]
-            desk.request(do="cancel", folders=[str(folder) for folder in mine], grace_s=grace_s)
-            if not desk.attended:
-                open_jobs = [Submission(folder=f, handle=str(f)) for f in mine if not _ended(desk, f)]
+            store.request(do="cancel", folders=[str(folder) for folder in mine], grace_s=grace_s)
+            if not store.attended:
+                open_jobs = [Submission(folder=f, handle=str(f)) for f in mine if not _ended(store, f)]
                 if open_jobs:
-                    self._hand_over(desk, open_jobs)
+                    self._hand_over(store, open_jobs)
 
     def controller_is_running(self, experiment: Path) -> bool:
         """Whether the experiment's keeper is at work."""
-        return Desk(experiment).attended
+        return KeeperStore(experiment).attended
 
     def host_errors(self, experiment: Path) -> list[str]:
         """What is wrong with hosts, or keeps them from work yet, a line each."""
-        desk = Desk(experiment)
-        state, attended = desk.state(), desk.attended
+        store = KeeperStore(experiment)
+        state, attended = store.state(), store.attended
         hosts = state.get("hosts", {})
-        general = [*filter(None, [desk.said() if attended else ""]), *state.get("trouble", ())]
+        general = [*filter(None, [store.said() if attended else ""]), *state.get("trouble", ())]
         early = {name: f"{name}: {host['standing']}" for name, host in hosts.items()
                  if attended and host["standing"] in _EARLY}  # fmt: skip
         return general + [line for name, host in hosts.items() if (line := host["line"] or early.get(name))]
@@ -138,16 +140,16 @@ class SshExecutor(Executor):
                     f"names in hydra.launcher.hosts: {join_names(sorted(known))}."
                 )
 
-    def _hand_over(self, desk: Desk, jobs: Sequence[Submission]) -> None:
-        with writing(desk.folder), desk.handing_over():
-            desk.identity()
-            if desk.attended:
-                self._deliver(desk, jobs)
-                desk.request_submission(jobs)
+    def _hand_over(self, store: KeeperStore, jobs: Sequence[Submission]) -> None:
+        with writing(store.folder), store.submission_lock():
+            store.identity()
+            if store.attended:
+                self._deliver(store, jobs)
+                store.request_submission(jobs)
                 return
-            desk.write_queue(self.settings, jobs)
-            keeper = self._start_keeper(desk, jobs)
-        self._wait_for_hosts(desk, keeper)
+            store.write_queue(self.settings, jobs)
+            keeper = self._start_keeper(store, jobs)
+        self._wait_for_hosts(store, keeper)
 
     def _secrets(self, jobs: Sequence[Submission]) -> dict[str, Any]:
         """What goes into no file: `settings` by dotted key, `env` of all jobs, and `jobs` by folder and dotted key."""
@@ -163,25 +165,25 @@ class SshExecutor(Executor):
             "jobs": {str(job.folder): kept for job in jobs if (kept := secrets_of(job.folder))},
         }
 
-    def _deliver(self, desk: Desk, jobs: Sequence[Submission]) -> None:
+    def _deliver(self, store: KeeperStore, jobs: Sequence[Submission]) -> None:
         """Bring secrets to the keeper at work: those of new jobs, and those that an earlier command did not have."""
-        secrets, state = self._secrets(jobs), desk.state()
+        secrets, state = self._secrets(jobs), store.state()
         wanted = set(state.get("missing", ())) & secrets["settings"].keys()
         if not wanted and not secrets["jobs"]:
             return
         if not deliver(str(state.get("door", "")), secrets):
             raise UserError(
-                f"The keeper of {desk.experiment} (process {state.get('pid')}) cannot be given the secrets of this "
+                f"The keeper of {store.experiment} (process {state.get('pid')}) cannot be given the secrets of this "
                 "command: it runs on another machine or as another user. Give the command there."
             )
 
-    def _start_keeper(self, desk: Desk, jobs: Sequence[Submission]) -> "subprocess.Popen[bytes]":
+    def _start_keeper(self, store: KeeperStore, jobs: Sequence[Submission]) -> "subprocess.Popen[bytes]":
         """A process in a session of its own; secrets go through its standard input."""
         secrets = self._secrets(jobs)
-        descriptor = os.open(desk.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        descriptor = os.open(store.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         with os.fdopen(descriptor, "ab") as log:
             keeper = subprocess.Popen(
-                [sys.executable, "-u", "-m", "hydra_plugins.xp_ssh_launcher._keeper", str(desk.experiment)],
+                [sys.executable, "-u", "-m", "hydra_plugins.xp_ssh_launcher._keeper", str(store.experiment)],
                 stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         assert keeper.stdin is not None
@@ -189,29 +191,29 @@ class SshExecutor(Executor):
         keeper.stdin.close()
         return keeper
 
-    def _wait_for_hosts(self, desk: Desk, keeper: "subprocess.Popen[bytes]") -> None:
+    def _wait_for_hosts(self, store: KeeperStore, keeper: "subprocess.Popen[bytes]") -> None:
         """Until every host was met, so that what is wrong with one is said while somebody is there to read it."""
         until = time.monotonic() + MEETING_S
         state: dict[str, Any] = {}
         while time.monotonic() < until and keeper.poll() is None:
-            state = desk.state()
+            state = store.state()
             if state.get("pid") == keeper.pid and state.get("ready"):
                 break
             time.sleep(_LOOK_S)
         if keeper.poll() not in (None, 0):
-            lines = desk.log.read_text(errors="replace").strip().splitlines()
+            lines = store.log.read_text(errors="replace").strip().splitlines()
             said = printable(lines[-1], 500) if lines else "nothing"
-            raise UserError(f"The keeper of {desk.experiment} did not start. Its last line: {said}. See {desk.log}")
-        far = [host for host in desk.state().get("hosts", {}).values() if not host["local"]]
+            raise UserError(f"The keeper of {store.experiment} did not start. Its last line: {said}. See {store.log}")
+        far = [host for host in store.state().get("hosts", {}).values() if not host["local"]]
         if far and all(host["standing"] == "refused" for host in far):
             raise UserError("No host can be used.\n  " + "\n  ".join(host["line"] for host in far))
-        self._tell(desk)
+        self._tell(store)
 
-    def _tell(self, desk: Desk) -> None:
+    def _tell(self, store: KeeperStore) -> None:
         """Print what is wrong with hosts, each line once."""
-        state = desk.state()
+        state = store.state()
         for line in (
-            desk.said(),
+            store.said(),
             *state.get("trouble", ()),
             *(host["line"] for host in state.get("hosts", {}).values()),
         ):
@@ -220,6 +222,6 @@ class SshExecutor(Executor):
                 print(f"xp: {line}", file=sys.stderr, flush=True)
 
 
-def _ended(desk: Desk, folder: Path) -> bool:
-    entry = desk.state().get("jobs", {}).get(str(folder))
+def _ended(store: KeeperStore, folder: Path) -> bool:
+    entry = store.state().get("jobs", {}).get(str(folder))
     return entry is None or JobState(entry["state"]).ended

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from hydra_plugins.xp_ssh_launcher._agent_files import INLINE, listing, put, take_member
 from hydra_plugins.xp_ssh_launcher._ssh_errors import NoRoom, NoSession, Refused, Unreachable
-from hydra_plugins.xp_ssh_launcher._transport import Agent, Link
+from hydra_plugins.xp_ssh_launcher._transport import AgentClient, Link
 from xp import atomic
 from xp.runs.records.folder import RECORD
 
@@ -55,10 +55,10 @@ def sound(names: Iterable[str]) -> None:
             raise Refused(f"the node lists a file called {name!r}; nothing is taken from it")
 
 
-class Courier:
+class FileSync:
     """Carries folders between this machine and one node."""
 
-    def __init__(self, link: Link, agent: Agent, *, rsync: bool):
+    def __init__(self, link: Link, agent: AgentClient, *, rsync: bool):
         self._link, self._agent, self._rsync = link, agent, rsync and shutil.which("rsync") is not None
 
     def push(self, source: Path, target: Path, *, skip: Sequence[str] = (), names: Sequence[str] | None = None) -> None:
@@ -304,4 +304,4 @@ def _request(folder: Path, names: Sequence[str]) -> bytes:
     return json.dumps({"path": str(folder), "names": list(names)}).encode() + b"\n"
 
 
-__all__ = ["Courier", "NoRoom", "changed", "gone", "listing", "publish", "sound", "unit_of"]
+__all__ = ["FileSync", "NoRoom", "changed", "gone", "listing", "publish", "sound", "unit_of"]

@@ -22,7 +22,7 @@ _EXAMPLES = 'gpu1, "ssh root@1.2.3.4 -p 41234", or {host: 1.2.3.4, user: root, p
 
 @dataclass(frozen=True, kw_only=True)
 class Host:
-    """One machine that takes jobs, and what it offers."""
+    """One machine that takes jobs, and what it capacities."""
 
     host: str
     name: str = ""

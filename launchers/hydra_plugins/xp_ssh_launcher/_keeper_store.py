@@ -32,7 +32,7 @@ _LINE = 1000
 """Bytes that are kept for a line about a full disk."""
 
 
-class Desk:
+class KeeperStore:
     """The papers of one experiment's keeper."""
 
     def __init__(self, experiment: Path):
@@ -53,7 +53,7 @@ class Desk:
         return read_json(self.mark)
 
     @contextmanager
-    def handing_over(self) -> Iterator[None]:
+    def submission_lock(self) -> Iterator[None]:
         """One controller at a time, and no keeper that is just about to end."""
         self.folder.mkdir(parents=True, exist_ok=True)
         until = time.monotonic() + HANDING_S
@@ -67,7 +67,7 @@ class Desk:
                 time.sleep(0.05)
             yield
 
-    def take_keys(self) -> int | None:
+    def acquire_keeper_lock(self) -> int | None:
         """Become the keeper until `leave` or the end of the process: a descriptor; None if there is one already."""
         self.folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.folder / "keeper.lock", os.O_RDWR | os.O_CREAT, 0o666)
@@ -94,7 +94,7 @@ class Desk:
         if not (self.folder / "keeper.lock").exists():
             return False
         try:
-            taken = self.take_keys() is not None
+            taken = self.acquire_keeper_lock() is not None
         except (OSError, UserError):
             return True  # somebody else's folder: nobody can tell from here
         self.leave()

@@ -20,7 +20,7 @@ MOVES = 5
 """How often a job may be displaced by a full disk before it counts as failed."""
 
 
-class End(StrEnum):
+class AttemptOutcome(StrEnum):
     """How an attempt ended, as far as the queue is concerned."""
 
     DONE = "done"
@@ -45,7 +45,7 @@ class Lease:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Offer:
+class NodeCapacity:
     """What a host that asks for a job has: its name, tags, all of its slots and those not taken."""
 
     name: str
@@ -58,7 +58,7 @@ class Offer:
 
 
 @dataclass
-class Ledger:
+class LeaseQueue:
     """The queue, the leases, and what must be ended at hosts that were given up."""
 
     retries: int = 2
@@ -103,12 +103,12 @@ class Ledger:
                 self.leaving.discard(job.folder)
             self.jobs[job.folder] = job
 
-    def take(self, offer: Offer) -> tuple[Submission, int] | None:
+    def take(self, capacity: NodeCapacity) -> tuple[Submission, int] | None:
         """Lease the first ready job that fits; None if none does."""
         for job in self.queue.ready():
-            if job.folder not in self.held and self._fits(job, offer):
+            if job.folder not in self.held and self._fits(job, capacity):
                 attempt = self.attempts[job.folder] = self.attempts.get(job.folder, 0) + 1
-                self.leases[job.folder] = Lease(offer.name, attempt)
+                self.leases[job.folder] = Lease(capacity.name, attempt)
                 self.queue.set(job.folder, JobState.RUNNING)
                 return job, attempt
         return None
@@ -119,9 +119,9 @@ class Ledger:
         if self.attempts.get(folder) == attempt:
             self.attempts[folder] = attempt - 1
 
-    def wanted(self, offer: Offer) -> bool:
+    def wanted(self, capacity: NodeCapacity) -> bool:
         """Whether a job waits that fits a host, all of its slots free."""
-        empty = replace(offer, free=offer.slots)
+        empty = replace(capacity, free=capacity.slots)
         return any(job.folder not in self.held and self._fits(job, empty) for job in self.queue.ready())
 
     def answered(self, folder: Path, attempt: int, answer: Mapping[str, Any]) -> None:
@@ -129,7 +129,7 @@ class Ledger:
         if answer["started"]:
             return
         if answer["why"] == "full":
-            self.end(folder, attempt, End.DISPLACED)
+            self.end(folder, attempt, AttemptOutcome.DISPLACED)
         else:
             self.hand_back(folder, attempt)
 
@@ -139,26 +139,26 @@ class Ledger:
             del self.leases[folder]
             self.queue.set(folder, JobState.WAITING)
 
-    def end(self, folder: Path, attempt: int, end: End, why: str = "") -> JobState | None:
+    def end(self, folder: Path, attempt: int, end: AttemptOutcome, why: str = "") -> JobState | None:
         """Note how an attempt ended; the job's new state, or None if that attempt is not on lease any more."""
         if not self._on_lease(folder, attempt):
             return None
         lease = self.leases.pop(folder)
-        if end is End.UNFIT:
+        if end is AttemptOutcome.UNFIT:
             self.unfit.setdefault(folder, {})[lease.host] = why
         state = self._state_after(folder, lease, end)
         self.queue.set(folder, state)
         return state
 
-    def _state_after(self, folder: Path, lease: Lease, end: End) -> JobState:
-        if end in (End.DONE, End.FAILED):
+    def _state_after(self, folder: Path, lease: Lease, end: AttemptOutcome) -> JobState:
+        if end in (AttemptOutcome.DONE, AttemptOutcome.FAILED):
             return JobState(end)
-        if folder in self.leaving or end is End.LEFT:
+        if folder in self.leaving or end is AttemptOutcome.LEFT:
             return JobState.INTERRUPTED
-        if end is End.UNFIT:
+        if end is AttemptOutcome.UNFIT:
             self._fence(folder, lease)
             return JobState.WAITING
-        if end is End.DISPLACED:
+        if end is AttemptOutcome.DISPLACED:
             self._fence(folder, lease)
             self.avoid.setdefault(folder, set()).add(lease.host)
             self.moves[folder] = self.moves.get(folder, 0) + 1
@@ -210,7 +210,7 @@ class Ledger:
         """{folder: attempt} on lease at a host."""
         return {folder: lease.attempt for folder, lease in self.leases.items() if lease.host == host}
 
-    def forgive(self, host: str) -> None:
+    def clear_avoid(self, host: str) -> None:
         """A host has room again: jobs that were displaced from it may come back."""
         for hosts in self.avoid.values():
             hosts.discard(host)
@@ -219,30 +219,30 @@ class Ledger:
         lease = self.leases.get(folder)
         return lease is not None and lease.attempt == attempt
 
-    def _fits(self, job: Submission, offer: Offer) -> bool:
-        if self.unsettled.get(job.folder) or job.folder in self.fences.get(offer.name, {}):
+    def _fits(self, job: Submission, capacity: NodeCapacity) -> bool:
+        if self.unsettled.get(job.folder) or job.folder in self.fences.get(capacity.name, {}):
             return False
-        if offer.name in self.unfit.get(job.folder, {}):
+        if capacity.name in self.unfit.get(job.folder, {}):
             return False
         task = str(job.resources.get("task", ""))
-        if offer.tasks is not None:
-            return task in offer.tasks and offer.free >= 1
+        if capacity.tasks is not None:
+            return task in capacity.tasks and capacity.free >= 1
         if task in self.claimed:
             return False
-        wanted = slots_wanted(job, offer)
+        wanted = slots_wanted(job, capacity)
         tags = set(job.resources.get("tags") or ())
         return (
-            wanted <= offer.free
-            and tags <= offer.tags | {offer.name}
-            and offer.name not in self.avoid.get(job.folder, ())
+            wanted <= capacity.free
+            and tags <= capacity.tags | {capacity.name}
+            and capacity.name not in self.avoid.get(job.folder, ())
         )
 
-    def hopeless(self, offers: Sequence[Offer]) -> list[Path]:
+    def unschedulable(self, capacities: Sequence[NodeCapacity]) -> list[Path]:
         """Waiting jobs that none of these hosts could ever take, all slots free and nothing displaced."""
-        empty = [replace(offer, free=offer.slots) for offer in offers]
+        empty = [replace(capacity, free=capacity.slots) for capacity in capacities]
         waiting = [folder for folder, state in self.queue.states.items() if state is JobState.WAITING]
-        calm = Ledger(claimed=self.claimed, unfit=self.unfit)
-        return [folder for folder in waiting if not any(calm._fits(self.jobs[folder], offer) for offer in empty)]
+        calm = LeaseQueue(claimed=self.claimed, unfit=self.unfit)
+        return [folder for folder in waiting if not any(calm._fits(self.jobs[folder], capacity) for capacity in empty)]
 
     def to_json(self) -> dict[str, Any]:
         """Everything that a later keeper needs to go on; jobs themselves are kept elsewhere."""
@@ -285,12 +285,12 @@ class Ledger:
                     self.leaving.add(folder)
 
 
-def slots_wanted(job: Submission, offer: Offer) -> int:
+def slots_wanted(job: Submission, capacity: NodeCapacity) -> int:
     """GPUs that a job asks for; one slot on a machine without GPUs, where a job that insists on a GPU never fits."""
     asked = job.resources.get("gpus")
-    if offer.gpus:
+    if capacity.gpus:
         return max(1, int(asked or 1))
-    return 1 if asked is None or int(asked) == 0 else offer.slots + 1
+    return 1 if asked is None or int(asked) == 0 else capacity.slots + 1
 
 
 def lost_hosts(silent: Mapping[str, float], lost_after_s: float) -> list[str]:

@@ -15,23 +15,23 @@ from typing import Any
 from submitit.core import core, job_environment, utils
 
 from hydra_plugins.xp_ssh_launcher._settings import Settings, settings_of
-from hydra_plugins.xp_ssh_launcher._submitit_scheduler import Board, order_of
+from hydra_plugins.xp_ssh_launcher._submitit_scheduler import SubmititScheduler, order_of
 
 _VARIABLES = {name: f"XP_SUBMITIT_{name.upper()}" for name in
               ("job_id", "num_tasks", "num_nodes", "node", "global_rank", "local_rank")}  # fmt: skip
-_boards: dict[str, Board] = {}
-"""{job id: the board it is on}."""
+_schedulers: dict[str, SubmititScheduler] = {}
+"""{job id: the scheduler it is on}."""
 
 
 class SSHWatcher(core.InfoWatcher):
-    """Asks the board in this process."""
+    """Asks the scheduler in this process."""
 
     folders: dict[str, Path] = {}
 
     def get_state(self, job_id: str, mode: str = "standard") -> str:
         """PENDING, RUNNING, COMPLETED, FAILED or CANCELLED; UNKNOWN for a job of another process."""
-        board = _boards.get(job_id)
-        return board.state(self.folders[job_id]) if board is not None else "UNKNOWN"
+        scheduler = _schedulers.get(job_id)
+        return scheduler.state(self.folders[job_id]) if scheduler is not None else "UNKNOWN"
 
     def get_info(self, job_id: str, mode: str = "standard") -> dict[str, str]:
         """The state as a dict."""
@@ -46,9 +46,9 @@ class SSHJob(core.Job[Any]):
 
     def cancel(self, check: bool = True) -> None:
         """Ask it to leave."""
-        board = _boards.get(self.job_id)
-        if board is not None:
-            board.cancel(self.watcher.folders[self.job_id])  # type: ignore[attr-defined]
+        scheduler = _schedulers.get(self.job_id)
+        if scheduler is not None:
+            scheduler.cancel(self.watcher.folders[self.job_id])  # type: ignore[attr-defined]
 
 
 class SSHJobEnvironment(job_environment.JobEnvironment):
@@ -70,7 +70,7 @@ class SSHExecutor(core.Executor):
         super().__init__(path if "%j" in str(path) else path / "%j")
         self.max_num_timeout = max_num_timeout
         self._given: dict[str, Any] = {"hosts": hosts, **settings}
-        self._board: Board | None = None
+        self._board: SubmititScheduler | None = None
 
     @classmethod
     def _valid_parameters(cls) -> set[str]:
@@ -95,10 +95,10 @@ class SSHExecutor(core.Executor):
         self, delayed_submissions: Sequence[utils.DelayedSubmission]
     ) -> list[core.Job[Any]]:
         if self._board is None:
-            self._board = Board(self.settings)
+            self._board = SubmititScheduler(self.settings)
         return [self._submit_one(self._board, delayed) for delayed in delayed_submissions]
 
-    def _submit_one(self, board: Board, delayed: utils.DelayedSubmission) -> SSHJob:
+    def _submit_one(self, scheduler: SubmititScheduler, delayed: utils.DelayedSubmission) -> SSHJob:
         job_id = uuid.uuid4().hex[:12]
         delayed.set_timeout(self.parameters.get("timeout_min", 5), self.max_num_timeout)
         job = SSHJob(folder=self.folder, job_id=job_id, tasks=[0])
@@ -108,8 +108,8 @@ class SSHExecutor(core.Executor):
         values = {"job_id": job_id, "num_tasks": "1", "num_nodes": "1"}
         env = {_VARIABLES[name]: values.get(name, "0") for name in _VARIABLES}
         env |= {"SUBMITIT_EXECUTOR": "ssh", "XP_OUT": str(job.paths.stdout), "XP_ERR": str(job.paths.stderr)}
-        command = [board.settings.python, "-u", "-m", "submitit.core._submit", str(folder)]
-        _boards[job_id], SSHJob.watcher.folders[job_id] = board, folder  # type: ignore[attr-defined]
+        command = [scheduler.settings.python, "-u", "-m", "submitit.core._submit", str(folder)]
+        _schedulers[job_id], SSHJob.watcher.folders[job_id] = scheduler, folder  # type: ignore[attr-defined]
         job.watcher.register_job(job_id)
-        board.submit(folder, order_of(folder, board.settings, command, env))
+        scheduler.submit(folder, order_of(folder, scheduler.settings, command, env))
         return job

@@ -8,7 +8,7 @@ from typing import Any
 from hydra_plugins.xp_ssh_launcher._hosts import Host
 from hydra_plugins.xp_ssh_launcher._settings import Settings
 from hydra_plugins.xp_ssh_launcher._ssh_errors import Refused, Unreachable
-from hydra_plugins.xp_ssh_launcher._transport import Agent, Link
+from hydra_plugins.xp_ssh_launcher._transport import AgentClient, Link
 from xp.errors import UserError
 
 _PARTS = (
@@ -22,10 +22,10 @@ _LONG_S = 600.0
 
 
 @contextmanager
-def agent_at(settings: Settings, host: Host) -> Iterator[Agent]:
+def agent_at(settings: Settings, host: Host) -> Iterator[AgentClient]:
     """A conversation with a host, of its own connection."""
     link = Link(host, python=host.python or settings.python, ssh_config=settings.ssh_config)
-    agent = Agent(link)
+    agent = AgentClient(link)
     try:
         link.connect()
         agent.greet(workdir=host.workdir or settings.workdir, folders=[], marks={}, gpus_wanted=[], slots=1)

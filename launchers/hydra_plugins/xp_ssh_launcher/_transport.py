@@ -287,7 +287,7 @@ class Link:
             raise Unreachable(f"{self.host.name}: rsync ended with {done.returncode} ({words[-300:]})")
 
 
-class Agent:
+class AgentClient:
     """A conversation with the agent of a node over one channel; opened when first used, again after it broke."""
 
     def __init__(self, link: Link):
@@ -317,7 +317,7 @@ class Agent:
             return self._exchange(request, fields, patience_s)
 
     def close(self) -> None:
-        """End the conversation."""
+        """AttemptOutcome the conversation."""
         with self._lock:
             self._drop()
 
