@@ -27,6 +27,7 @@ check: setup
 	.venv/bin/ruff format --check .
 	.venv/bin/pyright
 	.venv/bin/lint-imports
+	.venv/bin/python tools/import_circles.py
 
 test: setup check
 	$(PYTEST) -m "not slow"

@@ -64,7 +64,7 @@ def told(jobs, rules, overrides, swept, folder, **fields):
     composed = jobs.compose("stage", overrides, swept)
     try:
         composed.check()
-        with stage_references.standing_at(place_of(folder, fields.get("needs", ()))):
+        with stage_references.resolving(place_of(folder, fields.get("needs", ()))):
             config = composed.resolve()
         return identified(config, folder, overrides=overrides, science=rules.science, **fields), composed
     except (UserError, Exception) as error:  # noqa: BLE001

@@ -7,7 +7,7 @@ import pytest
 
 from hydra_plugins.xp_slurm_launcher import _state
 from hydra_plugins.xp_slurm_launcher._arrays import Array, arrays, dependency
-from hydra_plugins.xp_slurm_launcher._commands import Answer, Silent
+from hydra_plugins.xp_slurm_launcher._commands import Answer, SlurmUnavailable
 from hydra_plugins.xp_slurm_launcher._post_job import Why, reason, verdict
 from hydra_plugins.xp_slurm_launcher._protocol import Heard
 from hydra_plugins.xp_slurm_launcher._resources import Resources, resources_of
@@ -162,7 +162,7 @@ def test_an_error_of_squeue_is_silence_unless_it_says_that_it_knows_no_such_job(
     if known:
         assert _state.Watcher().look(["7"]) == {}
     else:
-        with pytest.raises(Silent):
+        with pytest.raises(SlurmUnavailable):
             _state.Watcher().look(["7"])
 
 

@@ -10,7 +10,7 @@ import pytest
 from slurm_cluster import wait_for
 
 from hydra_plugins.xp_slurm_launcher import _commands
-from hydra_plugins.xp_slurm_launcher._commands import Silent
+from hydra_plugins.xp_slurm_launcher._commands import SlurmUnavailable
 from hydra_plugins.xp_slurm_launcher._orders import orders
 from xp.runs import RunFolder, State
 from xp.runs.executors.protocol import executor_named
@@ -106,7 +106,7 @@ def test_an_sbatch_whose_answer_was_lost_is_found_by_its_name_and_not_repeated(
     def lost(program, *arguments, **options):
         answer = call(program, *arguments, **options)
         if program == "sbatch" and "--parsable" in arguments:
-            raise Silent("sbatch has not answered")
+            raise SlurmUnavailable("sbatch has not answered")
         return answer
 
     monkeypatch.setattr(_commands, "call", lost)

@@ -15,7 +15,7 @@ from xp.runs.jobs.identity import (
     flatten,
     identity,
     missing,
-    runs_inside,
+    referenced_runs,
 )
 
 words = st.sampled_from(["seed", "lr", "peak", "steps", "name", "a", "b"])
@@ -151,7 +151,7 @@ def test_needed_runs_count_even_where_no_path_names_them():
 def test_runs_are_found_behind_paths(tmp_path):
     write_json(tmp_path / "run" / "record.json", {"identity": "abc", "state": "done"})
     science = {"predict.checkpoint": str(tmp_path / "run" / "final"), "list": [str(tmp_path / "elsewhere")], "n": 3}
-    assert runs_inside(science) == {str(tmp_path / "run"): "abc"}
+    assert referenced_runs(science) == {str(tmp_path / "run"): "abc"}
 
 
 def test_a_key_that_one_side_lacks_is_shown_as_missing():

@@ -21,8 +21,8 @@ _UNREACHABLE = re.compile(
 _GONE = re.compile(r"invalid job id|already complet", re.IGNORECASE)
 
 
-class Silent(UserError):  # noqa: N818 - a state of affairs
-    """SLURM does not answer."""
+class SlurmUnavailable(UserError):  # noqa: N818 - a state of affairs
+    """SLURM's commands are not here, or its controller does not answer: nothing is known of any job."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Answer:
     err: str
 
     @property
-    def words(self) -> str:
+    def message(self) -> str:
         """The error in one line, without the program's name before it."""
         lines = [line.partition("error: ")[2] or line for line in self.err.strip().splitlines()]
         return " ".join(line.strip().rstrip(".") for line in lines if line.strip())[:300] or f"exit code {self.code}"
@@ -42,23 +42,23 @@ class Answer:
     @property
     def told(self) -> str:
         """The error of sbatch without its phrases around the reason."""
-        return self.words.replace("allocation failure: ", "").replace("Batch job submission failed: ", "")
+        return self.message.replace("allocation failure: ", "").replace("Batch job submission failed: ", "")
 
 
 def require(program: str) -> None:
     """Refuse where SLURM's command is not on this machine, or cannot find its configuration.
 
     Raises:
-        Silent: so it is.
+        SlurmUnavailable: so it is.
     """
     if shutil.which(program) is None:
-        raise Silent(
+        raise SlurmUnavailable(
             f"There is no {program} on this machine's PATH, so it cannot reach SLURM. Log in to the cluster and run "
             "the same command there, or choose another launcher: hydra/launcher=local or hydra/launcher=ssh."
         )
     conf = os.environ.get("SLURM_CONF")
     if conf and not os.path.exists(conf):  # noqa: PTH110 - its commands would try again for a minute
-        raise Silent(
+        raise SlurmUnavailable(
             f"SLURM_CONF={conf}: there is no such file, so SLURM does not answer. Unset SLURM_CONF or mend it."
         )
 
@@ -80,7 +80,7 @@ def call(
         inherited: file descriptors that it keeps open (a lock that must be held as long as it is under way).
 
     Raises:
-        Silent: the command is not here, or SLURM's controller does not answer.
+        SlurmUnavailable: the command is not here, or SLURM's controller does not answer.
     """
     require(program)
     command = [program, *arguments]
@@ -90,10 +90,12 @@ def call(
             env=dict(environment or clean_environment()), pass_fds=tuple(inherited),
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        raise Silent(f"{program} has not answered for {limit_s:.0f} s. Look with: sinfo ; scontrol ping") from None
+        raise SlurmUnavailable(
+            f"{program} has not answered for {limit_s:.0f} s. Look with: sinfo ; scontrol ping"
+        ) from None
     answer = Answer(done.returncode, done.stdout, done.stderr)
     if answer.code and _UNREACHABLE.search(answer.err):
-        raise Silent(f"SLURM does not answer {program}: {answer.words}. Look with: scontrol ping")
+        raise SlurmUnavailable(f"SLURM does not answer {program}: {answer.message}. Look with: scontrol ping")
     return answer
 
 
@@ -101,13 +103,13 @@ def patiently[T](question: Callable[[], T], limit_s: float, told: Callable[[str]
     """Ask until SLURM answers, with pauses of up to 30 s; `told` hears what is waited for, once.
 
     Raises:
-        Silent: it has not answered for `limit_s` seconds.
+        SlurmUnavailable: it has not answered for `limit_s` seconds.
     """
     pause, began, said = 0.5, time.monotonic(), False
     while True:
         try:
             return question()
-        except Silent as silence:
+        except SlurmUnavailable as silence:
             if time.monotonic() - began > limit_s:
                 raise
             if not said:
@@ -137,13 +139,13 @@ def scancel(handles: Sequence[str]) -> None:
     """Cancel jobs: they get SIGTERM, and SIGKILL after the cluster's KillWait; those that wait never start.
 
     Raises:
-        Silent: SLURM does not answer.
+        SlurmUnavailable: SLURM does not answer.
         UserError: it will not cancel one of them.
     """
     for start in range(0, len(handles), 500):
         answer = call("scancel", *handles[start : start + 500])
         if answer.code and not _GONE.search(answer.err):
-            raise UserError(f"SLURM will not cancel these jobs: {answer.words}. Look with: squeue --me")
+            raise UserError(f"SLURM will not cancel these jobs: {answer.message}. Look with: squeue --me")
 
 
 @lru_cache(maxsize=4)
@@ -167,7 +169,7 @@ def job_fields(job_id: str) -> dict[str, str]:
     """The fields of `scontrol show job`; empty if SLURM does not know the job.
 
     Raises:
-        Silent: SLURM does not answer.
+        SlurmUnavailable: SLURM does not answer.
     """
     answer = call("scontrol", "show", "job", "-o", job_id)
     return dict(re.findall(r"(\S+?)=(\S*)", answer.out.partition("\n")[0])) if not answer.code else {}

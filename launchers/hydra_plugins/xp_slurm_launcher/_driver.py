@@ -38,7 +38,7 @@ def hand_in(executor: SlurmExecutor, experiment: Path, driver: str) -> bool:
     It stays if there was no room for another of its kind, and some jobs still wait.
 
     Raises:
-        Silent: SLURM does not answer.
+        SlurmUnavailable: SLURM does not answer.
     """
     with submission_lock(experiment):
         named, jobs = read_rest(experiment)

@@ -61,7 +61,7 @@ def cancel_jobs(folders: Sequence[Path], watcher: Watcher) -> list[str]:
     """Cancel every submission of these jobs that exists, and see to it that none of them starts later.
 
     Raises:
-        Silent: SLURM does not answer.
+        SlurmUnavailable: SLURM does not answer.
     """
     told: list[str] = []
     for experiment in dict.fromkeys(folder.parent for folder in folders):

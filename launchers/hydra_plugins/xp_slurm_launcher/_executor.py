@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra_plugins.xp_slurm_launcher import _commands, _endings, _later
-from hydra_plugins.xp_slurm_launcher._commands import Silent, main_id
+from hydra_plugins.xp_slurm_launcher._commands import SlurmUnavailable, main_id
 from hydra_plugins.xp_slurm_launcher._handing_in import Submitter, resolved
 from hydra_plugins.xp_slurm_launcher._options import count
 from hydra_plugins.xp_slurm_launcher._orders import SUBMISSIONS, submission_lock
@@ -107,7 +107,7 @@ class SlurmExecutor(Executor):
         _commands.require("sbatch")
         answer = _commands.call("scontrol", "ping", limit_s=10.0)
         if answer.code:
-            raise Silent(f"SLURM's controller does not answer: {answer.out.strip() or answer.words}")
+            raise SlurmUnavailable(f"SLURM's controller does not answer: {answer.out.strip() or answer.message}")
 
     def submission_lock(self, experiment: Path) -> AbstractContextManager[None]:
         """The experiment's lock (`_orders`), which the job that hands in the rest takes as well."""
@@ -226,7 +226,7 @@ class SlurmExecutor(Executor):
         try:
             seen: dict[str, Seen] | None = self._look(list(open_.values()))
             self._make_room(seen or {}, open_)
-        except Silent as silence:
+        except SlurmUnavailable as silence:
             if time.monotonic() - self._heard_at > _SILENT_S:
                 raise UserError(f"{silence} The jobs go on; the same command adopts them.") from None
             seen = None

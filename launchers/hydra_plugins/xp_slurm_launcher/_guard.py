@@ -120,11 +120,11 @@ def _received(signals: socket.socket) -> list[int]:
 
 def _is_ending() -> bool:
     """Whether SLURM ends this job (and does not only pass on somebody's signal)."""
-    from hydra_plugins.xp_slurm_launcher._commands import Silent, job_fields
+    from hydra_plugins.xp_slurm_launcher._commands import SlurmUnavailable, job_fields
 
     try:
         return job_fields(os.environ.get("SLURM_JOB_ID", "0")).get("JobState") in _ENDING
-    except Silent:
+    except SlurmUnavailable:
         return False
 
 

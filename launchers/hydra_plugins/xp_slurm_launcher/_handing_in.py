@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hydra_plugins.xp_slurm_launcher import _commands, _later
 from hydra_plugins.xp_slurm_launcher._arrays import Array, Room, arrays, dependency
-from hydra_plugins.xp_slurm_launcher._commands import Silent
+from hydra_plugins.xp_slurm_launcher._commands import SlurmUnavailable
 from hydra_plugins.xp_slurm_launcher._orders import (
     Order,
     new_order,
@@ -27,7 +27,7 @@ from xp.atomic import write_text
 from xp.errors import UserError
 from xp.runs.executors.protocol import Submission
 from xp.runs.records.folder import RECORD
-from xp.runs.records.json_io import writing
+from xp.runs.records.json_io import explain_write_errors
 from xp.runs.records.lock import Busy, locked
 from xp.runs.records.record import Record, State
 
@@ -47,7 +47,7 @@ class Submitter:
         """{folder: handle} of all jobs: submitted now, or by an earlier call, or kept until there is room.
 
         Raises:
-            Silent: SLURM does not answer.
+            SlurmUnavailable: SLURM does not answer.
             UserError: SLURM refuses a request for good; nothing of this call is left in its queue then.
         """
         with ExitStack() as held:
@@ -120,7 +120,7 @@ class Submitter:
                 asked[folder] = (noted, "")
         try:
             seen = self.sbatch.watcher.look([handle for handle, _ in asked.values() if handle])
-        except Silent:
+        except SlurmUnavailable:
             return dict.fromkeys(asked, Heard.SILENT)
         return {folder: heard(seen.get(handle), token) for folder, (handle, token) in asked.items()}
 
@@ -144,7 +144,7 @@ class Submitter:
                 sizes[str(order.job_id)] = len(group.jobs)
                 handles |= {job.folder: order.handle(index) for index, job in enumerate(group.jobs)}
                 waiting = [*([rest] if rest.jobs else []), *waiting[1:]]
-        except Silent:
+        except SlurmUnavailable:
             raise
         except UserError:
             take_back([order for order, _ in done])
@@ -159,7 +159,7 @@ class Submitter:
 
         Raises:
             NoRoom: a limit on jobs in the queue.
-            Silent: SLURM does not answer; whether it has the jobs is found out by whoever calls next.
+            SlurmUnavailable: SLURM does not answer; whether it has the jobs is found out by whoever calls next.
         """
         names = [job.folder.name for job in array.jobs]
         kill_s = _commands.cluster_number("KillWait", 30)
@@ -169,11 +169,11 @@ class Submitter:
         script = order.path.with_suffix(".sh")
         try:
             text = self.sbatch.script(array, order.path, order.token, needs)
-            with writing(script.parent):
+            with explain_write_errors(script.parent):
                 write_text(script, text)
             job_id = self.sbatch.submit(script, order.token, array)
         except UserError as error:
-            if not isinstance(error, Silent):
+            if not isinstance(error, SlurmUnavailable):
                 order.path.unlink()
                 script.unlink(missing_ok=True)
             raise
@@ -184,7 +184,7 @@ def resolved(experiment: Path) -> dict[Path, tuple[Order, int]]:
     """`valid_orders`, after SLURM was asked for those whose id nobody has heard; only under the experiment's lock.
 
     Raises:
-        Silent: SLURM does not answer.
+        SlurmUnavailable: SLURM does not answer.
     """
     for order in orders(experiment):
         if order.job_id is None and order.valid() and (job_id := job_named(order.token)) is not None:
@@ -238,7 +238,7 @@ def _move(job: Submission, busy: bool, known: Mapping[Path, tuple[Order, int]], 
 def _refuse_silence(moves: Sequence[tuple[Submission, Move]]) -> None:
     silent = [job for job, move in moves if move is Move.REFUSE]
     if silent:
-        raise Silent(
+        raise SlurmUnavailable(
             f"SLURM does not answer, so it cannot be told whether {silent[0].folder.name} waits or runs there already. "
             "Nothing was submitted; the same command goes on when SLURM answers. Look with: scontrol ping"
         )

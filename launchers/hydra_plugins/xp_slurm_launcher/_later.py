@@ -16,7 +16,7 @@ from typing import Any
 
 from hydra_plugins.xp_slurm_launcher import _commands
 from hydra_plugins.xp_slurm_launcher._arrays import Array
-from hydra_plugins.xp_slurm_launcher._commands import Silent
+from hydra_plugins.xp_slurm_launcher._commands import SlurmUnavailable
 from hydra_plugins.xp_slurm_launcher._orders import SUBMISSIONS, Order, valid_orders
 from hydra_plugins.xp_slurm_launcher._protocol import Heard
 from hydra_plugins.xp_slurm_launcher._refusals import NoRoom
@@ -26,7 +26,7 @@ from xp.errors import UserError
 from xp.foreign.json_file import read_fields
 from xp.runs.executors.protocol import Submission
 from xp.runs.records.folder import RECORD
-from xp.runs.records.json_io import writing
+from xp.runs.records.json_io import explain_write_errors
 from xp.runs.records.lock import Busy, locked
 from xp.runs.records.record import Record, State
 
@@ -79,7 +79,7 @@ def write_rest(experiment: Path, driver: str, jobs: Sequence[Submission]) -> Non
          "resources": dict(job.resources)}
         for job in jobs
     ]  # fmt: skip
-    with writing(path.parent):
+    with explain_write_errors(path.parent):
         write_json(path, {"driver": driver, "jobs": content})
 
 
@@ -211,7 +211,7 @@ class Keeper:
             except NoRoom:
                 script.unlink()
                 return ""
-            except Silent:
+            except SlurmUnavailable:
                 raise
             except UserError:  # this request is refused: the next one asks for what the jobs themselves get
                 script.unlink()
@@ -225,7 +225,7 @@ class Keeper:
             change.append("Dependency=" + "?".join(f"afterany:{handle}" for handle in watched))
         answer = _commands.call("scontrol", "update", *change)
         if answer.code:
-            print(f"xp: job {self._driver} will look for room in ten minutes ({answer.words})", file=sys.stderr)
+            print(f"xp: job {self._driver} will look for room in ten minutes ({answer.message})", file=sys.stderr)
 
     def _open(self, experiments: Sequence[Path]) -> list[str]:
         """Handles of the experiments' jobs that wait or run, the oldest first."""

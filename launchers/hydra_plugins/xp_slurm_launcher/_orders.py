@@ -24,7 +24,7 @@ from xp.atomic import write_json
 from xp.errors import UserError
 from xp.foreign.json_file import read_fields
 from xp.foreign.text import printable
-from xp.runs.records.json_io import read_json, writing
+from xp.runs.records.json_io import explain_write_errors, read_json
 
 SUBMISSIONS = ".slurm"
 """Folder of an experiment with its orders, scripts and outputs."""
@@ -76,7 +76,7 @@ class Order:
             "token": self.token, "number": self.number, "job_id": self.job_id, "jobs": list(self.names),
             "withdrawn": sorted(self.withdrawn), **(self.settings or {}),
         }  # fmt: skip
-        with writing(self.path.parent):
+        with explain_write_errors(self.path.parent):
             write_json(self.path, content)
         return self
 
@@ -174,7 +174,7 @@ def submission_lock(experiment: Path) -> Iterator[None]:
         yield
         return
     folder = experiment / SUBMISSIONS
-    with writing(folder):
+    with explain_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:

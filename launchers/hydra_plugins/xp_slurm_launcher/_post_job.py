@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra_plugins.xp_slurm_launcher import _commands
-from hydra_plugins.xp_slurm_launcher._commands import Silent, patiently
+from hydra_plugins.xp_slurm_launcher._commands import SlurmUnavailable, patiently
 from hydra_plugins.xp_slurm_launcher._here import LEFT, attempt_of, handle, index
 from hydra_plugins.xp_slurm_launcher._orders import last_attempt, read_order
 from hydra_plugins.xp_slurm_launcher._protocol import may_settle
@@ -76,7 +76,7 @@ def _settle(folder: Path, order: Mapping[str, Any], code: int, killed: bool) -> 
     """Write down why the job has left; gives whether it is to be queued again by this shell."""
     try:
         fields = patiently(lambda: _commands.job_fields(os.environ["SLURM_JOB_ID"]), _PATIENCE_S, _waits)
-    except Silent as silence:
+    except SlurmUnavailable as silence:
         Record(folder / RECORD).update(reason=f"left with exit code {code}; {silence}"[:300])
         return False
     record = Record(folder / RECORD)
@@ -152,19 +152,19 @@ def _requeue(folder: Path) -> None:
         answer = patiently(
             lambda: _commands.call("scontrol", "requeue", os.environ["SLURM_JOB_ID"]), _PATIENCE_S, _waits
         )
-    except Silent as silence:
+    except SlurmUnavailable as silence:
         Record(folder / RECORD).update(reason=f"{Record(folder / RECORD).get('reason')}; {silence}"[:300])
         return
     if answer.code:
-        mark_failed(folder, f"SLURM will not queue job {handle()} again: {answer.words}")
-        print(f"xp: scontrol requeue: {answer.words}", file=sys.stderr, flush=True)
+        mark_failed(folder, f"SLURM will not queue job {handle()} again: {answer.message}")
+        print(f"xp: scontrol requeue: {answer.message}", file=sys.stderr, flush=True)
 
 
 def _stay_away() -> None:
     """A job that another submission has leaves SLURM's queue, so that it is not queued again."""
     try:
         _commands.call("scancel", handle())
-    except Silent as silence:
+    except SlurmUnavailable as silence:
         print(f"xp: {silence}", file=sys.stderr, flush=True)
 
 
@@ -172,7 +172,7 @@ def _by_whom() -> str:
     """`cancelled by NAME (scancel)`; the name where accounting knows it already."""
     try:
         seen = Watcher().look([handle()]).get(handle())
-    except Silent:
+    except SlurmUnavailable:
         seen = None
     return f"cancelled{f' by {seen.by}' if seen and seen.by else ''} (scancel)"
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from hydra_plugins.xp_slurm_launcher import _commands
 from hydra_plugins.xp_slurm_launcher._arrays import Array
-from hydra_plugins.xp_slurm_launcher._commands import Silent
+from hydra_plugins.xp_slurm_launcher._commands import SlurmUnavailable
 from hydra_plugins.xp_slurm_launcher._orders import lock_descriptor
 from hydra_plugins.xp_slurm_launcher._refusals import NoRoom, no_room, refusal
 from hydra_plugins.xp_slurm_launcher._resources import Resources
@@ -48,7 +48,7 @@ class Sbatch:
 
         Raises:
             NoRoom: a limit on jobs in the queue.
-            Silent: SLURM does not answer; whether it has the jobs is found out by whoever calls next.
+            SlurmUnavailable: SLURM does not answer; whether it has the jobs is found out by whoever calls next.
             UserError: refused.
         """
         environment = {**self.environment(array.jobs), **(more or {})}
@@ -57,7 +57,7 @@ class Sbatch:
                 "sbatch", "--parsable", str(script), environment=environment,
                 inherited=lock_descriptor(array.experiment),
             )  # fmt: skip
-        except Silent:
+        except SlurmUnavailable:
             return _found(token)
         if answer.code:
             limit = no_room(answer)
@@ -96,13 +96,14 @@ def _found(token: str) -> str:
     """The id of a submission whose answer was lost.
 
     Raises:
-        Silent: SLURM does not answer, or does not know it (yet): the order stays, and whoever calls next asks again.
+        SlurmUnavailable: SLURM does not answer, or does not know it (yet): the order stays, and whoever calls next asks
+            again.
     """
     for pause in _LOST_S:
         time.sleep(pause)
         if (job_id := job_named(token)) is not None:
             return job_id
-    raise Silent(
+    raise SlurmUnavailable(
         "SLURM has not answered sbatch, and does not know the jobs. The same command asks again and submits what is "
         "missing. Look with: scontrol ping"
     )

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from hydra_plugins.xp_slurm_launcher._commands import Answer, Silent, call, job_fields, main_ids
+from hydra_plugins.xp_slurm_launcher._commands import Answer, SlurmUnavailable, call, job_fields, main_ids
 from hydra_plugins.xp_slurm_launcher._protocol import Heard
 from xp.foreign.text import printable
 from xp.runs.executors.protocol import JobState
@@ -81,7 +81,7 @@ class Watcher:
         """{handle: what SLURM says}; a job that SLURM does not know is left out.
 
         Raises:
-            Silent: SLURM's controller does not answer.
+            SlurmUnavailable: SLURM's controller does not answer.
         """
         wanted = list(handles)
         if not wanted:
@@ -101,7 +101,7 @@ class Watcher:
             answer = call(
                 "sacct", "-n", "-X", "-P", "--array", "-o", columns, "-j", main_ids(handles), limit_s=_SACCT_S
             )
-        except Silent:
+        except SlurmUnavailable:
             self._accounts = False
             return {}
         if answer.code or "accounting storage is disabled" in answer.err:
@@ -118,11 +118,11 @@ def job_named(token: str) -> str | None:
     """The id of this user's job of that name, if SLURM's controller has one.
 
     Raises:
-        Silent: SLURM does not answer.
+        SlurmUnavailable: SLURM does not answer.
     """
     answer = call("squeue", "-h", "-a", "--me", "--states=all", "-o", "%F", f"--name={token}")
     if answer.code:
-        raise Silent(f"SLURM does not answer squeue: {answer.words}. Look with: scontrol ping")
+        raise SlurmUnavailable(f"SLURM does not answer squeue: {answer.message}. Look with: scontrol ping")
     ids = answer.out.split()
     return ids[0] if ids else None
 
@@ -148,7 +148,7 @@ def _rows(answer: Answer) -> dict[str, Seen]:
     if answer.code:
         if "Invalid job id" in answer.err:
             return {}
-        raise Silent(f"SLURM does not answer squeue: {answer.words}. Look with: scontrol ping")
+        raise SlurmUnavailable(f"SLURM does not answer squeue: {answer.message}. Look with: scontrol ping")
     found = {}
     for line in answer.out.splitlines():
         if line.count("|") < 5:

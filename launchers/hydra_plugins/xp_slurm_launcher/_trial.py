@@ -16,7 +16,7 @@ from hydra_plugins.xp_slurm_launcher._resources import Resources
 from hydra_plugins.xp_slurm_launcher._script import FIRST
 from hydra_plugins.xp_slurm_launcher._state import Watcher
 from xp.atomic import write_text
-from xp.runs.records.json_io import writing
+from xp.runs.records.json_io import explain_write_errors
 
 Script = Callable[[Array, Path], str]
 
@@ -78,7 +78,7 @@ def _tried(array: Array, flag: str, script: Script) -> Answer:
     one = Array(array.jobs[:1], array.resources)
     text = script(one, path)
     options = text.partition(f"\n{FIRST}\n")[0]
-    with writing(folder):
+    with explain_write_errors(folder):
         write_text(path, f"{options}\nexit 0\n", durable=False)
     try:
         return _commands.call("sbatch", flag, "--output=/dev/null", str(path))

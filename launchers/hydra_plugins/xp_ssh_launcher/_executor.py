@@ -18,7 +18,7 @@ from xp.runs.executors.protocol import Executor, JobState, Submission, by_record
 from xp.runs.jobs.frozen import secrets_of
 from xp.runs.jobs.secrets import REDACTED, redact
 from xp.runs.records.folder import RECORD
-from xp.runs.records.json_io import writing
+from xp.runs.records.json_io import explain_write_errors
 from xp.runs.records.record import Record
 
 MEETING_S = 45.0
@@ -141,7 +141,7 @@ class SshExecutor(Executor):
                 )
 
     def _hand_over(self, store: KeeperStore, jobs: Sequence[Submission]) -> None:
-        with writing(store.folder), store.submission_lock():
+        with explain_write_errors(store.folder), store.submission_lock():
             store.identity()
             if store.attended:
                 self._deliver(store, jobs)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra_plugins.xp_staged_sweeper._experiment import Planned
+from hydra_plugins.xp_staged_sweeper._experiment import PlannedJob
 from hydra_plugins.xp_staged_sweeper._left import TimeLeft
 from xp.runs.execution.progress import clock_text
 from xp.runs.execution.signals import listening
@@ -28,7 +28,7 @@ _ORDER = (JobState.DONE, JobState.FAILED, JobState.BLOCKED, JobState.INTERRUPTED
 
 def drive(
     executor: Executor,
-    jobs: Sequence[Planned],
+    jobs: Sequence[PlannedJob],
     folders: Mapping[str, Path],
     *,
     grace_s: float,
@@ -69,7 +69,7 @@ def drive(
 class LineView:
     """Plain lines: one when a job starts, one when it ends. Of many jobs only the failures, and how many have ended."""
 
-    def __init__(self, jobs: Sequence[Planned], console: Any, clock: Callable[[], float] = time.monotonic):
+    def __init__(self, jobs: Sequence[PlannedJob], console: Any, clock: Callable[[], float] = time.monotonic):
         self._names = {planned.job.folder: f"{planned.stage.key}/{planned.job.name}" for planned in jobs}
         self._console, self._known = console, dict.fromkeys(self._names, JobState.WAITING)
         self._ended = self._failures = 0
@@ -145,7 +145,7 @@ def counted(states: Iterable[JobState]) -> str:
 class TableView(LineView):
     """A live table: stages with their counts, and the jobs at work."""
 
-    def __init__(self, jobs: Sequence[Planned], console: Any):
+    def __init__(self, jobs: Sequence[PlannedJob], console: Any):
         super().__init__(jobs, console)
         from rich.live import Live
 

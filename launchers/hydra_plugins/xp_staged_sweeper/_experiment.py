@@ -38,14 +38,14 @@ _UNNAMED = ("paths.", "logger.", "hydra.")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Planned:
+class PlannedJob:
     """One job of the plan, and the planned jobs it needs."""
 
     job: Job
     stage: Stage
     values: Mapping[str, Any]
     """{swept key: parsed value}."""
-    needs: tuple["Planned", ...] = ()
+    needs: tuple["PlannedJob", ...] = ()
     skip: bool = False
 
 
@@ -56,7 +56,7 @@ class Experiment:
     name: str
     folder: Path
     stages: list[Stage]
-    jobs: list[Planned] = field(default_factory=list)
+    jobs: list[PlannedJob] = field(default_factory=list)
     as_written: bool = False
     """Whether the command line leaves data, models and trainers as the experiment file has them."""
     told_apart: int = 0
@@ -170,10 +170,10 @@ class _Planner:
         """The overrides that `when` or `skip` was last looked up with, mostly those of the next time too; composed."""
         self._jobs = Jobs(composer, rules)
         self._runs: Known = {}
-        self._planned: dict[str, Joinable[Planned]] = {}
+        self._planned: dict[str, Joinable[PlannedJob]] = {}
         self._names = Names(experiment.folder)
 
-    def jobs_of(self, stage: Stage) -> list[Planned]:
+    def jobs_of(self, stage: Stage) -> list[PlannedJob]:
         """All jobs of a stage whose `when` holds."""
         mine = self._planned[stage.key] = Joinable()
         for assignment, added in assignments(stage, self._line, self._all_swept):
@@ -200,7 +200,7 @@ class _Planner:
             except UserError as error:
                 raise UserError(f"{self._experiment.name or 'sweep'}, job {name}: {error}") from None
 
-    def _plan(self, stage: Stage, assignment: Assignment, added: Assignment) -> Planned:
+    def _plan(self, stage: Stage, assignment: Assignment, added: Assignment) -> PlannedJob:
         overrides = [*self._chosen, *overrides_of(stage, assignment, self._line, self._all_swept)]
         composed = self._jobs.compose(stage.key, overrides, {bare(key) for key in assignment})
         name = self._name(stage, composed, assignment, added, overrides)
@@ -223,12 +223,12 @@ class _Planner:
         job = self._job(composed, name, fields)
         if self._plain and not self._subdir and (own := self._names.free(name, job.identity)) != name:
             job = self._job(composed, own, fields)
-        planned = Planned(job=job, stage=stage, values=values, needs=needs, skip=skip)
+        planned = PlannedJob(job=job, stage=stage, values=values, needs=needs, skip=skip)
         return _as_it_is(planned) if skip else planned
 
     def _job(self, composed: Composed, name: str, fields: Mapping[str, Any]) -> Job:
         folder = self._experiment.folder / name
-        with stage_references.standing_at(place_of(folder, fields["needs"])):
+        with stage_references.resolving(place_of(folder, fields["needs"])):
             config = composed.resolve()
         return identified(config, folder, name=name, science=self._rules.science, known=self._runs, **fields)
 
@@ -268,9 +268,9 @@ class _Planner:
     def _tells(self, key: str) -> bool:
         return not (self._rules.is_transient(key) or f"{key}.".startswith(_UNNAMED))
 
-    def _needs(self, stage: Stage, name: str, values: Mapping[str, Any]) -> tuple[Planned, ...]:
+    def _needs(self, stage: Stage, name: str, values: Mapping[str, Any]) -> tuple[PlannedJob, ...]:
         """The jobs of the needed stages that agree with this one on the keys both sweep."""
-        found: list[Planned] = []
+        found: list[PlannedJob] = []
         for need in stage.needs:
             jobs = self._planned[need].jobs
             fitting = self._planned[need].fitting(values)
@@ -287,7 +287,7 @@ class _Planner:
     def _refuse_unneeded(self, stage: Stage, config: DictConfig) -> None:
         plain = OmegaConf.to_container(config, resolve=False)
         assert isinstance(plain, dict)
-        for key, wanted in stage_references.late_stages(plain).items():  # type: ignore[arg-type]
+        for key, wanted in stage_references.deferred_stages(plain).items():  # type: ignore[arg-type]
             if wanted not in stage.needs:
                 raise UserError(
                     f"{key} of stage '{stage.key}' is taken from the best run of stage '{wanted}', which it does not "
@@ -295,7 +295,7 @@ class _Planner:
                 )
 
 
-def _as_it_is(planned: Planned) -> Planned:
+def _as_it_is(planned: PlannedJob) -> PlannedJob:
     """A job of a skipped stage: whatever finished run lies in its folder, with the identity that run has."""
     record = Record(planned.job.folder / RECORD)
     if record.state is not State.DONE or not record.get("identity"):
@@ -309,8 +309,8 @@ def _as_it_is(planned: Planned) -> Planned:
     return replace(planned, job=replace(planned.job, identity=record["identity"]))
 
 
-def _refuse_doubles(jobs: Sequence[Planned]) -> None:
-    seen: dict[Path, Planned] = {}
+def _refuse_doubles(jobs: Sequence[PlannedJob]) -> None:
+    seen: dict[Path, PlannedJob] = {}
     for planned in jobs:
         other = seen.setdefault(planned.job.folder, planned)
         if other is not planned:

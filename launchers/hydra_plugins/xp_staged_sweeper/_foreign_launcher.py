@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra_plugins.xp_staged_sweeper._experiment import Planned
+from hydra_plugins.xp_staged_sweeper._experiment import PlannedJob
 from hydra_plugins.xp_staged_sweeper._values import text
 from xp.runs.executors.protocol import JobState
 from xp.runs.records.folder import RECORD
 from xp.runs.records.record import Record, State
 
 
-def launch(launcher: Any, jobs: Sequence[Planned]) -> dict[Path, JobState]:
+def launch(launcher: Any, jobs: Sequence[PlannedJob]) -> dict[Path, JobState]:
     """Run frozen jobs through a stock launcher; each lands in its own folder, where it finds itself frozen."""
     states: dict[Path, JobState] = {}
     number = 0
@@ -26,12 +26,12 @@ def launch(launcher: Any, jobs: Sequence[Planned]) -> dict[Path, JobState]:
     return states
 
 
-def _fed(planned: Planned, states: dict[Path, JobState]) -> bool:
+def _fed(planned: PlannedJob, states: dict[Path, JobState]) -> bool:
     needs = [states[need.job.folder] for need in planned.needs if need.job.folder in states]
     return planned.job.always or all(state is JobState.DONE for state in needs)
 
 
-def _overrides(planned: Planned) -> list[str]:
+def _overrides(planned: PlannedJob) -> list[str]:
     folder = planned.job.folder
     where = [f"hydra.sweep.dir={text(str(folder.parent))}", f"hydra.sweep.subdir={text(folder.name)}"]
     return [*planned.job.overrides, *where]

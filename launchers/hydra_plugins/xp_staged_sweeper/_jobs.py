@@ -65,7 +65,7 @@ class Composed:
         self._rules.check(self.config)
 
     def resolve(self) -> dict[str, Any]:
-        """All values, at the place where the job stands (`xp.runs.jobs.stage_references.standing_at`)."""
+        """All values, at the place where the job stands (`xp.runs.jobs.stage_references.resolving`)."""
         return resolved(self.config)
 
 

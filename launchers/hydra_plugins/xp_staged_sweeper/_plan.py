@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra_plugins.xp_staged_sweeper._eta import Paces
-from hydra_plugins.xp_staged_sweeper._experiment import Experiment, Planned, Rules
+from hydra_plugins.xp_staged_sweeper._experiment import Experiment, PlannedJob, Rules
 from xp.runs.execution.progress import clock_text
 from xp.runs.execution.run_once import compare
 from xp.runs.executors.protocol import JobState
@@ -55,11 +55,11 @@ class Plan:
     seconds: Mapping[Path, float | None]
 
     @property
-    def jobs(self) -> list[Planned]:
+    def jobs(self) -> list[PlannedJob]:
         """All jobs of all experiments."""
         return [planned for experiment in self.experiments for planned in experiment.jobs]
 
-    def having(self, *actions: Action) -> list[Planned]:
+    def having(self, *actions: Action) -> list[PlannedJob]:
         """The jobs with one of these actions."""
         return [planned for planned in self.jobs if self.actions[planned.job.folder] in actions]
 
@@ -104,7 +104,7 @@ def _records(experiment: Experiment) -> dict[Path, Record]:
 
 
 def _action(
-    planned: Planned,
+    planned: PlannedJob,
     record: Record,
     known: Mapping[Path, Action],
     rules: Rules,
@@ -128,7 +128,7 @@ def _action(
     return Action.RESUME if begun else Action.RUN
 
 
-def _outdated(planned: Planned, record: Record, needs: Sequence[Action]) -> bool:
+def _outdated(planned: PlannedJob, record: Record, needs: Sequence[Action]) -> bool:
     """Whether a report of what there is has been overtaken: it shows other runs, or they run now or ran after it."""
     if record.get("identity") != planned.job.identity or any(each.starts for each in needs):
         return True
@@ -219,7 +219,7 @@ def places(plan: Plan) -> list[str]:
     return lines
 
 
-def _cells(plan: Plan, jobs: Sequence[Planned], used: Sequence[Action]) -> list[str]:
+def _cells(plan: Plan, jobs: Sequence[PlannedJob], used: Sequence[Action]) -> list[str]:
     actions = [plan.actions[planned.job.folder] for planned in jobs]
     todo = [planned.job.name for planned, action in zip(jobs, actions) if action is not Action.DONE]
     took = plan.seconds[jobs[0].job.folder]

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra_plugins.xp_staged_sweeper._experiment import Experiment, Planned
+from hydra_plugins.xp_staged_sweeper._experiment import Experiment, PlannedJob
 from hydra_plugins.xp_staged_sweeper._plan import Action, Plan, say
 from xp.errors import UserError
 from xp.runs.executors.protocol import Executor, Submission
@@ -42,7 +42,7 @@ def submit(executor: Executor, plan: Plan, settings: Mapping[str, Any], console:
 
 
 def _tell_handles(
-    jobs: Sequence[Planned], handles: Sequence[str], taken: Mapping[Path, str], executor: str, console: Any
+    jobs: Sequence[PlannedJob], handles: Sequence[str], taken: Mapping[Path, str], executor: str, console: Any
 ) -> None:
     """A line for each job; of many the first few, since every record holds its job's handle."""
     for planned, handle in list(zip(jobs, handles))[:_TOLD]:
@@ -54,7 +54,7 @@ def _tell_handles(
         say(console, f"and {more} more: {more - going} submitted, {going} go on; the last is {executor} {handles[-1]}")
 
 
-def submissions(jobs: Sequence[Planned], handles: Mapping[Path, str]) -> list[Submission]:
+def submissions(jobs: Sequence[PlannedJob], handles: Mapping[Path, str]) -> list[Submission]:
     """What an executor is told of these jobs. `handles` are those of jobs that it has already."""
     todo = {planned.job.folder for planned in jobs}
     return [
@@ -70,7 +70,7 @@ def submissions(jobs: Sequence[Planned], handles: Mapping[Path, str]) -> list[Su
     ]
 
 
-def tell(plan: Plan, executor: str, console: Any) -> int:
+def print_next_steps(plan: Plan, executor: str, console: Any) -> int:
     """The last lines of a call that does not wait: how to look, follow and cancel. Gives the exit code 0."""
     number = sum(action.starts for action in plan.actions.values())
     one = number == 1

@@ -11,12 +11,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.xp_executor_base._launcher import ExecutorLauncher
 from hydra_plugins.xp_staged_sweeper._compose import Composer
-from hydra_plugins.xp_staged_sweeper._experiment import Experiment, Planned, plan_experiment, read_command_line
+from hydra_plugins.xp_staged_sweeper._experiment import Experiment, PlannedJob, plan_experiment, read_command_line
 from hydra_plugins.xp_staged_sweeper._freezing import freeze_all
 from hydra_plugins.xp_staged_sweeper._hydra_keys import SUBDIR, refuse_options, refuse_unread, typed
 from hydra_plugins.xp_staged_sweeper._jobs import Rules
 from hydra_plugins.xp_staged_sweeper._plan import Action, Plan, make_plan, places, say, summary_line, table
-from hydra_plugins.xp_staged_sweeper._submit import recover, submit, tell
+from hydra_plugins.xp_staged_sweeper._submit import print_next_steps, recover, submit
 from xp.atomic import write_json
 from xp.errors import UserError
 from xp.runs.execution.run_once import STOCK
@@ -24,7 +24,7 @@ from xp.runs.executors.protocol import Executor, JobState
 from xp.runs.executors.submitted import submission_locks
 from xp.runs.jobs import snapshot, stage_references
 from xp.runs.jobs.secrets import redact_overrides
-from xp.runs.records.json_io import writing
+from xp.runs.records.json_io import explain_write_errors
 from xp.runs.records.record import now
 from xp.shell import command, near
 
@@ -136,7 +136,7 @@ class Sweep:
         held.close()
         if executor.detachable and launcher.detach:
             executor.close()
-            return tell(plan, executor.name, console)
+            return print_next_steps(plan, executor.name, console)
         states = drive(executor, todo, folders, grace_s=launcher.grace_s, console=console, expected=plan.seconds)
         return self._shown(plan, rules, self._sum_up(plan, states, console))
 
@@ -181,7 +181,7 @@ class Sweep:
     def _freeze(self, plan: Plan, arguments: Sequence[str], executor: str) -> None:
         """Write every job that will run into its folder, with the hash of the code."""
         for experiment in plan.experiments:
-            with writing(experiment.folder):
+            with explain_write_errors(experiment.folder):
                 code = snapshot.take(experiment.folder)
             jobs = [planned.job for planned in experiment.jobs if plan.actions[planned.job.folder].freezes]
             freeze_all([replace(job, snapshot=code) for job in jobs], executor)
@@ -240,7 +240,7 @@ _EARLIER = {
 _ORDER = (JobState.DONE, JobState.FAILED, JobState.BLOCKED, JobState.INTERRUPTED, JobState.RUNNING, JobState.WAITING)
 
 
-def _error(planned: Planned) -> str:
+def _error(planned: PlannedJob) -> str:
     from xp.runs.records.folder import RunFolder
 
     error = RunFolder(planned.job.folder).record().get("error") or {}

@@ -11,7 +11,11 @@ _WORDS = ("null", "true", "false", "nan", "inf")
 
 
 def text(value: Any) -> str:
-    """A value in the override language, such that parsing gives it back."""
+    """A value in the override language, such that parsing gives it back.
+
+    Not `xp.shell.written`, which is for pasting: here interpolations stay interpolations, and what records hold as a
+    job's overrides keeps its form.
+    """
     if value is None:
         return "null"
     if isinstance(value, bool):

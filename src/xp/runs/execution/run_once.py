@@ -16,7 +16,7 @@ from xp.runs.execution.execute import execute, exit_code
 from xp.runs.execution.run import Run
 from xp.runs.jobs import stage_references
 from xp.runs.jobs.frozen import Job, Need, freeze, open_job, to_yaml
-from xp.runs.jobs.identity import SHOWN, Known, differing_keys, flatten, identity, runs_inside
+from xp.runs.jobs.identity import SHOWN, Known, differing_keys, flatten, identity, referenced_runs
 from xp.runs.jobs.inputs import refuse_changed
 from xp.runs.jobs.secrets import redact, redact_overrides
 from xp.runs.records.folder import JOB, RECORD
@@ -119,17 +119,17 @@ def compose_job(
     config: DictConfig, folder: Path, *, overrides: Sequence[str] = (), science: Science, **fields: Any
 ) -> Job:
     """Resolve a composed configuration into a job in `folder`, and give it its identity."""
-    with stage_references.standing_at(place_of(folder, fields.get("needs", ()))):
+    with stage_references.resolving(place_of(folder, fields.get("needs", ()))):
         plain_config = resolved(config)
     return identified(plain_config, folder, overrides=overrides, science=science, **fields)
 
 
-def place_of(folder: Path, needs: Sequence[Need]) -> stage_references.Place:
+def place_of(folder: Path, needs: Sequence[Need]) -> stage_references.ResolveContext:
     """Where a job stands while its configuration is resolved."""
     found: dict[str, list[str]] = {}
     for need in needs:
         found.setdefault(need.stage, []).append(str(need.folder))
-    return stage_references.Place(str(folder), {stage: tuple(folders) for stage, folders in found.items()})
+    return stage_references.ResolveContext(str(folder), {stage: tuple(folders) for stage, folders in found.items()})
 
 
 def identified(
@@ -145,7 +145,7 @@ def identified(
     job = Job(folder=folder, config=config, identity="", overrides=tuple(overrides), **fields)
     part = flatten(science(config))
     runs = job.known_runs
-    uses = {run: its for run, its in runs_inside(part, known).items() if run not in runs}
+    uses = {run: its for run, its in referenced_runs(part, known).items() if run not in runs}
     return dataclasses.replace(job, uses=uses, identity=identity(part, {**uses, **runs}))
 
 

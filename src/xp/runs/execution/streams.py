@@ -64,7 +64,7 @@ class Tee(TextIOBase):
         return True
 
 
-class Standing(TextIOBase):
+class SwitchableStream(TextIOBase):
     """A text stream that outlives runs: it writes to the log of the run at hand, between runs to standard error.
 
     Libraries make log handlers when they are first imported, and such a handler keeps the stream of that moment. In a
@@ -112,7 +112,7 @@ class Standing(TextIOBase):
             self.log = before
 
 
-_STANDING = Standing()
+_STREAM = SwitchableStream()
 
 
 @contextmanager
@@ -127,7 +127,7 @@ def to_log(path: Path, *, echo: bool) -> Iterator[None]:
             with _echoing(log):
                 yield
         else:
-            with _descriptors(log), _STANDING.to(log):
+            with _descriptors(log), _STREAM.to(log):
                 yield
 
 

@@ -17,7 +17,7 @@ from xp.errors import UserError
 from xp.runs.jobs.identity import SELF
 from xp.runs.jobs.secrets import redact, redact_overrides
 from xp.runs.records.folder import CONFIG, JOB, RECORD
-from xp.runs.records.json_io import read_json, writing
+from xp.runs.records.json_io import explain_write_errors, read_json
 from xp.runs.records.record import SCHEMA, Record, State, now
 
 
@@ -85,7 +85,7 @@ def freeze(job: Job, *, executor: str = "", hydra_yaml: str | None = None, new: 
     """
     config, _secrets[str(job.folder)] = redact(plain(job.config))
     content = _content(job, config, executor, redact_overrides(job.overrides, _secrets[str(job.folder)].values()))
-    with writing(job.folder):
+    with explain_write_errors(job.folder):
         job.folder.mkdir(parents=True, exist_ok=True)
         _write_job(job.folder / JOB, content, new)
         write_json(job.folder / CONFIG, config)

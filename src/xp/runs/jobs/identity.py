@@ -100,7 +100,7 @@ Known = dict[str, tuple[str, str] | None]
 """{text: (folder, identity) of the run that it names a path in, if any}, for many jobs of one call."""
 
 
-def runs_inside(science: Mapping[str, Any], known: Known | None = None) -> dict[str, str]:
+def referenced_runs(science: Mapping[str, Any], known: Known | None = None) -> dict[str, str]:
     """{folder: identity} of finished or begun runs whose folders hold a path that `science` names.
 
     So a policy given as `pretrained_path=outputs/RUN` counts by what was trained, not by where it lies.

@@ -4,8 +4,7 @@
 of all of them; `${run:path}` is a path in the job's own folder. They are known when the job is composed, since folders
 are named beforehand. `${best:stage,metric}` is the value that *this very key* has in the runs of `stage` with the
 lowest mean `metric`; `${best:stage,metric,key}` takes another key's value, `${best:stage,metric,key,max}` the highest
-metric. It is the one thing resolved late, by the job itself, when the stage is done: until then the text stands for
-itself.
+metric. It is deferred: the job itself resolves it, when the stage is done; until then the text stands for itself.
 """
 
 import math
@@ -24,19 +23,19 @@ from xp.runs.jobs.identity import flatten
 from xp.runs.records.folder import RunFolder
 from xp.runs.records.record import State
 
-LATE = re.compile(r"\$\{best:([^,{}]+),([^,{}]+)(?:,([^,{}]*))?(?:,(min|max))?\}")
+DEFERRED = re.compile(r"\$\{best:([^,{}]+),([^,{}]+)(?:,([^,{}]*))?(?:,(min|max))?\}")
 _TRAIN = "train_"
 
 
 @dataclass(frozen=True)
-class Place:
+class ResolveContext:
     """Where a job stands while it is composed: its own folder and, per needed stage, the folders of its needs."""
 
     folder: str
     needs: Mapping[str, tuple[str, ...]]
 
 
-_place: ContextVar[Place | None] = ContextVar("place", default=None)
+_context: ContextVar[ResolveContext | None] = ContextVar("context", default=None)
 
 
 def register() -> None:
@@ -46,23 +45,23 @@ def register() -> None:
 
 
 @contextmanager
-def standing_at(place: Place) -> Iterator[None]:
+def resolving(context: ResolveContext) -> Iterator[None]:
     """Resolve `${needs:}` and `${run:}` for this job inside the block; outside they stand for their own text."""
-    token = _place.set(place)
+    token = _context.set(context)
     try:
         yield
     finally:
-        _place.reset(token)
+        _context.reset(token)
 
 
 def _needs(stage: str) -> str | None:
-    place = _place.get()
-    if place is None:
+    context = _context.get()
+    if context is None:
         return f"${{needs:{stage}}}"
-    folders = _folders(place, stage)
+    folders = _folders(context, stage)
     if len(folders) > 1:
         raise UserError(
-            f"The job {place.folder} takes ${{needs:{stage}}}, but {len(folders)} jobs of '{stage}' fit it: "
+            f"The job {context.folder} takes ${{needs:{stage}}}, but {len(folders)} jobs of '{stage}' fit it: "
             f"{join_names(Path(folder).name for folder in folders[:4])}. Sweep the keys that tell them apart in both "
             f"stages, or take them all: ${{needs_all:{stage}}}"
         )
@@ -70,36 +69,36 @@ def _needs(stage: str) -> str | None:
 
 
 def _needs_all(stage: str) -> list[str]:
-    place = _place.get()
-    return [f"${{needs_all:{stage}}}"] if place is None else list(_folders(place, stage))
+    context = _context.get()
+    return [f"${{needs_all:{stage}}}"] if context is None else list(_folders(context, stage))
 
 
-def _folders(place: Place, stage: str) -> tuple[str, ...]:
-    folders = place.needs.get(stage)
+def _folders(context: ResolveContext, stage: str) -> tuple[str, ...]:
+    folders = context.needs.get(stage)
     if folders is None:
         raise UserError(
-            f"The job {place.folder} takes ${{needs:{stage}}}, but its stage does not need '{stage}'; it needs "
-            f"{join_names(place.needs)}. Add '{stage}' to the stage's needs in the experiment file."
+            f"The job {context.folder} takes ${{needs:{stage}}}, but its stage does not need '{stage}'; it needs "
+            f"{join_names(context.needs)}. Add '{stage}' to the stage's needs in the experiment file."
         )
     return folders
 
 
 def _run(rest: str = "") -> str:
-    place = _place.get()
-    if place is None:
+    context = _context.get()
+    if context is None:
         return f"${{run:{rest}}}"
-    return str(Path(place.folder) / rest)
+    return str(Path(context.folder) / rest)
 
 
 def _best(*words: Any) -> str:
     return "${best:" + ",".join(map(str, words)) + "}"
 
 
-def late_stages(config: Mapping[str, Any]) -> dict[str, str]:
+def deferred_stages(config: Mapping[str, Any]) -> dict[str, str]:
     """{dotted key: stage} of the values that wait for a finished stage."""
     found = {}
     for key, value in flatten(config).items():
-        match = LATE.fullmatch(value) if isinstance(value, str) else None
+        match = DEFERRED.fullmatch(value) if isinstance(value, str) else None
         if match:
             found[key] = match.group(1)
         elif isinstance(value, str) and "${best:" in value:
@@ -111,14 +110,14 @@ def late_stages(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def resolve(config: dict[str, Any], needed: Mapping[str, list[Path]]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Replace the late values of a plain configuration by what the finished runs say.
+    """Replace the deferred values of a plain configuration by what the finished runs say.
 
     Args:
         config: plain nested configuration.
         needed: {stage: folders of this job's needed runs of that stage}.
 
     Returns:
-        The configuration with every late value replaced, and {dotted key: value} of those that were.
+        The configuration with every deferred value replaced, and {dotted key: value} of those that were.
 
     Raises:
         UserError: the stage is not needed, or none of its runs is done and has the metric and the key.
@@ -128,7 +127,7 @@ def resolve(config: dict[str, Any], needed: Mapping[str, list[Path]]) -> tuple[d
     def walk(node: Any, path: str) -> Any:
         if isinstance(node, dict):
             return {key: walk(value, f"{path}.{key}" if path else str(key)) for key, value in node.items()}
-        match = LATE.fullmatch(node) if isinstance(node, str) else None
+        match = DEFERRED.fullmatch(node) if isinstance(node, str) else None
         if match is None:
             return node
         stage, metric, key, direction = match.groups()

@@ -16,7 +16,7 @@ _MOST = 128_000_000
 
 
 @contextmanager
-def writing(folder: Path) -> Iterator[None]:
+def explain_write_errors(folder: Path) -> Iterator[None]:
     """Turn what the system says about a folder that cannot be written into a `UserError`."""
     try:
         yield

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from xp.errors import UserError
 from xp.runs.records.folder import RECORD
-from xp.runs.records.json_io import writing
+from xp.runs.records.json_io import explain_write_errors
 from xp.runs.records.record import Record
 
 LOCK = ".lock"
@@ -38,7 +38,7 @@ def locked(folder: Path) -> Iterator[None]:
     folder = Path(os.path.abspath(folder))  # noqa: PTH100
     if folder in _held:
         raise _busy(folder)
-    with writing(folder):
+    with explain_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     try:
