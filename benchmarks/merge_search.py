@@ -29,6 +29,7 @@ from xp.merging.groups import make_units
 from xp.merging.mixer import Mixer
 from xp.models import build
 from xp.models.policy import DataSpec
+from xp.training.frameworks import policy_loss
 
 ROWS = {"act": (["model=act"], 96), "octo_tiny": (["model=octo_tiny"], 96)}
 HORIZON, SIZES, COUNT = 8, {"action_dim": 6, "state_dim": 6}, 3
@@ -54,7 +55,7 @@ def measure(row: str, folder: Path, windows: int, repeats: int) -> None:
     for seed in range(COUNT):
         policy = made_policy(row, seed)
         policy.save(folder / str(seed))
-    objective = made_objective(row, policy, made_dump(folder, windows, ROWS[row][1]))
+    objective = policy_loss(policy, made_dump(folder, windows, ROWS[row][1]))
     for memory in ("stream", "ram"):
         line(row, folder, memory, objective, dict(policy.weights()), repeats)
 
@@ -122,15 +123,6 @@ def made_dump(folder: Path, windows: int, size: int) -> Dump:
         **draws(0, windows, 1, 1, HORIZON, 6),
     }
     return Dump(folder / "made-up.npz", arrays, ("go",), {"seed": 3})
-
-
-def made_objective(row: str, policy: Any, dump: Dump) -> Any:
-    """The policy's own loss on the windows."""
-    if row == "act":
-        from xp.training.torch.policy_loss import PolicyLoss
-    else:
-        from xp.training.jax.policy_loss import PolicyLoss
-    return PolicyLoss(policy, dump)
 
 
 if __name__ == "__main__":

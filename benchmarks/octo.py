@@ -30,7 +30,8 @@ from omegaconf import OmegaConf
 
 from xp.config import compose
 from xp.models import build
-from xp.models.policy import DataSpec, JaxTrainable
+from xp.models.policy import DataSpec
+from xp.models.trainable import JaxTrainable
 from xp.training.jax.step import initial_state, make_optimiser, make_step, seed_words
 from xp.training.options import TrainerOptions
 from xp.training.partition import split

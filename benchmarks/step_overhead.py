@@ -31,7 +31,8 @@ from xp.data.dataset import Episodes
 from xp.data.lerobot.info import CameraInfo, DatasetInfo
 from xp.data.lerobot.reader import LeRobotDataset
 from xp.data.windows import Windows
-from xp.models.policy import DataSpec, JaxTrainable, PolicySpec
+from xp.models.policy import DataSpec, PolicySpec
+from xp.models.trainable import JaxTrainable
 from xp.runs import Record, Run
 from xp.training.jax.loop import train
 from xp.training.jax.runtime import prepare_jax

@@ -46,7 +46,8 @@ def side_xp(root: Path, name: str, steps: int, part: str = "xp") -> dict:
     import xp.training.torch.loop as loop
     from xp.data import Batches, Windows, compute_statistics, open_dataset, open_frames
     from xp.models import build
-    from xp.models.policy import DataSpec, TorchTrainable
+    from xp.models.policy import DataSpec
+    from xp.models.trainable import TorchTrainable
     from xp.runs import Record, Run
 
     dataset = open_dataset(root)

@@ -53,11 +53,11 @@ def deltas(lags, anchor, exclude):
     return {"mean": np.full(3, 0.1), "std": np.full(3, 0.5), "min": np.full(3, -1.0), "max": np.full(3, 1.0)}
 
 
-def made(model=ACT, *, horizon=4, seed=0, data=DATA, pretrained=None, **treatment):
-    found = DataTransforms(deltas=deltas, action_names=("a", "b", "gripper"), **treatment)
+def made(model=ACT, *, horizon=4, seed=0, data=DATA, pretrained=None, **transforms):
+    found = DataTransforms(deltas=deltas, action_names=("a", "b", "gripper"), **transforms)
     place = (pretrained, None) if pretrained else None
     return build(
-        model, data=data, statistics=statistics(), horizon=horizon, seed=seed, pretrained=place, treatment=found
+        model, data=data, statistics=statistics(), horizon=horizon, seed=seed, pretrained=place, transforms=found
     )
 
 

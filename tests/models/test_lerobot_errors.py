@@ -109,11 +109,11 @@ def test_cameras_that_do_not_match_are_said_with_the_map(saved):
 def test_a_pretrained_policy_lends_its_weights_and_says_what_it_could_not(saved):
     generic = {"family": "lerobot", "type": None}
     same = made(generic, pretrained=saved, seed=5)
-    assert not same.loaded.initialised and not same.loaded.dropped
+    assert not same.load_report.initialised and not same.load_report.dropped
     before = load_policy(saved).weights()
     assert all(np.array_equal(before[name], array) for name, array in same.policy(None).weights().items())
     longer = made(generic, horizon=6, pretrained=saved)
-    assert set(longer.loaded.initialised) == {"model.decoder_pos_embed.weight", "model.vae_encoder_pos_enc"}
+    assert set(longer.load_report.initialised) == {"model.decoder_pos_embed.weight", "model.vae_encoder_pos_enc"}
     with pytest.raises(UserError, match=r"has another shape than this model.*dim_model.*Type model=lerobot"):
         made(ACT | {"dim_model": 64}, pretrained=saved)
     with pytest.raises(UserError, match=r"holds a policy of type 'act'"):

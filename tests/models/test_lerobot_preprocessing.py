@@ -55,10 +55,10 @@ def asked_through_lerobot(tmp_path, cases):
     return dict(np.load(tmp_path / "out.npz"))
 
 
-def trained_on(size, model, **treatment):
+def trained_on(size, model, **transforms):
     """A policy of 32 x 32, made for cameras of another size."""
     data = DataSpec(cameras=dict.fromkeys(CAMERAS, (*size, 3)), action_dim=3, state_dim=3, fps=10.0, tasks=("move",))
-    return made({**model, "image_size": [32, 32]}, data=data, **treatment).policy(None)
+    return made({**model, "image_size": [32, 32]}, data=data, **transforms).policy(None)
 
 
 def test_lerobots_answers_are_xps_on_cameras_of_three_sizes(tmp_path):
@@ -66,8 +66,8 @@ def test_lerobots_answers_are_xps_on_cameras_of_three_sizes(tmp_path):
     relative = {"action_space": "relative", "obs_dropout": 0.5}
     cases, expected = {}, {}
     policies = (("act", ACT, {}), ("relative", ACT, relative), ("smooth", SMOOTH, {}))
-    for (name, model, treatment), size in zip(policies, SIZES):
-        policy = trained_on(size, model, **treatment)
+    for (name, model, transforms), size in zip(policies, SIZES):
+        policy = trained_on(size, model, **transforms)
         folder = tmp_path / name
         policy.save(folder)
         batch = batch_for(policy.spec, size=1, cameras=dict.fromkeys(CAMERAS, (*size, 3)))

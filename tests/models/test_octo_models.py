@@ -190,15 +190,15 @@ def test_half_precision_weights_compute_in_half_precision_and_stay_close(trainab
 def test_a_new_horizon_keeps_the_trunk_and_reports_every_weight(trainable, tmp_path):
     trainable.policy(trainable.weights).save(tmp_path / "trunk")
     longer = made(horizon=5, seed=9, pretrained_path=str(tmp_path / "trunk"))
-    report = longer.loaded
+    report = longer.load_report
     assert set(report.initialised) == {"heads_action/mean_proj/kernel", "heads_action/mean_proj/bias"}
     assert set(report.dropped) == set(report.initialised)
     ours, theirs = flatten(trainable.weights), flatten(longer.weights)
     assert set(report.loaded) | set(report.initialised) == set(theirs)
     assert all(np.array_equal(ours[path], theirs[path]) for path in report.loaded)
     other_head = made(model_cfg(head={"type": "mse"}), pretrained_path=str(tmp_path / "trunk"))
-    assert "heads_action/scale_proj/kernel" in other_head.loaded.dropped
-    assert other_head.loaded.source == str(tmp_path / "trunk")
+    assert "heads_action/scale_proj/kernel" in other_head.load_report.dropped
+    assert other_head.load_report.source == str(tmp_path / "trunk")
 
 
 def test_computing_layers_again_gives_the_same_gradient_and_takes_less_memory():

@@ -101,9 +101,7 @@ def test_sums_by_episode_make_up_the_whole(objective, weights):
 
 
 def test_a_policy_with_other_weights_is_a_policy_of_its_own(policy, weights, dump):
-    from xp.training.torch.policy_loss import with_weights
-
-    other = with_weights(policy, {n: a * 2 if a.dtype == np.float32 else a for n, a in weights.items()})
+    other = policy.with_weights({n: a * 2 if a.dtype == np.float32 else a for n, a in weights.items()})
     batch = dump.batch(np.arange(2))
     assert not np.allclose(other.predict(batch), policy.predict(batch))
     name = "model.action_head.weight"

@@ -69,7 +69,7 @@ def test_the_logs_and_the_order_are_those_of_the_jax_loop(tmp_path):
 def test_the_update_is_adamw_with_clipping_and_the_scheduled_rate(tmp_path):
     options = {"steps": 3, "weight_decay": 0.1, "clip_norm": 0.5, "checkpoint_every": None}
     lr = {"schedule": "linear_warmup", "peak": 0.1, "warmup_steps": 2, "end_factor": 1.0}
-    ours, model = torch_trainable(rates={"head.weight": 0.5}), torch_trainable()
+    ours, model = torch_trainable(lr_multipliers={"head.weight": 0.5}), torch_trainable()
     for one in (ours, model):
         one.module.norm = torch.nn.Identity()  # behind it the trunk's bias has no gradient but rounding
     go(tmp_path, model=ours, lr=lr, **options)

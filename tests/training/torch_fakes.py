@@ -7,7 +7,7 @@ import torch
 from safetensors.numpy import save_file
 from training_fakes import ACTION, HORIZON, SPEC, STATE
 
-from xp.models.policy import TorchTrainable
+from xp.models.trainable import TorchTrainable
 
 
 class Mlp(torch.nn.Module):

@@ -10,7 +10,8 @@ import numpy as np
 from omegaconf import OmegaConf
 from safetensors.numpy import load_file, save_file
 
-from xp.models.policy import JaxTrainable, PolicySpec
+from xp.models.policy import PolicySpec
+from xp.models.trainable import JaxTrainable
 from xp.models.tree import flatten
 from xp.runs import Record, Run
 

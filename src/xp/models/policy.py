@@ -1,14 +1,17 @@
-"""What every model family gives the rest of xp: a `Policy` to ask, and a trainable to train, in JAX or in torch.
+"""What every model family gives the rest of xp to ask: a `Policy`, what it takes, and what a dataset offers to it.
 
 Letters: B batch, T observation history, H horizon, A action, S state, C channels.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
+
+Framework = Literal["jax", "torch"]
+"""What a model is written in: its training loop, its objectives and its devices follow from it."""
 
 Batch = Mapping[str, Any]
 """Numpy batch with LeRobot's keys, in dataset units:
@@ -71,6 +74,8 @@ class Distribution:
 class Policy(Protocol):
     """Observation in, action chunk out."""
 
+    framework: ClassVar[Framework]
+    """What it is written in: a "jax" policy is a `JaxPolicy` too, a "torch" policy a `TorchPolicy`."""
     spec: PolicySpec
 
     @property
@@ -95,12 +100,52 @@ class Policy(Protocol):
         """The training objective and its parts on one batch, in evaluation mode."""
         ...
 
+    def prepare(self, batch: Batch) -> Mapping[str, Any]:
+        """A batch as the model's inputs on the host: normalised, tokenised."""
+        ...
+
+    def with_weights(self, weights: Mapping[str, np.ndarray]) -> "Policy":
+        """A policy of its own with other weights, named as `weights` names them; they are copied."""
+        ...
+
     def weights(self) -> Mapping[str, np.ndarray]:
         """Named arrays, with the names of the format they came from."""
         ...
 
     def save(self, folder: Path) -> None:
         """Write the policy in the format it came from, so that `load_policy(folder)` gives it back exactly."""
+        ...
+
+
+class JaxPolicy(Policy, Protocol):
+    """A policy in JAX: its loss is a pure function of its weights."""
+
+    def loss_inputs(self, batch: Batch, rows: int) -> tuple[Mapping[str, Any], int]:
+        """A batch of at most `rows` windows as inputs of `loss_function`, and how many action values its mean is over.
+
+        Rows are filled up to `rows`, so that every batch has one shape; what is filled in counts in no mean.
+        """
+        ...
+
+    def loss_function(self) -> Callable[[Mapping[str, Any], Mapping[str, Any]], Any]:
+        """`loss(weights, inputs)`: the objective of `loss`, without randomness; jit-able and not compiled.
+
+        `weights` are those of `weights()`, by name; the value is a scalar jax array.
+        """
+        ...
+
+
+class TorchPolicy(Policy, Protocol):
+    """A policy in torch: its loss is a function of its module, with a graph."""
+
+    module: Any
+    """The `torch.nn.Module` whose `state_dict` has the names of `weights()`."""
+
+    def loss_with_graph(self, inputs: Mapping[str, Any], seed: int) -> tuple[Any, Mapping[str, Any]]:
+        """The objective of `loss` and its parts on prepared inputs, with a graph where gradients are on.
+
+        Evaluation mode; every draw comes from `seed`, and torch's generators are left as they were.
+        """
         ...
 
 
@@ -137,68 +182,3 @@ class DataTransforms:
     def is_relative(self) -> bool:
         """Whether the model learns differences to an anchor."""
         return self.action_space == "relative"
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoadReport:
-    """What happened to each weight when a model was started from pretrained weights (paths joined by '/')."""
-
-    source: str = ""
-    loaded: Sequence[str] = ()
-    initialised: Sequence[str] = ()
-    """Weights of the new model that the source lacks or has in another shape: freshly initialised."""
-    dropped: Sequence[str] = ()
-    """Weights of the source that the new model has no place for."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class JaxTrainable:
-    """A model as the JAX loop sees it: initial weights and pure functions on them.
-
-    `weights` is a nested dict of float32 arrays. `loss(weights, inputs, key, train)` is jit-able and returns the scalar
-    objective (mean over valid elements) and a dict of scalar parts. `prepare(batch)` turns a numpy batch into the
-    model's numpy inputs (normalised, tokenised). `policy(weights)` wraps weights as a deployable Policy.
-    `frozen` are patterns (fnmatch on '/'-joined paths) that the model itself never trains, such as a language encoder;
-    `freeze_presets` are patterns by name, which `trainer.freeze` may name instead.
-    """
-
-    spec: PolicySpec
-    weights: Any
-    loss: Callable[..., tuple[Any, dict[str, Any]]]
-    prepare: Callable[[Batch], dict[str, np.ndarray]]
-    policy: Callable[[Any], Policy]
-    frozen: Sequence[str] = ()
-    freeze_presets: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    loaded: LoadReport = field(default_factory=LoadReport)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TorchTrainable:
-    """A model as the torch loop sees it: a module and functions on it.
-
-    `module` is a `torch.nn.Module` with every weight, on the CPU until the loop moves it. `prepare(batch)` turns a
-    numpy batch into host tensors (and strings); it may share the batch's memory. `loss(inputs)` takes them on the
-    module's device and returns the scalar objective and a dict of scalar parts; it draws from torch's global generators
-    alone. `place(device)` tells what stands beside the module (processors) where it runs. `policy(weights)` wraps the
-    module as it is (None), or its one copy, made when first asked for, with other weights (a mapping by name), as a
-    deployable Policy.
-    """
-
-    spec: PolicySpec
-    module: Any
-    loss: Callable[[dict[str, Any]], tuple[Any, Mapping[str, Any]]]
-    prepare: Callable[[Batch], dict[str, Any]]
-    policy: Callable[[Mapping[str, Any] | None], Policy]
-    place: Callable[[str], None] = lambda device: None
-    frozen: Sequence[str] = ()
-    """Patterns of weights that the model itself never trains; those without `requires_grad` come on top."""
-    decay: Sequence[str] = ("*",)
-    """Patterns of the weights that decay where `trainer.decay` does not say it."""
-    rates: Mapping[str, float] = field(default_factory=dict)
-    """Factor on the learning rate by weight; 1 for those not named."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    loaded: LoadReport = field(default_factory=LoadReport)
-
-
-Trainable = JaxTrainable | TorchTrainable

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
     from omegaconf import DictConfig
 
-    from xp.models.policy import DataTransforms, Trainable
+    from xp.models.policy import DataTransforms
+    from xp.models.trainable import Trainable
     from xp.tasks._lib.data_source import Source
 
 
@@ -52,19 +53,20 @@ def fit(run: Run) -> None:
 def warm_up(config: "DictConfig") -> None:
     """Import what a training with this configuration imports: the data, the model's family and its loop."""
     import xp.tasks._lib.loading  # noqa: F401
-    from xp.models.families import import_family
+    from xp.models.families import family_named, import_family
     from xp.training.frameworks import import_loop
 
     import_family(plain(config.model))
-    import_loop(config.model.family)
+    import_loop(family_named(config.model.family).framework)
 
 
 def _build(run: Run, source: "Source", statistics: dict[str, Any]) -> "Trainable":
     from xp.models import build
+    from xp.models.families import family_named
     from xp.tasks._lib.loading import use_framework
 
     config = run.config
-    use_framework(config, config.model.family)
+    use_framework(config, family_named(config.model.family))
     trainable = build(
         plain(config.model),
         data=source.spec,
@@ -72,14 +74,14 @@ def _build(run: Run, source: "Source", statistics: dict[str, Any]) -> "Trainable
         horizon=config.horizon.train,
         seed=config.seed,
         pretrained_path=config.pretrained_path,
-        treatment=_treatment(config, source),
+        transforms=_transforms(config, source),
     )
     for line in _load_lines(trainable):
         run.log(line)
     return trainable
 
 
-def _treatment(config: "DictConfig", source: "Source") -> "DataTransforms":
+def _transforms(config: "DictConfig", source: "Source") -> "DataTransforms":
     """Observation dropout and action space; statistics of action differences are computed when they are asked for."""
     from xp.data import delta_statistics
     from xp.data.relative import excluded_dimensions
@@ -99,7 +101,7 @@ def _treatment(config: "DictConfig", source: "Source") -> "DataTransforms":
 
 
 def _load_lines(trainable: "Trainable") -> list[str]:
-    report = trainable.loaded
+    report = trainable.load_report
     if not report.source:
         return []
     lines = [f"Started from {report.source}: {len(report.loaded)} weights loaded."]
@@ -192,7 +194,7 @@ def _summary(run: Run, source: "Source", trainable: "Trainable") -> dict[str, An
         "total_steps": config.trainer.steps,
         "seed": config.seed,
         "data": source.facts(),
-        "pretrained": trainable.loaded.source or None,
+        "pretrained": trainable.load_report.source or None,
     }
 
 

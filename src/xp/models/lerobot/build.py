@@ -17,19 +17,20 @@ from xp.models.lerobot.catalog import config_class, missing_package, policy_clas
 from xp.models.lerobot.folder import check_shapes, load_by_name, load_exactly
 from xp.models.lerobot.policy import Assembly, LeRobotPolicy, objective
 from xp.models.lerobot.processors import (
+    add_transform_steps,
     lerobot_statistics,
+    move_to,
     new_processors,
-    place,
     saved_processors,
     sized,
     takes_language,
-    treated,
     without_cameras,
 )
-from xp.models.lerobot.settings import chunk_of, own_treatment, policy_config, window_of
+from xp.models.lerobot.settings import chunk_of, native_transforms, policy_config, window_of
 from xp.models.lerobot.sidecar import Papers, read_act_smooth, read_papers
 from xp.models.lerobot.trust import check_folder
-from xp.models.policy import DataSpec, DataTransforms, LoadReport, PolicySpec, TorchTrainable
+from xp.models.policy import DataSpec, DataTransforms, PolicySpec
+from xp.models.trainable import LoadReport, TorchTrainable
 
 
 def build(
@@ -40,7 +41,7 @@ def build(
     horizon: int,
     seed: int,
     pretrained: tuple[Path, int | None] | None = None,
-    treatment: DataTransforms | None = None,
+    transforms: DataTransforms | None = None,
 ) -> TorchTrainable:
     """A policy for a dataset and a horizon, optionally from the weights of a saved one.
 
@@ -51,29 +52,29 @@ def build(
         horizon: actions in a chunk.
         seed: of the initial weights.
         pretrained: a `pretrained_model` folder to start from.
-        treatment: observation dropout and action space.
+        transforms: observation dropout and action space.
 
     Raises:
         UserError: options that do not fit each other, the dataset or the pretrained policy.
     """
-    papers, treatment = read_papers(pretrained[0]) if pretrained else None, treatment or DataTransforms()
+    papers, transforms = read_papers(pretrained[0]) if pretrained else None, transforms or DataTransforms()
     if papers is not None:
         check_folder(papers)
     _check_fps(model_cfg, data, papers)
     cameras = resolve_cameras(model_cfg, data.cameras, papers)
     sizes = sizes_of(model_cfg, data.cameras, papers.folder if papers else None)
     images = {key: (*sizes[camera], 3) for key, camera in cameras.items()}
-    own = own_treatment(model_cfg, papers, treatment)
+    own = native_transforms(model_cfg, papers, transforms)
     config = policy_config({**model_cfg, **own}, data=data, images=images, horizon=horizon, papers=papers)
     stats: dict[str, Any] = {**lerobot_statistics(statistics, list(images))}
     if own.get("relative_actions"):
-        assert treatment.deltas is not None
-        stats["action_delta"] = dict(treatment.deltas(config.delta_lags, "action", ()))
+        assert transforms.deltas is not None
+        stats["action_delta"] = dict(transforms.deltas(config.delta_lags, "action", ()))
     module = new_module(config, seed, stats)
     report = _started(module, config, papers) if papers else LoadReport()
     processors = new_processors(config, stats, papers)
     if not own:
-        treated(processors, config, treatment)
+        add_transform_steps(processors, config, transforms)
     without_cameras(processors[0], list(images))
     is_resized = any(tuple(data.cameras[camera][:2]) != sizes[camera] for camera in cameras.values())
     sized(processors, {key: size[:2] for key, size in images.items()}, is_resized)
@@ -199,9 +200,9 @@ def _trainable(assembly: Assembly, module: Any, config: Any, report: LoadReport)
         copies[0].load_state_dict(weights)
         return LeRobotPolicy(assembly, copies[0])
 
-    def placed(device: str) -> None:
+    def to_device(device: str) -> None:
         config.device = device
-        place(assembly.processors, device)
+        move_to(assembly.processors, device)
 
     preset = config.get_optimizer_preset()
     return TorchTrainable(
@@ -210,11 +211,11 @@ def _trainable(assembly: Assembly, module: Any, config: Any, report: LoadReport)
         loss=lambda inputs: objective(module, assembly.processed(inputs, contiguous=False)),
         prepare=assembly.prepare,
         policy=policy,
-        place=placed,
-        rates=_rates(module, preset),
+        to_device=to_device,
+        lr_multipliers=_lr_multipliers(module, preset),
         betas=_betas(preset),
         eps=float(getattr(preset, "eps", None) or 1e-8),
-        loaded=report,
+        load_report=report,
     )
 
 
@@ -223,7 +224,7 @@ def _betas(preset: Any) -> tuple[float, float]:
     return float(first), float(second)
 
 
-def _rates(module: Any, preset: Any) -> dict[str, float]:
+def _lr_multipliers(module: Any, preset: Any) -> dict[str, float]:
     """Factors on the learning rate of the groups to which the policy gives a rate of its own (ACT: the backbone)."""
     groups = module.get_optim_params()
     if not isinstance(groups, list | tuple) or not all(isinstance(group, dict) for group in groups):

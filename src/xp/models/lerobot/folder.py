@@ -17,7 +17,7 @@ from xp.foreign.paths import RefusedError, member
 from xp.foreign.safetensors_header import Header, read_safetensors_header
 from xp.foreign.text import printable
 from xp.models.lerobot.sidecar import CONFIG, WEIGHTS, XP
-from xp.models.policy import LoadReport
+from xp.models.trainable import LoadReport
 
 _WHAT = "a policy's weights"
 STATISTICS = ("action_delta_mean", "action_delta_std")

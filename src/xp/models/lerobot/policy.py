@@ -1,11 +1,12 @@
 """A LeRobot policy with its processors, ready to be asked: `xp.models.policy.Policy` for the lerobot family."""
 
+import copy
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from xp.models.lerobot.folder import write_folder
 from xp.models.lerobot.inputs import as_float, host_tensors
 from xp.models.lerobot.processors import renaming
 from xp.models.observation import IMAGES, STATE, TASK, as_windows
-from xp.models.policy import Batch, PolicySpec
+from xp.models.policy import Batch, Framework, PolicySpec
 
 OPTIONS = ("prefix", "past")
 DROPPED = "observation_is_dropped"
@@ -72,6 +73,8 @@ class Assembly:
 class LeRobotPolicy:
     """Observations in, action chunks in dataset units out."""
 
+    framework: ClassVar[Framework] = "torch"
+
     def __init__(self, assembly: Assembly, module: Any) -> None:
         """`module` is a `PreTrainedPolicy`; it is asked in evaluation mode and left in the mode it was in."""
         self.assembly = assembly
@@ -96,7 +99,7 @@ class LeRobotPolicy:
         seen = {name: value for name, value in observation.items() if not name.startswith(("action", DROPPED))}
         seen = self._whole(as_windows(seen, self.spec), observation)
         with torch.no_grad(), self._asked(seed):
-            inputs = self.assembly.processed(self.assembly.prepare(seen))
+            inputs = self.assembly.processed(self.prepare(seen))
             device = next(self.module.parameters()).device
             prefix, past = (self.assembly.normalised(options.get(name), device) for name in OPTIONS)
             if prefix is not None:
@@ -143,11 +146,15 @@ class LeRobotPolicy:
                 f"A loss needs a batch with actions; this one has {join_names(batch)}. Add 'action' [B, P+F, A]."
             )
         with torch.no_grad():
-            value, parts = self.measured(self.assembly.prepare(batch), seed)
+            value, parts = self.loss_with_graph(self.prepare(batch), seed)
         return {"loss": float(value), **{name: float(part) for name, part in parts.items()}}
 
-    def measured(self, inputs: Mapping[str, Any], seed: int) -> tuple[torch.Tensor, dict[str, Any]]:
-        """The objective of `loss` and its parts on prepared inputs, with a graph where gradients are on."""
+    def prepare(self, batch: Batch) -> dict[str, Any]:
+        """A batch as host tensors; see `xp.models.lerobot.inputs`."""
+        return self.assembly.prepare(batch)
+
+    def loss_with_graph(self, inputs: Mapping[str, Any], seed: int) -> tuple[torch.Tensor, dict[str, Any]]:
+        """See `TorchPolicy.loss_with_graph`."""
         with self._asked(seed):
             if getattr(self.module.config, "use_vae", False):
                 self.module.model.training = True
@@ -156,6 +163,15 @@ class LeRobotPolicy:
     def weights(self) -> Mapping[str, np.ndarray]:
         """Every weight and buffer by its name in model.safetensors; numbers of half precision as float32."""
         return {name: as_numpy(tensor) for name, tensor in self.module.state_dict().items()}
+
+    def with_weights(self, weights: Mapping[str, np.ndarray]) -> "LeRobotPolicy":
+        """A policy of its own with other weights, which are copied."""
+        module = copy.deepcopy(self.module)
+        state = module.state_dict()
+        with torch.no_grad():
+            for name, array in weights.items():
+                state[name].copy_(torch.from_numpy(np.array(array)))
+        return LeRobotPolicy(self.assembly, module)
 
     def save(self, folder: Path) -> None:
         """Write a LeRobot `pretrained_model` folder; `load_policy(folder)` gives this policy back exactly."""

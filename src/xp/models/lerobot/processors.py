@@ -66,7 +66,7 @@ def new_processors(config: Any, stats: Mapping[str, Any], papers: Papers | None)
     )
 
 
-def treated(processors: tuple[Any, Any], config: Any, treatment: DataTransforms) -> None:
+def add_transform_steps(processors: tuple[Any, Any], config: Any, transforms: DataTransforms) -> None:
     """Put observation dropout and relative actions into the processors of a policy that has no such thing itself.
 
     The steps are those of the plugin `lerobot_policy_act_smooth_xp`; they are saved with the processors, and LeRobot's
@@ -78,24 +78,24 @@ def treated(processors: tuple[Any, Any], config: Any, treatment: DataTransforms)
     """
     present = {type(step).__name__ for step in processors[0].steps}
     is_relative = "RelativeToAnchorStep" in present
-    if is_relative and not treatment.is_relative:
+    if is_relative and not transforms.is_relative:
         raise UserError("The pretrained policy's actions are relative to the state. Type action_space=relative.")
-    if not treatment.obs_dropout and not treatment.is_relative:
+    if not transforms.obs_dropout and not transforms.is_relative:
         return
     plugin = _plugin("pipelines", "obs_dropout=none action_space=absolute")
-    if treatment.obs_dropout and "ObservationDropoutStep" not in present:
-        plugin.add_observation_dropout(processors[0], rate=treatment.obs_dropout)
-    if not treatment.is_relative:
+    if transforms.obs_dropout and "ObservationDropoutStep" not in present:
+        plugin.add_observation_dropout(processors[0], rate=transforms.obs_dropout)
+    if not transforms.is_relative:
         return
-    _check_anchor(config, treatment)
+    _check_anchor(config, transforms)
     indices = list(config.action_delta_indices)
-    assert treatment.deltas is not None
+    assert transforms.deltas is not None
     excluded = [
         i
-        for i, name in enumerate(treatment.action_names)
-        if any(part.lower() in name.lower() for part in treatment.exclude)
+        for i, name in enumerate(transforms.action_names)
+        if any(part.lower() in name.lower() for part in transforms.exclude)
     ]
-    deltas = treatment.deltas([(0, index) for index in indices], "observation.state", excluded)
+    deltas = transforms.deltas([(0, index) for index in indices], "observation.state", excluded)
     if is_relative:
         _use_deltas(processors, deltas)
         return
@@ -105,8 +105,8 @@ def treated(processors: tuple[Any, Any], config: Any, treatment: DataTransforms)
         anchor="observation.state",
         index_t0=-min(indices),
         n_action_steps=int(config.n_action_steps),
-        exclude_joints=list(treatment.exclude),
-        action_names=list(treatment.action_names),
+        exclude_joints=list(transforms.exclude),
+        action_names=list(transforms.action_names),
     )
 
 
@@ -178,15 +178,15 @@ def _use_deltas(processors: tuple[Any, Any], deltas: Mapping[str, Any]) -> None:
                 step.to(device=step.device)
 
 
-def _check_anchor(config: Any, treatment: DataTransforms) -> None:
-    if treatment.anchor not in (None, "observation.state"):
+def _check_anchor(config: Any, transforms: DataTransforms) -> None:
+    if transforms.anchor not in (None, "observation.state"):
         raise UserError(
-            f"action_space.anchor={treatment.anchor}: the policy type '{config.type}' is not told which actions are "
+            f"action_space.anchor={transforms.anchor}: the policy type '{config.type}' is not told which actions are "
             "committed, so it cannot be relative to one. Type action_space.anchor=observation.state, or take "
             "model=act_smooth."
         )
     state, action = config.robot_state_feature, config.action_feature
-    if state is None or (state.shape[0] < action.shape[0] and not treatment.exclude):
+    if state is None or (state.shape[0] < action.shape[0] and not transforms.exclude):
         raise UserError(
             f"action_space=relative: the anchor is the state, which has {0 if state is None else state.shape[0]} "
             f"dimensions here, for {action.shape[0]} of the action. Type action_space=absolute, or model=act_smooth."
@@ -239,7 +239,7 @@ def _check_statistics(processors: Any, folder: Path) -> None:
                 checked_statistics(arrays, f"of '{feature}' in {folder}")
 
 
-def place(processors: tuple[Any, Any], device: str) -> None:
+def move_to(processors: tuple[Any, Any], device: str) -> None:
     """Let the preprocessor move its tensors to `device`; the postprocessor's device stays the CPU."""
     from lerobot.processor import DeviceProcessorStep
 

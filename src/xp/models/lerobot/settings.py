@@ -56,21 +56,23 @@ def policy_config(
     return config
 
 
-def own_treatment(model_cfg: Mapping[str, Any], papers: Papers | None, treatment: DataTransforms) -> dict[str, Any]:
+def native_transforms(
+    model_cfg: Mapping[str, Any], papers: Papers | None, transforms: DataTransforms
+) -> dict[str, Any]:
     """Observation dropout and action space as fields of the policy's own configuration, where it has them; else {}.
 
     A policy has them when its class knows `obs_dropout_rate` and `relative_actions`, as act_smooth's does.
     """
     if not {"obs_dropout_rate", "relative_actions"} <= set(_fields(config_class(_type(model_cfg, papers)))):
         return {}
-    if treatment.is_relative and (treatment.exclude or treatment.anchor == "observation.state"):
+    if transforms.is_relative and (transforms.exclude or transforms.anchor == "observation.state"):
         raise UserError(
-            f"action_space.anchor={treatment.anchor} action_space.exclude={list(treatment.exclude)}: "
+            f"action_space.anchor={transforms.anchor} action_space.exclude={list(transforms.exclude)}: "
             f"model.type={_type(model_cfg, papers)} takes all its actions relative to a committed one. Type "
             "action_space.anchor=a_t0 or last_prefix, and action_space.exclude=[]"
         )
-    fields: dict[str, Any] = {"obs_dropout_rate": treatment.obs_dropout, "relative_actions": treatment.is_relative}
-    return fields | ({"relative_anchor": treatment.anchor or "a_t0"} if treatment.is_relative else {})
+    fields: dict[str, Any] = {"obs_dropout_rate": transforms.obs_dropout, "relative_actions": transforms.is_relative}
+    return fields | ({"relative_anchor": transforms.anchor or "a_t0"} if transforms.is_relative else {})
 
 
 def window_of(config: Any) -> tuple[int, int, int]:

@@ -16,7 +16,8 @@ from xp.models.octo.io.folder import OctoFolder, open_folder
 from xp.models.octo.io.matching_weights import fitting, verify
 from xp.models.octo.io.sidecar import FREEZE_PRESETS, frozen_patterns, new_papers
 from xp.models.octo.policy import OctoPolicy
-from xp.models.policy import DataSpec, JaxTrainable, LoadReport
+from xp.models.policy import DataSpec
+from xp.models.trainable import JaxTrainable, LoadReport
 from xp.models.tree import unflatten
 
 
@@ -61,7 +62,7 @@ def build(
         policy=lambda weights: OctoPolicy(assembly, weights),
         frozen=frozen_patterns(papers.config["model"]),
         freeze_presets=FREEZE_PRESETS,
-        loaded=report,
+        load_report=report,
     )
 
 

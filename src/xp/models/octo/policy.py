@@ -1,9 +1,9 @@
 """An Octo with weights, ready to be asked: `xp.models.policy.Policy` for the octo family."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -14,8 +14,8 @@ from xp.models.octo.assembly import Assembly
 from xp.models.octo.heads import ActionHead
 from xp.models.octo.io.folder import write_folder
 from xp.models.octo.io.statistics import Normal
-from xp.models.policy import Batch, Distribution
-from xp.models.tree import flatten
+from xp.models.policy import Batch, Distribution, Framework
+from xp.models.tree import flatten, unflatten
 
 ROWS = (1, 8, 32)
 """Batch sizes that are compiled; a batch is cut into the largest and its rest padded to the next."""
@@ -28,6 +28,8 @@ class OctoPolicy:
     Weights given as jax arrays are not copied: a training loop that donates them must make the policy from what it
     keeps.
     """
+
+    framework: ClassVar[Framework] = "jax"
 
     def __init__(self, assembly: Assembly, weights: Any, device: Any = None) -> None:
         """`weights` are nested; they are put on `device`, or where jax puts things."""
@@ -122,9 +124,32 @@ class OctoPolicy:
             raise UserError(
                 f"A loss needs a batch with actions; this one has {join_names(batch)}. Add 'action' [B, H, A]."
             )
-        inputs = self.assembly.prepare(batch)
+        inputs = self.prepare(batch)
         value, parts = self.assembly.network.evaluate(self._weights, _padded_for_loss(inputs), jax.random.key(seed))
         return {"loss": float(value), **{name: float(part) for name, part in parts.items()}}
+
+    def prepare(self, batch: Batch) -> dict[str, np.ndarray]:
+        """A batch as the network's inputs by path: normalised, tokenised, on the host."""
+        return self.assembly.prepare(batch)
+
+    def loss_inputs(self, batch: Batch, rows: int) -> tuple[dict[str, np.ndarray], int]:
+        """See `JaxPolicy.loss_inputs`."""
+        filled = _grown_for_loss(self.prepare(batch), rows)
+        real = filled["observation/timestep_pad_mask"][:, :, None, None]
+        return filled, int((filled["action_pad_mask"] & real).sum())
+
+    def loss_function(self) -> Callable[[Mapping[str, Any], Mapping[str, Any]], jax.Array]:
+        """See `JaxPolicy.loss_function`; heads that draw noise take the draws among the inputs."""
+
+        def loss(weights: Mapping[str, Any], inputs: Mapping[str, Any]) -> jax.Array:
+            value, _ = self.assembly.network.loss(unflatten(weights), inputs, jax.random.key(0), False)
+            return value
+
+        return loss
+
+    def with_weights(self, weights: Mapping[str, np.ndarray]) -> "OctoPolicy":
+        """The same policy with other weights, which are copied."""
+        return OctoPolicy(self.assembly, unflatten({path: np.array(array) for path, array in weights.items()}))
 
     def weights(self) -> Mapping[str, np.ndarray]:
         """Every weight by its path in Octo's parameter tree, joined by '/'."""
@@ -169,7 +194,13 @@ def _padded_for_loss(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Rows up to the next compiled size (above the largest: its multiple) that count in no mean."""
     total = len(inputs["observation/timestep_pad_mask"])
     sizes = (*ROWS, -(-total // ROWS[-1]) * ROWS[-1])
-    filled = grown(inputs, next(rows for rows in sizes if rows >= total) - total)
+    return _grown_for_loss(inputs, next(rows for rows in sizes if rows >= total))
+
+
+def _grown_for_loss(inputs: dict[str, np.ndarray], rows: int) -> dict[str, np.ndarray]:
+    """Up to `rows` rows, of which those that are filled in count in no mean."""
+    total = len(inputs["observation/timestep_pad_mask"])
+    filled = grown(inputs, rows - total)
     filled["observation/timestep_pad_mask"] = filled["observation/timestep_pad_mask"].copy()
     filled["observation/timestep_pad_mask"][total:] = False
     return filled

@@ -171,14 +171,12 @@ def refuse_other_rate(checkpoint: str | Path, fps: float, where: str, mend: str)
 
 
 def _trained_rate(checkpoint: str | Path) -> float | None:
-    from xp.models.families import locate
-    from xp.models.lerobot.sidecar import is_lerobot, read_papers
+    from xp.models.families import trained_fps
 
     trained = training_data(own_folder(checkpoint))
     if trained is not None:
         return trained.get("fps")
-    folder, _ = locate(checkpoint)
-    return read_papers(folder).fps if is_lerobot(folder) else None
+    return trained_fps(checkpoint)
 
 
 def statistics_of(source: Source, given: str | None) -> dict[str, Any]:

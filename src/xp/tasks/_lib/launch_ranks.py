@@ -105,7 +105,12 @@ def together(run: Run, task: str) -> Iterator[Run]:
 
 def _size(run: Run) -> int:
     config = run.config
-    if config.trainer.devices == 1 or config.model.family == "octo":  # JAX's loop says that it takes no such option
+    if config.trainer.devices == 1:
+        return 1
+    from xp.models.families import family_named
+    from xp.training.frameworks import IN_PROCESSES
+
+    if family_named(config.model.family).framework not in IN_PROCESSES:  # its loop says that it takes no such option
         return 1
     from xp.tasks._lib.data_source import plain
     from xp.training.options import TrainerOptions

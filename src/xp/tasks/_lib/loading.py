@@ -14,6 +14,7 @@ from xp.runs import Run
 if TYPE_CHECKING:
     import numpy as np
 
+    from xp.models.family import Family
     from xp.models.policy import Policy
 
 
@@ -36,21 +37,20 @@ def shared_frames(run: Run, dataset: Dataset, sizes: Mapping[str, tuple[int, int
     )
 
 
-def use_framework(config: DictConfig, family: str) -> None:
-    """Prepare the framework of a model family; JAX gets the shared cache of compiled programs."""
-    if family == "octo":
-        from xp.training.jax.runtime import prepare_jax
+def use_framework(config: DictConfig, family: "Family") -> None:
+    """Prepare the framework of a model family, with what the jobs of `paths.cache` share."""
+    from xp.training.frameworks import prepare_framework
 
-        prepare_jax(Path(config.paths.cache) / "jax")
+    prepare_framework(family.framework, Path(config.paths.cache))
 
 
 def load(
     config: DictConfig, path: str, cameras: Mapping[str, str | None] | None = None, dataset: str | None = None
 ) -> "Policy":
     """The policy saved at `path`, its framework prepared; `cameras` and `dataset` as in `xp.load_policy`."""
-    from xp.models.families import family_of, load_policy
+    from xp.models.families import find_policy, load_policy
 
-    use_framework(config, family_of(path))
+    use_framework(config, find_policy(path).family)
     return load_policy(path, cameras=cameras, dataset=dataset)
 
 

@@ -8,7 +8,8 @@ import jax
 import numpy as np
 
 from xp.config.devices import check_accumulate
-from xp.models.policy import JaxTrainable, Policy
+from xp.models.policy import Policy
+from xp.models.trainable import JaxTrainable
 from xp.runs import Run
 from xp.training.jax.sharding import make_placement
 from xp.training.jax.step import (

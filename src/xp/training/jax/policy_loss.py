@@ -9,11 +9,8 @@ import numpy as np
 
 from xp.data.dumps import Dump
 from xp.metrics.intervals import Sums
-from xp.models.octo.evaluation import loss_function, loss_inputs, with_weights
-from xp.models.octo.policy import OctoPolicy
+from xp.models.policy import JaxPolicy
 from xp.training.policy_loss import refuse_other_names, summed_by_episode
-
-__all__ = ["PolicyLoss", "with_weights"]
 
 ROWS = 32
 """Windows in one pass."""
@@ -22,15 +19,15 @@ ROWS = 32
 class PolicyLoss:
     """An `xp.merging.objective.Objective`: the mean over all action values of the dump that are no padding."""
 
-    def __init__(self, policy: OctoPolicy, dump: Dump) -> None:
+    def __init__(self, policy: JaxPolicy, dump: Dump) -> None:
         self.name = f"loss on {len(dump)} windows"
         self._policy, self._dump = policy, dump
         self._shapes = {name: np.shape(array) for name, array in policy.weights().items()}
         self._shape = {"history": policy.spec.history, "horizon": policy.spec.horizon}
-        made = [loss_inputs(policy, batch, ROWS) for batch in dump.batches(ROWS, **self._shape)]
+        made = [policy.loss_inputs(batch, ROWS) for batch in dump.batches(ROWS, **self._shape)]
         total = sum(count for _, count in made)
         self._batches = [(jax.device_put(inputs), np.float32(count / total)) for inputs, count in made]
-        loss = loss_function(policy)
+        loss = policy.loss_function()
         self._value = jax.jit(lambda weights, inputs, share: share * loss(weights, inputs))
 
         def of_floats(floats: Any, others: Any, inputs: Any, share: Any) -> jax.Array:
@@ -67,7 +64,7 @@ class PolicyLoss:
         placed = jax.device_put(dict(weights))
 
         def measure(batch: dict[str, Any]) -> tuple[float, int]:
-            inputs, count = loss_inputs(self._policy, batch, ROWS)
+            inputs, count = self._policy.loss_inputs(batch, ROWS)
             return float(self._value(placed, inputs, np.float32(count))), count
 
         return summed_by_episode(self._dump, ROWS, self._shape, measure)

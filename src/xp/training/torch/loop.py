@@ -19,7 +19,8 @@ import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from xp.config.devices import check_accumulate
-from xp.models.policy import Policy, TorchTrainable
+from xp.models.policy import Policy
+from xp.models.trainable import TorchTrainable
 from xp.runs import Run
 from xp.training.checkpoints import Restored, read_checkpoint
 from xp.training.loggers import Logger
@@ -62,7 +63,7 @@ class TorchSession(Session):
         # FSDP cuts weights that lie in the usual order alone.
         memory = torch.contiguous_format if group.shards else torch.channels_last
         trainable.module.to(group.device, memory_format=memory)
-        trainable.place(group.device)
+        trainable.to_device(group.device)
         partition = partition_of(trainable, options)
         run.log(partition.describe() + (f", on {group.size} devices" if group.size > 1 else ""))
         frozen = {name: on_host(weight) for name, weight in partition.frozen.items()}

@@ -1,10 +1,9 @@
-"""The loss of a LeRobot policy on a dump, with its gradient with respect to the named weights.
+"""The loss of a torch policy on a dump, with its gradient with respect to the named weights.
 
-LeRobot's policies draw noise, times and latents inside `forward`, from torch's generator. It is seeded here for every
+Policies draw noise, times and latents while they compute their loss. The seed of these draws is given here for every
 batch and draw, from the dump's seed, so that every set of weights meets the same draws.
 """
 
-import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,7 +12,7 @@ import torch
 
 from xp.data.dumps import Dump
 from xp.metrics.intervals import Sums
-from xp.models.lerobot.policy import LeRobotPolicy, as_numpy
+from xp.models.policy import TorchPolicy
 from xp.training.policy_loss import refuse_other_names, summed_by_episode
 
 ROWS = 32
@@ -28,14 +27,14 @@ class PolicyLoss:
     The policy's module is used as the place where weights are put: what it held is gone afterwards.
     """
 
-    def __init__(self, policy: LeRobotPolicy, dump: Dump) -> None:
+    def __init__(self, policy: TorchPolicy, dump: Dump) -> None:
         self.name = f"loss on {len(dump)} windows"
         self._policy, self._dump = policy, dump
         self._shape = {"history": policy.spec.history, "horizon": policy.spec.horizon}
         self._state = policy.module.state_dict()
         for parameter in policy.module.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
-        self._batches = [(policy.assembly.prepare(batch), _count(batch)) for batch in dump.batches(ROWS, **self._shape)]
+        self._batches = [(policy.prepare(batch), _count(batch)) for batch in dump.batches(ROWS, **self._shape)]
         self._total = sum(count for _, count in self._batches)
         self._draws = dump.draws if self._draws_something() else 1
 
@@ -55,7 +54,7 @@ class PolicyLoss:
             value.backward()
             total += float(value.detach())
         found = [(n, p.grad) for n, p in self._policy.module.named_parameters() if n in weights and p.grad is not None]
-        return total, {name: as_numpy(gradient).astype(np.float32, copy=False) for name, gradient in found}
+        return total, {name: gradient.detach().to("cpu", torch.float32).numpy() for name, gradient in found}
 
     def room(self) -> dict[str, np.ndarray]:
         """The module's own memory, where that is float32 on the host: weights put there are in place."""
@@ -70,14 +69,14 @@ class PolicyLoss:
         self._place(weights)
 
         def measure(batch: dict[str, Any]) -> tuple[float, int]:
-            inputs, count = self._policy.assembly.prepare(batch), _count(batch)
+            inputs, count = self._policy.prepare(batch), _count(batch)
             with torch.no_grad():
                 losses = [float(self._measured(inputs, self._seed(draw, 0))) for draw in range(self._draws)]
             return float(np.mean(losses)) * count, count
 
         return summed_by_episode(self._dump, ROWS, self._shape, measure)
 
-    def _passes(self) -> Iterator[tuple[dict[str, Any], int, float]]:
+    def _passes(self) -> Iterator[tuple[Mapping[str, Any], int, float]]:
         """Every batch with every draw: (inputs, seed, share of the mean)."""
         for draw in range(self._draws):
             for number, (inputs, count) in enumerate(self._batches):
@@ -86,8 +85,8 @@ class PolicyLoss:
     def _seed(self, draw: int, number: int) -> int:
         return int(self._dump.about.get("seed", 0)) + draw * _APART + number
 
-    def _measured(self, inputs: dict[str, Any], seed: int) -> torch.Tensor:
-        return self._policy.measured(inputs, seed)[0]
+    def _measured(self, inputs: Mapping[str, Any], seed: int) -> torch.Tensor:
+        return self._policy.loss_with_graph(inputs, seed)[0]
 
     def _draws_something(self) -> bool:
         """Whether the loss depends on the generator at all: one draw is enough where it does not."""
@@ -105,16 +104,6 @@ class PolicyLoss:
             for name, array in weights.items():
                 if array.__array_interface__["data"][0] != self._state[name].data_ptr():
                     self._state[name].copy_(torch.from_numpy(np.array(array)))
-
-
-def with_weights(policy: LeRobotPolicy, weights: Mapping[str, np.ndarray]) -> LeRobotPolicy:
-    """A policy of its own with other weights."""
-    module = copy.deepcopy(policy.module)
-    state = module.state_dict()
-    with torch.no_grad():
-        for name, array in weights.items():
-            state[name].copy_(torch.from_numpy(np.array(array)))
-    return LeRobotPolicy(policy.assembly, module)
 
 
 def _count(batch: Mapping[str, Any]) -> int:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from xp.errors import UserError
-from xp.models.policy import TorchTrainable
+from xp.models.trainable import TorchTrainable
 from xp.training.options import TrainerOptions
 from xp.training.partition import Partition, matching, split
 from xp.training.torch.distributed import spread_like
@@ -48,7 +48,7 @@ def make_optimiser(trainable: TorchTrainable, partition: Partition, options: Tra
     decayed = matching(everything, patterns, "trainer.decay") if options.weight_decay > 0 else set()
     groups: dict[tuple[float, float], list[Any]] = {}
     for name, weight in partition.trained.items():
-        key = (options.weight_decay if name in decayed else 0.0, float(trainable.rates.get(name, 1.0)))
+        key = (options.weight_decay if name in decayed else 0.0, float(trainable.lr_multipliers.get(name, 1.0)))
         groups.setdefault(key, []).append(weight)
     described = [
         {"params": weights, "weight_decay": decay, "factor": factor} for (decay, factor), weights in groups.items()

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from xp.errors import UserError
-from xp.models.policy import LoadReport
+from xp.models.trainable import LoadReport
 
 _SHOWN = 8
 

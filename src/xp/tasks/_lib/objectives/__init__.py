@@ -43,7 +43,7 @@ def make_objective(config: "DictConfig", first_checkpoint: str | Path) -> "Objec
     if kind == "success":
         from xp.tasks._lib.objectives.success import Success
 
-        return Success.of(config, policy, str(first_checkpoint), _family(policy).with_weights)
+        return Success.of(config, policy, str(first_checkpoint))
     checkpoints = OmegaConf.select(config, "merge.checkpoints") or [first_checkpoint]
     return policy_loss(policy, path, [str(first_checkpoint), *map(str, checkpoints)], "merge.validation")
 
@@ -55,12 +55,13 @@ def policy_loss(policy: "Policy", path: str | Path, checkpoints: list[str], give
         UserError: the set does not fit the policy, or one of the checkpoints was trained on its episodes.
     """
     from xp.data.dumps import open_dump
+    from xp.training import frameworks
 
     dump = open_dump(path)
     dump.refuse_unfit(policy.spec, checkpoints[0])
     for checkpoint in dict.fromkeys(checkpoints):
         refuse_seen(dump, checkpoint, given)
-    return _family(policy).PolicyLoss(policy, dump)
+    return frameworks.policy_loss(policy, dump)
 
 
 def refuse_seen(dump: "Dump", checkpoint: str, given: str) -> None:
@@ -78,11 +79,3 @@ def refuse_seen(dump: "Dump", checkpoint: str, given: str) -> None:
         return
     episodes = tuple(int(episode) for episode in dump.about["episodes"])
     refuse_trained_on(episodes, Split.load(folder / SPLIT), folder, f"{given}={dump.path}")
-
-
-def _family(policy: "Policy") -> Any:
-    """The module that measures policies of this kind: `PolicyLoss(policy, dump)`, `with_weights(policy, weights)`."""
-    import importlib
-
-    framework = "jax" if type(policy).__module__.startswith("xp.models.octo") else "torch"
-    return importlib.import_module(f"xp.training.{framework}.policy_loss")

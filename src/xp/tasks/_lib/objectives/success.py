@@ -1,8 +1,8 @@
 """Closed-loop success as an objective: what a policy is for, without a gradient and at the price of episodes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,7 +24,6 @@ class Success:
     """An `xp.merging.objective.Objective`: the share of failed episodes, always from the same initial states."""
 
     policy: "Policy"
-    with_weights: Callable[[Any, Mapping[str, np.ndarray]], "Policy"]
     tasks: tuple[str, ...]
     envs: EnvMaker
     episodes: int
@@ -34,7 +33,7 @@ class Success:
     name: str
 
     @classmethod
-    def of(cls, config: "DictConfig", policy: "Policy", where: str, with_weights: Callable[..., "Policy"]) -> "Success":
+    def of(cls, config: "DictConfig", policy: "Policy", where: str) -> "Success":
         """From the sections `env`, `eval` (episodes per task) and `chunk_size`."""
         cameras = {name: (height, width) for name, (height, width, _) in policy.spec.cameras.items()}
         envs = EnvMaker.of(config.env, cameras, environment_state=bool(policy.spec.environment_dim))
@@ -43,7 +42,6 @@ class Success:
         episodes, tasks = config.eval.episodes, tuple(config.env.tasks)
         return cls(
             policy=policy,
-            with_weights=with_weights,
             tasks=tasks,
             envs=envs,
             episodes=episodes,
@@ -55,7 +53,7 @@ class Success:
 
     def loss(self, weights: Mapping[str, np.ndarray]) -> float:
         """1 - success rate."""
-        policy = self.with_weights(self.policy, weights)
+        policy = self.policy.with_weights(weights)
         outcomes = [
             episode.success
             for task in self.tasks

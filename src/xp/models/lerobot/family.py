@@ -1,0 +1,99 @@
+"""The family `lerobot`: every policy type that LeRobot and its plugins know. Imports nothing heavy."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xp.errors import UserError
+from xp.models.family import Family
+from xp.models.policy import DataSpec, DataTransforms
+
+if TYPE_CHECKING:
+    from xp.models.lerobot.policy import LeRobotPolicy
+    from xp.models.trainable import TorchTrainable
+
+
+class LeRobotFamily(Family):
+    """Policies of LeRobot, told apart by `model.type`."""
+
+    name = "lerobot"
+    framework = "torch"
+    folder_layout = "config.json with a policy type beside model.safetensors (a LeRobot pretrained_model)"
+    load_options = {"mask": "of an act_smooth, its attention when acting: training or original"}
+    takes_relative_actions = True
+
+    def build(
+        self,
+        model_cfg: Mapping[str, Any],
+        *,
+        data: DataSpec,
+        statistics: Mapping[str, Any],
+        horizon: int,
+        seed: int,
+        pretrained: tuple[Path, int | None] | None = None,
+        transforms: DataTransforms | None = None,
+    ) -> "TorchTrainable":
+        """See `Family.build`; the transforms become processor steps, or the policy's own."""
+        from xp.models.lerobot.build import build
+
+        given = {"data": data, "statistics": statistics, "horizon": horizon, "seed": seed, "pretrained": pretrained}
+        return build(model_cfg, **given, transforms=transforms)
+
+    def load(
+        self,
+        folder: Path,
+        *,
+        step: int | None = None,
+        device: str | None = None,
+        cameras: Mapping[str, str | None] | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> "LeRobotPolicy":
+        """See `Family.load`; `device` is a torch device."""
+        given = dict(options or {})
+        self.refuse_options(folder, given)
+        from xp.models.lerobot.build import load
+
+        return load(folder, device, cameras, **given)
+
+    def owns(self, folder: Path) -> bool:
+        """Whether weights lie beside a configuration that names a policy type; a PEFT adapter is refused."""
+        from xp.models.lerobot.sidecar import is_lerobot, refuse_adapter
+
+        refuse_adapter(folder)
+        return is_lerobot(folder)
+
+    def camera_sizes(
+        self, model_cfg: Mapping[str, Any], cameras: Mapping[str, Any], pretrained: Path | None = None
+    ) -> dict[str, tuple[int, int]]:
+        """`model.image_size`, else what the pretrained policy was trained on, else as stored."""
+        from xp.models.lerobot.cameras import camera_sizes
+
+        return camera_sizes(model_cfg, cameras, pretrained)
+
+    def prepare_imports(self, model_cfg: Mapping[str, Any]) -> None:
+        """Import torch, LeRobot and the class of the policy's type, where that is known."""
+        import xp.models.lerobot.build  # noqa: F401
+
+        if model_cfg.get("type"):
+            from xp.models.lerobot.catalog import policy_class
+
+            policy_class(str(model_cfg["type"]))
+
+    def trained_fps(self, folder: Path) -> float | None:
+        """What xp noted in xp.json; LeRobot's own folders do not say."""
+        from xp.models.lerobot.sidecar import read_papers
+
+        return read_papers(folder).fps
+
+    def refuse_options(self, folder: Path, options: Mapping[str, Any]) -> None:
+        """Say of `dataset`, which a policy with several statistics takes, why there is nothing to choose here."""
+        if "dataset" in options:
+            raise UserError(
+                f"dataset={options['dataset']}: {folder} holds a LeRobot policy, whose statistics are those of its one "
+                "training, so there are no others to choose from. Leave dataset out (predict.dataset=null, "
+                "eval.dataset=null)."
+            )
+        super().refuse_options(folder, options)
+
+
+FAMILY = LeRobotFamily()

@@ -1,0 +1,75 @@
+"""The family `octo`: what it is called, which folders are its own, and the way to its models. Imports nothing heavy."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xp.models.family import Family
+from xp.models.policy import DataSpec, DataTransforms
+
+if TYPE_CHECKING:
+    from xp.models.octo.policy import OctoPolicy
+    from xp.models.trainable import JaxTrainable
+
+
+class OctoFamily(Family):
+    """Octo in Flax: slots for images, a transformer with readouts, a head for the chunk."""
+
+    name = "octo"
+    framework = "jax"
+    folder_layout = "STEP/default/checkpoint (an Octo folder)"
+    load_options = {"dataset": "whose statistics bring the actions to dataset units, where the folder has several"}
+    has_steps = True
+
+    def build(
+        self,
+        model_cfg: Mapping[str, Any],
+        *,
+        data: DataSpec,
+        statistics: Mapping[str, Any],
+        horizon: int,
+        seed: int,
+        pretrained: tuple[Path, int | None] | None = None,
+        transforms: DataTransforms | None = None,
+    ) -> "JaxTrainable":
+        """See `Family.build`; which states are hidden is said by the batch, so nothing of `transforms` is needed."""
+        from xp.models.octo.build import build
+
+        return build(model_cfg, data=data, statistics=statistics, horizon=horizon, seed=seed, pretrained=pretrained)
+
+    def load(
+        self,
+        folder: Path,
+        *,
+        step: int | None = None,
+        device: str | None = None,
+        cameras: Mapping[str, str | None] | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> "OctoPolicy":
+        """See `Family.load`; `device` is a jax platform such as "cpu" or "gpu"."""
+        given = dict(options or {})
+        self.refuse_options(folder, given)
+        from xp.models.octo.build import load
+
+        return load(folder, step, device, cameras, **given)
+
+    def owns(self, folder: Path) -> bool:
+        """Whether it holds at least one `STEP/default/checkpoint`."""
+        from xp.models.octo.io.folder import is_octo_folder
+
+        return is_octo_folder(folder)
+
+    def camera_sizes(
+        self, model_cfg: Mapping[str, Any], cameras: Mapping[str, Any], pretrained: Path | None = None
+    ) -> dict[str, tuple[int, int]]:
+        """As the slots of `model.cameras` say, whatever the model is started from."""
+        from xp.models.octo.cameras import camera_sizes
+
+        return camera_sizes(model_cfg, cameras)
+
+    def prepare_imports(self, model_cfg: Mapping[str, Any]) -> None:
+        """Import jax, flax and the network."""
+        import xp.models.octo.build  # noqa: F401
+
+
+FAMILY = OctoFamily()
