@@ -1,7 +1,7 @@
 """Model families by name, and saved policies by the shape of their folder. Light: families import what is heavy."""
 
 from collections.abc import Iterable, Mapping
-from functools import cache
+from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -71,7 +71,12 @@ def build(
     pretrained = locate(pretrained_path) if pretrained_path else None
     _refuse_relative(family, transforms)
     family.check(model_cfg, transforms)
-    return family.build(
+    build_one = family.build
+    if family.wraps_transforms:
+        from xp.models.transforms import build_transformed
+
+        build_one = partial(build_transformed, family.build)
+    return build_one(
         model_cfg,
         data=data,
         statistics=statistics,
@@ -121,7 +126,13 @@ def load_policy(
     """
     found = find_policy(path)
     given = {name: value for name, value in options.items() if value is not None}
-    return found.family.load(found.folder, step=found.step, device=device, cameras=cameras, options=given)
+    policy = found.family.load(found.folder, step=found.step, device=device, cameras=cameras, options=given)
+    if not found.family.wraps_transforms:
+        return policy
+    from xp.models.transforms import saved_relative, with_relative
+
+    relative = saved_relative(found.folder)
+    return policy if relative is None else with_relative(policy, relative)
 
 
 def find_policy(path: str | Path) -> FoundPolicy:
@@ -174,8 +185,11 @@ def _owner(folder: Path) -> Family | None:
 
 
 def _refuse_relative(family: Family, transforms: DataTransforms) -> None:
-    if transforms.is_relative and not family.takes_relative_actions:
-        able = [name for name, each in installed().items() if each.takes_relative_actions]
+    def can(each: Family) -> bool:
+        return each.takes_relative_actions or each.wraps_transforms
+
+    if transforms.is_relative and not can(family):
+        able = [name for name, each in installed().items() if can(each)]
         raise UserError(
             f"action_space=relative: models of the family {family.name} take actions as the dataset has them. Type "
             f"action_space=absolute, or take a model that can: {_models_of(able)}."

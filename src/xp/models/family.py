@@ -29,7 +29,11 @@ class Family(ABC):
     has_steps: ClassVar[bool] = False
     """Whether one policy folder may hold several steps, so that `FOLDER@STEP` chooses one of them."""
     takes_relative_actions: ClassVar[bool] = False
-    """Whether its models can learn actions as differences (`action_space=relative`)."""
+    """Whether its models can themselves learn actions as differences (`action_space=relative`)."""
+    wraps_transforms: ClassVar[bool] = False
+    """Whether xp hides states and makes actions relative around its models (`xp.models.transforms`), so that `build`
+    gets data that are so already and no `transforms`. For families that do not do it themselves and whose folders no
+    other program reads: it would take the differences for actions."""
 
     @abstractmethod
     def build(

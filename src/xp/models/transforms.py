@@ -1,0 +1,249 @@
+"""Hidden states and relative actions around any model: what it is shown in training, and what its chunks mean.
+
+For families whose models have no such thing themselves (`Family.wraps_transforms`). Before `prepare` a batch loses the
+states that observation dropout hides and gets its actions as differences to the last observed state; after `predict`
+the state is added again. The model is built with statistics of those differences. That actions are relative is noted
+beside the saved policy in `xp_transforms.json`. Pure numpy.
+
+Letters: B batch, T observation history, H horizon, A action, S state.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import numpy as np
+
+from xp.atomic import write_json
+from xp.errors import UserError, join_names
+from xp.foreign.json_file import read_fields
+from xp.foreign.paths import member
+from xp.models.observation import STATE
+from xp.models.policy import Batch, DataSpec, DataTransforms, Distribution, Framework, JaxPolicy, Policy, TorchPolicy
+from xp.models.trainable import Trainable
+
+NOTES = "xp_transforms.json"
+"""What is noted beside a policy whose actions are relative."""
+DROPPED = "observation_is_dropped"
+_WHAT = "xp's notes on a policy's actions"
+_WIDEST = 1_000_000
+
+
+@dataclass(frozen=True)
+class RelativeActions:
+    """Actions as differences to the last observed state, by position; the dimensions `excluded` stay absolute."""
+
+    action_dim: int
+    excluded: tuple[int, ...] = ()
+
+    def anchor(self, observation: Batch) -> np.ndarray:
+        """What is subtracted from every action of a chunk: [B, 1, A], zero where actions stay absolute.
+
+        `observation.state` may be [S], [B, S] or [B, T, S].
+
+        Raises:
+            UserError: there is no state, or it is narrower than the last dimension that is relative.
+        """
+        if observation.get(STATE) is None:
+            raise UserError(
+                f"The policy's actions are relative to '{STATE}', and the observation has {join_names(observation)}. "
+                f"Add '{STATE}' [B, S]."
+            )
+        state = np.asarray(observation[STATE], np.float32)
+        state = state[None] if state.ndim == 1 else state[:, -1] if state.ndim == 3 else state
+        relative = [i for i in range(self.action_dim) if i not in self.excluded]
+        if relative and relative[-1] >= state.shape[-1]:
+            raise UserError(
+                f"The policy's actions are relative to the state in {relative[-1] + 1} dimensions; '{STATE}' has "
+                f"{state.shape[-1]}. Give the states that the policy was trained on."
+            )
+        anchor = np.zeros((len(state), 1, self.action_dim), np.float32)
+        anchor[:, 0, relative] = state[:, relative]
+        return anchor
+
+    def shown(self, batch: Batch) -> Batch:
+        """A batch with its actions [B, F, A] as differences; one without actions as it is."""
+        if "action" not in batch:
+            return batch
+        return {**batch, "action": np.asarray(batch["action"], np.float32) - self.anchor(batch)}
+
+
+def hidden(batch: Batch, mean: np.ndarray) -> Batch:
+    """A batch in which the states that observation dropout hides are the mean state [S], 0 when normalised."""
+    if DROPPED not in batch:
+        return batch
+    found = {name: value for name, value in batch.items() if name != DROPPED}
+    if STATE in found:
+        found[STATE] = np.where(np.asarray(batch[DROPPED])[:, None, None], mean.astype(np.float32), found[STATE])
+    return found
+
+
+def build_transformed(
+    build: Callable[..., Trainable],
+    model_cfg: Mapping[str, Any],
+    *,
+    data: DataSpec,
+    statistics: Mapping[str, Any],
+    horizon: int,
+    transforms: DataTransforms,
+    pretrained: tuple[Path, int | None] | None = None,
+    **given: Any,
+) -> Trainable:
+    """What `build` gives (a `Family.build`), with observation dropout and relative actions around it.
+
+    Raises:
+        UserError: as `build` does; or actions that cannot be relative to the state.
+    """
+    relative = _relative(data, transforms) if transforms.is_relative else None
+    if pretrained and saved_relative(pretrained[0]) is not None and relative is None:
+        raise UserError("The pretrained policy's actions are relative to the state. Type action_space=relative.")
+    shown = {**statistics, "action": _differences(transforms, relative, horizon)} if relative else statistics
+    given |= {"data": data, "horizon": horizon, "pretrained": pretrained}
+    trainable = build(model_cfg, statistics=shown, transforms=DataTransforms(), **given)
+    if relative is not None:
+        _check_spec(trainable)
+    mean = np.asarray(statistics["proprio"]["mean"])
+
+    def prepare(batch: Batch) -> dict[str, Any]:
+        return trainable.prepare(hidden(relative.shown(batch) if relative else batch, mean))
+
+    def policy(weights: Any) -> Policy:
+        return trainable.policy(weights) if relative is None else with_relative(trainable.policy(weights), relative)
+
+    return dataclasses.replace(trainable, prepare=prepare, policy=policy)
+
+
+def with_relative(policy: Policy, relative: RelativeActions) -> Policy:
+    """A policy whose model gives differences, as one that gives actions."""
+    if policy.framework == "jax":
+        return RelativeJaxPolicy(cast(JaxPolicy, policy), relative)
+    return RelativeTorchPolicy(cast(TorchPolicy, policy), relative)
+
+
+def saved_relative(folder: Path) -> RelativeActions | None:
+    """What is noted beside a saved policy; None where its actions are absolute."""
+    if not (folder / NOTES).exists():
+        return None
+    notes = read_fields(member(folder, NOTES, _WHAT), _WHAT).object("relative_actions")
+    notes.refuse_others(("anchor", "action_dim", "excluded"))
+    if notes.text("anchor", most=64) != STATE:
+        raise notes.refusal("anchor", f"'{STATE}'")
+    width = notes.integer("action_dim", low=1, high=_WIDEST)
+    return RelativeActions(width, tuple(notes.integers("excluded", low=0, high=width - 1)))
+
+
+def _relative(data: DataSpec, transforms: DataTransforms) -> RelativeActions:
+    if transforms.anchor not in (None, STATE):
+        raise UserError(
+            f"action_space.anchor={transforms.anchor}: this model is not told which actions are committed, so it "
+            f"cannot be relative to one. Type action_space.anchor={STATE}."
+        )
+    patterns = [part.lower() for part in transforms.exclude]
+    names = [name.lower() for name in transforms.action_names]
+    excluded = tuple(i for i, name in enumerate(names) if any(part in name for part in patterns))
+    beyond = [i for i in range(data.state_dim, data.action_dim) if i not in excluded]
+    if beyond:
+        raise UserError(
+            f"action_space=relative: the anchor is the state, which has {data.state_dim} dimensions here, for "
+            f"{data.action_dim} of the action. Type action_space=absolute, or leave dimensions absolute: "
+            "'action_space.exclude=[NAME]'"
+        )
+    return RelativeActions(data.action_dim, excluded)
+
+
+def _differences(transforms: DataTransforms, relative: RelativeActions, horizon: int) -> dict[str, np.ndarray]:
+    """Statistics of relative actions in the form of those of actions."""
+    assert transforms.deltas is not None
+    found = transforms.deltas([(0, step) for step in range(horizon)], STATE, relative.excluded)
+    renamed = {"q01": "p01", "q99": "p99"}
+    kept = {renamed.get(name, name): np.asarray(each, np.float32) for name, each in found.items() if name != "count"}
+    return {**kept, "mask": kept["max"] > kept["min"]}
+
+
+def _check_spec(trainable: Trainable) -> None:
+    spec = trainable.spec
+    if spec.window[0] or spec.prefix_future:
+        why = "committed actions" if spec.prefix_future else "actions before the present step"
+        raise UserError(
+            f"action_space=relative: this model is trained on {why} too, which have another anchor than the present "
+            "state. Type action_space=absolute, or for a model with a history model.history=1."
+        )
+
+
+class _RelativePolicy:
+    """What both frameworks share: everything but the loss of weights. See `xp.models.policy.Policy`."""
+
+    def __init__(self, policy: Any, relative: RelativeActions) -> None:
+        self.inner, self.relative = policy, relative
+        self.spec = policy.spec
+
+    @property
+    def camera_slots(self) -> Mapping[str, str]:
+        """See `Policy.camera_slots`."""
+        return self.inner.camera_slots
+
+    def predict(self, observation: Batch, *, seed: int = 0, **options: Any) -> np.ndarray:
+        """Actions [..., B, H, A] in dataset units: the model's differences and the state that they are to."""
+        anchor = self.relative.anchor(observation)
+        return self.inner.predict(observation, seed=seed, **options) + anchor
+
+    def predict_distribution(self, observation: Batch) -> Distribution | None:
+        """The model's density, its mean moved by the state."""
+        found = self.inner.predict_distribution(observation)
+        return found and dataclasses.replace(found, mean=found.mean + self.relative.anchor(observation))
+
+    def prepare(self, batch: Batch) -> Mapping[str, Any]:
+        """A batch as the model's inputs, its actions as differences."""
+        return self.inner.prepare(self.relative.shown(batch))
+
+    def loss(self, batch: Batch, *, seed: int = 0) -> dict[str, float]:
+        """The model's objective on differences."""
+        return self.inner.loss(self.relative.shown(batch), seed=seed)
+
+    def weights(self) -> Mapping[str, np.ndarray]:
+        """The model's weights."""
+        return self.inner.weights()
+
+    def save(self, folder: Path) -> None:
+        """Write the policy in its own format, and beside it that its actions are relative."""
+        self.inner.save(folder)
+        notes = {"anchor": STATE, "action_dim": self.relative.action_dim, "excluded": list(self.relative.excluded)}
+        write_json(Path(folder) / NOTES, {"relative_actions": notes})
+
+
+class RelativeJaxPolicy(_RelativePolicy):
+    """A `JaxPolicy` whose model gives differences."""
+
+    framework: ClassVar[Framework] = "jax"
+
+    def with_weights(self, weights: Mapping[str, np.ndarray]) -> "RelativeJaxPolicy":
+        """See `Policy.with_weights`."""
+        return RelativeJaxPolicy(self.inner.with_weights(weights), self.relative)
+
+    def loss_inputs(self, batch: Batch, rows: int) -> tuple[Mapping[str, Any], int]:
+        """See `JaxPolicy.loss_inputs`."""
+        return self.inner.loss_inputs(self.relative.shown(batch), rows)
+
+    def loss_function(self) -> Callable[[Mapping[str, Any], Mapping[str, Any]], Any]:
+        """See `JaxPolicy.loss_function`."""
+        return self.inner.loss_function()
+
+
+class RelativeTorchPolicy(_RelativePolicy):
+    """A `TorchPolicy` whose model gives differences."""
+
+    framework: ClassVar[Framework] = "torch"
+
+    def __init__(self, policy: TorchPolicy, relative: RelativeActions) -> None:
+        super().__init__(policy, relative)
+        self.module = policy.module
+
+    def with_weights(self, weights: Mapping[str, np.ndarray]) -> "RelativeTorchPolicy":
+        """See `Policy.with_weights`."""
+        return RelativeTorchPolicy(self.inner.with_weights(weights), self.relative)
+
+    def loss_with_graph(self, inputs: Mapping[str, Any], seed: int) -> tuple[Any, Mapping[str, Any]]:
+        """See `TorchPolicy.loss_with_graph`."""
+        return self.inner.loss_with_graph(inputs, seed)
