@@ -77,7 +77,9 @@ def side_xp(root: Path, name: str, steps: int, part: str = "xp") -> dict:
         run = Run(folder, OmegaConf.create({}), Record(folder / "record.json", {}), should_stop=after_step, echo=False)
         loop.TorchSession.train(
             run, trainable, Batches(windows, batch_size=BATCH[name], seed=0), validate=None, seed=0,
-            trainer={"steps": steps, "log_every": 10, "checkpoint_every": None, "clip_norm": 10.0, "device": "cpu"},
+            trainer={
+                "steps": steps, "log_every": 10, "checkpoint_every": None, "clip_norm": 10.0, "accelerator": "cpu",
+            },
             lr={"schedule": "constant", "peak": 1e-5, "warmup_steps": 0, "end_factor": 1.0},
         )  # fmt: skip
         begun |= starts(attempt, begin, begin_wall, cpu, wall)

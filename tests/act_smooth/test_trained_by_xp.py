@@ -9,7 +9,7 @@ import pytest
 from smooth_process import STEPS
 
 SMALL = [
-    "horizon.train=6", "trainer.steps=6", "trainer.batch_size=4", "trainer.eval_every=3", "model.dim_model=16",
+    "horizon.train=6", "trainer.steps=6", "trainer.batch_size=4", "trainer.val_every=3", "model.dim_model=16",
     "model.n_heads=2", "model.dim_feedforward=32", "model.n_encoder_layers=1", "model.use_vae=false",
     "model.length_prefix_past=2", "model.length_prefix_future=3", "obs_dropout.rate=0.3", "action_space=relative",
     "action_space.anchor=last_prefix",

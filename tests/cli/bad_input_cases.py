@@ -90,7 +90,7 @@ CASES = {
     "freeze everything": (["{small}", 'trainer.freeze=["*"]'], "freeze"),
     "freeze as text": (["trainer.freeze=transformer", "data.root={d}"], "trainer.freeze"),
     "devices a word": (["trainer.devices=all", "data.root={d}"], "devices"),
-    "gpu that is not there": (["{small}", "trainer.device=gpu"], "gpu"),
+    "gpu that is not there": (["{small}", "trainer.accelerator=gpu"], "gpu"),
     "precision": (["trainer.precision=fp8", "data.root={d}"], "bfloat16"),
     "compile maybe": (["trainer.compile=maybe", "data.root={d}"], "compile"),
     "keep no checkpoint": (["trainer.keep_checkpoints=0", "data.root={d}"], "keep_checkpoints"),
@@ -161,12 +161,15 @@ CASES = {
     "predict bootstrap -1": (["task=predict", "predict.checkpoint={r}", "predict.bootstrap=-1"], "bootstrap"),
     "predict data nowhere": (["task=predict", "predict.checkpoint={r}", "predict.data_root=nowhere"], "nowhere"),
     "predict other data": (["task=predict", "predict.checkpoint={r}", "predict.data_root={c}"], "{c}"),
-    "predict camera word": (["task=predict", "predict.checkpoint={r}", "predict.cameras=front"], "predict.cameras"),
+    "predict camera word": (
+        ["task=predict", "predict.checkpoint={r}", "predict.camera_map=front"],
+        "predict.camera_map",
+    ),
     "predict pickle": (["task=predict", "predict.checkpoint={r}", "predict.validation={pickles}/val.pkl"], "pickle"),
     "predict extend": (["task=predict", "predict.checkpoint={r}", "horizon.extend=hold"], "hold_last"),
     "predict horizon 0": (["task=predict", "predict.checkpoint={r}", "horizon.predict=0"], "horizon.predict"),
     "predict statistics of nobody": (
-        ["task=predict", "predict.checkpoint={r}", "predict.dataset=bridge"],
+        ["task=predict", "predict.checkpoint={r}", "predict.unnorm_key=bridge"],
         "bridge|dataset",
     ),
     # eval

@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 
 from xp.config import check, compose, conf_folder, science
 from xp.config.schema import IDENTITY_KEYS_BY_TASK, SECTIONS, TASKS, TRANSIENT, is_transient
+from xp.config.unknown_keys import RENAMED
 from xp.errors import UserError
 
 
@@ -84,6 +85,21 @@ def test_transient_keys_cover_what_lies_below_them_and_nothing_beside_them():
     assert is_transient("data.cache_gb")
     assert not is_transient("data.cache_gb_more")
     assert not is_transient("data.root")
+
+
+@pytest.mark.parametrize("old", RENAMED)
+def test_a_key_that_was_renamed_is_refused_with_its_new_name(old):
+    new = RENAMED[old]
+    assert OmegaConf.select(compose([]), new, default="missing") != "missing"
+    with pytest.raises(UserError, match=rf"'{old}': it is called {new} now. Write {new}=3$"):
+        compose([f"{old}=3"])
+
+
+def test_the_last_word_of_an_old_key_is_enough_where_it_is_the_only_one():
+    with pytest.raises(UserError, match=r"'eval_every': it is called trainer\.val_every now"):
+        compose(["eval_every=3"])
+    with pytest.raises(UserError, match="There is no key 'cameras'. Keys and groups"):
+        compose(["cameras=3"])
 
 
 def test_task_names_of_the_suite_are_those_of_the_config():

@@ -17,7 +17,7 @@ SHORT = [
     "model.cameras.primary.size=[32,32]",
     "model.cameras.wrist.size=[32,32]",
     "model.embed_dim=16",
-    "model.heads_num=2",
+    "model.num_heads=2",
     "model.mlp_dim=32",
     "model.layers=1",
 ]

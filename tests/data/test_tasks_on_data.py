@@ -103,6 +103,6 @@ def test_a_policy_that_reads_no_state_fits_any():
 def test_predict_refuses_another_width_before_a_window_is_read(monkeypatch):
     monkeypatch.setattr(cached_predictions, "load", lambda *_, **__: policy(action_dim=7))
     monkeypatch.setattr(cached_predictions, "shared_frames", lambda *_: pytest.fail("frames were read"))
-    asked = SimpleNamespace(checkpoint="RUN", cameras=None, dataset=None)
+    asked = SimpleNamespace(checkpoint="RUN", camera_map=None, unnorm_key=None)
     with pytest.raises(UserError, match="actions of 7 dimensions"):
         cached_predictions._ask(SimpleNamespace(config=SimpleNamespace(predict=asked)), made_up([3]), (0,))  # type: ignore[arg-type]

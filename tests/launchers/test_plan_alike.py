@@ -102,7 +102,7 @@ SWEPT = {
 FIXED = st.lists(
     st.sampled_from([
         "model=act_smooth_scaled", "lr=constant", "horizon=h8", "obs_dropout=p10", "data.root=${paths.outputs}",
-        "trainer.eval_every=${trainer.steps}", "trainer.log_every=${by_scale:1,100}", "lr.warmup_steps=${.peak}",
+        "trainer.val_every=${trainer.steps}", "trainer.log_every=${by_scale:1,100}", "lr.warmup_steps=${.peak}",
         "+note='${seed}-${lr.peak}'", "+whole=${trainer}", "+mine=${run:here}", "+old=${oc.select:seed,3}",
         "++model.extra.deep='${oc.env:HOME}'", "pretrained_path=${run:}", "horizon.predict=16", "data.tasks=[x]",
     ]),

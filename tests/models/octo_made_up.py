@@ -23,7 +23,7 @@ SMALL: dict[str, Any] = {
     "stem": {"type": "patch", "features": [8, 8, 8, 8], "groups": 4, "tokens_dim": 16},
     "embed_dim": 32,
     "layers": 1,
-    "heads_num": 4,
+    "num_heads": 4,
     "mlp_dim": 32,
     "readouts": 1,
     "head": {"type": "gaussian", "pooling": "map"},

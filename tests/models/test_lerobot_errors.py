@@ -99,7 +99,7 @@ def test_cameras_that_do_not_match_are_said_with_the_map(saved):
     trainable = made(generic | {"cameras": {"front": "top", "wrist": "wrist"}}, data=other, pretrained=saved)
     assert list(trainable.spec.cameras) == ["top", "wrist"]
     assert camera_sizes(generic, CAMERAS, str(saved)) == {"front": (32, 32), "wrist": (32, 32)}
-    renamed = load_policy(saved, cameras={"front": "top"})
+    renamed = load_policy(saved, camera_map={"front": "top"})
     batch = batch_for(renamed.spec, cameras={"top": (64, 64, 3), "wrist": (32, 32, 3)})
     assert renamed.predict(batch).shape == (3, 4, 3)
     with pytest.raises(UserError, match=r"no camera 'top', which the policy needs; it has front, wrist"):

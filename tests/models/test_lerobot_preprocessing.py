@@ -130,11 +130,11 @@ def test_without_the_plugin_lerobot_refuses_a_policy_that_needs_its_resizing(tmp
 
 
 def test_a_camera_map_travels_to_lerobot_and_back(tmp_path):
-    """In training (model.cameras), in loading (cameras=), and through saving again, also where names are exchanged."""
+    """In training (model.cameras), in loading (camera_map=), through saving again, and where names are exchanged."""
     made({**ACT, "cameras": {"front": "wrist", "wrist": "front"}}).policy(None).save(tmp_path / "trained")
     plain = made(ACT).policy(None)
     plain.save(tmp_path / "plain")
-    load_policy(tmp_path / "plain", cameras={"front": "top"}).save(tmp_path / "given")
+    load_policy(tmp_path / "plain", camera_map={"front": "top"}).save(tmp_path / "given")
     front, wrist = (batch_for(plain.spec, size=1, seed=seed)["observation.images.front"] for seed in (0, 1))
     maps = {"trained": {"front": "wrist", "wrist": "front"}, "given": {"front": "top", "wrist": "wrist"}}
     for name, fed in maps.items():
@@ -189,8 +189,8 @@ def test_cameras_that_lerobot_train_renamed_are_the_cameras_of_the_policy(tmp_pa
 
 def test_a_dataset_given_to_a_lerobot_policy_is_refused_by_name(tmp_path):
     made(ACT).policy(None).save(tmp_path)
-    with pytest.raises(UserError, match=r"dataset=bridge: .*LeRobot policy.*predict.dataset=null"):
-        load_policy(tmp_path, dataset="bridge")
+    with pytest.raises(UserError, match=r"unnorm_key=bridge: .*LeRobot policy.*predict.unnorm_key=null"):
+        load_policy(tmp_path, unnorm_key="bridge")
 
 
 def test_fine_tuning_on_cameras_of_another_size_resizes_to_the_policys_and_says_so_in_its_folder(tmp_path):

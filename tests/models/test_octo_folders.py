@@ -155,7 +155,7 @@ def test_several_datasets_need_a_choice(saved):
     policy, batch = load_policy(saved), made_batch(1)
     with pytest.raises(UserError, match="bridge, fractal"):
         policy.predict(batch)
-    shift = policy.predict(batch, dataset="fractal") - policy.predict(batch, dataset="bridge")
+    shift = policy.predict(batch, unnorm_key="fractal") - policy.predict(batch, unnorm_key="bridge")
     np.testing.assert_allclose(shift[..., 0], 1.0, atol=1e-5)
 
 
@@ -163,25 +163,25 @@ def test_a_dataset_chosen_in_loading_needs_no_choice_later(saved):
     one = json.loads((saved / "dataset_statistics.json").read_text())
     other = {**one, "proprio": {"mean": [0.0, 0.0], "std": [1.0, 1.0]}}
     (saved / "dataset_statistics.json").write_text(json.dumps({"bridge": one, "fractal": other}))
-    with pytest.raises(UserError, match="dataset=bridg: .* bridge, fractal.*bridge"):
-        load_policy(saved, dataset="bridg")
-    policy, batch = load_policy(saved, dataset="bridge"), made_batch(1)
+    with pytest.raises(UserError, match="unnorm_key=bridg: .* bridge, fractal.*bridge"):
+        load_policy(saved, unnorm_key="bridg")
+    policy, batch = load_policy(saved, unnorm_key="bridge"), made_batch(1)
     policy.predict(batch)
     np.testing.assert_allclose(policy.assembly.prepare.proprio.mean, [1.0, 0.0])
     policy.save(saved.parent / "again")
     again = load_policy(saved.parent / "again")
     assert np.array_equal(again.predict(batch), policy.predict(batch))
-    assert set(load_policy(saved.parent / "again", dataset="fractal").assembly.datasets) == {"fractal"}
+    assert set(load_policy(saved.parent / "again", unnorm_key="fractal").assembly.datasets) == {"fractal"}
     assert set(json.loads((saved.parent / "again/dataset_statistics.json").read_text())) == {"bridge", "fractal"}
 
 
 def test_cameras_of_other_names_are_mapped_to_the_image_slots(saved):
     batch = made_batch(1)
     renamed = {name.replace("images.top", "images.oblique"): value for name, value in batch.items()}
-    plain, mapped = load_policy(saved), load_policy(saved, cameras={"primary": "oblique"})
+    plain, mapped = load_policy(saved), load_policy(saved, camera_map={"primary": "oblique"})
     assert set(mapped.spec.cameras) == {"oblique", "wrist"}
     assert np.array_equal(plain.predict(batch), mapped.predict(renamed))
-    masked = load_policy(saved, cameras={"primary": "oblique", "wrist": None})
+    masked = load_policy(saved, camera_map={"primary": "oblique", "wrist": None})
     assert set(masked.spec.cameras) == {"oblique"}
     without = {name: value for name, value in renamed.items() if name != "observation.images.wrist"}
     assert np.array_equal(masked.predict(renamed), mapped.predict(without))
@@ -191,7 +191,7 @@ def test_cameras_of_other_names_are_mapped_to_the_image_slots(saved):
     assert again.camera_slots == {"primary": "oblique"} and again.spec == masked.spec
     assert np.array_equal(again.predict(renamed), masked.predict(renamed))
     with pytest.raises(UserError, match="'top', which is no image slot.*primary, wrist.*{primary: oblique}"):
-        load_policy(saved, cameras={"top": "oblique"})
+        load_policy(saved, camera_map={"top": "oblique"})
 
 
 def test_the_sizes_of_pictures_are_said_where_octo_looks_for_them_and_answers_follow_its_own_resizing(saved):

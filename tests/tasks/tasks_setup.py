@@ -9,11 +9,11 @@ SMALL = [
     "model.cameras.primary.size=[32,32]",
     "model.cameras.wrist.size=[32,32]",
     "model.embed_dim=16",
-    "model.heads_num=2",
+    "model.num_heads=2",
     "model.mlp_dim=32",
     "model.layers=1",
     "trainer.batch_size=4",
-    "trainer.eval_windows=8",
+    "trainer.val_windows=8",
     "lr.warmup_steps=2",
 ]
 """A model that compiles in seconds: these tests are about xp, not about what it learns."""
@@ -54,7 +54,7 @@ def environment() -> dict[str, str]:
     return {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
 
 
-EVERY = ["trainer.eval_every=4", "trainer.checkpoint_every=4", "trainer.log_every=2"]
+EVERY = ["trainer.val_every=4", "trainer.checkpoint_every=4", "trainer.log_every=2"]
 
 
 def weights_of(run: Path) -> bytes:

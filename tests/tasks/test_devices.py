@@ -11,8 +11,8 @@ import pytest
 
 SMALL = [
     "task=train", "model=act_tiny", "model.dim_model=32", "model.dim_feedforward=32", "model.image_size=[32,32]",
-    "trainer.steps=24", "trainer.batch_size=4", "trainer.eval_windows=8", "trainer.eval_every=12",
-    "trainer.checkpoint_every=2", "trainer.log_every=1", "trainer.devices=2", "trainer.device=cpu",
+    "trainer.steps=24", "trainer.batch_size=4", "trainer.val_windows=8", "trainer.val_every=12",
+    "trainer.checkpoint_every=2", "trainer.log_every=1", "trainer.devices=2", "trainer.accelerator=cpu",
 ]  # fmt: skip
 
 

@@ -46,7 +46,7 @@ def test_it_goes_from_the_suite_through_training_back_into_the_suite(xp):
     suite = ["env.tasks=[push_red]", "env.cameras={}"]
     xp("task=collect", "data.root=d", *suite, "env.environment_state=true", "collect.episodes=4", "collect.workers=1")
     act = ["model=act_tiny", "model.cameras=[]", "model.use_vae=false", "horizon.train=4", "trainer.batch_size=4"]
-    xp("task=train", "data.root=d", *act, "trainer.steps=3", "trainer.eval_every=3", "hydra.run.dir=run")
+    xp("task=train", "data.root=d", *act, "trainer.steps=3", "trainer.val_every=3", "hydra.run.dir=run")
     features = json.loads((xp.cwd / "run/final/config.json").read_text())["input_features"]
     assert set(features) == {"observation.state", "observation.environment_state"}
     xp("task=eval", "eval.checkpoint=run", *suite, "eval.episodes=1", "env.max_steps=8", "hydra.run.dir=eval")

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 SIZE = 32
 SMALL = [
     "task=train", f"model.image_size=[{SIZE},{SIZE}]", "horizon.train=6", "trainer.steps=4", "trainer.batch_size=4",
-    "trainer.eval_every=null", "trainer.device=cpu",
+    "trainer.val_every=null", "trainer.accelerator=cpu",
 ]  # fmt: skip
 MODELS = {
     "act": ["model=act_tiny", "model.dim_model=32", "model.dim_feedforward=32"],

@@ -13,7 +13,7 @@ from xp.models.lerobot import catalog
 pytestmark = pytest.mark.slow
 SIZE = 32
 SHORT = [
-    "task=train", "trainer.steps=1", "trainer.batch_size=2", "trainer.eval_every=null", "trainer.device=cpu",
+    "task=train", "trainer.steps=1", "trainer.batch_size=2", "trainer.val_every=null", "trainer.accelerator=cpu",
     "horizon.train=4", "model.dim_model=32", "model.dim_feedforward=32",
 ]  # fmt: skip
 ACT = [*SHORT, "model=act_tiny", f"model.image_size=[{SIZE},{SIZE}]"]
@@ -120,22 +120,24 @@ def commands(foreign, arm):
     """{key that maps cameras: the command that needs it}"""
     return {
         "model.cameras": ["task=train", "model=lerobot", *SHORT[1:6], f"pretrained_path={foreign}", f"data.root={arm}"],
-        "predict.cameras": [
+        "predict.camera_map": [
             "task=predict", f"predict.checkpoint={foreign}", f"predict.data_root={arm}", "predict.num_trajectories=1",
         ],
-        "replay eval.cameras": [
+        "replay eval.camera_map": [
             "task=eval", "eval=offline_replay", f"eval.checkpoint={foreign}", f"eval.data_root={arm}",
             "eval.episodes=1",
             "eval.figures=0", "eval.modes=[ground_truth]", "eval.bootstrap=10", "eval.allow_blind=true",
         ],
-        "closed eval.cameras": [
+        "closed eval.camera_map": [
             "task=eval", f"eval.checkpoint={foreign}", "env.tasks=[push_red]", "env.max_steps=3", "eval.episodes=1",
             "eval.videos=0", "eval.controls=false", "eval.allow_blind=true",
         ],
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("which", ["model.cameras", "predict.cameras", "replay eval.cameras", "closed eval.cameras"])
+@pytest.mark.parametrize(
+    "which", ["model.cameras", "predict.camera_map", "replay eval.camera_map", "closed eval.camera_map"]
+)
 def test_cameras_of_other_names_are_said_with_the_map_which_then_works(xp_here, foreign, arm, which):
     command, key = commands(foreign, arm)[which], which.split()[-1]
     said = xp_here(*command)
@@ -149,8 +151,8 @@ def test_cameras_of_other_names_are_said_with_the_map_which_then_works(xp_here, 
 
 
 def test_a_map_that_is_none(xp_here, foreign, arm):
-    said = xp_here(*commands(foreign, arm)["predict.cameras"], "predict.cameras=[oblique]")
-    assert "predict.cameras=['oblique']: give {the policy's camera: the camera that feeds it}" in said
+    said = xp_here(*commands(foreign, arm)["predict.camera_map"], "predict.camera_map=[oblique]")
+    assert "predict.camera_map=['oblique']: give {the policy's camera: the camera that feeds it}" in said
 
 
 def test_a_plugin_that_fails_to_import(xp_here, arm, tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ WITH_ALL = (
 ASKING = ("inverse_loss", "greedy", "gradient_descent", "adaptive_gradient_descent")
 """Methods that choose weights by a loss."""
 SHORT = [
-    "trainer.steps=4", "trainer.eval_every=null", "trainer.checkpoint_every=2", "trainer.log_every=1",
+    "trainer.steps=4", "trainer.val_every=null", "trainer.checkpoint_every=2", "trainer.log_every=1",
     "trainer.batch_size=4", "lr.warmup_steps=0", "lr.peak=1e-3",
 ]  # fmt: skip
 TINY_ACT = [

@@ -12,7 +12,7 @@ from tasks_setup import SMALL, Xp, weights_of
 SHORT = [
     *SMALL,
     "trainer.steps=6",
-    "trainer.eval_every=3",
+    "trainer.val_every=3",
     "trainer.checkpoint_every=2",
     "trainer.log_every=1",
     "env.cameras={oblique: [32, 32], wrist: [32, 32]}",

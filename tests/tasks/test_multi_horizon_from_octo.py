@@ -8,7 +8,7 @@ from tasks_setup import SMALL, Xp
 
 pytestmark = pytest.mark.slow
 
-SHORT = ["trainer.steps=6", "trainer.eval_every=3", "trainer.checkpoint_every=3", "predict.bootstrap=50"]
+SHORT = ["trainer.steps=6", "trainer.val_every=3", "trainer.checkpoint_every=3", "predict.bootstrap=50"]
 HORIZONS = (1, 4, 8)
 
 

@@ -16,7 +16,7 @@ from xp.tasks._lib.outside import tokenizer_files
 
 PREDICT = {
     "checkpoint": "run", "data_root": None, "num_trajectories": 10, "batch_size": 64, "bootstrap": 2000,
-    "validation": None, "cameras": None, "dataset": None,
+    "validation": None, "camera_map": None, "unnorm_key": None,
 }  # fmt: skip
 DATASET = SimpleNamespace(fingerprint="f" * 64, decoder="auto")
 
@@ -83,13 +83,13 @@ def test_every_choice_that_changes_answers_is_in_the_key(policy, tmp_path, monke
     other_pixels = SimpleNamespace(fingerprint=DATASET.fingerprint, decoder="pyav")
     keys = [
         key(tmp_path),
-        key(tmp_path, cameras={"image_primary": "front"}),
+        key(tmp_path, camera_map={"image_primary": "front"}),
         key(tmp_path, SimpleNamespace(fingerprint="0", decoder="auto")),
         key(tmp_path, other_pixels),
         key(tmp_path, episodes=(1, 3)),
         key(tmp_path, mask="original"),
     ]
-    keys.append(cached_predictions.answers_key(config(tmp_path, dataset="bridge"), DATASET, (1, 2)))  # type: ignore[arg-type]
+    keys.append(cached_predictions.answers_key(config(tmp_path, unnorm_key="bridge"), DATASET, (1, 2)))  # type: ignore[arg-type]
     monkeypatch.setattr(cached_predictions, "versions", lambda: (("jax", "0.0.1"),))
     keys.append(key(tmp_path))
     (policy / "weights").write_bytes(b"v")

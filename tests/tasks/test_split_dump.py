@@ -50,7 +50,7 @@ def test_exported_subsets_are_datasets_of_the_same_episodes(split, arm):
 
 
 def test_a_manifest_trains_at_once_and_its_dump_fits_the_policy(split, arm, xp):
-    short = [*SMALL, "trainer.steps=1", "trainer.eval_every=null", "trainer.log_every=1"]
+    short = [*SMALL, "trainer.steps=1", "trainer.val_every=null", "trainer.log_every=1"]
     manifest = f"data.split={split / 'run/split_0.json'}"
     xp("task=train", f"data.root={arm}", manifest, *short, "hydra.run.dir=part")
     summary = json.loads((xp.cwd / "part/summary.json").read_text())

@@ -104,10 +104,10 @@ def test_a_foreign_octo_whose_slots_have_other_names_says_which_override_feeds_t
     ask = ["task=predict", f"predict.data_root={arm}", "horizon.predict=4", "predict.bootstrap=50"]
     refused = xp(*ask, f"predict.checkpoint={foreign}", "hydra.run.dir=refused", code=2)
     assert "The policy's cameras are primary, wrist" in refused.stderr
-    assert "'predict.cameras={primary: oblique, wrist: wrist}'" in refused.stderr
-    mapped = "predict.cameras={primary: oblique, wrist: wrist}"
+    assert "'predict.camera_map={primary: oblique, wrist: wrist}'" in refused.stderr
+    mapped = "predict.camera_map={primary: oblique, wrist: wrist}"
     xp(*ask, f"predict.checkpoint={foreign}", mapped, "hydra.run.dir=mapped")
-    masked = "predict.cameras={primary: oblique, wrist: null}"
+    masked = "predict.camera_map={primary: oblique, wrist: null}"
     xp(*ask, f"predict.checkpoint={foreign}", masked, "hydra.run.dir=masked")
     xp(*ask, f"predict.checkpoint={trained}/final", "hydra.run.dir=own")
     own, same, other = (
@@ -136,7 +136,7 @@ def test_two_runs_with_one_seed_give_identical_metrics_and_weights(xp, arm, trai
 
 
 def test_validation_does_not_change_the_weights(xp, arm, trained):
-    off = ["trainer.eval_every=null", "trainer.checkpoint_every=null", "trainer.log_every=5"]
+    off = ["trainer.val_every=null", "trainer.checkpoint_every=null", "trainer.log_every=5"]
     xp("task=train", f"data.root={arm}", *SMALL, "trainer.steps=12", *off, "hydra.run.dir=plain")
     assert weights_of(xp.cwd / "plain") == weights_of(trained)
 
@@ -206,7 +206,7 @@ def test_report_of_one_run_and_status_of_all(xp, trained):
 
 
 def test_finetuning_starts_from_a_policy_and_says_what_it_kept(xp, arm, trained):
-    start = ["task=train", f"data.root={arm}", *SMALL, "trainer.steps=2", "trainer.eval_every=null"]
+    start = ["task=train", f"data.root={arm}", *SMALL, "trainer.steps=2", "trainer.val_every=null"]
     done = xp(*start, f"pretrained_path={trained}", "horizon.train=8", "hydra.run.dir=f")
     assert "weights loaded" in done.stdout
     assert "Freshly initialised" in done.stdout

@@ -13,8 +13,8 @@ SMALL = {
     "diffusion": ["model=diffusion", "model.down_dims=[16,32]", "model.n_groups=4", "model.num_inference_steps=2"],
 }  # fmt: skip
 RUN = [
-    "task=train", "model.image_size=[32,32]", "trainer.steps=24", "trainer.batch_size=4", "trainer.eval_windows=8",
-    "trainer.eval_every=6", "trainer.checkpoint_every=3", "trainer.log_every=2", "lr.warmup_steps=2",
+    "task=train", "model.image_size=[32,32]", "trainer.steps=24", "trainer.batch_size=4", "trainer.val_windows=8",
+    "trainer.val_every=6", "trainer.checkpoint_every=3", "trainer.log_every=2", "lr.warmup_steps=2",
 ]  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from xp.runs import RunInterrupted
 from xp.runs.execution.ranks import Ranks
 from xp.training.torch.loop import TorchSession
 
-EVERY = {"ema_decay": 0.9, "eval_every": 6, "log_every": 3}
+EVERY = {"ema_decay": 0.9, "val_every": 6, "log_every": 3}
 CASES = {
     "alone": {},
     "alone in 2 parts": {"accumulate": 2},

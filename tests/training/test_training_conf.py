@@ -11,7 +11,7 @@ from xp.training.options import TrainerOptions
 from xp.training.schedules import make_schedule
 
 CONF = Path(__file__).parents[2] / "conf"
-READ_BY_OTHERS = {"scale", "batch_size", "eval_windows"}
+READ_BY_OTHERS = {"scale", "batch_size", "val_windows"}
 
 
 def load(group, name):

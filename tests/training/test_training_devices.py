@@ -141,7 +141,7 @@ def test_devices_are_counted_and_never_more_than_there_are(monkeypatch):
     assert [count_devices(asked(devices=count)) for count in (1, 3, "auto")] == [1, 3, 1]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert count_devices(asked(devices="auto")) == 2 and count_devices(asked(devices="auto", device="cpu")) == 1
+    assert count_devices(asked(devices="auto")) == 2 and count_devices(asked(devices="auto", accelerator="cpu")) == 1
     assert [device_of(asked(), rank) for rank in (None, 1)] == ["cuda", "cuda:1"]
     with pytest.raises(UserError, match=r"trainer.devices=3: torch sees 2 GPUs here. Type trainer.devices=2, or"):
         count_devices(asked(devices=3))

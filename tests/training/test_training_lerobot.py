@@ -39,7 +39,7 @@ def go(folder, model, *, stop_after=None, watched=False, seed=0):
         layout=ActionLayout((0, 1, 2)),
         statistics=made_up.statistics(),
     )
-    options = trainer(steps=5, log_every=2, checkpoint_every=2, ema_decay=0.9, eval_every=1 if watched else None)
+    options = trainer(steps=5, log_every=2, checkpoint_every=2, ema_decay=0.9, val_every=1 if watched else None)
     run = run_in(folder, stop_after=stop_after)
     train_any(
         run, trainable, Made(trainable.spec), validate=validate if watched else None, trainer=options,

@@ -26,7 +26,7 @@ def test_tensorboard_gets_what_the_csv_logs_get(tmp_path):
 
     run = run_in(tmp_path, config={"logger": {"tensorboard": {"enabled": True}}})
     train(run, tiny_trainable(), TinyBatches(), validate=lambda policy, step: {"val_loss": 0.5},
-          trainer=trainer(eval_every=6), lr=LR, seed=0)  # fmt: skip
+          trainer=trainer(val_every=6), lr=LR, seed=0)  # fmt: skip
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     losses = {event.step: event.value for event in events.Scalars("train/loss")}

@@ -41,7 +41,7 @@ def test_the_loss_falls_on_one_batch_repeated(tmp_path):
 
 def test_the_logs_have_the_agreed_columns_and_rows(tmp_path):
     lr = {"schedule": "linear_warmup", "peak": 0.01, "warmup_steps": 8, "end_factor": 1.0}
-    run, _ = go(tmp_path, validate=lambda policy, step: {"val_loss": 1.0 / step}, eval_every=5, lr=lr)
+    run, _ = go(tmp_path, validate=lambda policy, step: {"val_loss": 1.0 / step}, val_every=5, lr=lr)
     header = (tmp_path / "training_log.csv").read_text().splitlines()[0]
     assert header == "step,epoch,loss,lr,timestamp"
     rows = run.training_log.rows()
@@ -67,7 +67,7 @@ def test_the_order_is_log_then_checkpoint_then_validate(tmp_path):
         seen.append((step, logged, (tmp_path / "checkpoints" / f"checkpoint-{step}").exists()))
         return {"val_loss": 1.0}
 
-    go(tmp_path, validate=validate, steps=4, log_every=2, eval_every=2, checkpoint_every=2)
+    go(tmp_path, validate=validate, steps=4, log_every=2, val_every=2, checkpoint_every=2)
     assert seen == [(2, 1, True), (4, 2, True)]
     assert (tmp_path / "checkpoints" / "checkpoint-4").exists()
 
@@ -79,7 +79,7 @@ def test_validation_and_checkpoints_hold_the_moving_average_that_is_deployed(tmp
         seen[step] = {name: array.copy() for name, array in policy.weights().items()}
         return {"val_loss": 1.0}
 
-    _, policy = go(tmp_path, validate=validate, eval_every=6, ema_decay=0.5)
+    _, policy = go(tmp_path, validate=validate, val_every=6, ema_decay=0.5)
     assert same_bytes(seen[12], final_weights(tmp_path))
     assert same_bytes(policy.weights(), final_weights(tmp_path))
     newest = tmp_path / "checkpoints" / "checkpoint-12"
@@ -97,12 +97,12 @@ def test_best_holds_the_policy_of_the_best_validation(tmp_path, metric, best):
         scores = {3: (2.0, 0.1), 6: (1.0, 0.2), 9: (1.5, 0.9), 12: (float("nan"), float("nan"))}[step]
         return {"val_loss": scores[0], "direction_accuracy": scores[1]}
 
-    go(tmp_path, validate=validate, eval_every=3, best_metric=metric)
+    go(tmp_path, validate=validate, val_every=3, best_metric=metric)
     assert same_bytes(load_file(tmp_path / "best" / "policy.safetensors"), weights[best])
 
 
-def test_validation_is_off_when_eval_every_is_null(tmp_path):
-    go(tmp_path, validate=lambda policy, step: pytest.fail("validated"), eval_every=None)
+def test_validation_is_off_when_val_every_is_null(tmp_path):
+    go(tmp_path, validate=lambda policy, step: pytest.fail("validated"), val_every=None)
     assert not (tmp_path / "best").exists() and (tmp_path / "final").exists()
 
 
@@ -168,7 +168,7 @@ def test_profiling_and_prefetching_do_not_change_the_weights(tmp_path):
     [
         ({"steps": 0}, "trainer.steps=0 must be a whole number of at least 1"),
         ({"log_every": 0}, "trainer.log_every=0"),
-        ({"eval_every": 0}, "trainer.eval_every=null"),
+        ({"val_every": 0}, "trainer.val_every=null"),
         ({"precision": "bf16"}, "did you mean 'bfloat16'"),
         ({"ema_decay": 1.0}, "trainer.ema_decay=1.0"),
         ({"clip_norm": 0.0}, "trainer.clip_norm=0.0"),

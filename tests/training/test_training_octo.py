@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 CAMERAS, ACTION, STATE, HORIZON = {"top": (16, 16, 3)}, 6, 6, 2
 SMALL = {
-    "embed_dim": 16, "layers": 1, "heads_num": 2, "mlp_dim": 32,
+    "embed_dim": 16, "layers": 1, "num_heads": 2, "mlp_dim": 32,
     "stem": {"type": "small16", "features": [8, 8, 8, 8], "groups": 4, "tokens_dim": 8},
     "cameras": {"primary": {"camera": None, "size": [16, 16]}},
 }  # fmt: skip
@@ -56,7 +56,7 @@ def go(folder, octo, stop_after=None, peak=1e-2, **options):
     validate = make_validator(
         lambda: [ArmBatches().at(1000)], layout=ActionLayout(tuple(range(ACTION))), statistics=STATISTICS
     )
-    options = trainer(**{"eval_every": 4, "steps": 8, "checkpoint_every": 3, "weight_decay": 0.01, **options})
+    options = trainer(**{"val_every": 4, "steps": 8, "checkpoint_every": 3, "weight_decay": 0.01, **options})
     run = run_in(folder, stop_after=stop_after)
     return run, train(run, octo, ArmBatches(), validate=validate, trainer=options, lr={**LR, "peak": peak}, seed=0)
 
@@ -85,7 +85,7 @@ def test_an_interrupted_octo_ends_with_the_same_bytes(tmp_path, octo):
 
 
 def test_octos_objective_falls_on_training_and_on_held_out_windows(tmp_path, octo):
-    run, _ = go(tmp_path, octo, peak=2e-3, steps=300, eval_every=100, log_every=100, checkpoint_every=None)
+    run, _ = go(tmp_path, octo, peak=2e-3, steps=300, val_every=100, log_every=100, checkpoint_every=None)
     losses = [row["loss"] for row in run.training_log.rows()]
     scores = [row["val_loss"] for row in run.validation_log.rows()]
     assert losses[-1] < 0.9 * losses[0] and scores[-1] < 0.9 * scores[0]

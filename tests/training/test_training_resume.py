@@ -33,7 +33,7 @@ def validate(policy, step):
 
 
 def train_in(folder, *, stop_after=None, with_validation=True, seed=3, **options):
-    options = trainer(**{"eval_every": 3, "ema_decay": 0.9, **options})
+    options = trainer(**{"val_every": 3, "ema_decay": 0.9, **options})
     run = run_in(folder, stop_after=stop_after)
     check = validate if with_validation else None
     return train(run, tiny_trainable(), TinyBatches(), validate=check, trainer=options, lr=LR, seed=seed)
@@ -71,8 +71,8 @@ def same_bytes_of_policy(one: Path, other: Path) -> bool:
     "options",
     [
         {"with_validation": False},
-        {"eval_every": 1},
-        {"eval_every": 5, "checkpoint_every": 1},
+        {"val_every": 1},
+        {"val_every": 5, "checkpoint_every": 1},
         {"checkpoint_every": None},
         {"log_every": 1},
         {"keep_checkpoints": 1},
@@ -101,7 +101,7 @@ def test_a_validation_is_left_within_a_batch_when_asked_and_the_resumed_run_ends
             follow(8) if not asked else None
         return validate(policy, step)
 
-    options = {"trainer": trainer(eval_every=3, ema_decay=0.9), "lr": LR, "seed": 3}
+    options = {"trainer": trainer(val_every=3, ema_decay=0.9), "lr": LR, "seed": 3}
     with pytest.raises(RunInterrupted, match=f"checkpoint-{step} is written"):
         train(run, tiny_trainable(), TinyBatches(), validate=validation, **options)
     assert begun[-1] == step and (tmp_path / "checkpoints" / f"checkpoint-{step}").is_dir()
@@ -116,7 +116,7 @@ def test_a_validation_is_left_within_a_batch_when_asked_and_the_resumed_run_ends
 
 
 def test_a_validation_whose_row_is_written_is_not_made_again_and_one_without_is(tmp_path):
-    options = {"trainer": trainer(steps=10, eval_every=5, checkpoint_every=5), "lr": LR, "seed": 3}
+    options = {"trainer": trainer(steps=10, val_every=5, checkpoint_every=5), "lr": LR, "seed": 3}
     made = []
 
     def failing(policy, step):
@@ -246,7 +246,7 @@ SCRIPT = """
                 os.kill(os.getpid(), 9)
             return stored
         checkpoints.write_arrays = dying
-    options = trainer(eval_every=3, ema_decay=0.9)
+    options = trainer(val_every=3, ema_decay=0.9)
     train(run, tiny_trainable(), TinyBatches(), validate=validate, trainer=options, lr=LR, seed=3)
 """
 

@@ -69,7 +69,7 @@ def test_updates_are_those_of_optax_adamw_with_decay_on_kernels_only():
 
 
 def test_decay_can_cover_all_weights_as_in_octos_fine_tuning_script():
-    state, _, _ = updated(weight_decay=0.1, clip_norm=None, decay=["*"])
+    state, _, _ = updated(weight_decay=0.1, clip_norm=None, weight_decay_params=["*"])
     assert_close(state.weights, by_optax(optax.adamw(float(RATE), weight_decay=0.1)))
 
 
@@ -210,6 +210,6 @@ def test_the_running_loss_starts_anew_when_told():
 
 
 def test_a_decay_pattern_that_matches_nothing_is_refused():
-    options = TrainerOptions.read({"steps": 1, "decay": ["*kernels"]})
-    with pytest.raises(UserError, match="trainer.decay"):
+    options = TrainerOptions.read({"steps": 1, "weight_decay_params": ["*kernels"]})
+    with pytest.raises(UserError, match="trainer.weight_decay_params"):
         make_optimiser(options, split(initial_weights()))

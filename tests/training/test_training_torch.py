@@ -44,7 +44,7 @@ def test_looking_does_not_change_what_is_learned(tmp_path):
         return {"val_loss": 1.0 / step}
 
     go(tmp_path / "blind", checkpoint_every=None, log_every=12)
-    go(tmp_path / "watched", validate=validate, eval_every=1, checkpoint_every=1, log_every=1)
+    go(tmp_path / "watched", validate=validate, val_every=1, checkpoint_every=1, log_every=1)
     assert same_bytes(final_weights(tmp_path / "blind"), final_weights(tmp_path / "watched"))
     assert len(rows_without_time(tmp_path / "watched" / "validation_log.csv")) == 13
 
@@ -58,7 +58,7 @@ def test_the_logs_and_the_order_are_those_of_the_jax_loop(tmp_path):
         return {"val_loss": float(step)}
 
     lr = {"schedule": "linear_warmup", "peak": 0.01, "warmup_steps": 8, "end_factor": 1.0}
-    run, _ = go(tmp_path, validate=validate, steps=4, log_every=2, eval_every=2, checkpoint_every=2, lr=lr)
+    run, _ = go(tmp_path, validate=validate, steps=4, log_every=2, val_every=2, checkpoint_every=2, lr=lr)
     assert seen == [(2, 1, True), (4, 2, True)]
     rows = run.training_log.rows()
     assert [row["step"] for row in rows] == [2, 4] and [row["epoch"] for row in rows] == [0.2, 0.4]
@@ -105,7 +105,7 @@ def test_accumulated_parts_make_the_update_of_the_whole_batch(tmp_path):
 
 def test_frozen_weights_and_their_batch_statistics_stand_still(tmp_path):
     before = {name: tensor.clone() for name, tensor in torch_trainable().module.state_dict().items()}
-    run, _ = go(tmp_path, freeze=["norm.*", "trunk.*"], validate=lambda policy, step: {"val_loss": 1.0}, eval_every=2)
+    run, _ = go(tmp_path, freeze=["norm.*", "trunk.*"], validate=lambda policy, step: {"val_loss": 1.0}, val_every=2)
     after = final_weights(tmp_path)
     same = {name for name, tensor in before.items() if np.array_equal(after[name], tensor.numpy())}
     assert {"norm.weight", "norm.running_mean", "trunk.weight", "trunk.bias"} <= same and "head.weight" not in same
@@ -120,7 +120,7 @@ def test_the_moving_average_is_deployed_and_the_raw_weights_go_on(tmp_path):
         seen[step] = policy.weights()
         return {"val_loss": 1.0}
 
-    go(tmp_path, validate=validate, eval_every=6, ema_decay=0.5)
+    go(tmp_path, validate=validate, val_every=6, ema_decay=0.5)
     assert same_bytes(seen[12], final_weights(tmp_path))
     state = load_file(tmp_path / "checkpoints" / "checkpoint-12" / "training_state" / "state.safetensors")
     assert not np.array_equal(state["weights/head.weight"], state["ema/head.weight"])
@@ -157,5 +157,5 @@ def test_the_checkpoint_of_another_run_is_refused(tmp_path):
 def test_a_gpu_that_is_not_there_is_not_quietly_replaced(tmp_path):
     if torch.cuda.is_available():
         return
-    with pytest.raises(UserError, match="trainer.device=gpu: torch sees no GPU here"):
-        go(tmp_path, device="gpu")
+    with pytest.raises(UserError, match="trainer.accelerator=gpu: torch sees no GPU here"):
+        go(tmp_path, accelerator="gpu")

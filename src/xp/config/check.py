@@ -197,14 +197,14 @@ def _check_predict(config: DictConfig) -> None:
     _check_folder(config, "predict.checkpoint")
     _check_folder(config, "predict.data_root")
     _check_folder(config, "predict.validation")
-    _check_cameras(config, "predict.cameras")
+    _check_cameras(config, "predict.camera_map")
 
 
 def _check_eval(config: DictConfig) -> None:
     if config.eval.checkpoint is None:
         raise UserError("eval.checkpoint is not given: which policy? Give a run folder: eval.checkpoint=FOLDER")
     _check_folder(config, "eval.checkpoint")
-    _check_cameras(config, "eval.cameras")
+    _check_cameras(config, "eval.camera_map")
     if config.eval.name == "offline_replay":
         _check_replay(config)
         return

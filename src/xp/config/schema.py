@@ -173,8 +173,8 @@ class Trainer:
 
     steps: int = _at_least(1)
     batch_size: int = _at_least(1)
-    eval_every: int | None = _at_least(1, None)
-    eval_windows: int | None = _at_least(1, None)
+    val_every: int | None = _at_least(1, None)
+    val_windows: int | None = _at_least(1, None)
     checkpoint_every: int | None = _at_least(1, None)
     keep_checkpoints: int = _at_least(1)
     log_every: int = _at_least(1)
@@ -183,10 +183,10 @@ class Trainer:
     clip_norm: float | None = _at_least(0.0, None)
     weight_decay: float = _at_least(0.0)
     freeze: list[str] = MISSING
-    decay: list[str] | None = None
+    weight_decay_params: list[str] | None = None
     best_metric: str = _one_of("val_loss", "l1_error", "position_l1", "rotation_l1")
     precision: str = _one_of("float32", "bfloat16")
-    device: str = _one_of("auto", "cpu", "gpu")
+    accelerator: str = _one_of("auto", "cpu", "gpu")
     devices: Any = 1
     strategy: str = _one_of("auto", "ddp", "fsdp")
     compile: bool = False
@@ -206,8 +206,8 @@ class Predict:
     batch_size: int = _at_least(1)
     bootstrap: int = _at_least(1)
     validation: str | None = None
-    cameras: Any = None
-    dataset: str | None = None
+    camera_map: Any = None
+    unnorm_key: str | None = None
 
 
 @dataclass
@@ -221,8 +221,8 @@ class ClosedLoop:
     videos: int = _at_least(0)
     controls: bool = True
     allow_blind: bool = False
-    cameras: Any = None
-    dataset: str | None = None
+    camera_map: Any = None
+    unnorm_key: str | None = None
 
 
 @dataclass
@@ -242,8 +242,8 @@ class OfflineReplay:
     figures: int = _at_least(0)
     batch_size: int = _at_least(1)
     bootstrap: int = _at_least(1)
-    cameras: Any = None
-    dataset: str | None = None
+    camera_map: Any = None
+    unnorm_key: str | None = None
 
 
 @dataclass
@@ -404,7 +404,7 @@ TRANSIENT: tuple[str, ...] = (
     "trainer.keep_checkpoints",
     "trainer.profile_steps",
     "trainer.scale",
-    "trainer.device",
+    "trainer.accelerator",
     "trainer.strategy",
     "trainer.compile",
     "trainer.sharding",

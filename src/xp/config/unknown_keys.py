@@ -5,6 +5,19 @@ from typing import Any
 
 from xp.errors import did_you_mean, join_names
 
+RENAMED = {
+    "trainer.eval_every": "trainer.val_every",
+    "trainer.eval_windows": "trainer.val_windows",
+    "trainer.decay": "trainer.weight_decay_params",
+    "trainer.device": "trainer.accelerator",
+    "predict.cameras": "predict.camera_map",
+    "predict.dataset": "predict.unnorm_key",
+    "eval.cameras": "eval.camera_map",
+    "eval.dataset": "eval.unnorm_key",
+    "model.heads_num": "model.num_heads",
+}
+"""{a key that was: the key it is now}. The old one does not work; whoever types it is told the new one."""
+
 
 def unknown_key(given: str, known: Mapping[str, Any], *, override: str = "") -> str:
     """Say where a dotted key leaves the configuration, and what stands there.
@@ -24,12 +37,20 @@ def unknown_key(given: str, known: Mapping[str, Any], *, override: str = "") -> 
     where = ".".join(walked)
     if where == given:
         return _there_already(given, node, override)
+    if new := _renamed(given):
+        return f"There is no key '{given}': it is called {new} now. Write {new}={override.partition('=')[2] or 'VALUE'}"
     if not isinstance(node, Mapping):
         return f"There is no key '{given}': {where} holds one value ({shown(node)}). Set it with {where}=VALUE"
     names = [str(name) for name in node if name != "hydra"]
     missing = given.split(".")[len(walked)]
     there = f"Keys {'of ' + where if where else 'and groups'}: {join_names(names)}"
     return f"There is no key '{given}'. {there}{_guess(missing, given, names, known, inside=bool(where))}"
+
+
+def _renamed(given: str) -> str | None:
+    """The name that an old key has now; a last word alone will do (`eval_every`) where only one key had it."""
+    bare = [new for old, new in RENAMED.items() if old.rpartition(".")[2] == given]
+    return RENAMED.get(given) or (bare[0] if len(bare) == 1 else None)
 
 
 def shown(value: Any) -> str:

@@ -103,7 +103,7 @@ def camera_sizes(
 def load_policy(
     path: str | Path,
     device: str | None = None,
-    cameras: Mapping[str, str | None] | None = None,
+    camera_map: Mapping[str, str | None] | None = None,
     **options: Any,
 ) -> Policy:
     """The policy saved at `path`: a policy folder of any family, or an xp run folder.
@@ -114,9 +114,9 @@ def load_policy(
         path: the folder.
         device: for a JAX policy a jax platform such as "cpu" or "gpu", for a torch policy a torch device; None takes
             the framework's default.
-        cameras: {the policy's camera (of an Octo: image slot): the camera that feeds it}, where the names differ. An
-            Octo's slot may be fed by None: it is masked.
-        options: what one family alone can be told (None: not given). `dataset`: whose statistics an Octo uses, where
+        camera_map: {the policy's camera (of an Octo: image slot): the camera that feeds it}, where the names differ.
+            An Octo's slot may be fed by None: it is masked.
+        options: what one family alone can be told (None: not given). `unnorm_key`: whose statistics an Octo uses, where
             its folder has those of several datasets. `mask`: of an act_smooth `training` or `original`, where the
             folder's configuration is not to decide: one without the field is of the published plugin, whose mask is
             `original`.
@@ -126,7 +126,7 @@ def load_policy(
     """
     found = find_policy(path)
     given = {name: value for name, value in options.items() if value is not None}
-    policy = found.family.load(found.folder, step=found.step, device=device, cameras=cameras, options=given)
+    policy = found.family.load(found.folder, step=found.step, device=device, camera_map=camera_map, options=given)
     if not found.family.wraps_transforms:
         return policy
     from xp.models.transforms import saved_relative, with_relative

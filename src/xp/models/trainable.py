@@ -72,7 +72,7 @@ class TorchTrainable(Trainable):
     loss: Callable[[dict[str, Any]], tuple[Any, Mapping[str, Any]]]
     to_device: Callable[[str], None] = lambda device: None
     decay: Sequence[str] = ("*",)
-    """Patterns of the weights that decay where `trainer.decay` does not say it."""
+    """Patterns of the weights that decay where `trainer.weight_decay_params` does not say it."""
     lr_multipliers: Mapping[str, float] = field(default_factory=dict)
     """Factor on the learning rate by weight; 1 for those not named."""
     betas: tuple[float, float] = (0.9, 0.999)

@@ -127,9 +127,9 @@ def _loop(run: Run, trainable: "Trainable", source: "Source", frames: Any, stati
         drop_rate=config.obs_dropout.rate,
     )
     validate = None
-    if config.trainer.eval_every is not None and source.split.val:
+    if config.trainer.val_every is not None and source.split.val:
         held_out = Windows(source.dataset, frames, source.split.val, **shape)
-        limit = config.trainer.eval_windows
+        limit = config.trainer.val_windows
         validate = make_validator(
             lambda: in_order(held_out, config.trainer.batch_size, limit=limit),
             layout=_layout(source),

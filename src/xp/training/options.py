@@ -8,9 +8,9 @@ from xp.config.devices import check_devices
 from xp.errors import UserError, did_you_mean, join_names
 
 PRECISIONS = ("float32", "bfloat16")
-DEVICES = ("auto", "cpu", "gpu")
+ACCELERATORS = ("auto", "cpu", "gpu")
 STRATEGIES = ("auto", "ddp", "fsdp")
-TORCH_ONLY = {"device": "auto", "devices": 1, "strategy": "auto", "compile": False}
+TORCH_ONLY = {"accelerator": "auto", "devices": 1, "strategy": "auto", "compile": False}
 """Options that models in torch alone have, and the values that leave them unused."""
 SHARDINGS = ("none", "data", "fsdp")
 
@@ -20,7 +20,7 @@ class TrainerOptions:
     """How long to train, what to write when, and how weights are updated. See conf/trainer/default.yaml for units."""
 
     steps: int
-    eval_every: int | None = None
+    val_every: int | None = None
     checkpoint_every: int | None = None
     keep_checkpoints: int = 2
     log_every: int = 50
@@ -28,10 +28,10 @@ class TrainerOptions:
     accumulate: int = 1
     clip_norm: float | None = None
     weight_decay: float = 1e-4
-    decay: Sequence[str] | None = None
+    weight_decay_params: Sequence[str] | None = None
     freeze: Sequence[str] = ()
     precision: str = "float32"
-    device: str = "auto"
+    accelerator: str = "auto"
     devices: int | str = 1
     strategy: str = "auto"
     compile: bool = False
@@ -61,7 +61,7 @@ class TrainerOptions:
             value = getattr(self, name)
             if value is None or int(value) != value or value < 1:
                 raise UserError(f"trainer.{name}={value} must be a whole number of at least 1, e.g. trainer.{name}=1.")
-        for name in ("eval_every", "checkpoint_every", "overfit_batches", "profile_steps"):
+        for name in ("val_every", "checkpoint_every", "overfit_batches", "profile_steps"):
             value = getattr(self, name)
             if value is not None and (int(value) != value or value < 1):
                 raise UserError(
@@ -97,7 +97,7 @@ class TrainerOptions:
             )
 
     def _check_words(self) -> None:
-        words = {"precision": PRECISIONS, "device": DEVICES, "sharding": SHARDINGS, "strategy": STRATEGIES}
+        words = {"precision": PRECISIONS, "accelerator": ACCELERATORS, "sharding": SHARDINGS, "strategy": STRATEGIES}
         for name, allowed in words.items():
             value = getattr(self, name)
             if value not in allowed:

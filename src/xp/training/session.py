@@ -348,7 +348,7 @@ class Session(ABC):
         return value > self.best["value"] if higher else value < self.best["value"]
 
     def _validation_is_due(self) -> bool:
-        every = self.options.eval_every
+        every = self.options.val_every
         return self.validate is not None and every is not None and (self.due(every) or self.done == self.options.steps)
 
     def _best(self, value: float) -> dict[str, Any]:

@@ -86,7 +86,7 @@ def build(
 def load(
     folder: Path,
     device: str | None = None,
-    cameras: Mapping[str, str | None] | None = None,
+    camera_map: Mapping[str, str | None] | None = None,
     mask: str | None = None,
 ) -> LeRobotPolicy:
     """A saved policy, every weight accounted for.
@@ -94,8 +94,8 @@ def load(
     Args:
         folder: a LeRobot `pretrained_model` folder.
         device: "cpu", "cuda" or another of torch's; None takes CUDA where there is any.
-        cameras: {the policy's camera: the camera that feeds it}; those not named keep what was noted in training, or
-            their own name.
+        camera_map: {the policy's camera: the camera that feeds it}; those not named keep what was noted in training,
+            or their own name.
         mask: of an act_smooth, its attention at inference; None: what its configuration says.
 
     Raises:
@@ -112,7 +112,7 @@ def load(
     if papers.policy_type == "act_smooth":
         _hold(module, read_act_smooth(folder), int(config.action_feature.shape[0]))
     module.to(config.device)
-    fed = _fed(papers, cameras or {})
+    fed = _fed(papers, camera_map or {})
     images = {key: (fed[key], height, width) for key, (height, width, _) in papers.images.items()}
     notes = {"cameras": fed, "fps": papers.fps, "name": papers.config["type"]}
     return LeRobotPolicy(_assembly(config, saved_processors(config, folder), images, notes), module)
@@ -312,12 +312,12 @@ def _saved_config(papers: Papers, device: str) -> Any:
         ) from error
 
 
-def _fed(papers: Papers, cameras: Mapping[str, str | None]) -> dict[str, str]:
-    asked = {image_key(name): camera for name, camera in cameras.items()}
+def _fed(papers: Papers, camera_map: Mapping[str, str | None]) -> dict[str, str]:
+    asked = {image_key(name): camera for name, camera in camera_map.items()}
     wanted = list(papers.images)
     named = {camera_name(key): camera for key, camera in asked.items()}
     check_map(named, [camera_name(key) for key in wanted], f"camera of the policy in {papers.folder}")
-    unfed = [name for name, camera in cameras.items() if camera is None]
+    unfed = [name for name, camera in camera_map.items() if camera is None]
     if unfed:
         raise UserError(
             f"The map of cameras gives '{unfed[0]}' nothing: the policy in {papers.folder} cannot go without a camera. "

@@ -45,7 +45,7 @@ class LeRobotFamily(Family):
         *,
         step: int | None = None,
         device: str | None = None,
-        cameras: Mapping[str, str | None] | None = None,
+        camera_map: Mapping[str, str | None] | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> "LeRobotPolicy":
         """See `Family.load`; `device` is a torch device."""
@@ -53,7 +53,7 @@ class LeRobotFamily(Family):
         self.refuse_options(folder, given)
         from xp.models.lerobot.build import load
 
-        return load(folder, device, cameras, **given)
+        return load(folder, device, camera_map, **given)
 
     def owns(self, folder: Path) -> bool:
         """Whether weights lie beside a configuration that names a policy type; a PEFT adapter is refused."""
@@ -86,12 +86,12 @@ class LeRobotFamily(Family):
         return read_papers(folder).fps
 
     def refuse_options(self, folder: Path, options: Mapping[str, Any]) -> None:
-        """Say of `dataset`, which a policy with several statistics takes, why there is nothing to choose here."""
-        if "dataset" in options:
+        """Say of `unnorm_key`, which a policy with several statistics takes, why there is nothing to choose here."""
+        if "unnorm_key" in options:
             raise UserError(
-                f"dataset={options['dataset']}: {folder} holds a LeRobot policy, whose statistics are those of its one "
-                "training, so there are no others to choose from. Leave dataset out (predict.dataset=null, "
-                "eval.dataset=null)."
+                f"unnorm_key={options['unnorm_key']}: {folder} holds a LeRobot policy, whose statistics are those of its "
+                "one training, so there are no others to choose from. Leave unnorm_key out (predict.unnorm_key=null, "
+                "eval.unnorm_key=null)."
             )
         super().refuse_options(folder, options)
 

@@ -105,7 +105,7 @@ def _frames(batch: Batch, camera: str) -> np.ndarray:
         raise UserError(
             f"The observation has no camera '{camera}', which the policy needs; it has {join_names(present)}. Add "
             f"'{key}' [B, T, height, width, 3] uint8, or load the policy with a map of cameras: "
-            "load_policy(path, cameras={POLICY_CAMERA: CAMERA})."
+            "load_policy(path, camera_map={POLICY_CAMERA: CAMERA})."
         )
     frames = np.asarray(batch[key])
     if frames.dtype != np.uint8 or frames.ndim != 5 or frames.shape[-1] != 3:

@@ -40,18 +40,18 @@ class Assembly:
         kept = {name: self.folder.example[name] for name in ("observation", "task") if name in self.folder.example}
         return {path: np.asarray(leaf)[:1] for path, leaf in flatten(kept).items()}
 
-    def action_normal(self, dataset: str | None) -> Normal:
+    def action_normal(self, unnorm_key: str | None) -> Normal:
         """The statistics that bring actions back to dataset units."""
-        if dataset is None and len(self.datasets) == 1:
+        if unnorm_key is None and len(self.datasets) == 1:
             return next(iter(self.datasets.values()))
-        if dataset is None or dataset not in self.datasets:
-            given = "none was chosen" if dataset is None else f"'{dataset}' is none of them"
+        if unnorm_key is None or unnorm_key not in self.datasets:
+            given = "none was chosen" if unnorm_key is None else f"'{unnorm_key}' is none of them"
             raise UserError(
                 f"This Octo has action statistics of {len(self.datasets)} datasets ({join_names(self.datasets)}) and "
-                f"{given}{did_you_mean(dataset or '', self.datasets)}. Choose one: predict(..., dataset='NAME'), or "
-                "predict.dataset=NAME, eval.dataset=NAME on the command line."
+                f"{given}{did_you_mean(unnorm_key or '', self.datasets)}. Choose one: predict(..., unnorm_key='NAME'), "
+                "or predict.unnorm_key=NAME, eval.unnorm_key=NAME on the command line."
             )
-        return self.datasets[dataset]
+        return self.datasets[unnorm_key]
 
 
 def assemble(
@@ -59,13 +59,13 @@ def assemble(
     weights: Mapping[str, Any] = MappingProxyType({}),
     *,
     remat: bool = False,
-    cameras: Mapping[str, str | None] = MappingProxyType({}),
-    dataset: str | None = None,
+    camera_map: Mapping[str, str | None] = MappingProxyType({}),
+    unnorm_key: str | None = None,
 ) -> Assembly:
     """Build the network and its surroundings.
 
-    `weights` (anything with `.shape`) tell the size of the T5 encoder; `remat` as in `build_module`; `cameras` and
-    `dataset` as in `xp.load_policy`.
+    `weights` (anything with `.shape`) tell the size of the T5 encoder; `remat` as in `build_module`; `camera_map`
+    and `unnorm_key` as in `xp.load_policy`.
     """
     model = folder.config["model"]
     inner = {path.removeprefix(_T5_PREFIX): leaf for path, leaf in weights.items()}
@@ -75,8 +75,8 @@ def assemble(
     head = module.heads["action"]
     _check_example(folder.example, head.action_horizon, head.action_dim)
     own = folder.config.get("xp", {})
-    slots = _fed(_slots(folder, own), cameras)
-    statistics = _chosen(by_dataset(folder.statistics), own.get("dataset") if dataset is None else dataset)
+    slots = _fed(_slots(folder, own), camera_map)
+    statistics = _chosen(by_dataset(folder.statistics), own.get("dataset") if unnorm_key is None else unnorm_key)
     datasets = {name: normal_of(entry, "action") for name, entry in statistics.items()}
     for name, normal in datasets.items():
         _check_size(normal, head.action_dim, name)
@@ -100,15 +100,15 @@ def assemble(
         history=int(folder.example["observation"]["timestep_pad_mask"].shape[1]),
         language=texts is not None,
     )
-    folder = _noted(folder, slots if cameras else None, dataset)
+    folder = _noted(folder, slots if camera_map else None, unnorm_key)
     return Assembly(network=Network(module), prepare=prepare, spec=spec, folder=folder, datasets=datasets)
 
 
-def _noted(folder: OctoFolder, slots: Mapping[str, Slot] | None, dataset: str | None) -> OctoFolder:
+def _noted(folder: OctoFolder, slots: Mapping[str, Slot] | None, unnorm_key: str | None) -> OctoFolder:
     """The folder with what was chosen in loading, so that a policy that is saved again is the same one."""
     chosen: dict[str, Any] = {} if slots is None else {"cameras": noted(slots)}
-    if dataset is not None and "action" not in folder.statistics:
-        chosen["dataset"] = dataset
+    if unnorm_key is not None and "action" not in folder.statistics:
+        chosen["dataset"] = unnorm_key
     if not chosen:
         return folder
     return replace(folder, config={**folder.config, "xp": {**folder.config.get("xp", {}), **chosen}})
@@ -141,22 +141,22 @@ def _check_size(normal: Normal, size: int, dataset: str) -> None:
         )
 
 
-def _chosen(statistics: Mapping[str, Mapping[str, Any]], dataset: str | None) -> Mapping[str, Mapping[str, Any]]:
-    if dataset is None or set(statistics) == {""}:
+def _chosen(statistics: Mapping[str, Mapping[str, Any]], unnorm_key: str | None) -> Mapping[str, Mapping[str, Any]]:
+    if unnorm_key is None or set(statistics) == {""}:
         return statistics
-    if dataset not in statistics:
+    if unnorm_key not in statistics:
         raise UserError(
-            f"dataset={dataset}: this Octo has statistics of "
-            f"{join_names(statistics)}{did_you_mean(dataset, statistics)}. "
+            f"unnorm_key={unnorm_key}: this Octo has statistics of "
+            f"{join_names(statistics)}{did_you_mean(unnorm_key, statistics)}. "
             "Name one of these."
         )
-    return {dataset: statistics[dataset]}
+    return {unnorm_key: statistics[unnorm_key]}
 
 
-def _fed(slots: dict[str, Slot], cameras: Mapping[str, str | None]) -> dict[str, Slot]:
-    """The slots with the cameras that `cameras` names for them; slots it leaves out keep theirs."""
-    check_map(cameras, slots, "image slot of the policy")
-    return {name: slot._replace(camera=cameras.get(name, slot.camera)) for name, slot in slots.items()}
+def _fed(slots: dict[str, Slot], camera_map: Mapping[str, str | None]) -> dict[str, Slot]:
+    """The slots with the cameras that `camera_map` names for them; slots it leaves out keep theirs."""
+    check_map(camera_map, slots, "image slot of the policy")
+    return {name: slot._replace(camera=camera_map.get(name, slot.camera)) for name, slot in slots.items()}
 
 
 def _slots(folder: OctoFolder, own: Mapping[str, Any]) -> dict[str, Slot]:

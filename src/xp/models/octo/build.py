@@ -70,14 +70,14 @@ def load(
     path: Path,
     step: int | None = None,
     device: str | None = None,
-    cameras: Mapping[str, str | None] | None = None,
-    dataset: str | None = None,
+    camera_map: Mapping[str, str | None] | None = None,
+    unnorm_key: str | None = None,
 ) -> OctoPolicy:
     """A saved Octo, every weight accounted for; the arguments are those of `xp.load_policy`."""
     papers, checkpoint = open_folder(path, step)
     with ThreadPoolExecutor(1) as pool:
         reading = pool.submit(checkpoint.read)  # beside the tracing that the check needs
-        assembly = assemble(papers, checkpoint.leaves, cameras=cameras or {}, dataset=dataset)
+        assembly = assemble(papers, checkpoint.leaves, camera_map=camera_map or {}, unnorm_key=unnorm_key)
         verify(assembly.network.shapes(assembly.example_inputs()), checkpoint.leaves, str(path))
         return OctoPolicy(assembly, unflatten(reading.result()), _device(device))
 

@@ -18,7 +18,7 @@ class OctoFamily(Family):
     name = "octo"
     framework = "jax"
     folder_layout = "STEP/default/checkpoint (an Octo folder)"
-    load_options = {"dataset": "whose statistics bring the actions to dataset units, where the folder has several"}
+    load_options = {"unnorm_key": "whose statistics bring the actions to dataset units, where the folder has several"}
     has_steps = True
 
     def build(
@@ -43,7 +43,7 @@ class OctoFamily(Family):
         *,
         step: int | None = None,
         device: str | None = None,
-        cameras: Mapping[str, str | None] | None = None,
+        camera_map: Mapping[str, str | None] | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> "OctoPolicy":
         """See `Family.load`; `device` is a jax platform such as "cpu" or "gpu"."""
@@ -51,7 +51,7 @@ class OctoFamily(Family):
         self.refuse_options(folder, given)
         from xp.models.octo.build import load
 
-        return load(folder, step, device, cameras, **given)
+        return load(folder, step, device, camera_map, **given)
 
     def owns(self, folder: Path) -> bool:
         """Whether it holds at least one `STEP/default/checkpoint`."""

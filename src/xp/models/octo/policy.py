@@ -19,7 +19,7 @@ from xp.models.tree import flatten, unflatten
 
 ROWS = (1, 8, 32)
 """Batch sizes that are compiled; a batch is cut into the largest and its rest padded to the next."""
-OPTIONS = ("argmax", "temperature", "sample_shape", "rng", "dataset", "embodiment_action_dim", "normalized")
+OPTIONS = ("argmax", "temperature", "sample_shape", "rng", "unnorm_key", "embodiment_action_dim", "normalized")
 
 
 class OctoPolicy:
@@ -53,13 +53,13 @@ class OctoPolicy:
             temperature: factor on the deviation of a draw (default 1); giving it asks for a draw.
             sample_shape: draws for each row, as an int or a tuple; one pass through the transformer for all of them.
             rng: "legacy" draws what the original code drew for PRNGKey(seed); needs the batch in one piece.
-            dataset: whose statistics bring the actions to dataset units, where the folder has several.
+            unnorm_key: whose statistics bring the actions to dataset units, where the folder has several.
             embodiment_action_dim: action dimensions in use, for the diffusion heads; default: those of the statistics.
             normalized: True leaves the actions in normalised units, with every dimension of the head.
         """
         _check_options(options)
         inputs = _seen(self.assembly.prepare(self._windows(observation)))
-        normal = None if options.get("normalized") else self.assembly.action_normal(options.get("dataset"))
+        normal = None if options.get("normalized") else self.assembly.action_normal(options.get("unnorm_key"))
         shape = options.get("sample_shape", ())
         shape = (shape,) if isinstance(shape, int) else tuple(shape)
         wants_draw = options.get("temperature") is not None or bool(shape)
@@ -102,11 +102,11 @@ class OctoPolicy:
             done += size
         return np.concatenate(parts, axis=-3)
 
-    def predict_distribution(self, observation: Batch, *, dataset: str | None = None) -> Distribution | None:
+    def predict_distribution(self, observation: Batch, *, unnorm_key: str | None = None) -> Distribution | None:
         """Mean and shared covariance factor in dataset units; None for a head without a density."""
         if type(self.assembly.network.module.heads["action"]).density is ActionHead.density:
             return None
-        normal = self.assembly.action_normal(dataset)
+        normal = self.assembly.action_normal(unnorm_key)
         used = len(normal.mean)
         means, factors = [], []
         for piece, size in _pieces(_seen(self.assembly.prepare(self._windows(observation)))):

@@ -123,9 +123,11 @@ def _hash_file(digest: "hashlib._Hash", name: str, file: Path) -> None:
 
 def _ask(run: Run, dataset: Dataset, episodes: tuple[int, ...]) -> dict[str, Any]:
     config = run.config
-    policy = load(config, config.predict.checkpoint, cameras=config.predict.cameras, dataset=config.predict.dataset)
+    policy = load(
+        config, config.predict.checkpoint, camera_map=config.predict.camera_map, unnorm_key=config.predict.unnorm_key
+    )
     fit_dimensions(policy, dataset, f"predict.checkpoint={config.predict.checkpoint}", "predict.data_root")
-    fit_cameras(policy, list(dataset.cameras), f"the dataset {dataset.root}", "predict.cameras")
+    fit_cameras(policy, list(dataset.cameras), f"the dataset {dataset.root}", "predict.camera_map")
     sizes = {camera: (height, width) for camera, (height, width, _) in policy.spec.cameras.items()}
     frames = shared_frames(run, dataset, sizes)
     windows = Windows(dataset, frames, episodes, history=policy.spec.history, horizon=1)

@@ -28,8 +28,8 @@ def run(run: Run) -> None:
     refuse_missing_states(suite, asked.first_seed, asked.episodes, ("eval.first_seed", "eval.episodes"))
     mend = "Type env.fps={fps:g}"
     refuse_other_rate(config.eval.checkpoint, config.env.fps, "the simulation (env.fps)", mend)
-    policy = load_acting_policy(config, config.eval.checkpoint, config.eval.cameras, config.eval.dataset)
-    fit_suite(policy, suite, "eval.cameras")
+    policy = load_acting_policy(config, config.eval.checkpoint, config.eval.camera_map, config.eval.unnorm_key)
+    fit_suite(policy, suite, "eval.camera_map")
     cameras = {name: (height, width) for name, (height, width, _) in policy.spec.cameras.items()}
     envs = EnvMaker.of(config.env, cameras, environment_state=bool(policy.spec.environment_dim))
     sensitivity = _sensitivity(run, policy, envs)

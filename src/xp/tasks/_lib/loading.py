@@ -45,13 +45,13 @@ def use_framework(config: DictConfig, family: "Family") -> None:
 
 
 def load(
-    config: DictConfig, path: str, cameras: Mapping[str, str | None] | None = None, dataset: str | None = None
+    config: DictConfig, path: str, camera_map: Mapping[str, str | None] | None = None, unnorm_key: str | None = None
 ) -> "Policy":
-    """The policy saved at `path`, its framework prepared; `cameras` and `dataset` as in `xp.load_policy`."""
+    """The policy saved at `path`, its framework prepared; `camera_map` and `unnorm_key` as in `xp.load_policy`."""
     from xp.models.families import find_policy, load_policy
 
     use_framework(config, find_policy(path).family)
-    return load_policy(path, cameras=cameras, dataset=dataset)
+    return load_policy(path, camera_map=camera_map, unnorm_key=unnorm_key)
 
 
 def fit_cameras(policy: "Policy", cameras: list[str], where: str, key: str | None = None) -> None:

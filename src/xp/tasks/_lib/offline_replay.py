@@ -39,10 +39,10 @@ def run(run: Run) -> None:
     asked = chosen_episodes(config, source)
     found: dict[str, dict[str, Rows]] = {}
     for label, path in checkpoints_of(config):
-        policy = load(config, path, cameras=config.eval.cameras, dataset=config.eval.dataset)
+        policy = load(config, path, camera_map=config.eval.camera_map, unnorm_key=config.eval.unnorm_key)
         check_policy(config, policy.spec, path)
         fit_dimensions(policy, source.dataset, f"eval.checkpoint={path}", "eval.data_root")
-        fit_cameras(policy, list(source.dataset.cameras), f"the dataset {source.dataset.root}", "eval.cameras")
+        fit_cameras(policy, list(source.dataset.cameras), f"the dataset {source.dataset.root}", "eval.camera_map")
         episodes = long_enough(run, source.dataset, asked, executions(config, policy.spec), policy.spec.horizon)
         asker = _asker(run, source, policy, episodes)
         if not found:

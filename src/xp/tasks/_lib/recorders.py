@@ -155,12 +155,12 @@ class _PolicyActor:
 
 
 def load_acting_policy(
-    config: "DictConfig", path: str, cameras: Mapping[str, str | None] | None = None, dataset: str | None = None
+    config: "DictConfig", path: str, camera_map: Mapping[str, str | None] | None = None, unnorm_key: str | None = None
 ) -> "Policy":
     """Load a policy (see `xp.load_policy`) and check that the chunk fits its horizon."""
     from xp.tasks._lib.loading import load
 
-    policy = load(config, path, cameras, dataset)
+    policy = load(config, path, camera_map, unnorm_key)
     refuse_long_chunk(config, policy, path)
     return policy
 

@@ -20,7 +20,7 @@ from xp.training.partition import Flat, Partition, matching
 from xp.training.session import Outcome
 
 KERNELS = ("*kernel*",)
-"""The weights that decay where `trainer.decay` does not say it: Octo's rule (biases and norms are left alone)."""
+"""The weights that decay where `trainer.weight_decay_params` is null: Octo's rule (biases and norms are left alone)."""
 
 
 class State(NamedTuple):
@@ -37,7 +37,7 @@ class State(NamedTuple):
 
 
 def make_optimiser(options: TrainerOptions, partition: Partition) -> optax.GradientTransformation:
-    """Clip by global norm, Adam, decoupled decay on `trainer.decay` weights (by default kernels only).
+    """Clip by global norm, Adam, decoupled decay on `trainer.weight_decay_params` weights (by default kernels only).
 
     The learning rate is not part of it: the step multiplies by the rate it is given. Frozen weights have no state here.
 
@@ -49,7 +49,11 @@ def make_optimiser(options: TrainerOptions, partition: Partition) -> optax.Gradi
         chain.insert(0, optax.clip_by_global_norm(options.clip_norm))
     if options.weight_decay > 0:
         everything = sorted([*partition.trained, *partition.frozen])
-        decayed = matching(everything, KERNELS if options.decay is None else options.decay, "trainer.decay")
+        decayed = matching(
+            everything,
+            KERNELS if options.weight_decay_params is None else options.weight_decay_params,
+            "trainer.weight_decay_params",
+        )
         mask = {path: path in decayed for path in partition.trained}
         chain.append(optax.add_decayed_weights(options.weight_decay, mask=mask))
     return optax.chain(*chain)

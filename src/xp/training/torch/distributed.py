@@ -186,9 +186,11 @@ def device_of(options: TrainerOptions, rank: int | None = None) -> str:
     Raises:
         UserError: a GPU is asked for and there is none.
     """
-    if options.device == "gpu" and not torch.cuda.is_available():
-        raise UserError("trainer.device=gpu: torch sees no GPU here. Type trainer.device=auto to take what there is.")
-    if options.device == "cpu" or not torch.cuda.is_available():
+    if options.accelerator == "gpu" and not torch.cuda.is_available():
+        raise UserError(
+            "trainer.accelerator=gpu: torch sees no GPU here. Type trainer.accelerator=auto to take what there is."
+        )
+    if options.accelerator == "cpu" or not torch.cuda.is_available():
         return "cpu"
     return "cuda" if rank is None else f"cuda:{rank}"
 

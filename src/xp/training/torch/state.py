@@ -43,9 +43,9 @@ def make_optimiser(trainable: TorchTrainable, partition: Partition, options: Tra
     Raises:
         UserError: a decay pattern that matches no weight.
     """
-    patterns = trainable.decay if options.decay is None else options.decay
+    patterns = trainable.decay if options.weight_decay_params is None else options.weight_decay_params
     everything = sorted([*partition.trained, *partition.frozen])
-    decayed = matching(everything, patterns, "trainer.decay") if options.weight_decay > 0 else set()
+    decayed = matching(everything, patterns, "trainer.weight_decay_params") if options.weight_decay > 0 else set()
     groups: dict[tuple[float, float], list[Any]] = {}
     for name, weight in partition.trained.items():
         key = (options.weight_decay if name in decayed else 0.0, float(trainable.lr_multipliers.get(name, 1.0)))

@@ -41,7 +41,7 @@ def fitting(expected: Mapping[str, Any], given: Mapping[str, Any], source: str) 
         raise UserError(
             f"The transformer in {source} has other sizes than this model: {_some('different', differences or trunk)}. "
             "Choose the model it was saved from (model=octo_tiny, octo_small or octo_base), or set model.embed_dim, "
-            "model.layers, model.heads_num and model.mlp_dim to its sizes."
+            "model.layers, model.num_heads and model.mlp_dim to its sizes."
         )
     return LoadReport(
         source=source,

@@ -53,7 +53,7 @@ def model_spec(
             "add_position_embedding": False,
             "num_layers": int(model_cfg["layers"]),
             "mlp_dim": int(model_cfg["mlp_dim"]),
-            "num_attention_heads": int(model_cfg["heads_num"]),
+            "num_attention_heads": int(model_cfg["num_heads"]),
             "dropout_rate": float(model_cfg.get("dropout", 0.0)),
         },
         "max_horizon": int(model_cfg["max_history"]),
