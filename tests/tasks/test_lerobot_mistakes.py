@@ -143,7 +143,7 @@ def test_cameras_of_other_names_are_said_with_the_map_which_then_works(xp_here, 
     said = xp_here(*command)
     assert said.startswith("xp: The policy's cameras are front, hand; ")
     assert re.search("(has|are) (top, )?oblique, wrist", said), said
-    override = re.search(r"'([a-z.]+=\{front: \w+, hand: \w+\})'", said)
+    override = re.search(r"'([a-z_.]+=\{front: \w+, hand: \w+\})'", said)
     assert override and override[1].startswith(key + "=")
     xp_here(*command, override[1], code=0)
     said = xp_here(*command, f"{key}={{frnt: oblique}}")
