@@ -33,7 +33,7 @@ WORK = {"steps": 3, "fail": False, "crash": False, "wait_for": None, "hoard_mb":
 def frozen(folder: Path, **work: object) -> Path:
     """A made-up job, frozen in its folder."""
     config = {"seed": 0, "horizon": {"train": 1}, "lr": {"peak": 0.1}, "work": {**WORK, **work}}
-    start_run(as_config(config), folder, generated=False, science=lambda config: config)
+    start_run(as_config(config), folder, generated=False, result_config=lambda config: config)
     return folder
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from xp.config import check, compose, conf_folder, science
-from xp.config.schema import IDENTITY_KEYS_BY_TASK, SECTIONS, TASKS, TRANSIENT, is_transient
+from xp.config import check, compose, conf_folder, result_config
+from xp.config.identity_keys import IDENTITY_KEYS_BY_TASK, TRANSIENT, is_transient
+from xp.config.schema import SECTIONS, TASKS
 from xp.config.unknown_keys import RENAMED
 from xp.errors import UserError
 
@@ -52,7 +53,7 @@ def test_every_section_has_a_schema_or_a_family_that_owns_it():
     assert keys - set(SECTIONS) == {"model", "logger", "seed", "pretrained_path"}
 
 
-def test_every_task_has_an_option_a_module_and_a_science():
+def test_every_task_has_an_option_a_module_and_identity_keys():
     tasks = Path(__file__).parents[2] / "src/xp/tasks"
     for task in TASKS:
         assert (conf_folder() / "task" / f"{task}.yaml").is_file()
@@ -71,14 +72,14 @@ def plain(overrides):
     return OmegaConf.to_container(compose(overrides), resolve=True)
 
 
-def test_science_ignores_what_the_task_does_not_read():
-    train = science(plain([]))
-    assert science(plain(["predict.num_trajectories=3", "paths.cache=elsewhere", "trainer.log_every=7"])) == train
-    assert science(plain(["lr.peak=1e-5"])) != train
+def test_the_result_config_ignores_what_the_task_does_not_read():
+    train = result_config(plain([]))
+    assert result_config(plain(["predict.num_trajectories=3", "paths.cache=elsewhere", "trainer.log_every=7"])) == train
+    assert result_config(plain(["lr.peak=1e-5"])) != train
 
 
-def test_science_of_a_default_equals_that_of_the_same_value_typed():
-    assert science(plain(["seed=0", "horizon=h4", "model=octo_tiny"])) == science(plain([]))
+def test_result_config_of_a_default_equals_that_of_the_same_value_typed():
+    assert result_config(plain(["seed=0", "horizon=h4", "model=octo_tiny"])) == result_config(plain([]))
 
 
 def test_transient_keys_cover_what_lies_below_them_and_nothing_beside_them():

@@ -55,7 +55,7 @@ def in_full(composer, rules, overrides, folder, **fields):
         config.pop("stages", None)
     try:
         rules.check(config)
-        return compose_job(config, folder, overrides=overrides, science=rules.science, **fields)
+        return compose_job(config, folder, overrides=overrides, result_config=rules.result_config, **fields)
     except (UserError, Exception) as error:  # noqa: BLE001 - any error counts, they are compared
         return f"{type(error).__name__}: {error}"
 
@@ -66,7 +66,7 @@ def told(jobs, rules, overrides, swept, folder, **fields):
         composed.check()
         with stage_references.resolving(place_of(folder, fields.get("needs", ()))):
             config = composed.resolve()
-        return identified(config, folder, overrides=overrides, science=rules.science, **fields), composed
+        return identified(config, folder, overrides=overrides, result_config=rules.result_config, **fields), composed
     except (UserError, Exception) as error:  # noqa: BLE001
         return f"{type(error).__name__}: {error}", composed
 

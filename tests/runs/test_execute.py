@@ -19,13 +19,13 @@ from xp.runs.records.lock import Busy, locked
 from xp.runs.records.record import process_start
 
 
-def flat_science(config):
+def flat_config(config):
     return {key: value for key, value in config.items() if key not in ("paths", "logger")}
 
 
 def a_job(folder: Path, config: dict | None = None, **fields):
     config = {"task": {"name": "train"}, "seed": 1, **(config or {})}
-    return compose_job(OmegaConf.create(config), folder, science=flat_science, **fields)
+    return compose_job(OmegaConf.create(config), folder, result_config=flat_config, **fields)
 
 
 def frozen(folder: Path, config: dict | None = None, **fields) -> Path:
@@ -34,7 +34,7 @@ def frozen(folder: Path, config: dict | None = None, **fields) -> Path:
 
 
 def start(folder: Path, config: dict, task, **options) -> int:
-    options = {"generated": False, "science": flat_science} | options
+    options = {"generated": False, "result_config": flat_config} | options
     return run_once(OmegaConf.create({"task": {"name": "train"}, **config}), folder, ["seed=1"], task, **options)
 
 
@@ -153,7 +153,7 @@ def test_secrets_reach_the_task_but_no_file(tmp_path):
             "model": {"hf_token": "S3CRET"},
         }
     )
-    place = start_run(config, tmp_path / "r", ["model.hf_token=S3CRET"], generated=False, science=flat_science)
+    place = start_run(config, tmp_path / "r", ["model.hf_token=S3CRET"], generated=False, result_config=flat_config)
     execute(place, lambda run: got.append((run.config.logger.wandb.api_key, run.config.logger.tokens)))
     assert got == [("S3CRET", "max")]
     for found in (tmp_path / "r").rglob("*"):
@@ -293,5 +293,7 @@ def test_a_run_folder_that_holds_something_else_is_refused(tmp_path, what):
     (tmp_path / "file").write_text("text")
     (tmp_path / "dataset/meta").mkdir(parents=True)
     with pytest.raises(UserError, match="hydra.run.dir"):
-        start_run(OmegaConf.create({"task": {"name": "x"}}), place, ["hydra.run.dir=x"], science=lambda config: config)
+        start_run(
+            OmegaConf.create({"task": {"name": "x"}}), place, ["hydra.run.dir=x"], result_config=lambda config: config
+        )
     assert [path.name for path in (tmp_path / "dataset").iterdir()] == ["meta"]

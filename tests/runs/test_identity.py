@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from xp.atomic import write_json
-from xp.config.schema import IDENTITY_KEYS_BY_TASK, TRANSIENT
-from xp.config.schema import science as science_of
+from xp.config.identity_keys import IDENTITY_KEYS_BY_TASK, TRANSIENT
+from xp.config.identity_keys import result_config as result_config_of
 from xp.runs.jobs.identity import (
     IDENTITY_SCHEMA,
     SELF,
@@ -99,14 +99,14 @@ def test_transient_keys_anywhere_do_not_change_identity_whatever_they_hold(key, 
     for part in parents:
         node = node.setdefault(part, {})
     node[last] = value
-    assert identity(science_of(changed)) == identity(science_of(config))
+    assert identity(result_config_of(changed)) == identity(result_config_of(config))
 
 
 @given(st.randoms())
-def test_every_science_key_changes_identity_also_behind_transient_siblings(draw):
+def test_every_key_of_the_result_config_changes_identity_also_behind_transient_siblings(draw):
     config = a_config()
-    config["trainer"] = {"log_every": 5, **config["trainer"]}  # a transient key before its science siblings
-    flat = science_of(config)
+    config["trainer"] = {"log_every": 5, **config["trainer"]}  # a transient key before its siblings
+    flat = result_config_of(config)
     assert any(key.startswith("trainer.") for key in flat) and "model.heads.action.log_std" in flat
     key = draw.choice(sorted(flat))
     changed = copy.deepcopy(config)
@@ -115,19 +115,19 @@ def test_every_science_key_changes_identity_also_behind_transient_siblings(draw)
     for part in parents:
         node = node[part]
     node[last] = "collect" if key == "task.name" else "something else"
-    assert identity(science_of(changed)) != identity(science_of(config))
+    assert identity(result_config_of(changed)) != identity(result_config_of(config))
 
 
 def test_a_default_written_out_is_the_same_run():
     defaults = OmegaConf.create(a_config())
     explicit = OmegaConf.merge(defaults, OmegaConf.from_dotlist(["lr.peak=0.0001", "trainer.steps=10", "seed=0"]))
-    one, other = (science_of(OmegaConf.to_container(config, resolve=True)) for config in (defaults, explicit))
+    one, other = (result_config_of(OmegaConf.to_container(config, resolve=True)) for config in (defaults, explicit))
     assert identity(one) == identity(other)
 
 
-def test_every_task_has_a_science_part():
+def test_every_task_has_a_result_config():
     for task in IDENTITY_KEYS_BY_TASK:
-        assert science_of({**a_config(), "task": {"name": task}})["task.name"] == task
+        assert result_config_of({**a_config(), "task": {"name": task}})["task.name"] == task
 
 
 def test_a_needed_run_counts_by_its_identity_not_by_its_place(tmp_path):
@@ -150,8 +150,12 @@ def test_needed_runs_count_even_where_no_path_names_them():
 
 def test_runs_are_found_behind_paths(tmp_path):
     write_json(tmp_path / "run" / "record.json", {"identity": "abc", "state": "done"})
-    science = {"predict.checkpoint": str(tmp_path / "run" / "final"), "list": [str(tmp_path / "elsewhere")], "n": 3}
-    assert referenced_runs(science) == {str(tmp_path / "run"): "abc"}
+    result_config = {
+        "predict.checkpoint": str(tmp_path / "run" / "final"),
+        "list": [str(tmp_path / "elsewhere")],
+        "n": 3,
+    }
+    assert referenced_runs(result_config) == {str(tmp_path / "run"): "abc"}
 
 
 def test_a_key_that_one_side_lacks_is_shown_as_missing():

@@ -18,7 +18,7 @@ def task(run):
     run.write_summary({"last": number})
 
 config = OmegaConf.create({"task": {"name": "x"}})
-run_once(config, sys.argv[1], ["hydra.run.dir=x"], task, science=lambda config: config)
+run_once(config, sys.argv[1], ["hydra.run.dir=x"], task, result_config=lambda config: config)
 """
 
 

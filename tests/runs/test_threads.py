@@ -125,7 +125,7 @@ def test_the_record_says_how_many_threads_and_the_log_says_it_in_a_line(monkeypa
 
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     config = OmegaConf.create({"task": {"name": "x"}})
-    run_once(config, tmp_path / "run", ["hydra.run.dir=x"], lambda run: None, science=lambda config: config)
+    run_once(config, tmp_path / "run", ["hydra.run.dir=x"], lambda run: None, result_config=lambda config: config)
     folder = RunFolder(tmp_path / "run")
     assert folder.record()["threads"]["number"] == 2
     assert folder.record()["threads"]["cores"] == threads.cores()

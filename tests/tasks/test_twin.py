@@ -38,7 +38,7 @@ def second(finished, *overrides):
 
 
 def test_the_result_of_the_same_training_is_taken_over(finished):
-    run = second(finished, "trainer.log_every=7")  # no part of the science
+    run = second(finished, "trainer.log_every=7")  # no part of the result configuration
     assert reuse.take_over(run)
     assert "first was trained with exactly this configuration" in run.said[0]
     assert (run.folder / "final/weights").samefile(finished / "final/weights")

@@ -230,7 +230,9 @@ class _Planner:
         folder = self._experiment.folder / name
         with stage_references.resolving(place_of(folder, fields["needs"])):
             config = composed.resolve()
-        return identified(config, folder, name=name, science=self._rules.science, known=self._runs, **fields)
+        return identified(
+            config, folder, name=name, result_config=self._rules.result_config, known=self._runs, **fields
+        )
 
     def _holds(self, stage: Stage, key: str, raw: Any, assignment: Assignment) -> bool:
         """Resolve `when` or `skip` in the experiment's configuration: command line and swept values, but no `set`."""

@@ -22,7 +22,7 @@ class Rules:
     """What the configuration's house says: the checks of one job, and the part its identity is about."""
 
     check: Callable[[DictConfig], None]
-    science: Callable[[dict[str, Any]], Mapping[str, Any]]
+    result_config: Callable[[dict[str, Any]], Mapping[str, Any]]
     is_transient: Callable[[str], bool]
     check_values: Callable[[DictConfig], None] | None = None
     """Only the part of `check` about single values: their types and bounds."""

@@ -114,7 +114,7 @@ def _action(
     if planned.skip:
         return Action.DONE
     if not planned.job.always and not never_begun(planned.job.folder, record):
-        compare(planned.job, rules.science, record)
+        compare(planned.job, rules.result_config, record)
     needs = [known[need.job.folder] for need in planned.needs]
     if record.state is State.DONE and not (planned.job.always and _outdated(planned, record, needs)):
         return Action.DONE

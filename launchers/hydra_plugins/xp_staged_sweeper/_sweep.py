@@ -32,11 +32,12 @@ OK, FAILED, INTERRUPTED = 0, 1, 130
 
 
 def xp_rules() -> Rules:
-    """The checks and the science part that `xp.config` gives."""
+    """The checks and the result configuration that `xp.config` gives."""
     from xp.config import check
     from xp.config.check import check_alike
+    from xp.config.identity_keys import is_transient, result_config
     from xp.config.resolvers import READS
-    from xp.config.schema import NO_RUN, is_transient, science
+    from xp.config.schema import NO_RUN
 
     def show(folder: Path) -> None:
         from xp.tasks.report import show_results
@@ -56,7 +57,7 @@ def xp_rules() -> Rules:
         check=check_job,
         check_values=check_values,
         check_alike=check_alike,
-        science=science,
+        result_config=result_config,
         is_transient=is_transient,
         show=show,
         pure=READS,

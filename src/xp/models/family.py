@@ -69,7 +69,7 @@ class Family(ABC):
         *,
         step: int | None = None,
         device: str | None = None,
-        cameras: Mapping[str, str | None] | None = None,
+        camera_map: Mapping[str, str | None] | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> Policy:
         """The policy saved in `folder`, a folder that `owns` recognises.
@@ -78,7 +78,7 @@ class Family(ABC):
             folder: the policy's folder.
             step: which step, for a family that `has_steps`; None: the newest.
             device: a device of the framework; None: its default.
-            cameras: {the policy's camera: the camera that feeds it}; None feeds a camera nothing, where that can be.
+            camera_map: {the policy's camera: the camera that feeds it}; None feeds a camera nothing, where that can be.
             options: the family's own `load_options` that were given; `refuse_options` refuses others.
 
         Raises:

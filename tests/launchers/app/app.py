@@ -28,7 +28,7 @@ def open_hydra() -> Hydra:
     return Hydra.create_main_hydra2(task_name="xp", config_search_path=search_path)
 
 
-def science(config):
+def result_config(config):
     return {key: value for key, value in config.items() if key not in ("paths", "experiment")}
 
 
@@ -40,7 +40,7 @@ def check(config):
 def rules():
     from hydra_plugins.xp_staged_sweeper._experiment import Rules
 
-    return Rules(check=check, science=science, is_transient=lambda key: key == "work.wait_for")
+    return Rules(check=check, result_config=result_config, is_transient=lambda key: key == "work.wait_for")
 
 
 def as_stock_launchers_call_it(config):

@@ -20,10 +20,12 @@ PLUGINS = Path(xp_ssh_launcher.__file__).resolve().parents[3] / "conf"
 def rules():
     from hydra_plugins.xp_staged_sweeper._experiment import Rules
 
-    def science(config):
+    def result_config(config):
         return {key: value for key, value in config.items() if key not in ("paths", "experiment")}
 
-    return Rules(check=lambda config: None, science=science, is_transient=lambda key: key.startswith("work."))
+    return Rules(
+        check=lambda config: None, result_config=result_config, is_transient=lambda key: key.startswith("work.")
+    )
 
 
 def main(arguments: list[str]) -> int:

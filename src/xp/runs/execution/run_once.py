@@ -26,7 +26,7 @@ from xp.runs.records.record import Record, State
 
 STOCK = "hydra"
 """The executor's name in jobs that a launcher of Hydra's own will run."""
-Science = Callable[[dict[str, Any]], Mapping[str, Any]]
+ResultConfig = Callable[[dict[str, Any]], Mapping[str, Any]]
 
 
 def run_once(
@@ -47,7 +47,7 @@ def start_run(
     overrides: Sequence[str] = (),
     *,
     generated: bool | None = None,
-    science: Science | None = None,
+    result_config: ResultConfig | None = None,
     hydra_yaml: str | None = None,
 ) -> Path | None:
     """Freeze one configuration into its folder, ready for `execute`; None (and a line) if it is done already.
@@ -61,7 +61,7 @@ def start_run(
         overrides: the command line, for the record.
         generated: `folder` is a default name (with a time in it): if it is taken, a number is put behind it instead.
             Default: true unless `overrides` set hydra.run.dir.
-        science: gives the part of a configuration that identity is about; default `xp.config.science`.
+        result_config: gives the part of a configuration that identity is about; default `xp.config.result_config`.
         hydra_yaml: text for `.hydra/hydra.yaml`; default: Hydra's configuration, if Hydra is at work.
     """
     place = _run_folder(folder)
@@ -70,10 +70,10 @@ def start_run(
     if generated is None:
         generated = not any(override.lstrip("+").startswith("hydra.run.dir=") for override in overrides)
     hydra_yaml = hydra_yaml or _hydra_yaml()
-    job = compose_job(config, place, overrides=overrides, science=science or _science)
+    job = compose_job(config, place, overrides=overrides, result_config=result_config or _result_config)
     if generated:
         return _claim(job, hydra_yaml)
-    if not _continue(job, science or _science):
+    if not _continue(job, result_config or _result_config):
         print(f"skipped: already done ({place}, identity {job.identity[:SHOWN]})")
         return None
     with locked(place):
@@ -116,12 +116,12 @@ def _is_frozen(folder: Path, overrides: Sequence[str]) -> bool:
 
 
 def compose_job(
-    config: DictConfig, folder: Path, *, overrides: Sequence[str] = (), science: Science, **fields: Any
+    config: DictConfig, folder: Path, *, overrides: Sequence[str] = (), result_config: ResultConfig, **fields: Any
 ) -> Job:
     """Resolve a composed configuration into a job in `folder`, and give it its identity."""
     with stage_references.resolving(place_of(folder, fields.get("needs", ()))):
         plain_config = resolved(config)
-    return identified(plain_config, folder, overrides=overrides, science=science, **fields)
+    return identified(plain_config, folder, overrides=overrides, result_config=result_config, **fields)
 
 
 def place_of(folder: Path, needs: Sequence[Need]) -> stage_references.ResolveContext:
@@ -137,13 +137,13 @@ def identified(
     folder: Path,
     *,
     overrides: Sequence[str] = (),
-    science: Science,
+    result_config: ResultConfig,
     known: Known | None = None,
     **fields: Any,
 ) -> Job:
     """The job of a resolved plain configuration. `known` remembers, for many jobs, which paths lie in runs."""
     job = Job(folder=folder, config=config, identity="", overrides=tuple(overrides), **fields)
-    part = flatten(science(config))
+    part = flatten(result_config(config))
     runs = job.known_runs
     uses = {run: its for run, its in referenced_runs(part, known).items() if run not in runs}
     return dataclasses.replace(job, uses=uses, identity=identity(part, {**uses, **runs}))
@@ -170,7 +170,7 @@ def _said_by_resolver(error: BaseException) -> BaseException:
     return error
 
 
-def compare(job: Job, science: Science, record: Record | None = None) -> Record:
+def compare(job: Job, result_config: ResultConfig, record: Record | None = None) -> Record:
     """The record of what lies in the job's folder (or `record`, read before), after making sure it is the same run.
 
     Raises:
@@ -182,7 +182,7 @@ def compare(job: Job, science: Science, record: Record | None = None) -> Record:
         refuse_changed(job.folder, job.config)
         return record
     old = open_job(job.folder)
-    differences = differing_keys(science(old.config), science(job.config), old.known_runs, job.known_runs)
+    differences = differing_keys(result_config(old.config), result_config(job.config), old.known_runs, job.known_runs)
     shown = "; ".join(map(str, differences[:8])) or _other_needs(old, job)
     more = f"; and {len(differences) - 8} more" if len(differences) > 8 else ""
     raise UserError(
@@ -199,11 +199,11 @@ def _other_needs(old: Job, job: Job) -> str:
     return f"the runs they need ({', '.join(changed) or 'other inputs'})"
 
 
-def _continue(job: Job, science: Science) -> bool:
+def _continue(job: Job, result_config: ResultConfig) -> bool:
     """Whether there is anything to do in a folder that the user named."""
     if not (job.folder / JOB).exists():
         return True
-    record = compare(job, science)
+    record = compare(job, result_config)
     if record.alive:
         raise Busy(
             f"This run is being worked on by process {record['pid']} on {record['host']} ({job.folder}). Wait for it "
@@ -236,10 +236,10 @@ def _moved(node: Any, old: str, new: str) -> Any:
     return new + node[len(old) :] if inside else node
 
 
-def _science(config: dict[str, Any]) -> Mapping[str, Any]:
-    from xp.config import science
+def _result_config(config: dict[str, Any]) -> Mapping[str, Any]:
+    from xp.config import result_config
 
-    return science(config)
+    return result_config(config)
 
 
 def _hydra_yaml() -> str | None:

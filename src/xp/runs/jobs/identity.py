@@ -1,10 +1,11 @@
 """Identity of a run: a hash of what its result depends on, and of nothing else.
 
-The science part of a configuration (`xp.config.science`) is hashed by content, in canonical form. Runs that it needs
-enter by *their* identity, wherever their folders lie, so identities chain back to the data like the nodes of a Merkle
-tree. What is the same identity: another order of keys; a default written out; `1` and `1.0` (YAML and the command line
-do not agree which of them a user means); another machine, folder, logger. What is another: any value, a list in
-another order, `true` and `1`, text and number.
+What of a configuration the result depends on (`xp.config.result_config`) is hashed by content, in canonical form.
+A key that came later and stands at its neutral value is left out before (`xp.config.identity_keys.NEUTRAL`). Runs that
+are needed enter by *their* identity, wherever their folders lie, so identities chain back to the data like the nodes
+of a Merkle tree. What is the same identity: another order of keys; a default written out; `1` and `1.0` (YAML and the
+command line do not agree which of them a user means); another machine, folder, logger. What is another: any value, a
+list in another order, `true` and `1`, text and number.
 """
 
 import hashlib
@@ -47,28 +48,28 @@ class _Missing:
 missing = _Missing()
 
 
-def identity(science: Mapping[str, Any], needs: Mapping[str, str] | None = None) -> str:
-    """SHA-256 (64 hex digits) of the canonical form of `science` and of the identities of the needed runs.
+def identity(result_config: Mapping[str, Any], needs: Mapping[str, str] | None = None) -> str:
+    """SHA-256 (64 hex digits) of the canonical form of `result_config` and of the identities of the needed runs.
 
     Args:
-        science: the keys a result depends on, nested or with dotted keys, values resolved.
+        result_config: the keys a result depends on, nested or with dotted keys, values resolved.
         needs: {folder of a needed run: its identity}; values that lie in such a folder count as `run:IDENTITY/REST`.
             The folder of the run itself may be among them, as `SELF`.
     """
     needs = needs or {}
     content = {
         "schema": IDENTITY_SCHEMA,
-        "science": canonical(science, needs),
+        "science": canonical(result_config, needs),
         "needs": sorted({known for known in needs.values() if known != SELF}),
     }
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def canonical(science: Mapping[str, Any], needs: Mapping[str, str] | None = None) -> dict[str, Any]:
+def canonical(result_config: Mapping[str, Any], needs: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Flat {dotted key: canonical value}; empty sections vanish."""
     folders = {_absolute(folder): known for folder, known in (needs or {}).items()}
-    return {key: _canonical(value, folders) for key, value in flatten(science).items()}
+    return {key: _canonical(value, folders) for key, value in flatten(result_config).items()}
 
 
 def flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -89,7 +90,7 @@ def differing_keys(
     one_needs: Mapping[str, str] | None = None,
     other_needs: Mapping[str, str] | None = None,
 ) -> list[Difference]:
-    """The keys in which two science parts differ, sorted; empty exactly where their canonical forms agree."""
+    """The keys in which two configurations differ, sorted; empty exactly where their canonical forms agree."""
     first, second = canonical(one, one_needs), canonical(other, other_needs)
     keys = sorted(first.keys() | second.keys())
     pairs = ((key, first.get(key, missing), second.get(key, missing)) for key in keys)
@@ -100,14 +101,14 @@ Known = dict[str, tuple[str, str] | None]
 """{text: (folder, identity) of the run that it names a path in, if any}, for many jobs of one call."""
 
 
-def referenced_runs(science: Mapping[str, Any], known: Known | None = None) -> dict[str, str]:
-    """{folder: identity} of finished or begun runs whose folders hold a path that `science` names.
+def referenced_runs(result_config: Mapping[str, Any], known: Known | None = None) -> dict[str, str]:
+    """{folder: identity} of finished or begun runs whose folders hold a path that `result_config` names.
 
     So a policy given as `pretrained_path=outputs/RUN` counts by what was trained, not by where it lies.
     """
     known = {} if known is None else known
     found: dict[str, str] = {}
-    for value in _strings(list(flatten(science).values())):
+    for value in _strings(list(flatten(result_config).values())):
         if "/" not in value or "${" in value or len(value) > 4096:
             continue
         if value not in known:

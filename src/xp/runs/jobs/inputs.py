@@ -98,9 +98,9 @@ def _paths(config: dict[str, Any]) -> Iterator[tuple[str, Path, Path | None]]:
     A policy measured on the dataset of its own training reads that: `predict.checkpoint's dataset`.
     """
     task = (config.get("task") or {}).get("name", "")
-    science = _science(config) if task not in _WRITES_DATA else {}
+    result_config = _result_config(config) if task not in _WRITES_DATA else {}
     for key in KEYS:
-        given = science.get(key)
+        given = result_config.get(key)
         for number, value in enumerate(given if isinstance(given, list) else [given]):
             if not isinstance(value, str) or not value:
                 continue
@@ -108,16 +108,16 @@ def _paths(config: dict[str, Any]) -> Iterator[tuple[str, Path, Path | None]]:
             run = next((place for place in (path, *list(path.parents)[:4]) if (place / RECORD).is_file()), None)
             if run is None and path.exists():
                 yield (f"{key}[{number}]" if isinstance(given, list) else key), path, None
-            elif run is not None and key.endswith(".checkpoint") and not science.get(f"{task}.data_root"):
+            elif run is not None and key.endswith(".checkpoint") and not result_config.get(f"{task}.data_root"):
                 root = _dataset_of(run)
                 if root is not None and task in _READS_THE_RUNS_DATA:
                     yield f"{key}'s dataset", root, run
 
 
-def _science(config: dict[str, Any]) -> Mapping[str, Any]:
-    from xp.config.schema import IDENTITY_KEYS_BY_TASK, science
+def _result_config(config: dict[str, Any]) -> Mapping[str, Any]:
+    from xp.config.identity_keys import IDENTITY_KEYS_BY_TASK, result_config
 
-    return science(config) if (config.get("task") or {}).get("name") in IDENTITY_KEYS_BY_TASK else {}
+    return result_config(config) if (config.get("task") or {}).get("name") in IDENTITY_KEYS_BY_TASK else {}
 
 
 def _dataset_of(run: Path) -> Path | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from xp.config import science
+from xp.config import result_config
 from xp.runs import Run, RunFolder
 from xp.runs.jobs.frozen import open_job
 from xp.runs.jobs.identity import differing_keys
@@ -20,16 +20,16 @@ LARGE = 1 << 20
 
 
 def take_over(run: Run) -> bool:
-    """Take the result of a needed training with the same science over, if there is one; says so in the log.
+    """Take the result of a needed training of the same configuration over, if there is one; says so in the log.
 
     Only jobs that an experiment file joins (`needs`) are looked at. Weights are linked, not copied, and take no room.
     """
-    mine = science(OmegaConf.to_container(run.config, resolve=True))  # type: ignore[arg-type]
+    mine = result_config(OmegaConf.to_container(run.config, resolve=True))  # type: ignore[arg-type]
     for need in open_job(run.folder).needs:
         other = RunFolder(need.folder)
         if other.record().state is not State.DONE or other.config().task.name != "train":
             continue
-        theirs = science(OmegaConf.to_container(other.config(), resolve=True))  # type: ignore[arg-type]
+        theirs = result_config(OmegaConf.to_container(other.config(), resolve=True))  # type: ignore[arg-type]
         if not differing_keys(mine, theirs):
             _link(need.folder, run.folder)
             run.log(f"{need.folder.name} was trained with exactly this configuration: its result is taken over.")
