@@ -75,7 +75,7 @@ def side_xp(root: Path, name: str, steps: int, part: str = "xp") -> dict:
             return False
 
         run = Run(folder, OmegaConf.create({}), Record(folder / "record.json", {}), should_stop=after_step, echo=False)
-        loop.TorchSession.train(
+        loop.train(
             run, trainable, Batches(windows, batch_size=BATCH[name], seed=0), validate=None, seed=0,
             trainer={
                 "steps": steps, "log_every": 10, "checkpoint_every": None, "clip_norm": 10.0, "accelerator": "cpu",

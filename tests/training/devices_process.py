@@ -18,7 +18,7 @@ from training_fakes import LR, TinyBatches, run_in, trainer
 
 from xp.runs import RunInterrupted
 from xp.runs.execution.ranks import Ranks
-from xp.training.torch.loop import TorchSession
+from xp.training.torch.loop import train
 
 EVERY = {"ema_decay": 0.9, "val_every": 6, "log_every": 3}
 CASES = {
@@ -53,7 +53,7 @@ def fit(folder: Path, case: str, ranks: Ranks, stop_after: int | None = None) ->
     run = replace(run_in(folder, stop_after=stop_after), ranks=ranks)
     options = trainer(**EVERY | CASES[case], checkpoint_every=4)
     score = {"val_loss": lambda policy: float(sum(abs(array).sum() for array in policy.weights().values()))}
-    TorchSession.train(
+    train(
         run, model, TinyBatches(), validate=lambda policy, step: {name: f(policy) for name, f in score.items()},
         trainer=options, lr=LR, seed=0,
     )  # fmt: skip

@@ -12,12 +12,10 @@ from xp.config.devices import check_accumulate, check_devices
 from xp.config.schema import MERGE_METHODS, SUITES, TASKS, Env
 from xp.config.sections import check_keys, check_section, check_sections, raw
 from xp.config.tokenizer import tokenizer_folder
+from xp.config.words import CLOSED_LOOP_EXECUTIONS, REPLAY_MODES
 from xp.errors import UserError, did_you_mean, join_names
 from xp.plugins import load_plugin
 from xp.shell import command
-
-CLOSED_LOOP_EXECUTIONS = ("receding", "ensembling")
-REPLAY_MODES = ("ground_truth", "self_chained", "delayed")
 
 
 def check(config: DictConfig, *, complete: bool = True) -> None:

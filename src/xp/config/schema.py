@@ -9,6 +9,8 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from xp.config import words
+
 
 def _one_of(*words: str, default: Any = MISSING) -> Any:
     return field(default=default, metadata={"allowed": words})
@@ -58,14 +60,14 @@ class ChunkSize:
     """How many actions one query yields and is executed before the next."""
 
     steps: int = _at_least(1)
-    execution: str = _one_of("receding", "ensembling", "blend", "blend_two")
+    execution: str = _one_of(*words.EXECUTIONS)
 
 
 @dataclass
 class LearningRate:
     """The learning-rate schedule over training steps."""
 
-    schedule: str = _one_of("constant", "cosine", "linear_warmup")
+    schedule: str = _one_of(*words.SCHEDULES)
     peak: float = _at_least(0.0)
     warmup_steps: int = _at_least(0)
     end_factor: float = _between(0.0, 1.0)
@@ -184,12 +186,12 @@ class Trainer:
     freeze: list[str] = MISSING
     weight_decay_params: list[str] | None = None
     best_metric: str = _one_of("val_loss", "l1_error", "position_l1", "rotation_l1")
-    precision: str = _one_of("float32", "bfloat16")
-    accelerator: str = _one_of("auto", "cpu", "gpu")
+    precision: str = _one_of(*words.PRECISIONS)
+    accelerator: str = _one_of(*words.ACCELERATORS)
     devices: Any = 1
-    strategy: str = _one_of("auto", "ddp", "fsdp")
+    strategy: str = _one_of(*words.STRATEGIES)
     compile: bool = False
-    sharding: str = _one_of("none", "data", "fsdp")
+    sharding: str = _one_of(*words.SHARDINGS)
     overfit_batches: int | None = _at_least(1, None)
     profile_steps: int | None = _at_least(1, None)
     scale: str = _one_of("small", "full")

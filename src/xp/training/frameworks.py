@@ -4,6 +4,7 @@ The framework is that of a model's family (`Family.framework`), a trainable or a
 """
 
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +12,12 @@ from xp.models.policy import Framework, Policy
 from xp.models.trainable import Trainable
 from xp.runs import Run
 from xp.training.overfit import StepBatches
+from xp.training.session import Validate
 
 if TYPE_CHECKING:
     from xp.data.dumps import Dump
     from xp.merging.objective import Objective
 
-_SESSIONS = {"jax": "JaxSession", "torch": "TorchSession"}
-"""The class in `xp.training.FRAMEWORK.loop` that trains a model."""
 IN_PROCESSES: tuple[Framework, ...] = ("torch",)
 """Frameworks whose devices are driven by a process each; JAX drives all of a machine's from one."""
 
@@ -35,10 +35,42 @@ def import_loop(framework: Framework) -> None:
     _module(framework, "loop")
 
 
-def train_any(run: Run, trainable: Trainable, batches: StepBatches, **options: Any) -> Policy:
-    """Train in the session of the trainable's framework; options are those of `xp.training.session.Session.train`."""
-    session = getattr(_module(trainable.framework, "loop"), _SESSIONS[trainable.framework])
-    return session.train(run, trainable, batches, **options)
+def train_any(
+    run: Run,
+    trainable: Trainable,
+    batches: StepBatches,
+    *,
+    validate: Validate | None,
+    trainer: Mapping[str, Any],
+    lr: Mapping[str, Any],
+    seed: int,
+    logger: Mapping[str, Any] | None = None,
+) -> Policy:
+    """Train by the loop of the trainable's framework, writing logs, checkpoints, `best/` and `final/` into the run.
+
+    Goes on from the newest whole checkpoint in the folder if there is one; log rows after it are dropped and come
+    again.
+
+    Args:
+        run: the run; its `should_stop` is asked after every step.
+        trainable: the model.
+        batches: the training data, `at(step)` a pure function of the step.
+        validate: gives metrics of a policy at a step (see `make_validator`), or None.
+        trainer: the `trainer` section.
+        lr: the `lr` section.
+        seed: of every random draw in training.
+        logger: the `logger` section; None takes the run's own. CSV logs are always written.
+
+    Returns:
+        The deployed policy after the last step: the moving average where one is kept.
+
+    Raises:
+        UserError: bad options, a freeze pattern that matches nothing, a full disk.
+        TrainingDiverged: loss or gradient became NaN or infinite; the last good checkpoint is kept.
+        RunInterrupted: somebody asked the run to stop; a checkpoint was written first.
+    """
+    train = _module(trainable.framework, "loop").train
+    return train(run, trainable, batches, validate=validate, trainer=trainer, lr=lr, seed=seed, logger=logger)
 
 
 def policy_loss(policy: Policy, dump: "Dump") -> "Objective":

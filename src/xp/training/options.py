@@ -5,14 +5,11 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from xp.config.devices import check_devices
+from xp.config.words import ACCELERATORS, PRECISIONS, SHARDINGS, STRATEGIES
 from xp.errors import UserError, did_you_mean, join_names
 
-PRECISIONS = ("float32", "bfloat16")
-ACCELERATORS = ("auto", "cpu", "gpu")
-STRATEGIES = ("auto", "ddp", "fsdp")
 TORCH_ONLY = {"accelerator": "auto", "devices": 1, "strategy": "auto", "compile": False}
 """Options that models in torch alone have, and the values that leave them unused."""
-SHARDINGS = ("none", "data", "fsdp")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from xp.config.words import SCHEDULES
 from xp.errors import UserError, did_you_mean, join_names
 
 Schedule = Callable[[int], float]
@@ -64,9 +65,8 @@ def make_schedule(lr: Mapping[str, Any], steps: int) -> Schedule:
         return lambda step: linear_warmup(step, peak=peak, warmup_steps=warmup)
     if name == "cosine":
         return lambda step: cosine(step, peak=peak, warmup_steps=warmup, steps=steps, end_factor=end)
-    known = ("constant", "cosine", "linear_warmup")
     raise UserError(
-        f"No learning-rate schedule '{name}'{did_you_mean(name, known)}. Choose lr= one of {join_names(known)}."
+        f"No learning-rate schedule '{name}'{did_you_mean(name, SCHEDULES)}. Choose lr= one of {join_names(SCHEDULES)}."
     )
 
 

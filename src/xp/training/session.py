@@ -43,67 +43,44 @@ class Outcome(NamedTuple):
     parts: Mapping[str, Any]
 
 
+def train_session(
+    run: Run,
+    batches: StepBatches,
+    make: Callable[[StepBatches, Schedule], "Session"],
+    *,
+    options: TrainerOptions,
+    lr: Mapping[str, Any],
+    logger: Mapping[str, Any] | None,
+) -> Policy:
+    """Train in the session that `make` gives: what the `train` of both frameworks is, see `xp.training.train_any`.
+
+    Args:
+        run: the run; its `should_stop` is asked after every step.
+        batches: the training data, `at(step)` a pure function of the step.
+        make: gives the session from the batches as `trainer.overfit_batches` has them, and from the schedule.
+        options: the `trainer` section as read.
+        lr: the `lr` section.
+        logger: the `logger` section; None takes the run's own.
+    """
+    if options.overfit_batches is not None:
+        batches = Overfit(batches, options.overfit_batches)
+    if note := short_of_peak(lr, options.steps):
+        run.log(note)
+    session = make(batches, make_schedule(lr, options.steps))
+    session.resume()
+    section = run.config.get("logger") if logger is None else logger
+    with closing(open_logger(run, section, start=session.done)) as values:
+        session.catch_up(values)
+        session.train_all(values)
+    return session.finish()
+
+
 class Session(ABC):
     """One attempt at a training run: how far it is, and what is due after each update.
 
     A framework's subclass keeps weights, optimiser and moving average, moves them on by one update (noting its outcome
-    with `noted`), and gives them as named arrays. Its constructor takes (run, trainable, batches, validate, options,
-    schedule, seed).
+    with `record_step`), and gives them as named arrays. `train_session` takes it from the first step to the last.
     """
-
-    @classmethod
-    def train(
-        cls,
-        run: Run,
-        trainable: Any,
-        batches: StepBatches,
-        *,
-        validate: Validate | None,
-        trainer: Mapping[str, Any],
-        lr: Mapping[str, Any],
-        seed: int,
-        logger: Mapping[str, Any] | None = None,
-        **more: Any,
-    ) -> Policy:
-        """Train, writing logs, checkpoints, `best/` and `final/` into the run's folder.
-
-        Goes on from the newest whole checkpoint in the folder if there is one; log rows after it are dropped and come
-        again.
-
-        Args:
-            run: the run; its `should_stop` is asked after every step.
-            trainable: the model, in the framework of this class.
-            batches: the training data, `at(step)` a pure function of the step.
-            validate: gives metrics of a policy at a step (see `make_validator`), or None.
-            trainer: the `trainer` section.
-            lr: the `lr` section.
-            seed: of every random draw in training.
-            logger: the `logger` section; None takes the run's own. CSV logs are always written.
-            more: what the constructor of this class takes beside the above.
-
-        Returns:
-            The deployed policy after the last step: the moving average where one is kept.
-
-        Raises:
-            UserError: bad options, a freeze pattern that matches nothing, a full disk.
-            TrainingDiverged: loss or gradient became NaN or infinite; the last good checkpoint is kept.
-            RunInterrupted: somebody asked the run to stop; a checkpoint was written first.
-        """
-        options = TrainerOptions.read(trainer)
-        cls.refuse(options)
-        if options.overfit_batches is not None:
-            batches = Overfit(batches, options.overfit_batches)
-        if note := short_of_peak(lr, options.steps):
-            run.log(note)
-        schedule = make_schedule(lr, options.steps)
-        make: Any = cls  # constructors of subclasses take a model and a seed where this class's takes what they derive
-        session: Session = make(run, trainable, batches, validate, options, schedule, seed, **more)
-        session.resume()
-        section = run.config.get("logger") if logger is None else logger
-        with closing(open_logger(run, section, start=session.done)) as values:
-            session.catch_up(values)
-            session.train_all(values)
-        return session.finish()
 
     def __init__(
         self,
@@ -126,11 +103,6 @@ class Session(ABC):
         self.fresh = True
         """Whether the running loss of the log starts anew with the next update."""
         self.mean_loss = math.nan
-
-    @staticmethod
-    @abstractmethod
-    def refuse(options: TrainerOptions) -> None:
-        """Raise UserError where an option means nothing to models of this framework."""
 
     @abstractmethod
     def train_all(self, logger: Logger) -> None:

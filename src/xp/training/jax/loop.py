@@ -27,7 +27,7 @@ from xp.training.overfit import StepBatches
 from xp.training.partition import split
 from xp.training.prefetch import prefetched
 from xp.training.schedules import Schedule
-from xp.training.session import Session, Validate
+from xp.training.session import Session, Validate, train_session
 from xp.training.storage import bytes_of, digest_of
 
 
@@ -57,11 +57,6 @@ class JaxSession(Session):
         self.state = self.placement.weights(initial_state(partition, optimiser, options))
         self.frozen = self.placement.weights(partition.frozen)
         self.update = make_step(trainable.loss, optimiser, options, self.placement)
-
-    @staticmethod
-    def refuse(options: TrainerOptions) -> None:
-        """Refuse what is for models in torch."""
-        options.refuse_torch_only()
 
     def train_all(self, logger: Logger) -> None:
         """Do the remaining steps."""
@@ -109,4 +104,22 @@ class JaxSession(Session):
         return float(self.state.loss_sum) / int(self.state.loss_count)
 
 
-train = JaxSession.train
+def train(
+    run: Run,
+    trainable: JaxTrainable,
+    batches: StepBatches,
+    *,
+    validate: Validate | None,
+    trainer: Mapping[str, Any],
+    lr: Mapping[str, Any],
+    seed: int,
+    logger: Mapping[str, Any] | None = None,
+) -> Policy:
+    """Train a model in JAX; arguments, result and errors are those of `xp.training.train_any`."""
+    options = TrainerOptions.read(trainer)
+    options.refuse_torch_only()
+
+    def make(batches: StepBatches, schedule: Schedule) -> JaxSession:
+        return JaxSession(run, trainable, batches, validate, options, schedule, seed)
+
+    return train_session(run, batches, make, options=options, lr=lr, logger=logger)

@@ -29,7 +29,7 @@ from xp.training.overfit import StepBatches
 from xp.training.partition import Partition
 from xp.training.prefetch import prefetched
 from xp.training.schedules import Schedule
-from xp.training.session import Outcome, Session, Validate
+from xp.training.session import Outcome, Session, Validate, train_session
 from xp.training.storage import bytes_of, digest_of
 from xp.training.torch.distributed import Alone, joined, spread_like, whole
 from xp.training.torch.state import (
@@ -84,18 +84,6 @@ class TorchSession(Session):
         self.names = {id(weight): name for name, weight in partition.trained.items()}
         self.loss_sum = torch.zeros((), device=group.device)
         self.loss_count = 0
-
-    @classmethod
-    def train(cls, run: Run, trainable: Any, batches: StepBatches, **options: Any) -> Policy:
-        """As `Session.train`, by all the processes of the run; see there."""
-        with joined(run.ranks, TrainerOptions.read(options["trainer"])) as group:
-            logger = options.pop("logger", None) if group.leads else {}
-            return super().train(run, trainable, batches, logger=logger, group=group, **options)
-
-    @staticmethod
-    def refuse(options: TrainerOptions) -> None:
-        """Refuse what is for models in JAX."""
-        options.refuse_jax_only()
 
     def train_all(self, logger: Logger) -> None:
         """Do the remaining steps."""
@@ -278,6 +266,28 @@ class TorchSession(Session):
             inference_mode=False,
             default_root_dir=str(self.run.folder),
         )
+
+
+def train(
+    run: Run,
+    trainable: TorchTrainable,
+    batches: StepBatches,
+    *,
+    validate: Validate | None,
+    trainer: Mapping[str, Any],
+    lr: Mapping[str, Any],
+    seed: int,
+    logger: Mapping[str, Any] | None = None,
+) -> Policy:
+    """Train a model in torch, by all the processes of the run; otherwise as `xp.training.train_any`, see there."""
+    options = TrainerOptions.read(trainer)
+    with joined(run.ranks, options) as group:
+        options.refuse_jax_only()
+
+        def make(batches: StepBatches, schedule: Schedule) -> TorchSession:
+            return TorchSession(run, trainable, batches, validate, options, schedule, seed, group)
+
+        return train_session(run, batches, make, options=options, lr=lr, logger=logger if group.leads else {})
 
 
 class Updates(pl.LightningModule):
