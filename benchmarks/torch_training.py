@@ -132,7 +132,7 @@ def contiguous(trainable):
 
 def watch_waiting(loop) -> list[float]:
     """Count the seconds in which the loop waits for its next batch (but for the first two: nothing was there ahead)."""
-    waited, parts = [0.0], loop.Parts
+    waited, parts = [0.0], loop.MicrobatchLoader
 
     class Watched(parts):
         def __iter__(self):
@@ -147,7 +147,7 @@ def watch_waiting(loop) -> list[float]:
                 waited[0] += time.monotonic() - begin if number > 2 else 0.0
                 yield item
 
-    loop.Parts = Watched
+    loop.MicrobatchLoader = Watched
     return waited
 
 

@@ -32,7 +32,7 @@ from xp.training.validation import ValidationStoppedError
 Validate = Callable[[Policy, int], dict[str, float]]
 
 IN_FLIGHT = 2
-"""Updates that may wait on the device: enough to hide the host's work, few enough not to pile up inputs there."""
+"""TrainModule that may wait on the device: enough to hide the host's work, few enough not to pile up inputs there."""
 
 
 class Outcome(NamedTuple):
@@ -145,11 +145,11 @@ class Session(ABC):
         """Whether somebody asked the run to stop."""
         return self.run.should_stop()
 
-    def agreed(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """`value` as the process that decides has it, where several train together."""
         return value
 
-    def noted(self, outcome: Outcome) -> None:
+    def record_step(self, outcome: Outcome) -> None:
         """Count an update that was made or dispatched, and look at an earlier one: the host stays ahead."""
         self.fresh = False
         self.done += 1
@@ -178,7 +178,7 @@ class Session(ABC):
         if not self.done or not self._validation_is_due():
             return
         rows = self.run.validation_log.rows()
-        found = self.agreed(next((row for row in rows if row["step"] == self.done), None))
+        found = self.broadcast(next((row for row in rows if row["step"] == self.done), None))
         if found is None:
             self.validate_now(logger)
         elif self._is_better(value := float(found.get(self.options.best_metric, math.nan))):
@@ -192,7 +192,7 @@ class Session(ABC):
         """
         if self.evaluate(logger):
             return
-        if self.agreed(self.done not in self.checkpoints.steps()):
+        if self.broadcast(self.done not in self.checkpoints.steps()):
             self.checkpoint()
         raise self._interrupted()
 
@@ -203,7 +203,7 @@ class Session(ABC):
             if not math.isfinite(value):
                 raise self._diverged(step, f"{name} is {value}")
 
-    def settle(self) -> Outcome | None:
+    def sync(self) -> Outcome | None:
         """Wait for every dispatched update; the last one's outcome."""
         last = self.waiting[-1][1] if self.waiting else None
         while self.waiting:
@@ -212,7 +212,7 @@ class Session(ABC):
 
     def log(self, logger: Logger) -> None:
         """Write one row: the mean loss since the row before, and the rate of the last update."""
-        outcome = self.settle()
+        outcome = self.sync()
         assert outcome is not None
         self.mean_loss = self.loss_since_log()
         self.fresh = True
@@ -225,7 +225,7 @@ class Session(ABC):
     def evaluate(self, logger: Logger) -> bool:
         """Validate the deployed policy; keep it in `best/` if it is the best so far. False where it was left early."""
         assert self.validate is not None
-        self.settle()
+        self.sync()
         policy = self.policy()
         try:
             scores = self.validate(policy, self.done)
@@ -244,7 +244,7 @@ class Session(ABC):
 
     def checkpoint(self) -> None:
         """Write a checkpoint of finite weights."""
-        self.settle()
+        self.sync()
         arrays = self.arrays()
         for name, array in arrays.items():
             if name.startswith("weights/") and not np.isfinite(np.asarray(array)).all():

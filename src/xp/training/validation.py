@@ -83,7 +83,7 @@ def make_validator(
         for number, batch in enumerate(batches()):
             follow(0)
             losses.append(float(policy.loss(batch, seed=seed + number)["loss"]))
-            predictions = told(policy, batch, seed + number)
+            predictions = predict_with_context(policy, batch, seed + number)
             known = policy.spec.window[0] + (COMMITTED if policy.spec.prefix_future else 0)
             truth, valid = future(batch, predictions.shape[1], known)
             weights.append(int(valid.sum()))
@@ -131,7 +131,7 @@ def action_scores(
     }
 
 
-def told(policy: Policy, batch: Batch, seed: int) -> np.ndarray:
+def predict_with_context(policy: Policy, batch: Batch, seed: int) -> np.ndarray:
     """The policy's chunks [B, H, A], after it was told the demonstration's prefix if it takes one.
 
     Where the episode begins too late for all of the past that the policy takes, it is told none.

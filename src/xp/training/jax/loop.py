@@ -85,7 +85,7 @@ class JaxSession(Session):
         self.state, outcome = self.update(
             self.state, self.frozen, inputs, self.seed, np.uint32(self.done), np.float32(rate), np.bool_(self.fresh)
         )
-        self.noted(outcome)
+        self.record_step(outcome)
 
     def policy(self) -> Policy:
         """The policy that would be deployed now."""

@@ -29,10 +29,10 @@ PATIENCE = timedelta(days=7)
 """Rank 0 validates and writes while the others wait. A process that is gone is noticed by its closed connection."""
 
 
-class Alone:
-    """One process with one device: nobody to talk to."""
+class SingleProcess:
+    """One process with one device: every exchange gives back what it was given."""
 
-    rank, size, leads, shards = 0, 1, True, False
+    rank, size, is_main, is_sharded = 0, 1, True, False
 
     def __init__(self, device: str = "cpu") -> None:
         self.device = device
@@ -46,7 +46,7 @@ class Alone:
         """What Lightning asks about the processes."""
         return LightningEnvironment()
 
-    def agreed(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """Rank 0's `value`, on every rank."""
         return value
 
@@ -58,19 +58,19 @@ class Alone:
         """Spread the weights of a module over the devices, where they are spread."""
 
 
-class Together(Alone):
+class ProcessGroup(SingleProcess):
     """One of several processes, connected."""
 
     def __init__(self, ranks: Ranks, options: TrainerOptions, device: str, control: Any) -> None:
         super().__init__(device)
-        self.rank, self.size, self.leads = ranks.rank, ranks.size, ranks.rank == 0
-        self.shards = options.strategy == "fsdp"
+        self.rank, self.size, self.is_main = ranks.rank, ranks.size, ranks.rank == 0
+        self.is_sharded = options.strategy == "fsdp"
         self._control = control
 
     @property
     def strategy(self) -> Any:
         """Lightning's strategy."""
-        if self.shards:
+        if self.is_sharded:
             return ModelParallelStrategy(data_parallel_size=self.size, tensor_parallel_size=1, timeout=PATIENCE)
         # A weight that no loss reaches has no gradient, as on one device; without this DDP waits for it.
         return DDPStrategy(find_unused_parameters=True, timeout=PATIENCE)
@@ -79,7 +79,7 @@ class Together(Alone):
         """What Lightning asks about the processes: they are there already."""
         return _Started(self.rank, self.size)
 
-    def agreed(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """Rank 0's `value` (anything that can be pickled), on every rank."""
         box = [value]
         distributed.broadcast_object_list(box, src=0, group=self._control)
@@ -98,7 +98,7 @@ class Together(Alone):
         The module gathers them for its forward and backward pass; what the optimiser and a moving average keep is
         spread with them.
         """
-        if self.shards:
+        if self.is_sharded:
             refuse_scalars(module)
             fully_shard(module, mesh=init_device_mesh(self.device.split(":")[0], (self.size,)))
 
@@ -129,7 +129,7 @@ class _Started(LightningEnvironment):
 
 
 @contextmanager
-def joined(ranks: Ranks, options: TrainerOptions) -> Iterator[Alone]:
+def process_group(ranks: Ranks, options: TrainerOptions) -> Iterator[SingleProcess]:
     """Connect the processes of a run while the block runs.
 
     Raises:
@@ -137,7 +137,7 @@ def joined(ranks: Ranks, options: TrainerOptions) -> Iterator[Alone]:
     """
     device = device_of(options, ranks.rank if ranks.size > 1 else None)
     if ranks.size == 1:
-        yield Alone(device)
+        yield SingleProcess(device)
         return
     store = TCPStore(
         "127.0.0.1",
@@ -165,7 +165,7 @@ def joined(ranks: Ranks, options: TrainerOptions) -> Iterator[Alone]:
     )
     try:
         control = distributed.new_group(backend="gloo", timeout=PATIENCE)
-        yield Together(ranks, options, device, control)
+        yield ProcessGroup(ranks, options, device, control)
     finally:
         distributed.destroy_process_group()
         torch.set_num_threads(threads)
@@ -238,12 +238,12 @@ def refuse_scalars(module: torch.nn.Module) -> None:
         )
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """A tensor with all its parts, gathered from the devices where it is spread; then every rank must ask for it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def spread_like(array: np.ndarray, tensor: Tensor) -> Tensor:
+def shard_like(array: np.ndarray, tensor: Tensor) -> Tensor:
     """An array as a tensor that lies as `tensor` does: on its device, in its order of memory, spread as it is."""
     given = torch.from_numpy(np.array(array))
     if isinstance(tensor, DTensor):  # every rank has the whole array and keeps its own part

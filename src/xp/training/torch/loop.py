@@ -31,7 +31,7 @@ from xp.training.prefetch import prefetched
 from xp.training.schedules import Schedule
 from xp.training.session import Outcome, Session, Validate, train_session
 from xp.training.storage import bytes_of, digest_of
-from xp.training.torch.distributed import Alone, joined, spread_like, whole
+from xp.training.torch.distributed import SingleProcess, full_tensor, process_group, shard_like
 from xp.training.torch.state import (
     Average,
     fill_optimiser,
@@ -58,10 +58,10 @@ class TorchSession(Session):
         options: TrainerOptions,
         schedule: Schedule,
         seed: int,
-        group: Alone,
+        group: SingleProcess,
     ):
         # FSDP cuts weights that lie in the usual order alone.
-        memory = torch.contiguous_format if group.shards else torch.channels_last
+        memory = torch.contiguous_format if group.is_sharded else torch.channels_last
         trainable.module.to(group.device, memory_format=memory)
         trainable.to_device(group.device)
         partition = partition_of(trainable, options)
@@ -93,11 +93,11 @@ class TorchSession(Session):
             stack.enter_context(_quiet())
             bar = stack.enter_context(self.run.progress(self.options.steps, "training", start=self.done))
             items = stack.enter_context(prefetched(self.inputs, self.done, self.options.steps))
-            updates = Updates(self)
-            around = Around(self, logger, bar)
+            updates = TrainModule(self)
+            around = SessionCallback(self, logger, bar)
             stack.callback(around.profile.close)
             try:
-                self._trainer(around).fit(updates, train_dataloaders=Parts(items, self.options.accumulate))
+                self._trainer(around).fit(updates, train_dataloaders=MicrobatchLoader(items))
             except SIGTERMException:  # asked before Lightning's own handler was put aside: leave as after any step
                 self.checkpoint()
                 raise self.run.interrupted(f"asked to stop: checkpoint-{self.done} is written") from None
@@ -116,47 +116,47 @@ class TorchSession(Session):
 
     def restored(self) -> Restored | None:
         """The newest whole checkpoint of the run: rank 0 finds it, the others read it there."""
-        found = super().restored() if self.group.leads else None
-        place = self.group.agreed(self.checkpoints.path(found.step) if found else None)
-        return found if self.group.leads or place is None else read_checkpoint(place)
+        found = super().restored() if self.group.is_main else None
+        place = self.group.broadcast(self.checkpoints.path(found.step) if found else None)
+        return found if self.group.is_main or place is None else read_checkpoint(place)
 
     def asked_to_stop(self) -> bool:
         """Whether somebody asked rank 0 to stop."""
-        return self.agreed(super().asked_to_stop())
+        return self.broadcast(super().asked_to_stop())
 
-    def agreed(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """Rank 0's `value`, on every rank."""
-        return self.group.agreed(value)
+        return self.group.broadcast(value)
 
     def policy(self) -> Policy:
         """The policy that would be deployed now."""
-        if self.average is None and not self.group.shards:
+        if self.average is None and not self.group.is_sharded:
             return self.trainable.policy(None)
         return self.trainable.policy(self._deployed())
 
     def evaluate(self, logger: Logger) -> bool:
         """Validate, then go on in training mode; False where rank 0 was asked to stop meanwhile."""
         is_whole = True
-        if self.group.leads:
+        if self.group.is_main:
             is_whole = super().evaluate(logger)
         else:
-            self.settle()
+            self.sync()
             self._help_gather()
         training_mode(self.trainable.module)
-        return self.agreed(is_whole)
+        return self.broadcast(is_whole)
 
     def checkpoint(self) -> None:
         """Write a checkpoint of finite weights."""
-        if self.group.leads:
+        if self.group.is_main:
             super().checkpoint()
         else:
-            self.settle()
+            self.sync()
             self.arrays()
             self._help_gather()
 
     def finish(self) -> Policy:
         """Write `final/`; returns the deployed policy (on rank 0; on the others one as it is in memory)."""
-        if self.group.leads:
+        if self.group.is_main:
             return super().finish()
         self._help_gather()
         return self.trainable.policy(None)
@@ -175,7 +175,7 @@ class TorchSession(Session):
         with torch.no_grad():
             for prefix, tensors in (("weights", self.trained), ("buffers", self.buffers), ("ema", self._averages())):
                 for name, tensor in tensors.items():
-                    tensor.copy_(spread_like(arrays[f"{prefix}/{name}"], tensor))
+                    tensor.copy_(shard_like(arrays[f"{prefix}/{name}"], tensor))
         fill_optimiser(self.optimiser, self.names, arrays)
         self.loss_sum = torch.from_numpy(np.array(arrays["loss_sum"])).to(self.group.device)
         self.loss_count = int(arrays["loss_count"])
@@ -184,7 +184,7 @@ class TorchSession(Session):
         """The running loss."""
         return float(self.loss_sum) / self.loss_count
 
-    def updated(self, loss: torch.Tensor, grad_norm: torch.Tensor, parts: Mapping[str, Any]) -> None:
+    def record_update(self, loss: torch.Tensor, grad_norm: torch.Tensor, parts: Mapping[str, Any]) -> None:
         """Take note of an update just made: moving average, running loss, outcome."""
         if self.fresh:
             self.loss_sum, self.loss_count = torch.zeros_like(self.loss_sum), 0
@@ -192,7 +192,7 @@ class TorchSession(Session):
         self.loss_count += 1
         if self.average is not None:
             self.average.update(self.done + 1)
-        self.noted(Outcome(loss, grad_norm, parts))
+        self.record_step(Outcome(loss, grad_norm, parts))
         if self.compiling is not None:
             seconds, self.compiling = time.monotonic() - self.compiling, None
             self.run.log(f"trainer.compile: the first step is made, {seconds:.0f} s after the model was (compiling it)")
@@ -209,10 +209,10 @@ class TorchSession(Session):
 
     def _spread(self, partition: Partition) -> Partition:
         """The same weights after `strategy=fsdp` has spread them over the devices."""
-        if not self.group.shards:
+        if not self.group.is_sharded:
             return partition
         module = self.trainable.module
-        if self.group.leads:  # makes the one whole copy, which is validated and saved, while the weights are whole
+        if self.group.is_main:  # makes the one whole copy, which is validated and saved, while the weights are whole
             self.trainable.policy(module.state_dict())
         self.group.shard(module)
         weights = dict(module.named_parameters())
@@ -225,24 +225,24 @@ class TorchSession(Session):
         """Whole arrays on the host of rank 0; all ranks must ask for the same ones in the same order."""
         found = {}
         for name, tensor in tensors.items():
-            full = whole(tensor)
-            if self.group.leads:
+            full = full_tensor(tensor)
+            if self.group.is_main:
                 found[name] = on_host(full)
         return found
 
     def _deployed(self) -> dict[str, torch.Tensor]:
         """Weights and buffers to deploy; gathered on the host where they are spread."""
         state = {**self.trainable.module.state_dict(), **self._averages()}
-        if not self.group.shards:
+        if not self.group.is_sharded:
             return state
         return {name: torch.from_numpy(array) for name, array in self._gathered(state).items()}
 
     def _help_gather(self) -> None:
         """What ranks beside rank 0 do while it asks for its policy."""
-        if self.group.shards:
+        if self.group.is_sharded:
             self._deployed()
 
-    def _trainer(self, around: "Around") -> pl.Trainer:
+    def _trainer(self, around: "SessionCallback") -> pl.Trainer:
         options, is_gpu = self.options, self.group.device.startswith("cuda")
         return pl.Trainer(
             accelerator="gpu" if is_gpu else "cpu",
@@ -281,16 +281,16 @@ def train(
 ) -> Policy:
     """Train a model in torch, by all the processes of the run; otherwise as `xp.training.train_any`, see there."""
     options = TrainerOptions.read(trainer)
-    with joined(run.ranks, options) as group:
+    with process_group(run.ranks, options) as group:
         options.refuse_jax_only()
 
         def make(batches: StepBatches, schedule: Schedule) -> TorchSession:
             return TorchSession(run, trainable, batches, validate, options, schedule, seed, group)
 
-        return train_session(run, batches, make, options=options, lr=lr, logger=logger if group.leads else {})
+        return train_session(run, batches, make, options=options, lr=lr, logger=logger if group.is_main else {})
 
 
-class Updates(pl.LightningModule):
+class TrainModule(pl.LightningModule):
     """The update as Lightning asks for it: seeded loss, clipped gradient, scheduled rate."""
 
     def __init__(self, session: TorchSession):
@@ -332,7 +332,7 @@ class Updates(pl.LightningModule):
         """Note the gradient's global norm, and shorten it where `trainer.clip_norm` says so (Pascanu et al. 2013)."""
         gradients = [weight.grad for weight in self.session.trained.values() if weight.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
-        self.grad_norm = whole(norm)
+        self.grad_norm = full_tensor(norm)
         if gradient_clip_val is not None:
             torch.nn.utils.clip_grads_with_norm_(self.session.trained.values(), gradient_clip_val, norm)
 
@@ -349,7 +349,7 @@ class Updates(pl.LightningModule):
         return loss, self.grad_norm, parts
 
 
-class Around(pl.Callback):
+class SessionCallback(pl.Callback):
     """Tells the session of each update, and lets it do what is due."""
 
     def __init__(self, session: TorchSession, logger: Logger, bar: Any):
@@ -373,7 +373,7 @@ class Around(pl.Callback):
         if (batch_idx + 1) % self.session.options.accumulate:
             return
         session = self.session
-        session.updated(*pl_module.outcome())
+        session.record_update(*pl_module.outcome())
         session.after_update(self.logger)
         if self.profile.after(session.done):
             session.say_profile()
@@ -390,11 +390,11 @@ class Around(pl.Callback):
         self.tracer.export_chrome_trace(str(folder / "trace.json"))
 
 
-class Parts:
+class MicrobatchLoader:
     """The parts of all batches in order, as a data loader of unknown length."""
 
-    def __init__(self, items: Iterator[list[dict[str, Any]]], accumulate: int):
-        self._items, self._accumulate = items, accumulate
+    def __init__(self, items: Iterator[list[dict[str, Any]]]):
+        self._items = items
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for parts in self._items:

@@ -10,7 +10,7 @@ from xp.errors import UserError
 from xp.models.trainable import TorchTrainable
 from xp.training.options import TrainerOptions
 from xp.training.partition import Partition, matching, split
-from xp.training.torch.distributed import spread_like
+from xp.training.torch.distributed import shard_like
 
 
 def partition_of(trainable: TorchTrainable, options: TrainerOptions) -> Partition:
@@ -77,7 +77,7 @@ def fill_optimiser(
     """Undo `optimiser_arrays`: the memory comes to lie where the weights lie."""
     for weight in _weights(optimiser):
         name = names[id(weight)]
-        memory = {what: spread_like(arrays[f"optimiser/{what}/{name}"], weight) for what in ("exp_avg", "exp_avg_sq")}
+        memory = {what: shard_like(arrays[f"optimiser/{what}/{name}"], weight) for what in ("exp_avg", "exp_avg_sq")}
         step = torch.from_numpy(np.array(arrays[f"optimiser/step/{name}"])).to(weight.device)
         optimiser.state[weight] = {**memory, "step": step}
 
