@@ -1,6 +1,7 @@
 # make demo: set-up and the main job.  make test: set-up and the tests.  make check: style, types, import rules.
+# make docs: the site of README.md and docs/, in site/; without a network once it was made.
 # make test-all: the slow tests too, all or by part (PART="models tasks"); an hour or two on two cores.
-.PHONY: setup demo test test-all check bench clean
+.PHONY: setup demo test test-all check docs bench clean
 .DEFAULT_GOAL := help
 
 # Where this is set, every process that imports torch and jax compiles them anew: ten seconds each time.
@@ -37,8 +38,15 @@ PART ?= $(notdir $(patsubst %/,%,$(sort $(dir $(wildcard tests/*/*.py)))))
 test-all: setup check
 	$(PYTEST) --hypothesis-profile=random $(addprefix tests/,$(PART))
 
+docs: .venv/.docs
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --quiet --strict
+
+.venv/.docs: .venv/.ready
+	@bash tools/setup.sh --group docs
+	@touch $@
+
 bench: setup
 	for b in startup raycast loader step_overhead octo; do .venv/bin/python benchmarks/$$b.py || exit 1; done
 
 clean:
-	rm -rf .venv .tools .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .tools site .pytest_cache .ruff_cache .hypothesis

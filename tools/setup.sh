@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes .venv from pyproject.toml. Takes uv from the PATH, else installs it into .tools/; takes a Python 3.12 or 3.13 that
-# is present, and lets uv fetch one only where there is none.
+# Makes .venv from pyproject.toml; arguments go to `uv sync` (--group docs). Takes uv from the PATH, else installs it into
+# .tools/; takes a Python 3.12 or 3.13 that is present, and lets uv fetch one only where there is none.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -37,8 +37,8 @@ python=$(find_python)
 uv=$(find_uv "$python")
 if [ -n "$python" ]; then
     export UV_PYTHON_DOWNLOADS=never
-    "$uv" sync --quiet --python "$python"
+    "$uv" sync --quiet --python "$python" "$@"
 else
-    "$uv" sync --quiet --python 3.12
+    "$uv" sync --quiet --python 3.12 "$@"
 fi
 echo "xp: ready. Try .venv/bin/xp --help"
