@@ -11,7 +11,7 @@ import pytest
 def places(tmp_path_factory) -> dict[str, Path]:
     """Folders that stand in for the reader's, by the names of tests/docs/substitutions.py; made once, in few steps."""
     folder = tmp_path_factory.mktemp("places")
-    names = ("cache", "dataset", "run", "other", "third", "experiment")
+    names = ("cache", "dataset", "run", "other", "third", "smooth", "experiment")
     places = {name: folder / name for name in names} | {"dump": folder / "val.safetensors"}
 
     def xp(*words: str) -> None:
@@ -25,6 +25,8 @@ def places(tmp_path_factory) -> dict[str, Path]:
     for seed, name in enumerate(("run", "other", "third")):
         xp("task=train", dataset, shared, f"seed={seed}", f"hydra.run.dir={places[name]}")
         (places[name] / "split_0.json").write_bytes((folder / "split/split_0.json").read_bytes())
+    xp("task=train", dataset, "model=act_smooth", "horizon.train=4", "model.image_size=[32,32]", "model.dim_model=16",
+       "model.n_heads=2", "model.n_encoder_layers=1", f"hydra.run.dir={places['smooth']}")  # fmt: skip
     xp("task=dump", f"dump.checkpoint={places['run']}", f"dump.output={places['dump']}", "hydra.run.dir=dump")
     finetune = f"pretrained_path={places['run']}"
     xp("+experiment=multi_horizon", "-m", dataset, finetune, "horizon.train=1", "horizon.predict=1",

@@ -96,6 +96,22 @@ PRELUDES = {
         observation |= {{"observation.state": np.zeros(spec.state_dim, np.float32), "task": "push the red cube"}}
     """,
 }
-PRELUDES["docs/python.md"] = PRELUDES["README.md"]
-"""Page: what its Python blocks take as given. Blocks of other pages need released weights or the objects of another
-program: they are compiled, and what they import is looked for."""
+PRELUDES["docs/python.md"] = PRELUDES["docs/octo.md"] = PRELUDES["README.md"]
+PRELUDES["docs/act_smooth.md"] = """
+        import lerobot_policy_act_smooth_xp
+        import torch
+        import xp
+        from lerobot.configs.policies import PreTrainedConfig
+        from lerobot.policies.factory import make_pre_post_processors
+        folder, data = {smooth!r} + "/final", xp.open_dataset({dataset!r})
+        spec = xp.load_policy(folder).spec
+        cameras = {{f"observation.images.{{name}}": size for name, size in spec.cameras.items()}}
+        observation = {{name: torch.zeros(1, size[2], size[0], size[1]) for name, size in cameras.items()}}
+        observation |= {{"observation.state": torch.zeros(1, spec.state_dim), "task": ["push"]}}
+        d, chunk, training = 1, spec.horizon, [0, 1]
+        committed = past = torch.zeros(1, 1, spec.action_dim)
+        rows = torch.zeros(3, spec.action_dim)
+        actions, states, episode_index = data.action, data.state, data.episode_index
+        preprocessor, postprocessor = make_pre_post_processors(PreTrainedConfig.from_pretrained(folder), folder)
+    """
+"""Page: what its Python blocks take as given."""

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
-from typing import Any
 
 import pytest
 from documents import CHECKOUT, blocks, commands, inline_commands
@@ -122,7 +121,7 @@ def test_an_experiment_is_planned(place, words, places, tmp_path):
     if "model=octo_small" in given or "model=octo_base" in given:
         given += ["model.language.encoder=words"]  # T5's tokenizer is not there
     output = run_xp([*given, "hydra.sweeper.dry_run=true"], tmp_path, places["cache"])
-    assert "to run" in output or "job" in output
+    assert re.search(r"to run", output)
 
 
 @pytest.mark.slow
@@ -133,16 +132,11 @@ def test_a_command_runs(place, words, places, tmp_path):
     run_xp([*given, *(FEWER if heavy else [])], tmp_path, places["cache"])
 
 
-RUNNABLE = [block for block in blocks("python") if block.page in PRELUDES]
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("block", RUNNABLE, ids=str)
+@pytest.mark.parametrize("block", blocks("python"), ids=str)
 def test_a_python_block_runs(block, places):
     named = {name: str(path) for name, path in places.items()}
     text = textwrap.dedent(PRELUDES[block.page]).format(**named) + block.text
     for name, place in FOLDERS.items():
-        text = text.replace(f'"{name}"', repr(place.format(work="", **named)))
-    names: dict[str, Any] = {}
-    exec(compile(text, str(block), "exec"), names)
-    assert names["actions"].ndim == 3
+        text = text.replace(f'"{name}"', repr(place.format(**{"work": "", "lerobot": "", **named})))
+    exec(compile(text, str(block), "exec"), {})
