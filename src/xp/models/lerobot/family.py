@@ -89,7 +89,8 @@ class LeRobotFamily(Family):
         """Say of `unnorm_key`, which a policy with several statistics takes, why there is nothing to choose here."""
         if "unnorm_key" in options:
             raise UserError(
-                f"unnorm_key={options['unnorm_key']}: {folder} holds a LeRobot policy, whose statistics are those of its "
+                f"unnorm_key={options['unnorm_key']}: {folder} holds a LeRobot policy, whose "
+                f"statistics are those of its "
                 "one training, so there are no others to choose from. Leave unnorm_key out (predict.unnorm_key=null, "
                 "eval.unnorm_key=null)."
             )
