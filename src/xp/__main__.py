@@ -59,7 +59,7 @@ def warm_up(folder: str) -> None:
 def _main(arguments: list[str]) -> int:
     from xp.config import open_hydra
     from xp.config.compose import CONFIG_NAME
-    from xp.config.explain import explained
+    from xp.config.hydra_errors import hydra_errors_as_user_errors
     from xp.runs.execution import threads
     from xp.runs.jobs import stage_references
     from xp.versions import version_text
@@ -72,7 +72,7 @@ def _main(arguments: list[str]) -> int:
         return 0
     hydra = open_hydra(options.config_dir)
     name = options.config_name or CONFIG_NAME
-    with explained(hydra, options.overrides, name):
+    with hydra_errors_as_user_errors(hydra, options.overrides, name):
         if options.help:
             hydra.app_help(config_name=name, args_parser=parser, args=options)
         elif options.hydra_help:
@@ -93,14 +93,14 @@ def _main(arguments: list[str]) -> int:
 def _parse(arguments: list[str]):  # noqa: ANN202 - argparse's own types
     from hydra._internal.utils import get_args_parser
 
-    from xp.config.shorthand import spelled_out
+    from xp.config.shorthand import expand_shorthand
 
     parser = get_args_parser()
     parser._optionals.conflict_handler = "resolve"  # Hydra has a --version of its own, which shows Hydra's
     parser.add_argument("--version", action="store_true", help="Show the versions of xp and of what it computes with")
     parser.error = _refuse_flags
     options = parser.parse_intermixed_args(arguments)  # so that overrides may stand on both sides of -m
-    options.overrides = spelled_out(options.overrides)
+    options.overrides = expand_shorthand(options.overrides)
     if options.resolve and not options.cfg:
         raise UserError("--resolve goes with --cfg: xp --cfg job --resolve")
     return parser, options
@@ -149,7 +149,7 @@ def _single(hydra: "Hydra", name: str, overrides: list[str]) -> int:
     from xp import runs
     from xp.config import check
     from xp.config.compose import without_hydra
-    from xp.config.schema import NO_RUN
+    from xp.config.schema import READ_ONLY_TASKS
 
     config = _composed(hydra, name, overrides)
     if config.get("stages"):  # an experiment is a sweep, also without -m
@@ -157,12 +157,12 @@ def _single(hydra: "Hydra", name: str, overrides: list[str]) -> int:
     HydraConfig.instance().set_config(config)
     job = without_hydra(config)
     check(job)
-    if job.task.name in ("report", *NO_RUN):
-        return look(job)
+    if job.task.name in READ_ONLY_TASKS:
+        return run_read_only(job)
     return runs.run_once(job, config.hydra.run.dir, overrides, run_task)
 
 
-def look(config: "DictConfig") -> int:
+def run_read_only(config: "DictConfig") -> int:
     """Run a task that only reads runs: it has no folder of its own."""
     import importlib
 

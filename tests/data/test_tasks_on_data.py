@@ -9,7 +9,7 @@ from data_made_up import made_up
 from hydra import compose
 
 from xp.config import open_hydra
-from xp.config.shorthand import spelled_out
+from xp.config.shorthand import expand_shorthand
 from xp.errors import UserError
 from xp.runs.execution.signals import RunInterrupted
 from xp.tasks import collect
@@ -20,7 +20,7 @@ from xp.tasks._lib.recorders import EnvMaker, ExpertRecorder
 
 def env_of(*overrides):
     open_hydra(None)
-    return compose("config", spelled_out(["task=collect", "data.root=d", *overrides])).env
+    return compose("config", expand_shorthand(["task=collect", "data.root=d", *overrides])).env
 
 
 def test_no_cameras_are_no_cameras():

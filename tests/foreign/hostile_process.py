@@ -48,13 +48,13 @@ def _looked(task: str, folder: Path) -> None:
     """A task that looks at runs, as the command line starts it once its words are composed."""
     from omegaconf import OmegaConf
 
-    from xp.__main__ import look
+    from xp.__main__ import run_read_only
     from xp.config import check
 
     config = _composed[task].copy()
     OmegaConf.update(config, f"{task}.folder", str(folder))
     check(config)
-    look(config)
+    run_read_only(config)
 
 
 _composed: dict = {}

@@ -39,7 +39,7 @@ def second(finished, *overrides):
 
 def test_the_result_of_the_same_training_is_taken_over(finished):
     run = second(finished, "trainer.log_every=7")  # no part of the result configuration
-    assert reuse.take_over(run)
+    assert reuse.reuse_identical_run(run)
     assert "first was trained with exactly this configuration" in run.said[0]
     assert (run.folder / "final/weights").samefile(finished / "final/weights")
     assert not (run.folder / "training_log.csv").samefile(finished / "training_log.csv")
@@ -50,5 +50,5 @@ def test_the_result_of_the_same_training_is_taken_over(finished):
 @pytest.mark.parametrize("override", ["lr.peak=1e-4", "seed=1", "trainer.steps=7"])
 def test_another_training_is_not_taken_over(finished, override):
     run = second(finished, override)
-    assert not reuse.take_over(run)
+    assert not reuse.reuse_identical_run(run)
     assert not (run.folder / "final").exists()

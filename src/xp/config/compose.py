@@ -47,10 +47,10 @@ def compose(overrides: list[str]) -> DictConfig:
     """The configuration of one run, without the `hydra` section; Hydra's errors become `UserError`s."""
     from hydra.types import RunMode
 
-    from xp.config.explain import explained
+    from xp.config.hydra_errors import hydra_errors_as_user_errors
 
     hydra = open_hydra()
-    with explained(hydra, overrides, CONFIG_NAME):
+    with hydra_errors_as_user_errors(hydra, overrides, CONFIG_NAME):
         config = hydra.compose_config(CONFIG_NAME, overrides, run_mode=RunMode.RUN, with_log_configuration=False)
     return without_hydra(config)
 

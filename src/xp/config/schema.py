@@ -37,6 +37,8 @@ TASKS = ("train", "predict", "eval", "collect", "split", "dump", "merge", "repor
 
 NO_RUN = ("status", "cancel", "attach", "gc")
 """Tasks that look at runs and make none: they are no job of a sweep. (`report` looks too, but is also a stage.)"""
+READ_ONLY_TASKS = ("report", *NO_RUN)
+"""Tasks that read runs and have no folder of their own when they are typed alone."""
 
 
 @dataclass

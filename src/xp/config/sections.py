@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import MISSING, Container, DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
-from xp.config.explain import explain_interpolation
+from xp.config.hydra_errors import explain_interpolation
 from xp.config.schema import FREE_SECTIONS, OF_EXPERIMENTS, OPEN_SECTIONS, SECTIONS, Top
 from xp.config.unknown_keys import shown, unknown_key
 from xp.errors import UserError, did_you_mean, join_names

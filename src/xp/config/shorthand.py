@@ -6,17 +6,17 @@ _EPISODES = re.compile(r"(?:eval\.)?indices_episode=(-?\d+(?:,-?\d+)*)")
 _CAMERAS = re.compile(r"env\.cameras=\s*\{.*", re.DOTALL)
 
 
-def spelled_out(overrides: list[str]) -> list[str]:
+def expand_shorthand(overrides: list[str]) -> list[str]:
     """Overrides as Hydra needs them.
 
     `indices_episode=0,1,2` becomes `eval.indices_episode=[0,1,2]`: one replay of these episodes, never a sweep.
     `env.cameras={...}` replaces the cameras: Hydra would merge it into those of the configuration, so that `{}` did
     nothing and a single camera came on top of the two there are. `env.cameras.top=[96,96]` still changes one.
     """
-    return [word for override in overrides for word in _spelled_out(override)]
+    return [word for override in overrides for word in _expanded(override)]
 
 
-def _spelled_out(override: str) -> list[str]:
+def _expanded(override: str) -> list[str]:
     if match := _EPISODES.fullmatch(override):
         return [f"eval.indices_episode=[{match[1]}]"]
     if _CAMERAS.fullmatch(override):

@@ -7,7 +7,7 @@ from xp.runs import Run
 from xp.runs.execution.memory import available_memory
 from xp.tasks._lib.data_source import SPLIT, open_source, plain, statistics_of
 from xp.tasks._lib.launch_ranks import together
-from xp.tasks._lib.reuse import take_over
+from xp.tasks._lib.reuse import reuse_identical_run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,7 +25,7 @@ FIT = f"{__name__}:fit"
 
 def run(run: Run) -> None:
     """Build, restore, loop, close. Leaves checkpoints/, best/, final/, the logs, split.json and summary.json."""
-    if take_over(run):
+    if reuse_identical_run(run):
         return
     with together(run, FIT) as first:
         fit(first)

@@ -19,7 +19,7 @@ LARGE = 1 << 20
 """Bytes from which on a file is linked."""
 
 
-def take_over(run: Run) -> bool:
+def reuse_identical_run(run: Run) -> bool:
     """Take the result of a needed training of the same configuration over, if there is one; says so in the log.
 
     Only jobs that an experiment file joins (`needs`) are looked at. Weights are linked, not copied, and take no room.

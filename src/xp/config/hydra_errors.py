@@ -22,7 +22,7 @@ SCALARS = {"horizon": "train", "chunk_size": "steps", "lr": "peak", "obs_dropout
 
 
 @contextmanager
-def explained(hydra: "Hydra", overrides: list[str], config_name: str) -> Iterator[None]:
+def hydra_errors_as_user_errors(hydra: "Hydra", overrides: list[str], config_name: str) -> Iterator[None]:
     """Turn whatever composing `config_name` with these overrides raises into one `UserError`."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
