@@ -1,4 +1,4 @@
-"""LeRobot's own commands run what xp trains, and xp takes what they train: in the suite's arm, as env and as robot."""
+"""LeRobot's own commands run what xp trains, and xp takes what they train: in a suite, as env and as robot."""
 
 import json
 import os
@@ -50,7 +50,8 @@ def lerobot(command, *arguments, cwd):
 def test_lerobot_eval_runs_an_episode(run, tmp_path):
     lerobot(
         "eval", f"--policy.path={run[0] / 'final'}", "--policy.device=cpu",
-        "--env.discover_packages_path=xp.envs.lerobot_arm", "--env.type=xp_arm", "--env.task=push_red",
+        "--env.discover_packages_path=xp.envs.lerobot_bridge", "--env.type=xp_suite", "--env.suite=arm",
+        "--env.task=push_red",
         f"--env.height={SIZE}", f"--env.width={SIZE}", "--env.max_steps=14", "--eval.n_episodes=1",
         "--eval.batch_size=1", "--seed=1000000", f"--output_dir={tmp_path / 'out'}", cwd=tmp_path,
     )  # fmt: skip
@@ -64,12 +65,13 @@ def test_lerobot_rollout_drives_the_arm_and_act_smooth_in_real_time(run, tmp_pat
     inference = ["--inference.type=rtc", "--inference.rtc.execution_horizon=6", "--inference.queue_threshold=4"]
     said = lerobot(
         "rollout", f"--policy.path={folder / 'final'}", "--device=cpu", "--fps=10", "--duration=14",
-        "--robot.discover_packages_path=xp.envs.lerobot_arm", "--robot.type=xp_arm", "--robot.task=push_red",
+        "--robot.discover_packages_path=xp.envs.lerobot_bridge", "--robot.type=xp_suite", "--robot.suite=arm",
+        "--robot.task=push_red",
         f"--robot.height={SIZE}", f"--robot.width={SIZE}", "--task=push the red cube to the target",
         "--play_sounds=false", "--return_to_initial_position=false",
         *(inference if model == "act_smooth" else []), cwd=tmp_path,
     )  # fmt: skip
-    assert "xp_arm: 0 of 1 episodes solved" in said or "xp_arm: 1 of 1 episodes solved" in said
+    assert "xp_suite: 0 of 1 episodes solved" in said or "xp_suite: 1 of 1 episodes solved" in said
     assert "Rollout finished" in said and "Traceback" not in said
 
 
@@ -95,10 +97,10 @@ def test_the_env_keeps_gymnasiums_contract_and_is_the_suites():
     import gymnasium
     from gymnasium.utils.env_checker import check_env
 
-    from xp.envs import ArmEnv, ScriptedExpert
-    from xp.envs.lerobot_arm import ArmGymEnv
+    from xp.envs.arm import ArmEnv, ScriptedExpert
+    from xp.envs.lerobot_bridge import SuiteGymEnv
 
-    env = ArmGymEnv(task="push_red", cameras=("wrist",), height=16, width=24, max_steps=90)
+    env = SuiteGymEnv("arm", task="push_red", cameras=("wrist",), height=16, width=24, max_steps=90)
     check_env(env, skip_render_check=True)
     assert isinstance(env, gymnasium.Env) and env.render().shape == (16, 24, 3)
     plain = ArmEnv("push_red", cameras={"wrist": (16, 24)}, max_steps=90)
@@ -118,10 +120,12 @@ def test_the_env_keeps_gymnasiums_contract_and_is_the_suites():
 
 
 def test_the_robot_gives_and_takes_what_it_says(tmp_path):
-    from xp.envs.lerobot_arm import XpArm, XpArmConfig
+    from xp.envs.lerobot_bridge import XpSuite, XpSuiteConfig
 
-    robot = XpArm(
-        XpArmConfig(id="made_up", calibration_dir=tmp_path, task="push_red", views=["wrist"], height=16, width=16)
+    robot = XpSuite(
+        XpSuiteConfig(
+            suite="arm", id="made_up", calibration_dir=tmp_path, task="push_red", views=["wrist"], height=16, width=16
+        )
     )
     with pytest.raises(RuntimeError, match="not connected"):
         robot.get_observation()
