@@ -73,15 +73,15 @@ import numpy as np
 from xp.checkpoints.open import create_like, open_checkpoint
 from xp.merging.engine import Stream
 from xp.merging.groups import make_units
-from xp.merging.mixtures import Linear
+from xp.merging.merge_rules import Linear
 started = time.perf_counter()
 inputs = [open_checkpoint(path) for path in sys.argv[2:]]
 leaves = inputs[0].reader.leaves
 Path(sys.argv[1]).mkdir()
 writer = create_like(inputs[0], Path(sys.argv[1]), leaves)
 stream = Stream([c.reader for c in inputs], leaves)
-mixture = Linear(make_units(leaves, "checkpoint", {}), np.full((1, len(inputs)), 1 / len(inputs)))
-stream.run(stream.jobs(mixture, writer), mixture, writer)
+rule = Linear(make_units(leaves, "checkpoint", {}), np.full((1, len(inputs)), 1 / len(inputs)))
+stream.run(stream.jobs(rule, writer), rule, writer)
 writer.close()
 print("work", time.perf_counter() - started)
 """

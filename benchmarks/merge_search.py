@@ -25,8 +25,8 @@ from xp.checkpoints.open import open_checkpoint
 from xp.config import compose
 from xp.data.dumps import Dump, draws
 from xp.data.statistics import describe
+from xp.merging.candidate_evaluator import CandidateEvaluator
 from xp.merging.groups import make_units
-from xp.merging.mixer import Mixer
 from xp.models import build
 from xp.models.policy import DataSpec
 from xp.training.frameworks import policy_loss
@@ -68,15 +68,15 @@ def line(row: str, folder: Path, memory: str, objective: Any, weights: dict[str,
     shares = np.full((1, COUNT), 1 / COUNT)
     objective.loss_and_gradient(weights)  # compiled, and grown to its size
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    mixer = Mixer(readers, leaves, make_units(leaves, "checkpoint", {}), objective, memory)
-    mixer.loss_and_slopes(shares)
+    evaluator = CandidateEvaluator(readers, leaves, make_units(leaves, "checkpoint", {}), objective, memory)
+    evaluator.loss_and_slopes(shares)
     held = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / size
-    placed = mixer._shaped()
+    placed = evaluator._shaped()
     found = [
         (
             seconds(lambda: objective.loss_and_gradient(placed)),
-            seconds(lambda: mixer._fill(shares)),
-            seconds(lambda: mixer.loss_and_slopes(shares)),
+            seconds(lambda: evaluator._fill(shares)),
+            seconds(lambda: evaluator.loss_and_slopes(shares)),
         )
         for _ in range(repeats)
     ]

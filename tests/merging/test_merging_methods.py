@@ -10,7 +10,7 @@ from merging_made_up import STATS, WRITERS, Blind, Bowl, made_arrays, read_array
 
 from xp.errors import UserError
 from xp.merging import merge, rules
-from xp.merging.methods import METHODS, NEEDS_OBJECTIVE
+from xp.merging.methods import METHODS
 
 OPTIONS = {
     "manual": {"weights": [0.5, 0.3, 0.2]},
@@ -35,7 +35,7 @@ def test_every_method_writes_the_format_it_read(kind, method, tmp_path):
         method,
         output=tmp_path / "out",
         base=WRITERS[kind](tmp_path / "base", made_arrays(9)) if METHODS[method].base else None,
-        objective=Bowl(made_arrays(0)) if method in NEEDS_OBJECTIVE else None,
+        objective=Bowl(made_arrays(0)) if METHODS[method].search else None,
         **OPTIONS.get(method, {}),
     )
     merged = read_arrays(tmp_path / "out")

@@ -185,7 +185,7 @@ def test_a_killed_merge_leaves_no_output_and_the_next_one_succeeds(tmp_path):
     arrays = [{"w": np.random.default_rng(k).standard_normal(2_000_000).astype(np.float32)} for k in range(2)]
     paths = [str(write_torch(tmp_path / f"c{k}", a)) for k, a in enumerate(arrays)]
     code = (
-        "import sys, time; from xp.merging import merge, engine; from xp.merging.mixtures import Linear\n"
+        "import sys, time; from xp.merging import merge, engine; from xp.merging.merge_rules import Linear\n"
         "old = Linear.apply\n"
         "def slow(self, *a):\n    old(self, *a); print('working', flush=True); time.sleep(60)\n"
         "Linear.apply = slow\n"

@@ -8,8 +8,9 @@ from hypothesis.extra.numpy import arrays
 
 from xp.checkpoints.arrays import Leaf
 from xp.checkpoints.ranges import cut, rounded_up
-from xp.merging import methods
 from xp.merging.groups import make_units
+from xp.merging.method import MergeInputs, validate_method
+from xp.merging.methods import METHODS
 
 quick = settings(max_examples=12, deadline=None)
 TRIMMED = ("ties", "breadcrumbs", "breadcrumbs_ties")
@@ -23,24 +24,26 @@ KEEP_ALL = {"ties": {"density": 1}, "della": {"density": 1}, "dare": {"density":
 
 def merged(method, base, tuned, block=1 << 20, seed=3, **options):
     """The merged array, read in ranges of about `block` elements."""
-    asked = methods.ask(method, len(tuned), has_base=True, weights=options.pop("weights", None), options=options)
     leaf = Leaf("w", base.shape, base.dtype)
     leaves = {"w": leaf}
-    mixture, _ = methods.build(
-        asked, make_units(leaves, "checkpoint", {}), len(tuned), mixer=lambda: None, tick=lambda: None, seed=seed,
-        leaves=leaves, has_base=True,
-    )  # fmt: skip
+    config = validate_method(
+        METHODS[method], len(tuned), has_base=True, weights=options.pop("weights", None), options=options
+    )
+    inputs = MergeInputs(
+        units=make_units(leaves, "checkpoint", {}), count=len(tuned), leaves=leaves, has_base=True, seed=seed
+    )
+    rule = METHODS[method].rule(config, inputs)
     flat = [array.reshape(-1) for array in (base, *tuned)]
-    ranges = list(cut(0, base.size, rounded_up(block, mixture.alignment(leaf))))
-    for turn in range(mixture.surveys):
+    ranges = list(cut(0, base.size, rounded_up(block, rule.alignment(leaf))))
+    for pass_index in range(rule.model_passes):
         for start, stop in ranges[::-1]:
-            mixture.survey(turn, leaf, start, [array[start:stop] for array in flat])
-    for turn in range(mixture.looks):
+            rule.observe_model(pass_index, leaf, start, [array[start:stop] for array in flat])
+    for pass_index in range(rule.leaf_passes):
         for start, stop in ranges:
-            mixture.look(turn, leaf, start, [array[start:stop] for array in flat])
+            rule.observe(pass_index, leaf, start, [array[start:stop] for array in flat])
     out = np.empty(base.size)
     for start, stop in ranges:
-        mixture.apply(leaf, start, iter([array[start:stop] for array in flat]), out[start:stop])
+        rule.apply(leaf, start, iter([array[start:stop] for array in flat]), out[start:stop])
     return out.reshape(base.shape)
 
 

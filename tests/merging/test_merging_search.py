@@ -14,7 +14,7 @@ CURVATURE, FLOOR, SPREAD = 0.015, 0.02, 0.004
 
 
 class OnSimplex:
-    """Stands for a mixer whose checkpoints are the unit vectors: the mix is the weights."""
+    """Stands for a evaluator whose checkpoints are the unit vectors: the mix is the weights."""
 
     count, units = 3, Units(("all",), {})
 
@@ -36,8 +36,10 @@ def test_the_known_optimum_of_a_quadratic_is_found_and_the_public_choice_misses_
     for seed in range(RUNS):
         draw = np.random.default_rng(seed)
         best, offsets = draw.dirichlet([1, 1, 1]), draw.normal(0, SPREAD, ITERATIONS)
-        mixer = OnSimplex(best)
-        found = search.gradient_descent(mixer, search.Candidates(mixer), iterations=ITERATIONS, learning_rate=RATE)
+        evaluator = OnSimplex(best)
+        found = search.gradient_descent(
+            evaluator, search.Candidates(evaluator), iterations=ITERATIONS, learning_rate=RATE
+        )
         ours.append(((found.weights[0] - best) ** 2).sum())
         public.append(((_lowest_batch_loss(best, offsets) - best) ** 2).sum())
         uniform.append(((1 / 3 - best) ** 2).sum())
@@ -48,10 +50,10 @@ def test_the_known_optimum_of_a_quadratic_is_found_and_the_public_choice_misses_
 
 def _lowest_batch_loss(best, offsets):
     """The public scripts' choice: the iterate whose single batch had the lowest loss; each step has another batch."""
-    mixer, logits, adam, chosen = OnSimplex(best, offsets), np.zeros((1, 3)), search.Adam((1, 3)), (np.inf, None)
+    evaluator, logits, adam, chosen = OnSimplex(best, offsets), np.zeros((1, 3)), search.Adam((1, 3)), (np.inf, None)
     for step in range(ITERATIONS):
         weights = search.softmax(logits)
-        loss, slopes = mixer.loss_and_slopes(weights)
+        loss, slopes = evaluator.loss_and_slopes(weights)
         chosen = min(chosen, (loss, weights[0].tolist()))
         logits -= search.cosine(RATE, step, ITERATIONS) * adam.update(weights * slopes)
     return np.array(chosen[1])
@@ -73,9 +75,9 @@ def test_adam_with_the_cosine_is_that_of_optax():
 
 
 def test_inverse_loss_weights_are_inverse_squares():
-    mixer = OnSimplex(np.array([0.7, 0.2, 0.1]))
-    found = search.inverse_loss(mixer, search.Candidates(mixer))
-    raw = np.array([(1 / (mixer.loss(np.eye(3)[k : k + 1]) + 1e-8)) ** 2 for k in range(3)])
+    evaluator = OnSimplex(np.array([0.7, 0.2, 0.1]))
+    found = search.inverse_loss(evaluator, search.Candidates(evaluator))
+    raw = np.array([(1 / (evaluator.loss(np.eye(3)[k : k + 1]) + 1e-8)) ** 2 for k in range(3)])
     np.testing.assert_allclose(found.weights[0], raw / raw.sum(), rtol=1e-12)
 
 
@@ -84,15 +86,15 @@ def test_inverse_losses_below_zero_are_refused():
         def loss(self, weights):
             return super().loss(weights) - 0.025
 
-    mixer = Likelihood(np.array([0.7, 0.2, 0.1]))
+    evaluator = Likelihood(np.array([0.7, 0.2, 0.1]))
     with pytest.raises(UserError, match=r"checkpoint 0 is -0\.002\d+.*merge_method=greedy"):
-        search.inverse_loss(mixer, search.Candidates(mixer))
+        search.inverse_loss(evaluator, search.Candidates(evaluator))
 
 
 def test_greedy_adds_what_helps_and_stops():
     best = np.array([0.5, 0.5, 0.0])
-    mixer = OnSimplex(best)
-    found = search.greedy(mixer, search.Candidates(mixer))
+    evaluator = OnSimplex(best)
+    found = search.greedy(evaluator, search.Candidates(evaluator))
     np.testing.assert_allclose(found.weights[0], best)
     names = [entry["name"] for entry in found.candidates]
     assert names[:3] == ["checkpoint 0", "checkpoint 1", "checkpoint 2"]
@@ -108,8 +110,8 @@ def test_greedy_keeps_the_uniform_mix_where_it_measured_that_to_be_better():
             used = int((weights[0] > 0).sum())
             return {1: 0.5 + 0.1 * float(weights[0] @ [0, 1, 2]), 2: 0.6, 3: 0.1}[used]
 
-    mixer = Valley(None)
-    found = search.greedy(mixer, search.Candidates(mixer))
+    evaluator = Valley(None)
+    found = search.greedy(evaluator, search.Candidates(evaluator))
     assert found.chosen == "uniform"
     np.testing.assert_allclose(found.weights[0], [1 / 3] * 3)
     assert found.loss == min(entry["loss"] for entry in found.candidates)
@@ -117,25 +119,28 @@ def test_greedy_keeps_the_uniform_mix_where_it_measured_that_to_be_better():
 
 def test_a_search_is_never_worse_than_the_uniform_mix_and_every_checkpoint():
     for seed in range(20):
-        mixer = OnSimplex(np.random.default_rng(seed).dirichlet([0.2, 0.2, 0.2]))
+        evaluator = OnSimplex(np.random.default_rng(seed).dirichlet([0.2, 0.2, 0.2]))
         for adaptive in ("greedy", None, "gradient", "step"):
-            tried = search.Candidates(mixer)
+            tried = search.Candidates(evaluator)
             if adaptive == "greedy":
-                found = search.greedy(mixer, tried)
+                found = search.greedy(evaluator, tried)
             else:
-                found = search.gradient_descent(mixer, tried, iterations=5, learning_rate=2.0, adaptive=adaptive)
-            reference = [mixer.loss(np.full((1, 3), 1 / 3)), *(mixer.loss(np.eye(3)[k : k + 1]) for k in range(3))]
+                found = search.gradient_descent(evaluator, tried, iterations=5, learning_rate=2.0, adaptive=adaptive)
+            reference = [
+                evaluator.loss(np.full((1, 3), 1 / 3)),
+                *(evaluator.loss(np.eye(3)[k : k + 1]) for k in range(3)),
+            ]
             assert found.loss <= min(reference) + 1e-12
-            assert mixer.loss(found.weights) == found.loss
+            assert evaluator.loss(found.weights) == found.loss
 
 
 def test_adam_cancels_the_seeds_scaling_and_not_ours():
     best = np.array([0.8, 0.1, 0.1])
 
     def after(adaptive, target):
-        mixer = OnSimplex(best)
-        tried = search.Candidates(mixer)
-        search.gradient_descent(mixer, tried, iterations=3, learning_rate=0.05, adaptive=adaptive, target=target)
+        evaluator = OnSimplex(best)
+        tried = search.Candidates(evaluator)
+        search.gradient_descent(evaluator, tried, iterations=3, learning_rate=0.05, adaptive=adaptive, target=target)
         return np.array(tried.tried[-1]["weights"])
 
     plain = after(None, None)
@@ -146,22 +151,22 @@ def test_adam_cancels_the_seeds_scaling_and_not_ours():
 
 def test_slopes_are_those_of_finite_differences(tmp_path):
     from xp.checkpoints.open import open_checkpoint
+    from xp.merging.candidate_evaluator import CandidateEvaluator
     from xp.merging.groups import make_units, with_builtin
-    from xp.merging.mixer import Mixer
 
     paths = [write_torch(tmp_path / f"c{k}", made_arrays(k, np.float64)) for k in range(3)]
     readers = [open_checkpoint(path).reader for path in paths]
     units = make_units(readers[0].leaves, "group", with_builtin(None))
-    mixer = Mixer(readers, readers[0].leaves, units, Bowl(made_arrays(5, np.float64)))
+    evaluator = CandidateEvaluator(readers, readers[0].leaves, units, Bowl(made_arrays(5, np.float64)))
     logits = np.random.default_rng(0).normal(size=(units.count, 3))
     weights = search.softmax(logits)
-    _, slopes = mixer.loss_and_slopes(weights)
+    _, slopes = evaluator.loss_and_slopes(weights)
     step = 1e-5
     for unit, k in [(0, 0), (1, 2), (2, 1)]:
         moved = [logits.copy(), logits.copy()]
         moved[0][unit, k] += step
         moved[1][unit, k] -= step
-        numeric = (mixer.loss(search.softmax(moved[0])) - mixer.loss(search.softmax(moved[1]))) / (2 * step)
+        numeric = (evaluator.loss(search.softmax(moved[0])) - evaluator.loss(search.softmax(moved[1]))) / (2 * step)
         assert weights[unit, k] * slopes[unit, k] == pytest.approx(numeric, rel=1e-3)
 
 

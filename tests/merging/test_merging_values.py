@@ -10,7 +10,7 @@ from merging_made_up import BF16, WRITERS, Bowl, made_arrays, read_arrays, write
 
 from xp.merging import engine, merge, rules
 from xp.merging.histogram import MagnitudeHistogram
-from xp.merging.methods import METHODS, NEEDS_OBJECTIVE
+from xp.merging.methods import METHODS
 
 CASES = {
     "task_arithmetic": [{}, {"weights": [0.7, -0.2, 0.4], "scale": 1.3}, {"weights": [2, 1, 1], "normalize": True}],
@@ -131,7 +131,7 @@ def test_no_two_methods_give_the_same_by_their_defaults(tmp_path):
                 or (count == 1 and not method.base)
             ):
                 continue
-            objective = Bowl(best, floor=0.05) if name in NEEDS_OBJECTIVE else None
+            objective = Bowl(best, floor=0.05) if METHODS[name].search else None
             out = tmp_path / f"{name}_{count}"
             merge(steps, name, base=base, objective=objective, output=out)
             results[name] = np.concatenate([a.reshape(-1) for a in read_arrays(out).values()])
@@ -142,7 +142,7 @@ def test_no_two_methods_give_the_same_by_their_defaults(tmp_path):
         assert same - BY_DEFINITION.get(count, set()) == set()
 
 
-SEARCHES = set(NEEDS_OBJECTIVE) - {"inverse_loss"}
+SEARCHES = {name for name, method in METHODS.items() if method.search} - {"inverse_loss"}
 ALONE = [("sce", "model_stock"), ("dare", "dare_ties"), ("breadcrumbs", "breadcrumbs_ties")]
 """One checkpoint has nobody to disagree with, and is its own average."""
 BY_DEFINITION = {1: set(map(frozenset, ALONE)), 2: {frozenset(("average", "swa"))}, 3: {frozenset(("average", "swa"))}}
@@ -153,9 +153,9 @@ def test_the_threshold_of_a_stream_is_the_kth_largest_magnitude():
     values = np.concatenate([draw.standard_normal(5000), np.zeros(50), -draw.random(200) * 1e-30]).astype(np.float32)
     for keep in (1, 7, 1000, 5200):
         known = MagnitudeHistogram(keep, 3)
-        for turn in (0, 1):
+        for pass_index in (0, 1):
             for start in range(0, len(values), 777):
-                known.look(turn, values[start : start + 777])
+                known.observe(pass_index, values[start : start + 777])
         assert known.threshold() == np.sort(np.abs(values))[-keep]
         assert known.threshold(1) == np.sort(np.abs(values))[-3]
         assert known.nonzero == 5200

@@ -9,7 +9,8 @@ from omegaconf import DictConfig, OmegaConf
 from xp.checkpoints.reference import CheckpointRef, exists, is_file, is_folder, missing_reference
 from xp.config.dataset_facts import choose_tasks, dataset_facts, find_format, missing_hint
 from xp.config.devices import check_accumulate, check_devices
-from xp.config.schema import MERGE_METHODS, SUITES, TASKS, Env
+from xp.config.merge_methods import NONE, merge_method_names
+from xp.config.schema import SUITES, TASKS, Env
 from xp.config.sections import check_keys, check_section, check_sections, raw
 from xp.config.tokenizer import tokenizer_folder
 from xp.config.words import CLOSED_LOOP_EXECUTIONS, REPLAY_MODES
@@ -274,9 +275,9 @@ def _check_env(config: DictConfig) -> None:
 
 
 def _check_merge(config: DictConfig) -> None:
-    if config.merge_method.name == "none":
-        options = [name for name in MERGE_METHODS if name != "none"]
-        raise UserError(f"task=merge needs a method: merge_method=average, or one of {join_names(options)}")
+    if config.merge_method.name == NONE:
+        names = join_names(merge_method_names())
+        raise UserError(f"task=merge needs a method: merge_method=average, or one of {names}")
     if not _made_by_another_job(config, "merge.checkpoints"):
         if not config.merge.checkpoints:
             raise UserError("merge.checkpoints is empty: which checkpoints? merge.checkpoints=[FOLDER,FOLDER,FOLDER]")

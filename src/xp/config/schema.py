@@ -4,12 +4,14 @@ Types are checked by OmegaConf's structured configs; words and bounds by `xp.con
 finished stage (`${best:stage,metric}`) is an interpolation until the job runs and passes the type check as one.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from omegaconf import MISSING
 
 from xp.config import words
+from xp.config.merge_methods import MergeMethodSections
 
 
 def _one_of(*words: str, default: Any = MISSING) -> Any:
@@ -24,11 +26,6 @@ def _between(low: float, high: float, default: Any = MISSING) -> Any:
     return field(default=default, metadata={"min": low, "max": high})
 
 
-MERGE_METHODS = (
-    "none", "average", "manual", "linear", "inverse_loss", "greedy", "gradient_descent", "adaptive_gradient_descent",
-    "task_arithmetic", "ties", "dare", "dare_ties", "breadcrumbs", "breadcrumbs_ties", "della", "sce", "model_stock",
-    "interpolate", "slerp", "nuslerp", "karcher", "ema", "swa",
-)  # fmt: skip
 EVALS = ("closed_loop", "offline_replay")
 """What `task=eval` can measure: the options of the group `eval`, each with keys of its own."""
 SUITES = "xp.suites"
@@ -96,29 +93,6 @@ class Loop:
     """The improvement loop around training."""
 
     name: str = _one_of("once")
-
-
-@dataclass
-class MergeMethod:
-    """How several sets of weights become one. Each option file has the keys of its method."""
-
-    name: str = _one_of(*MERGE_METHODS)
-    scale: float | None = None
-    density: Any = None
-    gamma: Any = None
-    epsilon: Any = None
-    across: str | None = _one_of("tensor", "model", default=None)
-    rescale: str | None = _one_of("none", "l1", "probability", default=None)
-    select_topk: float | None = _between(0.0, 1.0, None)
-    along: str | None = _one_of("tensor", "last", "first", default=None)
-    t: float | None = _between(0.0, 1.0, None)
-    alpha: Any = None
-    decay: float | None = _between(0.0, 1.0, None)
-    normalize: bool | None = None
-    iterations: int | None = _at_least(1, None)
-    learning_rate: float | None = _at_least(0.0, None)
-    adaptive: str | None = _one_of("gradient", "step", default=None)
-    target: float | None = _at_least(0.0, None)
 
 
 @dataclass
@@ -336,7 +310,7 @@ class Top:
     pretrained_path: str | None = MISSING
 
 
-SECTIONS: dict[str, type | dict[str, type]] = {
+SECTIONS: dict[str, type | Mapping[str, type]] = {
     "task": Task,
     "horizon": Horizon,
     "chunk_size": ChunkSize,
@@ -344,7 +318,7 @@ SECTIONS: dict[str, type | dict[str, type]] = {
     "obs_dropout": ObsDropout,
     "action_space": ActionSpace,
     "loop": Loop,
-    "merge_method": MergeMethod,
+    "merge_method": MergeMethodSections(),
     "data": Data,
     "env": Env,
     "trainer": Trainer,

@@ -4,7 +4,7 @@ import dataclasses
 import re
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -85,7 +85,7 @@ def _check_names(plain: dict[str, Any]) -> None:
 
 
 def _check_section(
-    name: str, shape: type | dict[str, type], config: DictConfig, plain: Any, *, more: bool = False
+    name: str, shape: type | Mapping[str, type], config: DictConfig, plain: Any, *, more: bool = False
 ) -> None:
     """Check one section; with `more`, keys that the schema does not know are left to whom they belong."""
     schema = _schema(shape, plain)
@@ -99,7 +99,7 @@ def _check_section(
         _check_field(f"{name}.", key, config[name], plain, schema)
 
 
-def _schema(shape: type | dict[str, type], plain: Any) -> type:
+def _schema(shape: type | Mapping[str, type], plain: Any) -> type:
     """The schema of a section; where it depends on the section's `name`, the first for a name that is not known."""
     if isinstance(shape, type):
         return shape

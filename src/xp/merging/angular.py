@@ -10,11 +10,8 @@ import numpy as np
 from xp.checkpoints.arrays import Leaf
 from xp.merging import rules
 from xp.merging.groups import Units, rows_of
-from xp.merging.mixtures import pieces
+from xp.merging.merge_rules import pieces
 from xp.merging.trims import Tensor
-
-ALONG = ("tensor", "last", "first")
-"""What nuslerp takes as one vector: a whole tensor, or its lines along the last or the first axis."""
 
 
 @dataclass
@@ -27,8 +24,8 @@ class Angular:
     """[U, N]: karcher's shares; for slerp and nuslerp [1 - t, t]; for model_stock equal."""
     relative: bool = False
     """Whether the first input is a base, and the angles are those between task vectors."""
-    looks: int = 1
-    surveys: int = 0
+    leaf_passes: int = 1
+    model_passes: int = 0
     _products: dict[tuple[str, int], np.ndarray] = field(default_factory=dict)
     _found: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -36,10 +33,10 @@ class Angular:
         """Element by element."""
         return 1
 
-    def survey(self, turn: int, leaf: Leaf, start: int, arrays: Sequence[np.ndarray]) -> None:
+    def observe_model(self, pass_index: int, leaf: Leaf, start: int, arrays: Sequence[np.ndarray]) -> None:
         """Nothing of the whole model is asked for."""
 
-    def look(self, turn: int, leaf: Leaf, start: int, arrays: Sequence[np.ndarray]) -> None:
+    def observe(self, pass_index: int, leaf: Leaf, start: int, arrays: Sequence[np.ndarray]) -> None:
         """Add up inner products, layer by layer."""
         base, tuned = (arrays[0], arrays[1:]) if self.relative else (None, arrays)
         for row, part in pieces(leaf, start, len(arrays[0])):
@@ -88,18 +85,18 @@ class Lines:
     along: str
     """last or first"""
     relative: bool
-    looks: int = 1
-    surveys: int = 0
+    leaf_passes: int = 1
+    model_passes: int = 0
     _products: dict[str, np.ndarray] = field(default_factory=dict)
 
     def alignment(self, leaf: Leaf) -> int:
         """Element by element."""
         return 1
 
-    def survey(self, turn: int, leaf: Leaf, start: int, arrays: Sequence[np.ndarray]) -> None:
+    def observe_model(self, pass_index: int, leaf: Leaf, start: int, arrays: Sequence[np.ndarray]) -> None:
         """Nothing of the whole model is asked for."""
 
-    def look(self, turn: int, leaf: Leaf, start: int, arrays: Sequence[np.ndarray]) -> None:
+    def observe(self, pass_index: int, leaf: Leaf, start: int, arrays: Sequence[np.ndarray]) -> None:
         """Add up inner products [3, lines]: of the first with itself, of both, of the second with itself."""
         first, second = self._pair(arrays)
         lines, count = self._lines(leaf, start, len(first))

@@ -14,12 +14,13 @@ from xp import atomic
 from xp.checkpoints.arrays import BFLOAT16, CorruptFileError, Leaf, Reader
 from xp.checkpoints.open import Checkpoint, create_like, open_checkpoint, place_in, step_paths
 from xp.errors import UserError
-from xp.merging import disk, methods, statistics
+from xp.merging import disk, statistics
+from xp.merging.candidate_evaluator import CandidateEvaluator
 from xp.merging.diagnostics import Angles, alike, midpoints, warnings
 from xp.merging.engine import Stream, verify
 from xp.merging.groups import Units, check_groups, make_units, with_builtin
-from xp.merging.mixer import Mixer
-from xp.merging.mixtures import Mixture
+from xp.merging.merge_rules import Linear, MergeRule
+from xp.merging.method import MergeInputs, MethodConfig, method_named, validate_method
 from xp.merging.objective import Objective
 from xp.merging.preflight import agree, check_places
 from xp.merging.quantised import refuse_quantised
@@ -56,10 +57,8 @@ class _NoBar:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How to merge; see `merge`."""
+    """What holds for every method; see `merge`."""
 
-    method: str = "average"
-    weights: Any = None
     base: str | Path | None = None
     overwrite: bool = False
     mismatch: str = "error"
@@ -71,7 +70,6 @@ class Options:
     lora_scale: float = 1.0
     midpoints: bool = True
     seed: int = 0
-    method_options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -107,7 +105,7 @@ def merge(
 
     Args:
         checkpoints: N folders (or one run, for ema and swa): Orbax, Octo, safetensors, LeRobot, LoRA adapters, xp runs.
-        method: a name of `xp.merging.methods.METHODS`; `options` are the method's own.
+        method: the name of an installed method (`xp.merging.method`); `options` are the method's own.
         output: a folder that appears when everything in it is written and read back.
         objective: for methods that choose weights; or a function that makes it.
         hooks: progress, log lines, stopping.
@@ -128,13 +126,15 @@ def merge(
     Raises:
         UserError: anything that does not fit; nothing is written then.
     """
-    asked = Options(
-        method=method, weights=weights, base=base, overwrite=overwrite, mismatch=mismatch, statistics=statistics,
-        memory=memory, per=per, groups=groups, dtype=dtype, lora_scale=lora_scale, midpoints=midpoints, seed=seed,
-        method_options=options,
+    how = Options(
+        base=base, overwrite=overwrite, mismatch=mismatch, statistics=statistics, memory=memory, per=per, groups=groups,
+        dtype=dtype, lora_scale=lora_scale, midpoints=midpoints, seed=seed,
     )  # fmt: skip
     try:
-        return _Job.open([str(path) for path in checkpoints], Path(output), asked, hooks or Hooks()).run(objective)
+        chosen, paths = method_named(method), [str(path) for path in checkpoints]
+        paths = step_paths(paths[0]) if chosen.run and len(paths) == 1 else paths
+        config = validate_method(chosen, len(paths), has_base=base is not None, weights=weights, options=options)
+        return _Job.open(paths, Path(output), config, how, hooks or Hooks()).run(objective)
     except CorruptFileError as error:
         raise UserError(f"A checkpoint is damaged: {error}. Nothing was written. Copy it again.") from error
     except (OSError, ValueError) as error:
@@ -148,7 +148,7 @@ def merge(
 class _Job:
     """A merge whose inputs are open and fit each other."""
 
-    asked: methods.Asked
+    config: MethodConfig
     options: Options
     output: Path
     hooks: Hooks
@@ -165,22 +165,12 @@ class _Job:
     warned: list[str] = field(default_factory=list)
 
     @classmethod
-    def open(cls, paths: list[str], output: Path, options: Options, hooks: Hooks) -> "_Job":
+    def open(cls, paths: list[str], output: Path, config: MethodConfig, options: Options, hooks: Hooks) -> "_Job":
         """Everything that can be refused before data is read."""
-        known = methods.METHODS.get(options.method)
-        if known is not None and known.run and len(paths) == 1:
-            paths = step_paths(paths[0])
-        asked = methods.ask(
-            options.method,
-            len(paths),
-            has_base=options.base is not None,
-            weights=options.weights,
-            options=options.method_options,
-        )
         if options.dtype not in (None, *DTYPES):
             raise UserError(f"merge.dtype={options.dtype}: allowed are {', '.join(DTYPES)}, or null to keep it.")
         opened, base, notes = _opened(paths, options)
-        relative = base is not None and (asked.method.base or asked.method.base_too)
+        relative = base is not None and (config.method.base or config.method.base_too)
         inputs = [base, *opened] if relative and base is not None else opened
         check_places([*inputs, *([base] if base else [])], output, overwrite=options.overwrite)
         readers, leaves, found = agree(
@@ -194,7 +184,7 @@ class _Job:
                 kept_files(folder)  # refused now, not when hours of work are written
         pooled = statistics.merge_files(folders, options.statistics)
         return cls(
-            asked, options, output, hooks, paths, opened, base if relative else None, readers, leaves, found, pooled,
+            config, options, output, hooks, paths, opened, base if relative else None, readers, leaves, found, pooled,
             notes,
         )  # fmt: skip
 
@@ -205,13 +195,13 @@ class _Job:
         units = make_units(self.leaves, self._granularity(), groups)
         for line in (*self.differences, *self.notes, *self.pooled.warnings):
             self.hooks.log(f"note: {line}")
-        mixture, found, barriers = self._mixture(units, objective)
-        self._say_weights(units, mixture)
+        rule, found, barriers = self._chosen_rule(units, objective)
+        self._say_weights(units, rule)
         angles = Angles(groups, has_base=self.base is not None)
         sweep_stale(self.output)
         with atomic.folder(self.output) as folder:
-            stream = self._stream(mixture, folder, angles)
-            record = self._record(units, mixture, found, stream)
+            stream = self._stream(rule, folder, angles)
+            record = self._record(units, rule, found, stream)
             record |= self._diagnosed(angles, barriers, found)
             record["seconds"] = round(time.time() - started, 3)
             self._papers(folder)
@@ -221,75 +211,78 @@ class _Job:
 
     def _granularity(self) -> str:
         """Weights given by group need units by group."""
-        by_name = isinstance(self.options.weights, Mapping) or isinstance(self.asked.options.get("alpha"), Mapping)
+        by_name = any(isinstance(given, Mapping) for given in (self.config.weights, *self.config.options.values()))
         return "group" if by_name and self.options.per == "checkpoint" else self.options.per
 
-    def _mixture(
+    def _chosen_rule(
         self, units: Units, objective: Objective | Callable[[], Objective] | None
-    ) -> tuple[Mixture, Search | None, list[dict[str, Any]]]:
-        if self.asked.name not in methods.NEEDS_OBJECTIVE:
-            mixture, found = methods.build(
-                self.asked, units, len(self.tuned), mixer=_no_mixer, tick=lambda: None, **self._context()
-            )
-            return mixture, found, []
-        mixer = self._mixer(units, objective)
+    ) -> tuple[MergeRule, Search | None, list[dict[str, Any]]]:
+        method = self.config.method
+        if method.rule is not None:
+            return method.rule(self.config, self._inputs(units)), None, []
+        assert method.search is not None
+        evaluator = self._evaluator(units, objective)
         pairs = list(combinations(range(len(self.tuned)), 2)) if self.options.midpoints else []
         pairs = pairs if len(self.tuned) <= MIDPOINTS_UP_TO else []
-        total = methods.evaluations(self.asked, len(self.tuned)) + len(pairs)
-        with self.hooks.bar(total, f"searching ({self.asked.name})", "evaluation") as bar:
+        total = method.evaluations(self.config, len(self.tuned)) + len(pairs)
+        with self.hooks.bar(total, f"searching ({self.config.name})", "evaluation") as bar:
 
             def tick() -> None:
                 bar.advance(1)
                 self.hooks.stop()
 
-            mixture, found = methods.build(
-                self.asked, units, len(self.tuned), mixer=lambda: mixer, tick=tick, **self._context()
-            )
+            found = method.search(self.config, evaluator, tick)
             losses = {}
             for pair in pairs:
-                losses[pair] = mixer.loss(mix_of(mixer, list(pair)))
+                losses[pair] = evaluator.loss(mix_of(evaluator, list(pair)))
                 tick()
-            ends = [mixer.loss(mix_of(mixer, [k])) for k in range(len(self.tuned))]
-        self.hooks.log(f"chosen: {found.chosen if found else '-'}, loss {found.loss if found else float('nan'):.6g}")
-        best = min(found.candidates, key=lambda entry: entry["loss"]) if found else None
-        if found and best and best["loss"] < found.loss:
+            ends = [evaluator.loss(mix_of(evaluator, [k])) for k in range(len(self.tuned))]
+        self.hooks.log(f"chosen: {found.chosen}, loss {found.loss:.6g}")
+        best = min(found.candidates, key=lambda entry: entry["loss"], default=None)
+        if best and best["loss"] < found.loss:
             self.warned.append(
-                f"merge_method={self.asked.name} chose weights with a loss of {found.loss:.6g}; '{best['name']}' has "
+                f"merge_method={self.config.name} chose weights with a loss of {found.loss:.6g}; '{best['name']}' has "
                 f"{best['loss']:.6g}: take that, or merge_method=greedy, which keeps the best it measures."
             )
-        return mixture, found, midpoints(losses, ends)
+        return Linear(units, found.weights), found, midpoints(losses, ends)
 
-    def _context(self) -> dict[str, Any]:
-        return {"seed": self.options.seed, "leaves": self.leaves, "has_base": self.base is not None}
+    def _inputs(self, units: Units) -> MergeInputs:
+        return MergeInputs(
+            units=units,
+            count=len(self.tuned),
+            leaves=self.leaves,
+            has_base=self.base is not None,
+            seed=self.options.seed,
+        )
 
-    def _say_weights(self, units: Units, mixture: Mixture) -> None:
+    def _say_weights(self, units: Units, rule: MergeRule) -> None:
         """One line with the weights, by checkpoint, of the first units."""
-        rows = list(zip(units.names, mixture.weights))
+        rows = list(zip(units.names, rule.weights))
         names = [Path(text).name for text in self.given]
-        names = ["base", *names] if mixture.weights.shape[1] > len(names) else names
+        names = ["base", *names] if rule.weights.shape[1] > len(names) else names
         for unit, row in rows[:8]:
             told = ", ".join(f"{name} {weight:.4g}" for name, weight in zip(names, row))
             self.hooks.log(f"weights{'' if len(rows) == 1 else f' of {unit}'}: {told}")
         if len(rows) > 8:
             self.hooks.log(f"weights of {len(rows) - 8} more parts: see {RECORD}")
 
-    def _mixer(self, units: Units, objective: Objective | Callable[[], Objective] | None) -> Mixer:
+    def _evaluator(self, units: Units, objective: Objective | Callable[[], Objective] | None) -> CandidateEvaluator:
         if objective is None:
             raise UserError(
-                f"merge_method={self.asked.name} chooses weights by a loss and needs something to measure: "
+                f"merge_method={self.config.name} chooses weights by a loss and needs something to measure: "
                 "merge.validation=FILE (made with: xp task=dump)"
             )
         made = objective if isinstance(objective, Objective) else objective()
-        return Mixer(self.readers, self.leaves, units, made, self.options.memory)
+        return CandidateEvaluator(self.readers, self.leaves, units, made, self.options.memory)
 
-    def _stream(self, mixture: Mixture, folder: Path, angles: Angles) -> Stream:
+    def _stream(self, rule: MergeRule, folder: Path, angles: Angles) -> Stream:
         writer = create_like(self.tuned[0], folder, self.leaves)
         stream = Stream(self.readers, self.leaves, stop=self.hooks.stop, sample=angles.sample)
-        jobs = stream.jobs(mixture, writer)
-        with self.hooks.bar(stream.steps(jobs, mixture), f"merging ({self.asked.name})", "part") as bar:
+        jobs = stream.jobs(rule, writer)
+        with self.hooks.bar(stream.steps(jobs, rule), f"merging ({self.config.name})", "part") as bar:
             stream.advance = lambda: bar.advance(1)
             try:
-                stream.run(jobs, mixture, writer)
+                stream.run(jobs, rule, writer)
             finally:
                 writer.close()
         return stream
@@ -305,7 +298,7 @@ class _Job:
             copy_papers(first.kind, first.layers or (first.papers,), folder)
             write_statistics(first.kind, [c.papers for c in self.tuned if c.papers is not None], folder, self.pooled)
 
-    def _record(self, units: Units, mixture: Mixture, found: Search | None, stream: Stream) -> dict[str, Any]:
+    def _record(self, units: Units, rule: MergeRule, found: Search | None, stream: Stream) -> dict[str, Any]:
         inputs = ([self.base] if self.base else []) + self.tuned
         given = ([str(self.options.base)] if self.base else []) + self.given
         read = [
@@ -319,20 +312,20 @@ class _Job:
             for c, text, content, reader in zip(inputs, given, stream.contents, self.readers)
         ]
         self.warned += alike([entry["content"] for entry in read], given, has_base=self.base is not None)
-        if self.asked.options.get("scale") == 0:
+        if self.config.options.get("scale") == 0:
             self.warned.append("merge_method.scale=0 adds nothing to merge.base: the result is merge.base itself.")
         for name in sorted(stream.unequal):
             self.hooks.log(
                 f"note: {name} is {self.leaves[name].dtype.name} and differs: the first checkpoint's was kept"
             )
         return {
-            "method": self.asked.name,
-            "options": dict(self.asked.options),
+            "method": self.config.name,
+            "options": dict(self.config.options),
             "per": self._granularity(),
             "base": read[0] if self.base else None,
             "checkpoints": read[1:] if self.base else read,
-            "weights": {unit: row.tolist() for unit, row in zip(units.names, mixture.weights)},
-            "tensors": mixture.report(),
+            "weights": {unit: row.tolist() for unit, row in zip(units.names, rule.weights)},
+            "tensors": rule.report(),
             "chosen": asdict(found) | {"weights": None} if found else None,
             "output": {"content": stream.written.hexdigest(self.leaves), "format": self.tuned[0].kind},
             "mismatch": {"policy": self.options.mismatch, "differences": self.differences},
@@ -366,7 +359,3 @@ def _opened(paths: Sequence[str], options: Options) -> tuple[list[Checkpoint], C
         notes += more
     notes += configurations_differ(found)
     return found[: len(paths)], found[-1] if options.base is not None else None, notes
-
-
-def _no_mixer() -> Mixer:
-    raise AssertionError("this method measures nothing")

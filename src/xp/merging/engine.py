@@ -21,7 +21,7 @@ from xp.checkpoints.ranges import cut, rounded_up
 from xp.errors import UserError
 from xp.merging.content import SEGMENT, Content, LeafDigest
 from xp.merging.interruptible import Interruptible, ended
-from xp.merging.mixtures import Mixture
+from xp.merging.merge_rules import MergeRule
 
 BLOCK = 1 << 17
 """Elements read at once from formats that can be read anywhere: buffers of half a megabyte stay in the cache."""
@@ -33,7 +33,7 @@ WORKERS = 2
 SAMPLED_AT_ONCE = 64
 """Ranges whose samples are handed on together."""
 
-Look = Callable[[Leaf, Sequence[np.ndarray]], None]
+Sampler = Callable[[Leaf, Sequence[np.ndarray]], None]
 
 
 class NotFinite(Exception):  # noqa: N818 - a finding, turned into a message where the inputs are known
@@ -66,7 +66,7 @@ class Stream:
     advance: Callable[[], None] = lambda: None
     """Called after each job."""
     stop: Callable[[], None] = lambda: None
-    sample: Look | None = None
+    sample: Sampler | None = None
     contents: list[Content] = field(default_factory=list)
     written: Content = field(default_factory=Content)
     unequal: list[str] = field(default_factory=list)
@@ -78,20 +78,23 @@ class Stream:
         self.readers = [Interruptible(reader, self._left) for reader in self.readers]
         self._gate = _Gate(MEMORY)
 
-    def run(self, jobs: Sequence[Job], mixture: Mixture, writer: Writer) -> None:
-        """Do all jobs, after as many surveys of the whole model as the method asks for.
+    def run(self, jobs: Sequence[Job], rule: MergeRule, writer: Writer) -> None:
+        """Do all jobs, after as many passes over the whole model as the method asks for.
 
         Raises:
             UserError: an input holds NaN or infinity; names the input, the weight and the element.
             CorruptFileError: an input's data is not there.
         """
-        for turn in range(mixture.surveys):
-            self._each([job for job in jobs if job.leaf.is_float], lambda job, turn=turn: self._see(turn, job, mixture))
-        self._each(jobs, lambda job: self._work(job, mixture, writer))
+        for pass_index in range(rule.model_passes):
+            self._each(
+                [job for job in jobs if job.leaf.is_float],
+                lambda job, pass_index=pass_index: self._see(pass_index, job, rule),
+            )
+        self._each(jobs, lambda job: self._work(job, rule, writer))
 
-    def steps(self, jobs: Sequence[Job], mixture: Mixture) -> int:
+    def steps(self, jobs: Sequence[Job], rule: MergeRule) -> int:
         """How often `advance` is called."""
-        return len(jobs) + mixture.surveys * sum(job.leaf.is_float for job in jobs)
+        return len(jobs) + rule.model_passes * sum(job.leaf.is_float for job in jobs)
 
     def _each(self, jobs: Sequence[Job], work: Callable[[Job], None]) -> None:
         with ThreadPoolExecutor(WORKERS, "merge") as pool:
@@ -110,49 +113,53 @@ class Stream:
                 for future in running:
                     future.cancel()
 
-    def jobs(self, mixture: Mixture, writer: Writer) -> list[Job]:
+    def jobs(self, rule: MergeRule, writer: Writer) -> list[Job]:
         """The work cut up: ranges of leaves, the largest first."""
         jobs = []
         for leaf in self.leaves.values():
             alignment = max(reader.alignment(leaf.name) for reader in self.readers)
             written = getattr(writer, "alignment", _anywhere)(leaf.name)
-            together = mixture.alignment(leaf) if leaf.is_float else 1
+            together = rule.alignment(leaf) if leaf.is_float else 1
             step = BLOCK if alignment == 1 else rounded_up(BLOCK, max(alignment, written))
             room = step if alignment > 1 else rounded_up(BLOCK, written)
             if together > 1:
                 step = room = rounded_up(BLOCK, math.lcm(max(alignment, written), together))
             ordered = any(reader.requires_sequential_read(leaf.name) for reader in self.readers)
-            whole = max(alignment, written, together) > 1 or ordered or mixture.looks or leaf.size <= SEGMENT
+            whole = max(alignment, written, together) > 1 or ordered or rule.leaf_passes or leaf.size <= SEGMENT
             length = max(leaf.size, 1) if whole else SEGMENT
             jobs += [
-                Job(leaf, start, min(start + length, leaf.size), step, room, self._cost(leaf, step, room, mixture))
+                Job(leaf, start, min(start + length, leaf.size), step, room, self._cost(leaf, step, room, rule))
                 for start in range(0, max(leaf.size, 1), length)
             ]
         return sorted(jobs, key=lambda job: job.start - job.stop)
 
-    def _cost(self, leaf: Leaf, step: int, room: int, mixture: Mixture) -> int:
+    def _cost(self, leaf: Leaf, step: int, room: int, rule: MergeRule) -> int:
         """About how many bytes a job holds: what is written, and the ranges it is made of."""
         size = leaf.dtype.itemsize
-        inputs = 2 * size if mixture.looks == 0 else (4 + size) * len(self.readers)
+        inputs = 2 * size if rule.leaf_passes == 0 else (4 + size) * len(self.readers)
         return min(room, leaf.size) * (4 + size) + min(step, leaf.size) * inputs
 
-    def _work(self, job: Job, mixture: Mixture, writer: Writer) -> None:
+    def _work(self, job: Job, rule: MergeRule, writer: Writer) -> None:
         with self._gate.holding(job.cost):
             if not job.leaf.is_float:
                 self._copy(job, writer)
                 return
-            for turn in range(mixture.looks):
+            for pass_index in range(rule.leaf_passes):
                 for start, stop in cut(job.start, job.stop, job.step):
-                    mixture.look(turn, job.leaf, start, [r.read(job.leaf.name, start, stop) for r in self.readers])
-            self._merge(job, mixture, writer)
+                    rule.observe(
+                        pass_index, job.leaf, start, [r.read(job.leaf.name, start, stop) for r in self.readers]
+                    )
+            self._merge(job, rule, writer)
 
-    def _see(self, turn: int, job: Job, mixture: Mixture) -> None:
+    def _see(self, pass_index: int, job: Job, rule: MergeRule) -> None:
         """Show a method the ranges of a job, before anything is merged."""
         with self._gate.holding(job.cost):
             for start, stop in cut(job.start, job.stop, job.step):
-                mixture.survey(turn, job.leaf, start, [r.read(job.leaf.name, start, stop) for r in self.readers])
+                rule.observe_model(
+                    pass_index, job.leaf, start, [r.read(job.leaf.name, start, stop) for r in self.readers]
+                )
 
-    def _merge(self, job: Job, mixture: Mixture, writer: Writer) -> None:
+    def _merge(self, job: Job, rule: MergeRule, writer: Writer) -> None:
         leaf = job.leaf
         wide = np.dtype(np.float64 if leaf.dtype == np.float64 else np.float32)
         out = np.empty(min(job.step, job.stop - job.start), wide)
@@ -164,7 +171,7 @@ class Stream:
                 part = out[: stop - start]
                 sampled.append([])
                 arrays = self._arrays(leaf, start, stop, digests, sampled[-1])
-                mixture.apply(leaf, start, arrays, part)
+                rule.apply(leaf, start, arrays, part)
                 for _ in arrays:  # what the method left unread counts in the digests
                     pass
                 data = ready[start - first : stop - first]

@@ -22,12 +22,12 @@ class MagnitudeHistogram:
         self._bins: list[tuple[int, int]] = []
         self._low: dict[int, np.ndarray] = {}
         self.nonzero = 0
-        """Values seen in turn 0 that are not 0."""
+        """Values seen in pass 0 that are not 0."""
 
-    def look(self, turn: int, values: np.ndarray) -> None:
-        """See values [n] float32: all of them in turn 0, and all of them again in turn 1."""
+    def observe(self, pass_index: int, values: np.ndarray) -> None:
+        """See values [n] float32: all of them in pass 0, and all of them again in pass 1."""
         bits = np.abs(values).view(np.uint32)
-        if turn == 0:
+        if pass_index == 0:
             assert self._high is not None
             self.nonzero += int(np.count_nonzero(bits))
             self._high += np.bincount(bits >> np.uint32(16), minlength=BINS)

@@ -11,13 +11,10 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from xp.errors import UserError, join_names
+from xp.merging.method import searching_methods
 
 Weights = Mapping[str, np.ndarray]
 """Named arrays: the names and shapes of the first checkpoint's format; floats as float32, other types as stored."""
-
-GRADIENT_METHODS = ("gradient_descent", "adaptive_gradient_descent")
-LOSS_METHODS = ("inverse_loss", "greedy")
-"""Merge methods that ask for losses alone."""
 
 
 @runtime_checkable
@@ -27,8 +24,8 @@ class Objective(Protocol):
     Both methods must only read `weights`: the arrays are views into buffers that are reused after the call returns,
     so an objective that keeps them must copy them (putting them on a device does).
 
-    An objective may also have `room() -> Mapping[str, np.ndarray]`: writable arrays, of the weights' names and shapes,
-    that it measures where they lie. Mixes are then made in them, and no copy of the weights stands between.
+    An objective may also have `output_buffers() -> Mapping[str, np.ndarray]`: writable arrays, of the weights' names
+    and shapes, that it measures where they lie. Mixes are then made in them, and no copy of the weights stands between.
     """
 
     name: str
@@ -50,8 +47,9 @@ class Objective(Protocol):
 
 def without_gradient(name: str) -> UserError:
     """What an objective without gradients raises from `loss_and_gradient`."""
+    needing, others = searching_methods(gradient=True), searching_methods(gradient=False)
     return UserError(
-        f"The objective '{name}' has no gradient, so merge_method={' and '.join(GRADIENT_METHODS)} cannot use it. "
-        f"Choose a method that asks for losses alone: merge_method={join_names(LOSS_METHODS)}; or a method that needs "
-        "none: merge_method=average"
+        f"The objective '{name}' has no gradient, so merge_method={join_names(needing)} cannot use it. Choose a method "
+        f"that asks for losses alone: merge_method={join_names(others)}; or a method that needs none: "
+        "merge_method=average"
     )

@@ -12,7 +12,7 @@ from xp.checkpoints.ranges import cut, rounded_up
 from xp.merging import rules
 from xp.merging.groups import Units, rows_of
 from xp.merging.histogram import MagnitudeHistogram
-from xp.merging.mixtures import pieces
+from xp.merging.merge_rules import pieces
 from xp.merging.trims import Tensor, Trim
 
 TILE = 1 << 14
@@ -32,30 +32,30 @@ class TaskVectors:
     elect: bool = False
     match_l1: bool = False
     """Multiply what is left of a vector so that its magnitudes add up to what they did before, tensor by tensor."""
-    looks: int = 0
-    surveys: int = 0
+    leaf_passes: int = 0
+    model_passes: int = 0
     _sums: dict[tuple[str, int], np.ndarray] = field(default_factory=dict)
     _kept: dict[tuple[str, int], np.ndarray] = field(default_factory=dict)
     _tensors: dict[tuple[str, int], Tensor] = field(default_factory=dict)
     _lock: Any = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
-        self.looks, self.surveys = self.trim.looks + self.match_l1, self.trim.surveys
+        self.leaf_passes, self.model_passes = self.trim.leaf_passes + self.match_l1, self.trim.model_passes
 
     def alignment(self, leaf: Leaf) -> int:
         """See `Trim.alignment`."""
         return self.trim.alignment(leaf)
 
-    def survey(self, turn: int, leaf: Leaf, start: int, arrays: Sequence[np.ndarray]) -> None:
+    def observe_model(self, pass_index: int, leaf: Leaf, start: int, arrays: Sequence[np.ndarray]) -> None:
         """See a range of the whole model, before any of it is merged."""
         for tensor, k, _, vector in self._vectors(leaf, start, arrays):
-            self.trim.look(turn, tensor, k, vector)
+            self.trim.observe(pass_index, tensor, k, vector)
 
-    def look(self, turn: int, leaf: Leaf, start: int, arrays: Sequence[np.ndarray]) -> None:
+    def observe(self, pass_index: int, leaf: Leaf, start: int, arrays: Sequence[np.ndarray]) -> None:
         """See a range of a leaf before it is merged."""
         for tensor, k, first, vector in self._vectors(leaf, start, arrays):
-            if turn < self.trim.looks:
-                self.trim.look(turn, tensor, k, vector)
+            if pass_index < self.trim.leaf_passes:
+                self.trim.observe(pass_index, tensor, k, vector)
                 continue
             factor = self.trim.factor(tensor, k, first, vector)
             left = vector if factor is None else vector * factor
@@ -129,8 +129,8 @@ class Selected:
     weights: np.ndarray
     """[U, N] equal: the rule finds its own, see `report`."""
     select_topk: float = 1.0
-    looks: int = 1
-    surveys: int = 0
+    leaf_passes: int = 1
+    model_passes: int = 0
     _histograms: dict[tuple[str, int], MagnitudeHistogram] = field(default_factory=dict)
     _threshold: dict[tuple[str, int], float] = field(default_factory=dict)
     _squares: dict[tuple[str, int], np.ndarray] = field(default_factory=dict)
@@ -138,26 +138,26 @@ class Selected:
     _labels: dict[tuple[str, int], tuple[str, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.looks = 3 if self.select_topk < 1 else 1
+        self.leaf_passes = 3 if self.select_topk < 1 else 1
 
     def alignment(self, leaf: Leaf) -> int:
         """One by one."""
         return 1
 
-    def survey(self, turn: int, leaf: Leaf, start: int, arrays: Sequence[np.ndarray]) -> None:
+    def observe_model(self, pass_index: int, leaf: Leaf, start: int, arrays: Sequence[np.ndarray]) -> None:
         """Nothing of the whole model is asked for."""
 
-    def look(self, turn: int, leaf: Leaf, start: int, arrays: Sequence[np.ndarray]) -> None:
+    def observe(self, pass_index: int, leaf: Leaf, start: int, arrays: Sequence[np.ndarray]) -> None:
         """Count variances, twice; then add up squares of what they select."""
         for key, _, _, vectors in self._tiles(leaf, start, arrays):
-            if turn == self.looks - 1:
+            if pass_index == self.leaf_passes - 1:
                 squares = np.square(self._selected(key, vectors)).sum(axis=1)
                 self._squares[key] = self._squares.get(key, 0.0) + squares
                 continue
             known = self._histograms.setdefault(key, MagnitudeHistogram())
-            if turn == 1 and not known.ranks:
+            if pass_index == 1 and not known.ranks:
                 known.ranks = (max(1, int(known.nonzero * self.select_topk)) if known.nonzero else 0,)
-            known.look(turn, _variance(vectors))
+            known.observe(pass_index, _variance(vectors))
 
     def _tiles(self, leaf: Leaf, start: int, arrays: Sequence[np.ndarray]) -> Iterable[tuple]:
         base, *tuned = arrays

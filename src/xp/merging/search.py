@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from xp.errors import UserError
-from xp.merging.mixer import Mixer, finite
+from xp.merging.candidate_evaluator import CandidateEvaluator, finite
 from xp.merging.rules import inverse_loss_weights
 
 SEED_TARGET = 0.05
@@ -38,15 +38,15 @@ class Search:
 class Candidates:
     """Losses by name, kept for the record."""
 
-    def __init__(self, mixer: Mixer, tick: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, evaluator: CandidateEvaluator, tick: Callable[[], None] = lambda: None) -> None:
         """`tick` is called after each measurement."""
-        self._mixer, self._tick = mixer, tick
+        self._evaluator, self._tick = evaluator, tick
         self.tried: list[dict[str, Any]] = []
         self._weights: list[np.ndarray] = []
 
     def measure(self, name: str, weights: np.ndarray) -> float:
         """The loss of a mix [U, N]."""
-        loss = finite(self._mixer.loss(weights), name)
+        loss = finite(self._evaluator.loss(weights), name)
         self.note(name, weights, loss)
         return loss
 
@@ -63,30 +63,30 @@ class Candidates:
         return Search(self._weights[index], entry["loss"], entry["name"], self.tried)
 
 
-def shares(mixer: Mixer, weights: np.ndarray) -> np.ndarray:
+def shares(evaluator: CandidateEvaluator, weights: np.ndarray) -> np.ndarray:
     """The same weights [N] in every unit: [U, N]."""
-    return np.tile(np.asarray(weights, np.float64), (mixer.units.count, 1))
+    return np.tile(np.asarray(weights, np.float64), (evaluator.units.count, 1))
 
 
-def mix_of(mixer: Mixer, members: list[int]) -> np.ndarray:
+def mix_of(evaluator: CandidateEvaluator, members: list[int]) -> np.ndarray:
     """Equal weights of the members, 0 of the others: [U, N]."""
-    weights = np.zeros(mixer.count)
+    weights = np.zeros(evaluator.count)
     weights[members] = 1.0 / len(members)
-    return shares(mixer, weights)
+    return shares(evaluator, weights)
 
 
-def singles(mixer: Mixer, tried: Candidates) -> list[float]:
+def singles(evaluator: CandidateEvaluator, tried: Candidates) -> list[float]:
     """The loss of each checkpoint alone."""
-    return [tried.measure(f"checkpoint {k}", mix_of(mixer, [k])) for k in range(mixer.count)]
+    return [tried.measure(f"checkpoint {k}", mix_of(evaluator, [k])) for k in range(evaluator.count)]
 
 
-def inverse_loss(mixer: Mixer, tried: Candidates) -> Search:
+def inverse_loss(evaluator: CandidateEvaluator, tried: Candidates) -> Search:
     """Weights by the inverse squared losses; the uniform mix is measured beside it.
 
     Raises:
         UserError: a loss below zero: the squares would favour what is far from zero, not what is good.
     """
-    losses = singles(mixer, tried)
+    losses = singles(evaluator, tried)
     low = int(np.argmin(losses))
     if losses[low] < 0:
         raise UserError(
@@ -94,34 +94,34 @@ def inverse_loss(mixer: Mixer, tried: Candidates) -> Search:
             "weights only while no loss is below zero (a log-likelihood, as of model.head.type=gaussian, can be). Take "
             "a method that compares losses: merge_method=greedy or merge_method=gradient_descent"
         )
-    weights = shares(mixer, inverse_loss_weights(losses))
-    tried.measure("uniform", mix_of(mixer, list(range(mixer.count))))
+    weights = shares(evaluator, inverse_loss_weights(losses))
+    tried.measure("uniform", mix_of(evaluator, list(range(evaluator.count))))
     loss = tried.measure("inverse_loss", weights)
     return Search(weights, loss, "inverse_loss", tried.tried)
 
 
-def greedy(mixer: Mixer, tried: Candidates) -> Search:
+def greedy(evaluator: CandidateEvaluator, tried: Candidates) -> Search:
     """Start from the best checkpoint; add the one whose equal-weight mix is best, while that is strictly better.
 
     Wortsman et al., arXiv 2203.05482 (greedy soup), in the seed's form: every remaining checkpoint is tried each time,
     and none enters twice. At most N (N + 1) / 2 evaluations, and the uniform mix beside them, which the search may not
     get to: the answer is the best of all that was measured.
     """
-    losses = singles(mixer, tried)
+    losses = singles(evaluator, tried)
     members, loss = [int(np.argmin(losses))], min(losses)
-    while len(members) < mixer.count:
-        rest = [k for k in range(mixer.count) if k not in members]
-        found = [tried.measure(f"mix {sorted([*members, k])}", mix_of(mixer, sorted([*members, k]))) for k in rest]
+    while len(members) < evaluator.count:
+        rest = [k for k in range(evaluator.count) if k not in members]
+        found = [tried.measure(f"mix {sorted([*members, k])}", mix_of(evaluator, sorted([*members, k]))) for k in rest]
         if min(found) >= loss:
             break
         loss = min(found)
         members.append(rest[int(np.argmin(found))])
-    tried.measure("uniform", mix_of(mixer, list(range(mixer.count))))
+    tried.measure("uniform", mix_of(evaluator, list(range(evaluator.count))))
     return tried.best()
 
 
 def gradient_descent(
-    mixer: Mixer,
+    evaluator: CandidateEvaluator,
     tried: Candidates,
     *,
     iterations: int,
@@ -135,7 +135,7 @@ def gradient_descent(
     the same set, so the lowest is chosen, and the result is no worse than any of them on that set.
 
     Args:
-        mixer: losses and slopes.
+        evaluator: losses and slopes.
         tried: the record.
         iterations: updates; the mix after the last one is measured too.
         learning_rate: of the first update; an update moves a log-weight by about so much.
@@ -145,12 +145,12 @@ def gradient_descent(
         target: the loss at which nothing is scaled; None: 0.05 (the seed's) for `gradient`, that of the uniform mix
             for `step`.
     """
-    singles(mixer, tried)
-    logits = np.zeros((mixer.units.count, mixer.count))
+    singles(evaluator, tried)
+    logits = np.zeros((evaluator.units.count, evaluator.count))
     adam = Adam(logits.shape)
     for step in range(iterations):
         weights = softmax(logits)
-        loss, slopes = mixer.loss_and_slopes(weights)
+        loss, slopes = evaluator.loss_and_slopes(weights)
         tried.note("uniform" if step == 0 else f"iteration {step}", weights, finite(loss, f"iteration {step}"))
         if target is None:
             target = SEED_TARGET if adaptive == "gradient" else loss

@@ -1,7 +1,8 @@
 """Which entries of a task vector are kept, and by what they are multiplied: one class a way of thinning vectors out.
 
 Each is asked tensor by tensor (or layer by layer), for each checkpoint k, with float64 entries in order. What needs to
-know a whole tensor first is shown it beforehand (`looks`), what needs the whole model is shown all of it (`surveys`).
+know a whole tensor first is shown it beforehand (`leaf_passes`), what needs the whole model is shown all of it
+(`model_passes`).
 Entries are multiplied by their factor, 0 where they are dropped: NaN and infinity stay to be found.
 """
 
@@ -52,10 +53,10 @@ def node_size(leaf: Leaf) -> int:
 class Trim(Protocol):
     """A way of thinning out."""
 
-    looks: int
-    surveys: int
+    leaf_passes: int
+    model_passes: int
 
-    def look(self, turn: int, tensor: Tensor, k: int, vector: np.ndarray) -> None:
+    def observe(self, pass_index: int, tensor: Tensor, k: int, vector: np.ndarray) -> None:
         """See entries [n] of checkpoint k's task vector; by several threads at once in a survey."""
         ...
 
@@ -75,9 +76,9 @@ class Trim(Protocol):
 class Whole:
     """Nothing is dropped."""
 
-    looks = surveys = 0
+    leaf_passes = model_passes = 0
 
-    def look(self, turn: int, tensor: Tensor, k: int, vector: np.ndarray) -> None:
+    def observe(self, pass_index: int, tensor: Tensor, k: int, vector: np.ndarray) -> None:
         """Nothing to learn."""
 
     def factor(self, tensor: Tensor, k: int, start: int, vector: np.ndarray) -> None:
@@ -108,27 +109,27 @@ class Largest:
     """[N] share of outliers; they give way where density + gamma is more than 1."""
     whole_model: int = 0
     """Number of entries of the whole model, where its largest are kept; 0: those of each tensor."""
-    looks: int = 0
-    surveys: int = 0
+    leaf_passes: int = 0
+    model_passes: int = 0
     _histograms: dict[tuple[str, int, int], MagnitudeHistogram] = field(default_factory=dict)
     _bounds: dict[tuple[str, int, int], tuple[float, float]] = field(default_factory=dict)
     _lock: Any = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         turns = 2 if min(self.density) < 1 else 0
-        self.looks, self.surveys = (0, turns) if self.whole_model else (turns, 0)
+        self.leaf_passes, self.model_passes = (0, turns) if self.whole_model else (turns, 0)
 
-    def look(self, turn: int, tensor: Tensor, k: int, vector: np.ndarray) -> None:
+    def observe(self, pass_index: int, tensor: Tensor, k: int, vector: np.ndarray) -> None:
         """Count magnitudes."""
         if self.density[k] >= 1:
             return
         key = self._key(tensor, k)
         values = vector.astype(np.float32)
         if not self.whole_model:
-            self._histogram(key, tensor.size).look(turn, values)
+            self._histogram(key, tensor.size).observe(pass_index, values)
             return
         with self._lock:
-            self._histogram(key, self.whole_model).look(turn, values)
+            self._histogram(key, self.whole_model).observe(pass_index, values)
 
     def factor(self, tensor: Tensor, k: int, start: int, vector: np.ndarray) -> np.ndarray | None:
         """1 for what is kept."""
@@ -179,10 +180,10 @@ class Random:
     seed: int
     divide: bool = True
     """Divide what is kept by its probability, so that sums stay as they are in expectation."""
-    looks: int = 0
-    surveys: int = 0
+    leaf_passes: int = 0
+    model_passes: int = 0
 
-    def look(self, turn: int, tensor: Tensor, k: int, vector: np.ndarray) -> None:
+    def observe(self, pass_index: int, tensor: Tensor, k: int, vector: np.ndarray) -> None:
         """Nothing to learn."""
 
     def factor(self, tensor: Tensor, k: int, start: int, vector: np.ndarray) -> np.ndarray | None:

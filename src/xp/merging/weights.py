@@ -8,6 +8,7 @@ import numpy as np
 
 from xp.errors import UserError, join_names
 from xp.merging.groups import Units
+from xp.merging.method import example
 
 SMALLEST_SUM = 0.01
 """Weights are divided by their sum only where it is at least this share of their magnitudes: at less, what differs
@@ -119,8 +120,3 @@ def _all_zero(key: str, values: Any, count: int) -> UserError:
         f"{key}={values}: with weights that are all 0 (or nearly) nothing of the checkpoints is left. Give weights, "
         f"for instance {example(count)}"
     )
-
-
-def example(count: int) -> str:
-    """Weights for so many checkpoints, as one types them."""
-    return "[" + ",".join(["0.5", *["0.3"] * (count - 2), "0.2"][:count]) + "]"

@@ -56,7 +56,7 @@ class PolicyLoss:
         found = [(n, p.grad) for n, p in self._policy.module.named_parameters() if n in weights and p.grad is not None]
         return total, {name: gradient.detach().to("cpu", torch.float32).numpy() for name, gradient in found}
 
-    def room(self) -> dict[str, np.ndarray]:
+    def output_buffers(self) -> dict[str, np.ndarray]:
         """The module's own memory, where that is float32 on the host: weights put there are in place."""
         return {
             name: tensor.numpy()

@@ -18,13 +18,13 @@ from xp.checkpoints.ranges import cut, rounded_up
 from xp.errors import UserError, did_you_mean, join_names
 from xp.merging.engine import BLOCK, WORKERS
 from xp.merging.groups import Units
-from xp.merging.mixtures import Linear, pieces
+from xp.merging.merge_rules import Linear, pieces
 from xp.merging.objective import Objective
 
 MEMORY_MODES = ("ram", "stream")
 
 
-class Mixer:
+class CandidateEvaluator:
     """Losses of weighted sums of checkpoints."""
 
     def __init__(
@@ -46,9 +46,9 @@ class Mixer:
             )
         self.count, self.units, self.objective = len(readers), units, objective
         self._leaves = dict(leaves)
-        self._readers = readers if memory == "stream" else [_Held(reader, leaves) for reader in readers]
-        given: Mapping[str, np.ndarray] = getattr(objective, "room", dict)()
-        self._mix = {name: _room(leaf, given.get(name)) for name, leaf in leaves.items()}
+        self._readers = readers if memory == "stream" else [_InMemoryReader(reader, leaves) for reader in readers]
+        given: Mapping[str, np.ndarray] = getattr(objective, "output_buffers", dict)()
+        self._mix = {name: _output_buffer(leaf, given.get(name)) for name, leaf in leaves.items()}
         for name, leaf in leaves.items():
             if not leaf.is_float:
                 self._mix[name][:] = readers[0].read(name, 0, leaf.size)
@@ -79,8 +79,8 @@ class Mixer:
         return float(value), slopes
 
     def _fill(self, weights: np.ndarray) -> None:
-        mixture = Linear(self.units, weights)
-        self._each(lambda leaf: self._mix_leaf(leaf, mixture), [n for n, leaf in self._leaves.items() if leaf.is_float])
+        rule = Linear(self.units, weights)
+        self._each(lambda leaf: self._mix_leaf(leaf, rule), [n for n, leaf in self._leaves.items() if leaf.is_float])
 
     def _shaped(self) -> dict[str, np.ndarray]:
         return {name: self._mix[name].reshape(leaf.shape) for name, leaf in self._leaves.items()}
@@ -90,10 +90,10 @@ class Mixer:
         with ThreadPoolExecutor(WORKERS, "mix") as pool:
             return list(pool.map(work, leaves))
 
-    def _mix_leaf(self, leaf: Leaf, mixture: Linear) -> list:
+    def _mix_leaf(self, leaf: Leaf, rule: Linear) -> list:
         for start, stop in self._ranges(leaf):
             part = self._mix[leaf.name][start:stop]
-            mixture.apply(leaf, start, (reader.read(leaf.name, start, stop) for reader in self._readers), part)
+            rule.apply(leaf, start, (reader.read(leaf.name, start, stop) for reader in self._readers), part)
             if leaf.dtype != part.dtype:
                 part[:] = part.astype(leaf.dtype)
         return []
@@ -116,7 +116,7 @@ class Mixer:
         return list(cut(0, leaf.size, rounded_up(BLOCK, alignment)))
 
 
-def _room(leaf: Leaf, given: np.ndarray | None) -> np.ndarray:
+def _output_buffer(leaf: Leaf, given: np.ndarray | None) -> np.ndarray:
     """Where a leaf's mix is made, 1-D: what the objective gives, or memory that JAX takes as it is (aligned)."""
     wide = np.dtype(np.float64 if leaf.dtype == np.float64 else np.float32) if leaf.is_float else leaf.dtype
     if given is not None and given.dtype == wide and given.shape == leaf.shape and given.flags.c_contiguous:
@@ -124,7 +124,7 @@ def _room(leaf: Leaf, given: np.ndarray | None) -> np.ndarray:
     return aligned_empty((leaf.size,), wide)
 
 
-class _Held:
+class _InMemoryReader:
     """A checkpoint in memory, as it is stored."""
 
     def __init__(self, reader: Reader, leaves: Mapping[str, Leaf]) -> None:

@@ -11,13 +11,14 @@ from xp.merging import rules
 from xp.merging.groups import Units, rows_of
 
 
-class Mixture(Protocol):
-    """A method at work. Ranges of a leaf come in order; with `looks` > 0 all of a leaf is seen so often beforehand, and
-    with `surveys` > 0 the whole model, in any order and by several threads, before the first leaf is merged.
+class MergeRule(Protocol):
+    """A method at work. Ranges of a leaf come in order; with `leaf_passes` > 0 all of a leaf is seen so often
+    beforehand, and with `model_passes` > 0 the whole model, in any order and by several threads, before the first leaf
+    is merged.
     """
 
-    looks: int
-    surveys: int
+    leaf_passes: int
+    model_passes: int
     weights: np.ndarray
     """[U, N]: for the record; the coefficients of the checkpoints in each unit."""
 
@@ -25,11 +26,11 @@ class Mixture(Protocol):
         """How many consecutive elements the rule must have in one range; ranges then begin at multiples of it."""
         ...
 
-    def survey(self, turn: int, leaf: Leaf, start: int, arrays: Sequence[np.ndarray]) -> None:
+    def observe_model(self, pass_index: int, leaf: Leaf, start: int, arrays: Sequence[np.ndarray]) -> None:
         """See elements [start, start + n) of every input."""
         ...
 
-    def look(self, turn: int, leaf: Leaf, start: int, arrays: Sequence[np.ndarray]) -> None:
+    def observe(self, pass_index: int, leaf: Leaf, start: int, arrays: Sequence[np.ndarray]) -> None:
         """See elements [start, start + n) of every input."""
         ...
 
@@ -59,17 +60,17 @@ class Linear:
 
     units: Units
     weights: np.ndarray
-    looks: int = 0
-    surveys: int = 0
+    leaf_passes: int = 0
+    model_passes: int = 0
 
     def alignment(self, leaf: Leaf) -> int:
         """Element by element."""
         return 1
 
-    def survey(self, turn: int, leaf: Leaf, start: int, arrays: Sequence[np.ndarray]) -> None:
+    def observe_model(self, pass_index: int, leaf: Leaf, start: int, arrays: Sequence[np.ndarray]) -> None:
         """Nothing of the whole model is asked for."""
 
-    def look(self, turn: int, leaf: Leaf, start: int, arrays: Sequence[np.ndarray]) -> None:
+    def observe(self, pass_index: int, leaf: Leaf, start: int, arrays: Sequence[np.ndarray]) -> None:
         """Nothing to learn from the data."""
 
     def report(self) -> dict[str, dict[str, Any]]:

@@ -4,9 +4,30 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any
+from typing import Any, Protocol
 
 from xp.errors import UserError, did_you_mean, join_names
+
+
+class Option(Protocol):
+    """What an option may be."""
+
+    @property
+    def default(self) -> Any:
+        """The value where none is given."""
+        ...
+
+    def check(self, key: str, given: Any, count: int) -> Any:
+        """The value as it will be used, for `count` checkpoints.
+
+        Raises:
+            UserError: it does not fit; `key` is how the user says it.
+        """
+        ...
+
+    def field(self) -> tuple[Any, dict[str, Any]]:
+        """Type and bounds ("min", "max", "allowed") of the key in a configuration, as `xp.config.schema` has them."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -34,6 +55,12 @@ class Number:
                 )
             return [self._one(key, value) for value in given]
         return self._one(key, given)
+
+    def field(self) -> tuple[Any, dict[str, Any]]:
+        """See `Option.field`; a list is left to `check`."""
+        if self.each:
+            return Any, {}
+        return (int if self.whole else float) | None, {"min": self.low, "max": self.high}
 
     def _one(self, key: str, given: Any) -> float:
         fits = isinstance(given, Real) and not isinstance(given, bool) and math.isfinite(given)
@@ -78,6 +105,10 @@ class Choice:
             )
         return given
 
+    def field(self) -> tuple[Any, dict[str, Any]]:
+        """See `Option.field`."""
+        return (bool | None, {}) if self.allowed == (True, False) else (str | None, {"allowed": self.allowed})
+
 
 @dataclass(frozen=True)
 class ByGroup:
@@ -98,8 +129,9 @@ class ByGroup:
             return {name: one.check(f"{key}.{name}", value, count) for name, value in given.items()}
         return one.check(key, given, count)
 
-
-Option = Number | Choice | ByGroup
+    def field(self) -> tuple[Any, dict[str, Any]]:
+        """See `Option.field`; everything is left to `check`."""
+        return Any, {}
 
 
 def checked(method: str, options: Mapping[str, Option], given: Mapping[str, Any], count: int) -> dict[str, Any]:
