@@ -1,4 +1,4 @@
-"""Adapter folders from strangers: fields and arrays that cannot be honoured, bases elsewhere, papers, hostile files."""
+"""Adapter folders from strangers: fields and arrays that cannot be honoured, bases elsewhere, sidecars, hostile files."""
 
 import json
 import os
@@ -221,8 +221,8 @@ def test_the_base_of_an_adapter_is_never_the_output(place):
     assert (place / "base/model.safetensors").read_bytes() == before
 
 
-def papers(folder, value, **config):
-    """LeRobot's papers with a mean of `value`."""
+def sidecar(folder, value, **config):
+    """LeRobot's sidecar files with a mean of `value`."""
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(json.dumps({"type": "act", "chunk_size": value, **config}))
     for side in ("pre", "post"):
@@ -235,10 +235,10 @@ def papers(folder, value, **config):
 STATE = "policy_preprocessor_step_0_normalizer_processor.safetensors"
 
 
-def test_the_outcome_has_the_papers_of_the_adapters_training(place):
-    papers(place / "base", 1)
+def test_the_outcome_has_the_sidecar_of_the_adapters_training(place):
+    sidecar(place / "base", 1)
     folder = adapter(place)
-    papers(folder, 7, use_peft=True, pretrained_path="/elsewhere/base")
+    sidecar(folder, 7, use_peft=True, pretrained_path="/elsewhere/base")
     (folder / "train_config.json").write_text('{"peft": {"r": 2}}')
     record = merge([folder, folder], output=place / "out").record
     assert record["statistics"]["how"] == "equal"
@@ -252,19 +252,19 @@ def test_the_outcome_has_the_papers_of_the_adapters_training(place):
 
 
 @pytest.mark.parametrize("missing", ["policy_preprocessor.json", "config.json", STATE])
-def test_an_adapter_with_a_part_of_its_papers_is_refused(missing, place):
-    papers(place / "base", 1)
+def test_an_adapter_with_a_part_of_its_sidecar_is_refused(missing, place):
+    sidecar(place / "base", 1)
     folder = adapter(place)
-    papers(folder, 7)
+    sidecar(folder, 7)
     (folder / missing).unlink()
-    with pytest.raises(UserError, match=f"a part of its papers only: {missing} is missing"):
+    with pytest.raises(UserError, match=f"only some of the files beside its weights: {missing} is missing"):
         open_checkpoint(folder)
 
 
 def test_an_adapter_of_another_type_of_policy_is_refused(place):
-    papers(place / "base", 1)
+    sidecar(place / "base", 1)
     folder = adapter(place)
-    papers(folder, 1, type="diffusion")
+    sidecar(folder, 1, type="diffusion")
     with pytest.raises(UserError, match='type is "diffusion".*is "act": they are different models'):
         open_checkpoint(folder)
 
@@ -284,7 +284,7 @@ def test_a_policy_is_not_loaded_from_an_adapters_folder(place):
     import xp
 
     folder = adapter(place)
-    papers(folder, 7)
+    sidecar(folder, 7)
     for path in (folder, place / "run"):
         (place / "run/final").mkdir(parents=True, exist_ok=True)
         (place / "run/final/adapter_config.json").write_text("{}")

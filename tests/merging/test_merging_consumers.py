@@ -55,7 +55,7 @@ def test_every_way_to_name_an_openpi_checkpoint_means_the_same():
 
 
 @needs_reference
-def test_an_openpi_torch_checkpoint_keeps_its_papers(tmp_path):
+def test_an_openpi_torch_checkpoint_keeps_its_sidecar(tmp_path):
     merge([OPENPI / "torch_pi05"] * 2, output=tmp_path / "out")
     assert (tmp_path / "out/model.safetensors").is_file()
     assert (tmp_path / "out/assets/tiny/robot/norm_stats.json").is_file()

@@ -4,7 +4,7 @@ Rule for the base: adapter_config.json is a stranger's word. The folder that it 
 it lies beside the adapter's folder (or inside it), wherever links lead; any other path, and every name of a hub, has to
 be given by the user. Nothing is fetched.
 
-Rule for the papers: they come from the folder whose training made the weights.
+Rule for the sidecar files (what stands beside the weights): they come from the folder whose training made the weights.
 """
 
 import json
@@ -60,18 +60,18 @@ def _where(named: str) -> str:
     )
 
 
-def papers_of(folder: Path, base: Path | None) -> tuple[Path | None, tuple[Path, ...]]:
-    """Whose papers count, and the folders that small files are copied from (later ones over earlier ones).
+def sidecar_of(folder: Path, base: Path | None) -> tuple[Path | None, tuple[Path, ...]]:
+    """Whose sidecar files count, and the folders that small files are copied from (later ones over earlier ones).
 
-    An adapter with a configuration of its own (LeRobot writes one) has all its papers. One without it takes the base's
-    and adds what its training changed: statistics, a tokenizer.
+    An adapter with a configuration of its own (LeRobot writes one) has all its sidecar files. One without it takes the
+    base's and adds what its training changed: statistics, a tokenizer.
 
     Args:
         folder: the adapter's.
-        base: the folder of the base's papers.
+        base: the folder of the base's sidecar files.
 
     Raises:
-        UserError: the adapter's folder has a part of its papers only.
+        UserError: the adapter's folder has only some of its sidecar files.
     """
     statistics, below = statistics_files(folder), statistics_files(base) if base else {}
     processors = sorted(file.name for file in folder.glob("policy_*.json"))
@@ -109,8 +109,8 @@ def _states(folder: Path, processors: list[str]) -> list[str]:
 
 def _incomplete(folder: Path, missing: str) -> UserError:
     return UserError(
-        f"{folder} has a part of its papers only: {missing} is missing. The base has its own, but those are not what "
-        "the adapter was trained with. Copy the folder again, whole, from where it was trained."
+        f"{folder} has only some of the files beside its weights: {missing} is missing. The base has its own, but those "
+        "are not what the adapter was trained with. Copy the folder again, whole, from where it was trained."
     )
 
 

@@ -1,6 +1,7 @@
-"""Checkpoints by the shape of their folders: what format they are, where weights and papers lie, how to write alike.
+"""Checkpoints by the shape of their folders: formats, places of weights and sidecar files, and how to write alike.
 
-`papers` is what stands beside the weights: configuration, statistics, processors. Pickle files are never opened.
+`sidecar` is the folder of what stands beside the weights: configuration, statistics, processors. Pickle files
+are never opened.
 """
 
 import re
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from xp import atomic
 from xp.checkpoints import orbax
-from xp.checkpoints.adapter_base import named_base, papers_of
+from xp.checkpoints.adapter_base import named_base, sidecar_of
 from xp.checkpoints.arrays import CorruptFileError, Leaf, Reader, Writer
 from xp.checkpoints.flax_msgpack import create_msgpack, open_msgpack, orbax_metadata
 from xp.checkpoints.lora import folded_tree
@@ -35,13 +36,13 @@ class Checkpoint:
     """orbax, flax_msgpack or safetensors."""
     place: Path
     """What holds the weights: a params folder, a msgpack file, or a folder or file of safetensors."""
-    papers: Path | None
+    sidecar: Path | None
     """The folder whose small files describe the model; None for a lone file."""
     reader: Reader = field(compare=False)
     base: Path | None = None
     """Of an adapter: what it was folded into."""
     layers: tuple[Path, ...] = ()
-    """Where its small files are copied from, later ones over earlier ones; empty: `papers` alone."""
+    """Where its small files are copied from, later ones over earlier ones; empty: `sidecar` alone."""
 
 
 def open_checkpoint(path: str | Path, *, base: str | Path | None = None, lora_scale: float = 1.0) -> Checkpoint:
@@ -75,7 +76,7 @@ def _asked(path: str | Path) -> tuple[Path, int | None]:
 
 
 def _found(root: Path, step: int | None) -> tuple[str, Path, Path | None]:
-    """Format, place of the weights and papers of what lies at `root`."""
+    """Format, place of the weights and folder of the sidecar files of what lies at `root`."""
     for candidate in _candidates(root, step):
         for find in (_orbax, _flax_msgpack, _safetensors):
             found = find(candidate, step if candidate == root else None)
@@ -142,7 +143,7 @@ def _numbered(folder: Path) -> list[int]:
 
 
 def _opened(
-    path: Path, kind: str, place: Path, papers: Path | None, *, base: str | Path | None, lora_scale: float
+    path: Path, kind: str, place: Path, sidecar: Path | None, *, base: str | Path | None, lora_scale: float
 ) -> Checkpoint:
     if kind == "orbax":
         reader: Reader = folded_tree(orbax.OrbaxReader(place), lora_scale)
@@ -152,7 +153,7 @@ def _opened(
         return _folded(path, place, base)
     else:
         reader = open_safetensors((place,)) if place.is_file() else open_folder(place)
-    return Checkpoint(path, kind, place, papers, reader)
+    return Checkpoint(path, kind, place, sidecar, reader)
 
 
 def _folded(path: Path, place: Path, base: str | Path | None) -> Checkpoint:
@@ -167,7 +168,7 @@ def _folded(path: Path, place: Path, base: str | Path | None) -> Checkpoint:
     assert root is not None
     if not root.exists():
         raise UserError(f"There is no checkpoint {root}. Give the one that {place} was trained on: merge.base=FOLDER")
-    kind, under, papers = _found(root, step)
+    kind, under, sidecar = _found(root, step)
     if own is not None and base is not None and _found(own, None)[1].resolve() != under.resolve():
         raise UserError(
             f"{place} was trained on {own}, by its adapter_config.json, and merge.base is {root}. Fold the adapter "
@@ -178,9 +179,9 @@ def _folded(path: Path, place: Path, base: str | Path | None) -> Checkpoint:
             f"The base of {place} is an adapter itself: {under}. Fold that one into its base first, and give the "
             f"outcome: {_fold(under, 'FOLDER')}, then merge.base=OUTPUT"
         )
-    below = _opened(root, kind, under, papers, base=None, lora_scale=1.0)
-    own_papers, layers = papers_of(place, below.papers)
-    return Checkpoint(path, kind, place, own_papers, open_adapter(place, below.reader), below.place, layers)
+    below = _opened(root, kind, under, sidecar, base=None, lora_scale=1.0)
+    own_sidecar, layers = sidecar_of(place, below.sidecar)
+    return Checkpoint(path, kind, place, own_sidecar, open_adapter(place, below.reader), below.place, layers)
 
 
 def _fold(adapter: Path, base: Path | str) -> str:

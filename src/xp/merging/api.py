@@ -26,7 +26,7 @@ from xp.merging.preflight import agree, check_places
 from xp.merging.quantised import refuse_quantised
 from xp.merging.reconcile import configurations_differ, reconciled
 from xp.merging.search import Search, mix_of
-from xp.merging.sidecar import copy_papers, kept_files, sweep_stale, write_statistics
+from xp.merging.sidecar import copy_sidecar, kept_files, sweep_stale, write_statistics
 from xp.runs.records.record import versions
 
 RECORD = "merge.json"
@@ -178,7 +178,7 @@ class _Job:
         )
         check_groups(leaves, options.groups)
         disk.check_room(output, leaves)
-        folders = [c.papers for c in opened if c.papers is not None]
+        folders = [c.sidecar for c in opened if c.sidecar is not None]
         if opened[0].kind != "orbax":
             for folder in opened[0].layers or folders[:1]:
                 kept_files(folder)  # refused now, not when hours of work are written
@@ -204,7 +204,7 @@ class _Job:
             record = self._record(units, rule, found, stream)
             record |= self._diagnosed(angles, barriers, found)
             record["seconds"] = round(time.time() - started, 3)
-            self._papers(folder)
+            self._write_sidecar(folder)
             atomic.write_json(folder / RECORD, record)
             self._read_back(folder, stream)
         return Merged(self.output, record)
@@ -292,11 +292,11 @@ class _Job:
         written = open_checkpoint(place_in(self.tuned[0].kind, folder))
         verify(written.reader, self.leaves, stream.written, self.hooks.stop)
 
-    def _papers(self, folder: Path) -> None:
+    def _write_sidecar(self, folder: Path) -> None:
         first = self.tuned[0]
-        if first.papers is not None:
-            copy_papers(first.kind, first.layers or (first.papers,), folder)
-            write_statistics(first.kind, [c.papers for c in self.tuned if c.papers is not None], folder, self.pooled)
+        if first.sidecar is not None:
+            copy_sidecar(first.kind, first.layers or (first.sidecar,), folder)
+            write_statistics(first.kind, [c.sidecar for c in self.tuned if c.sidecar is not None], folder, self.pooled)
 
     def _record(self, units: Units, rule: MergeRule, found: Search | None, stream: Stream) -> dict[str, Any]:
         inputs = ([self.base] if self.base else []) + self.tuned

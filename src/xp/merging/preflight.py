@@ -168,7 +168,7 @@ def check_places(inputs: Sequence[Checkpoint], output: Path, *, overwrite: bool)
     out = output.absolute().resolve()
     for c in inputs:
         place = c.place.absolute().resolve()
-        inside = {place, *(p.absolute().resolve() for p in (c.papers, c.base, *c.layers) if p is not None)}
+        inside = {place, *(p.absolute().resolve() for p in (c.sidecar, c.base, *c.layers) if p is not None)}
         if any(out in (there, *there.parents) for there in inside) or inside & {out, *out.parents}:
             raise UserError(
                 f"The output {output} is the place of the input {c.path}: merging would destroy it. "

@@ -40,15 +40,15 @@ def refuse_quantised(checkpoint: Checkpoint) -> None:
     raise UserError(
         f"{printable(checkpoint.path)} is quantised: {why}. The mean of codes is not the code of the mean, so it is "
         "not merged. Dequantise it first and merge that. With transformers: AutoModel.from_pretrained("
-        f"'{printable(checkpoint.papers or checkpoint.place)}').dequantize().save_pretrained('FOLDER'), in bfloat16, "
+        f"'{printable(checkpoint.sidecar or checkpoint.place)}').dequantize().save_pretrained('FOLDER'), in bfloat16, "
         "then merge.checkpoints=[FOLDER,...]"
     )
 
 
 def _reasons(checkpoint: Checkpoint) -> Iterator[str]:
     yield from _by_names(checkpoint.reader.leaves)
-    if checkpoint.papers is not None:
-        yield from _by_papers(checkpoint.papers)
+    if checkpoint.sidecar is not None:
+        yield from _by_configuration(checkpoint.sidecar)
 
 
 def _by_names(leaves: Mapping[str, Leaf]) -> Iterator[str]:
@@ -96,7 +96,7 @@ def _told(leaf: Leaf) -> str:
     return f"{printable(leaf.name)} ({leaf.dtype.name})"
 
 
-def _by_papers(folder: Path) -> Iterator[str]:
+def _by_configuration(folder: Path) -> Iterator[str]:
     for name in FILES:
         if (folder / name).exists():
             yield f"it has a {name}"

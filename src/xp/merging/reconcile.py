@@ -87,7 +87,7 @@ def _check_shards(folder: Path) -> None:
 
 def _tied(checkpoint: Checkpoint) -> Checkpoint:
     """With the output layer that config.json ties to the embedding as one weight with it."""
-    config = _config(checkpoint.papers)
+    config = _config(checkpoint.sidecar)
     flag = _flag(config)
     if flag is None:
         return checkpoint
@@ -168,10 +168,10 @@ def _config(folder: Path | None) -> Mapping[str, Any]:
 def configurations_differ(checkpoints: Sequence[Checkpoint]) -> list[str]:
     """Notes on config.json files that are not those of one model: equal shapes alone do not say so."""
     first, *others = [checkpoint for checkpoint in checkpoints if checkpoint.kind == "safetensors"] or [checkpoints[0]]
-    mine = _config(first.papers)
+    mine = _config(first.sidecar)
     notes = []
     for other in others:
-        theirs = _config(other.papers)
+        theirs = _config(other.sidecar)
         found = list(_differences(mine, theirs)) if mine and theirs else []
         if found:
             told = [f"{printable(key)} ({shown(new, 40)} instead of {shown(old, 40)})" for key, old, new in found[:6]]

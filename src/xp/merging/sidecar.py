@@ -17,13 +17,13 @@ from xp.merging.statistics import Pooled, write_like
 _KEPT = re.compile(r".+\.(json|txt|msgpack|model|jinja|yaml)|policy_.+\.safetensors")
 """Small files of the model; never code, pickles, optimiser states or other weights."""
 _ADDED = re.compile(r"tokenizer|special_tokens|added_tokens|vocab|merges|chat_template|spiece|.*statistics|norm_stats")
-"""What an adapter without a configuration of its own adds to the papers of its base."""
+"""What an adapter without a configuration of its own adds to the sidecar files of its base."""
 _LEFT = {"merge.json", "model.safetensors.index.json", "adapter_config.json"}
 """Of these the merged checkpoint has its own, or none."""
 
 
-def copy_papers(kind: str, folders: Sequence[Path], output: Path) -> None:
-    """Copy the first checkpoint's papers into the output, where its format wants them.
+def copy_sidecar(kind: str, folders: Sequence[Path], output: Path) -> None:
+    """Copy the first checkpoint's sidecar files into the output, where its format wants them.
 
     Args:
         kind: the format.
@@ -63,13 +63,13 @@ def _no_longer_adapter(output: Path) -> None:
         atomic.write_json(config, {**content, **changed}, durable=False)
 
 
-def write_statistics(kind: str, papers: Sequence[Path], output: Path, pooled: Pooled) -> None:
+def write_statistics(kind: str, folders: Sequence[Path], output: Path, pooled: Pooled) -> None:
     """The statistics files of the checkpoints, as they are or pooled.
 
     openpi's go to `assets/<asset_id>/norm_stats.json` of the step, where its `create_trained_policy` looks, and to
     `norm_stats.json` beside the step, where the model-arithmetic scripts look.
     """
-    found = [statistics_files(folder) for folder in papers]
+    found = [statistics_files(folder) for folder in folders]
     changed = dict(pooled.changed)
     for name in found[0]:
         target = output / _place(kind, name)

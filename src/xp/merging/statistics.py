@@ -108,7 +108,7 @@ def _shape(value: Any) -> tuple[int, ...] | None:
 
 
 def merge_files(folders: Sequence[Path], policy: str) -> Pooled:
-    """The statistics of checkpoints whose papers lie in `folders`.
+    """The statistics of checkpoints whose sidecar files lie in `folders`.
 
     Raises:
         UserError: they differ and the policy is `refuse`, or they cannot be pooled.
