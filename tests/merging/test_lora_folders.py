@@ -1,4 +1,4 @@
-"""Adapter folders from strangers: fields and arrays that cannot be honoured, bases elsewhere, sidecars, hostile files."""
+"""Adapter folders from strangers: fields and arrays not honoured, bases elsewhere, sidecar files, hostile files."""
 
 import json
 import os

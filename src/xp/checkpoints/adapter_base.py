@@ -109,8 +109,8 @@ def _states(folder: Path, processors: list[str]) -> list[str]:
 
 def _incomplete(folder: Path, missing: str) -> UserError:
     return UserError(
-        f"{folder} has only some of the files beside its weights: {missing} is missing. The base has its own, but those "
-        "are not what the adapter was trained with. Copy the folder again, whole, from where it was trained."
+        f"{folder} has only some of the files beside its weights: {missing} is missing. The base has its own, but "
+        "those are not what the adapter was trained with. Copy the folder again, whole, from where it was trained."
     )
 
 

@@ -118,9 +118,16 @@ def method_named(name: str) -> MergeMethod:
 
 
 def searching_methods(*, gradient: bool) -> list[str]:
-    """Names of the installed methods that choose weights by losses alone, or with their gradient."""
-    methods = [method_named(name) for name in merge_method_names()]
-    return [method.name for method in methods if method.search is not None and method.gradient == gradient]
+    """Names of the installed methods that choose weights by losses alone, or with their gradient; cheapest first."""
+    named = [method_named(name) for name in merge_method_names()]
+    found = [method for method in named if method.search is not None and method.gradient == gradient]
+    return [method.name for method in sorted(found, key=_default_evaluations)]
+
+
+def _default_evaluations(method: MergeMethod) -> int:
+    """How many losses of mixes of four checkpoints a method measures by its defaults."""
+    defaults = {key: option.default for key, option in method.options.items()}
+    return method.evaluations(MethodConfig(method, None, defaults), 4)
 
 
 def validate_method(

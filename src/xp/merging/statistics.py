@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from xp import atomic
+from xp.checkpoints.safetensors import open_safetensors
 from xp.checkpoints.sidecar import STATISTICS, statistics_files
 from xp.errors import UserError, did_you_mean, join_names
 from xp.foreign.json_file import read_object
-from xp.foreign.safetensors_header import read_safetensors_header
+from xp.foreign.statistics import checked_statistics
 
 POLICIES = ("pool", "refuse")
 TOLERANCE = 1e-6
@@ -161,15 +162,15 @@ def read(file: Path) -> tuple[dict[str, Entry], float | None]:
     """Entries by feature, and how many samples they are over where the file says so.
 
     Raises:
-        UserError: the file cannot be read as statistics.
+        UserError: the file cannot be read as statistics, or they are none that anything is normalised by.
     """
     try:
-        if file.suffix == ".safetensors":
-            return _read_lerobot(file)
-        content = read_object(file, STATISTICS)
-        if "norm_stats" in content:
-            return {name: _numbers(entry) for name, entry in content["norm_stats"].items()}, None
-        return _flat_octo(content)
+        entries, count = _entries(file)
+        for feature, entry in entries.items():
+            known = {word: value for word, value in entry.items() if word != "count"}  # a float in some files
+            if known.get("mean") is not None and known.get("std") is not None:
+                checked_statistics(known, f"{file}: {feature}")
+        return entries, count
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{file} cannot be read as statistics ({type(error).__name__}: {error}). Copy it again from where the "
@@ -177,12 +178,18 @@ def read(file: Path) -> tuple[dict[str, Entry], float | None]:
         ) from error
 
 
-def _read_lerobot(file: Path) -> tuple[dict[str, Entry], float | None]:
-    from safetensors.numpy import load_file
+def _entries(file: Path) -> tuple[dict[str, Entry], float | None]:
+    if file.suffix == ".safetensors":
+        return _read_lerobot(file)
+    content = read_object(file, STATISTICS)
+    if "norm_stats" in content:
+        return {name: _numbers(entry) for name, entry in content["norm_stats"].items()}, None
+    return _flat_octo(content)
 
-    read_safetensors_header(file, "a processor's statistics")
+
+def _read_lerobot(file: Path) -> tuple[dict[str, Entry], float | None]:
     entries: dict[str, dict[str, Any]] = {}
-    for key, value in load_file(file).items():
+    for key, value in open_safetensors((file,), what="a processor's statistics").load().items():
         feature, _, word = key.rpartition(".")
         entries.setdefault(feature, {})[word] = value
     counts = [float(np.ravel(entry["count"])[0]) for entry in entries.values() if "count" in entry]
