@@ -55,7 +55,9 @@ class SuiteGymEnv(gymnasium.Env):
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": self._env.fps}
         self.render_mode = "rgb_array"
         self._max_episode_steps = self._env.max_steps
-        pixels = {name: gymnasium.spaces.Box(0, 255, (*size, 3), np.uint8) for name, size in sizes.items()}
+        pixels: dict[str, gymnasium.Space] = {
+            name: gymnasium.spaces.Box(0, 255, (*size, 3), np.uint8) for name, size in sizes.items()
+        }
         state = gymnasium.spaces.Box(-np.inf, np.inf, (len(chosen.state_names),), np.float32)
         self.observation_space = gymnasium.spaces.Dict({"pixels": gymnasium.spaces.Dict(pixels), "agent_pos": state})
         low, high = np.float32(self._env.action_low), np.float32(self._env.action_high)
