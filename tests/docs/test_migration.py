@@ -9,7 +9,7 @@ from old_flags import FLAGS, LINES
 from substitutions import substituted
 
 from xp.config import check, compose
-from xp.config.shorthand import spelled_out
+from xp.config.shorthand import expand_shorthand
 
 PAGE = CHECKOUT / "docs/migration.md"
 TABLES = flag_tables(PAGE)
@@ -62,4 +62,4 @@ def test_an_override_of_the_tables_composes(script, words, tmp_path):
         base += ["+experiment=multi_horizon"]
     given = [word for word in substituted(words, tmp_path) if not word.startswith("hydra.")]
     single = [re.sub(r"(=[\w.]+)(,[\w.]+)+$", r"\1", word) for word in given]  # of a sweep, its first value
-    check(compose(spelled_out([*base, *single])), complete=False)
+    check(compose(expand_shorthand([*base, *single])), complete=False)

@@ -15,7 +15,7 @@ from hydra_plugins.xp_executor_base._gpus import Device
 from hydra_plugins.xp_local_launcher import _seats
 from hydra_plugins.xp_local_launcher.executor import LocalExecutor
 from hydra_plugins.xp_ssh_launcher._agent import Agent
-from hydra_plugins.xp_ssh_launcher._agent_files import Refused
+from hydra_plugins.xp_ssh_launcher._agent_files import RequestRefused
 from xp.runs.executors.protocol import Submission
 
 LIST = """\
@@ -226,7 +226,7 @@ def test_a_nodes_own_cuda_visible_devices_bounds_what_is_used_there(fake, tmp_pa
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     assert Agent().hello(str(tmp_path), [], {}, None, 1)["slots"] == ["gpu-1"]
     assert Agent().hello(str(tmp_path), [], {}, ["1"], 1)["slots"] == ["gpu-1"]
-    with pytest.raises(Refused, match="GPU 0 was asked for, and CUDA_VISIBLE_DEVICES=1 there leaves 1"):
+    with pytest.raises(RequestRefused, match="GPU 0 was asked for, and CUDA_VISIBLE_DEVICES=1 there leaves 1"):
         Agent().hello(str(tmp_path), [], {}, ["0"], 1)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert Agent().hello(str(tmp_path), [], {}, None, 2)["slots"] == ["cpu-0", "cpu-1"]

@@ -127,7 +127,7 @@ class Blind:
         return float(sum((array**2).sum() for array in weights.values()))
 
     def loss_and_gradient(self, weights):
-        from xp.merging.objective import without_gradient
+        from xp.merging.method import without_gradient
 
         raise without_gradient(self.name)
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from xp.config.merge_methods import GROUP, load_merge_method, merge_method_names
 from xp.config.method_options import Option, checked
-from xp.errors import UserError
+from xp.errors import UserError, join_names
 
 if TYPE_CHECKING:
     from xp.checkpoints.arrays import Leaf
@@ -179,3 +179,13 @@ def _check_needs(method: MergeMethod, count: int, has_base: bool, weights: Any) 
 def example(count: int) -> str:
     """Weights for so many checkpoints, as one types them."""
     return "[" + ",".join(["0.5", *["0.3"] * (count - 2), "0.2"][:count]) + "]"
+
+
+def without_gradient(name: str) -> UserError:
+    """What an objective without gradients raises from `loss_and_gradient`."""
+    needing, others = searching_methods(gradient=True), searching_methods(gradient=False)
+    return UserError(
+        f"The objective '{name}' has no gradient, so merge_method={join_names(needing)} cannot use it. Choose a method "
+        f"that asks for losses alone: merge_method={join_names(others)}; or a method that needs none: "
+        "merge_method=average"
+    )

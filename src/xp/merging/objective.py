@@ -10,9 +10,6 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from xp.errors import UserError, join_names
-from xp.merging.method import searching_methods
-
 Weights = Mapping[str, np.ndarray]
 """Named arrays: the names and shapes of the first checkpoint's format; floats as float32, other types as stored."""
 
@@ -40,16 +37,6 @@ class Objective(Protocol):
         A name that is left out counts as a gradient of zero. The arrays need to hold until the next call only.
 
         Raises:
-            UserError: the objective has no gradient; make the error with `without_gradient`.
+            UserError: the objective has no gradient; make the error with `xp.merging.method.without_gradient`.
         """
         ...
-
-
-def without_gradient(name: str) -> UserError:
-    """What an objective without gradients raises from `loss_and_gradient`."""
-    needing, others = searching_methods(gradient=True), searching_methods(gradient=False)
-    return UserError(
-        f"The objective '{name}' has no gradient, so merge_method={join_names(needing)} cannot use it. Choose a method "
-        f"that asks for losses alone: merge_method={join_names(others)}; or a method that needs none: "
-        "merge_method=average"
-    )

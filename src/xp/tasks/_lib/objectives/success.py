@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from xp.envs.rollout import rollout
-from xp.merging.objective import without_gradient
+from xp.merging.method import without_gradient
 from xp.tasks._lib.recorders import EnvMaker, fit_suite, refuse_long_chunk
 
 if TYPE_CHECKING:
