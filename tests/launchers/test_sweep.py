@@ -280,7 +280,7 @@ def test_the_code_is_kept_once_per_content(xp, place):
     assert xp("seed=1,2")[0] == 0 and xp("seed=3,4")[0] == 0
     codes = [found.name for found in (place / "multirun/sweep/.code").iterdir()]
     assert codes == [RunFolder(place / "multirun/sweep/seed_1").record()["snapshot"]]
-    assert (place / "multirun/sweep/.code" / codes[0] / "src/xp/runs/snapshot.py").exists()
+    assert (place / "multirun/sweep/.code" / codes[0] / "src/xp/runs/jobs/snapshot.py").exists()
 
 
 def test_a_stock_launcher_runs_the_same_frozen_jobs_stage_by_stage(place):

@@ -27,9 +27,9 @@ class ToyFamily(Family):
     def build(self, model_cfg, **given):
         return ("built", model_cfg["width"], given)
 
-    def load(self, folder, *, step=None, device=None, cameras=None, options=None):
+    def load(self, folder, *, step=None, device=None, camera_map=None, options=None):
         self.refuse_options(folder, options or {})
-        return ("loaded", folder, step, device, cameras, options)
+        return ("loaded", folder, step, device, camera_map, options)
 
     def owns(self, folder):
         return (folder / "toy.txt").is_file()
@@ -103,7 +103,7 @@ def test_a_declared_family_builds_and_checks_its_options(declare, saved):
 
 def test_a_declared_family_loads_its_folders_and_those_of_runs(declare, saved, tmp_path):
     declare("TOY")
-    assert load_policy(saved, device="cpu", colour="red", dataset=None) == (
+    assert load_policy(saved, device="cpu", colour="red", unnorm_key=None) == (
         "loaded", saved, None, "cpu", None, {"colour": "red"},
     )  # fmt: skip
     run = tmp_path / "run"
