@@ -193,13 +193,28 @@ def pooled(weights, tokens, mask):
     return out + hidden @ second["kernel"] + second["bias"]
 
 
-def test_sampled_actions_are_the_originals_with_its_random_stream(case):
-    """Op by op they are within the bound of sampled actions on every processor.
+def moved_by_rounding(case, drawn, options):
+    """How far each number moves where every weight moves by one rounding of float32 up or down, in six draws."""
+    spread = np.zeros_like(drawn)
+    for seed in range(6):
+        signs = np.random.default_rng(seed)
 
-    Compiled, sums come in an order that depends on the processor, and a denoising step that clips or not amplifies
-    what that changes: here up to 1.5e-3 in 2 of 280 numbers (the original's own two forms of one draw differ by 9e-4
-    in 1 of 56, see the next test). So compiled actions must be within the bound but for one number in fifty, and
-    within 2e-3 there.
+        def rounded(weight, signs=signs):
+            step = np.float32(2**-23) * signs.choice([-1, 1], weight.shape).astype(np.float32)
+            return weight * (1 + step) if weight.dtype == np.float32 else weight
+
+        weights = jax.tree.map(rounded, case["weights"])
+        spread = np.maximum(spread, np.abs(predict({**case, "weights": weights}, **options) - drawn))
+    return spread
+
+
+def test_sampled_actions_are_the_originals_with_its_random_stream(case):
+    """Op by op and compiled, each number is within the bound of sampled actions, widened where rounding moves it.
+
+    Sums come in an order that depends on the processor and the compiler, and a denoising step that clips or not
+    amplifies what that changes: in one number of 280 here, by up to 2e-3 where the weights move by one rounding (the
+    original's own two forms of one draw differ by 9e-4 in 1 of 56, see the next test). No more than one number in
+    fifty may be of that kind.
     """
     calls = {
         "diffusion_h4": {
@@ -213,16 +228,19 @@ def test_sampled_actions_are_the_originals_with_its_random_stream(case):
             "predict_argmax": {"argmax": True},
         },
     }
-    over, count = 0, 0
+    sensitive, count = 0, 0
     for key, options in calls[case["name"]].items():
         expected = case["outputs"][key]
+        bound = 2e-4 + 2e-4 * np.abs(expected)
+        compiled = np.asarray(predict(case, **options))
+        spread = moved_by_rounding(case, compiled, options)
         with jax.disable_jit():
-            np.testing.assert_allclose(predict(case, **options), expected, atol=2e-4, rtol=2e-4, err_msg=key)
-        drawn = predict(case, **options)
-        np.testing.assert_allclose(drawn, expected, atol=2e-3, rtol=2e-4, err_msg=key)
-        over += int(np.sum(np.abs(drawn - expected) > 2e-4 + 2e-4 * np.abs(expected)))
-        count += drawn.size
-    assert over <= count / 50
+            op_by_op = np.asarray(predict(case, **options))
+        for drawn in (compiled, op_by_op):
+            assert (np.abs(drawn - expected) <= bound + spread).all(), key
+        sensitive += int((spread > bound).sum())
+        count += spread.size
+    assert sensitive <= count / 50
 
 
 def test_the_saved_folder_gives_the_originals_actions():

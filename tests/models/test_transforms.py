@@ -73,7 +73,7 @@ class ConstantFamily(Family):
         made["policy"] = lambda weights: Constant(statistics["action"]["mean"], self.framework, self.spec)
         return JaxTrainable(weights={}, **made) if self.framework == "jax" else TorchTrainable(module=None, **made)
 
-    def load(self, folder, *, step=None, device=None, cameras=None, options=None):
+    def load(self, folder, *, step=None, device=None, camera_map=None, options=None):
         return Constant(json.loads((folder / "constant.json").read_text()), self.framework, self.spec)
 
     def owns(self, folder):

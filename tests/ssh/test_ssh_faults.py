@@ -33,7 +33,7 @@ def hold(box, gate: str = "gate"):
 def at_hold(site, name: str) -> bool:
     """Whether a job waits in its second step, and what it had written by then has come back."""
     run = site.job(name)
-    return run.record().status == "running" and (run.path / "checkpoints/checkpoint-2").is_dir()
+    return run.record().standing == "running" and (run.path / "checkpoints/checkpoint-2").is_dir()
 
 
 def test_a_killed_job_goes_on_from_its_checkpoint(site):
@@ -100,7 +100,7 @@ def test_a_node_that_is_cut_for_good_is_lost_and_its_copy_is_discarded_when_it_c
     lost = next(f"seed_{seed}" for seed in (1, 2) if site.job(f"seed_{seed}").record()["host"] == "xp-node1")
     one.cut()
     wait_for(lambda: f"{lost}: node1 is lost" in site.log(), "the loss")
-    assert site.job(lost).record().status == "interrupted"
+    assert site.job(lost).record().standing == "interrupted"
     left = one.jobs()
     assert len(left) == 1
     gates[1].unlink()
@@ -158,7 +158,7 @@ def test_a_job_asked_to_leave_keeps_its_checkpoint_and_resumes(site, pair):
     executor.cancel([handle], grace_s=30)
     site.wait_until_over()
     record = site.job(ALONE).record()
-    assert record.status == "interrupted" and record["exit"] == 143
+    assert record.standing == "interrupted" and record["exit"] == 143
     for gate in gates:
         gate.unlink()
     code, output = site.run("seed=1", "work.hold=gate", "work.steps=4", "hydra.launcher.detach=false")
