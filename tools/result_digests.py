@@ -55,7 +55,8 @@ def digests(run: Path) -> dict[str, object]:
         elif file.name == "metrics.json":
             found |= {f"{name}{path}": value for path, value in numbers(json.loads(file.read_text())).items()}
         elif file.name in ("training_log.csv", "validation_log.csv"):
-            found[name] = file.read_text().splitlines()[1:]
+            rows = file.read_text().splitlines()[1:]
+            found[name] = [row.rpartition(",")[0] for row in rows]  # the last column is the hour
     return found
 
 
