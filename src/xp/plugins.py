@@ -1,7 +1,7 @@
 """Parts that installed packages bring, found by name through entry points; nothing is imported before it is chosen."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +52,11 @@ def make_plugin(group: str, name: str, settings: Mapping[str, Any], *, key: str,
     Raises:
         UserError: there is nothing of that name, or it has no such setting; or as the call raises.
     """
-    made = load_plugin(group, name, key)
+    return call_with(load_plugin(group, name, key), name, settings, key=key, prefix=prefix)
+
+
+def call_with(made: Callable[..., Any], name: str, settings: Mapping[str, Any], *, key: str, prefix: str) -> Any:
+    """`made`, which a package offers as `name`, called with `settings`; arguments and errors as of `make_plugin`."""
     takes = inspect.signature(made).parameters
     unknown = [each for each in settings if each not in takes]
     if unknown and not any(each.kind is each.VAR_KEYWORD for each in takes.values()):

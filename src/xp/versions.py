@@ -3,6 +3,7 @@
 import platform
 
 DISTRIBUTION = "xp-robot-policies"
+"""What xp is called where packages are named; in records it is `xp`."""
 PACKAGES = (
     "hydra-core",
     "omegaconf",

@@ -4,7 +4,6 @@ Executors are found by name through the entry-point group `xp.executors`; a reco
 reads it can ask for the job's state without knowing where executors come from.
 """
 
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from xp.errors import UserError, did_you_mean, join_names
+from xp.plugins import call_with
 from xp.runs.records.folder import LOG, RECORD
 from xp.runs.records.record import Record, State
 
@@ -187,16 +187,7 @@ def executor_named(name: str, **settings: Any) -> Executor:
             f"There is no executor '{name}'{did_you_mean(name, found)}. Installed: {join_names(sorted(found))}. "
             "Choose one with hydra/launcher=NAME; packages add more through the entry-point group xp.executors."
         )
-    made = found[name].load()
-    takes = inspect.signature(made).parameters
-    unknown = [key for key in settings if key not in takes]
-    if unknown and not any(each.kind is each.VAR_KEYWORD for each in takes.values()):
-        raise UserError(
-            f"hydra.launcher.{unknown[0]}: hydra/launcher={name} has no such "
-            f"setting{did_you_mean(unknown[0], takes)}. Its "
-            f"settings: {join_names(takes)}"
-        )
-    executor = made(**settings)
+    executor = call_with(found[name].load(), name, settings, key="hydra/launcher", prefix="hydra.launcher.")
     if not isinstance(executor, Executor):
         raise UserError(
             f"The entry point '{name}' of {GROUP} gives a {type(executor).__name__}, which is no Executor. Let its "

@@ -16,12 +16,11 @@ from xp.atomic import write_json
 from xp.errors import UserError
 from xp.runs.records.heartbeat import beats
 from xp.runs.records.json_io import read_object
+from xp.versions import DISTRIBUTION
 
 SCHEMA = 1
 """Version of the layout of record.json and job.json."""
 
-DISTRIBUTION = "xp-robot-policies"
-"""What xp is called where packages are named; in records it is `xp`."""
 _PACKAGES = (
     "xp", "hydra-core", "omegaconf", "numpy", "scipy", "torch", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint",
     "lerobot", "lightning", "mujoco", "pyarrow", "av", "safetensors", "h5py",
