@@ -8,8 +8,8 @@
 unexport PYTHONDONTWRITEBYTECODE
 
 XP := .venv/bin/xp
-# Two processes; a house of tests stays in one of them (tests/conftest.py).
-PYTEST := .venv/bin/python -m pytest -n 2 --dist loadgroup
+# Two processes, which take groups of tests in the order of tests/conftest.py; xdist would begin with the most numerous.
+PYTEST := .venv/bin/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 help:
 	@grep '^# make' Makefile | sed 's/^# //; s/  make/\nmake/g'
@@ -29,6 +29,7 @@ check: setup
 	.venv/bin/pyright
 	.venv/bin/lint-imports
 	.venv/bin/python tools/import_circles.py
+	.venv/bin/python tools/structure.py --check
 
 test: setup check
 	$(PYTEST) -m "not slow"

@@ -26,12 +26,12 @@ CAMERAS: tuple[str, ...] = ("top", "left", "wrist")
 
 def make(root: Path, frames: int, size: int) -> None:
     """A dataset of three cameras (PNG) in episodes of 100 frames: smooth pictures that move, as cameras see them."""
-    from xp.data.lerobot.writer import DatasetWriter
+    from xp.data.lerobot.writer import LeRobotWriter
 
     names = ["x", "y"]
     cameras = dict.fromkeys(CAMERAS, (size, size))
     wave = np.sin(np.arange(2 * size) / 9)
-    with DatasetWriter(
+    with LeRobotWriter(
         root, fps=10, cameras=cameras, state_names=names, action_names=names, robot_type="made up"
     ) as writer:
         for start in range(0, frames, 100):

@@ -72,7 +72,7 @@ def hand_in(folder: Path) -> tuple[float, float]:
     )
     assert process.stdout is not None
     for line in process.stdout:
-        if line.startswith("16 jobs: "):
+        if line.startswith("18 jobs: "):
             plan = time.monotonic() - began
     if process.wait() or not plan:
         sys.exit("multi_horizon was not handed in")
@@ -117,7 +117,7 @@ def measure(folder: Path, number: int) -> None:
     show("a trivial job through hydra/launcher=slurm", ours)
     show("kill -9 noticed without accounting", noticed)
     plans, wholes = zip(*(hand_in(folder.parent.parent / f"main{each}") for each in range(number)))
-    show("multi_horizon: to the plan of its 16 jobs", list(plans))
+    show("multi_horizon: to the plan of its 18 jobs", list(plans))
     show("multi_horizon: to the prompt, all handed in", list(wholes))
     more = [ours_ - bare_ for ours_, bare_ in zip(ours, bare)]
     print(f"more than srun's own: median {median(more):.2f} s, least {min(more):.2f} s; load {os.getloadavg()[0]:.1f}")

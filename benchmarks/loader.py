@@ -73,12 +73,12 @@ def moving_pictures(rng: np.random.Generator, size: tuple[int, int], frames: int
 
 def make_dataset(root: Path, spec: dict, frames: int) -> None:
     """A LeRobotDataset with two cameras, written through LeRobot's API."""
-    from xp.data import DatasetWriter
+    from xp.data.lerobot.writer import LeRobotWriter
 
     rng = np.random.default_rng(0)
     names = [f"joint_{i}" for i in range(6)]
     cameras = {"top": spec["size"], "wrist": spec["size"]}
-    with DatasetWriter(
+    with LeRobotWriter(
         root,
         fps=30,
         cameras=cameras,

@@ -32,6 +32,8 @@ from xp.config import compose
 from xp.models import build
 from xp.models.policy import DataSpec
 from xp.models.trainable import JaxTrainable
+from xp.models.tree import flatten
+from xp.training.jax.runtime import keep_freed_memory
 from xp.training.jax.step import initial_state, make_optimiser, make_step, seed_words
 from xp.training.options import TrainerOptions
 from xp.training.partition import split
@@ -89,6 +91,7 @@ def _has_gpu() -> bool:
 
 
 def _row(arguments: argparse.Namespace) -> dict[str, Any]:
+    keep_freed_memory()  # as a training does
     trainable, batch = _model(arguments.row), _batch(arguments.row, arguments.batch_size)
     step, found = _training(trainable, batch, arguments.precision)
     seconds = _fastest(step, arguments.repeats)
@@ -140,7 +143,7 @@ def _batch(row: str, size: int) -> dict[str, Any]:
 def _training(trainable: JaxTrainable, batch: dict[str, Any], precision: str) -> tuple[Callable[[], Any], dict]:
     """The compiled step of the training loop as a function of nothing, and what making it cost."""
     options = TrainerOptions.read({"steps": 1, "clip_norm": 1.0, "precision": precision})
-    partition = split(trainable.weights, model_frozen=trainable.frozen)
+    partition = split(flatten(trainable.weights), model_frozen=trainable.frozen)
     optimiser = make_optimiser(options, partition)
     state, frozen = initial_state(partition, optimiser, options), jax.device_put(partition.frozen)
     inputs = jax.device_put(trainable.prepare(batch))

@@ -1,12 +1,13 @@
-"""What xp adds to Hydra: CPU time of `xp --cfg job`, and of each job of a sweep, side by side in pairs.
+"""What xp adds to Hydra: CPU time of starting, and of each job of a sweep, side by side in pairs.
 
     python benchmarks/startup.py
 
 Both sides compose the same conf/ folder. A bare Hydra app is `@hydra.main` around a function that does nothing, swept
 by Hydra's own BasicSweeper and BasicLauncher; xp's side is the staged sweeper and one warm worker running a task that
-does nothing, records, locks, logs and frozen jobs included. CPU seconds (user + system, children included) rather than
+does nothing, records, locks, logs and frozen jobs included. Starting is `import xp` against `import hydra`, and
+`--cfg job` and `--help` of both apps. CPU seconds (user + system, children included) rather than
 wall time, since other work on the machine disturbs them less. The cost of one job is the slope between a short and a
-long sweep, so start-up cancels out.
+long sweep, so start-up cancels out. `--start` leaves the sweeps out.
 """
 
 import argparse
@@ -60,7 +61,9 @@ def pairs(one, other, repeats: int) -> tuple[float, float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--repeats", type=int, default=5)
-    repeats = parser.parse_args().repeats
+    parser.add_argument("--start", action="store_true", help="starting alone, without the sweeps")
+    given = parser.parse_args()
+    repeats = given.repeats
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "bare.py").write_text(BARE.format(conf=str(ROOT / "conf")))
@@ -70,8 +73,8 @@ def main() -> None:
         warm = ["hydra.launcher.n_jobs=1", "+hydra.launcher.target=nothing:run", "-m"]
         counter = iter(range(10**6))
 
-        def start(command):
-            return lambda: cpu_seconds([*command, "--cfg", "job"], folder)
+        def run(*command):
+            return lambda: cpu_seconds(list(command), folder)
 
         def per_job(command, options, where):
             def sweep(number: int) -> float:
@@ -80,10 +83,18 @@ def main() -> None:
 
             return lambda: (sweep(LONG) - sweep(SHORT)) / (LONG - SHORT)
 
-        ours, theirs, ratio = pairs(start(xp), start(bare), repeats)
         print(f"machine: {os.cpu_count()} cores, {platform.machine()}, python {platform.python_version()}")
-        print(f"xp --cfg job              {ours * 1e3:7.0f} ms CPU | bare Hydra app   {theirs * 1e3:7.0f} ms CPU | "
-              f"ratio {ratio:.2f} (wanted: below 1.5)")  # fmt: skip
+        starts = {
+            "import": ([sys.executable, "-c", "import xp"], [sys.executable, "-c", "import hydra"]),
+            "--cfg job": ([*xp, "--cfg", "job"], [*bare, "--cfg", "job"]),
+            "--help": ([*xp, "--help"], [*bare, "--help"]),
+        }
+        for what, (one, other) in starts.items():
+            ours, theirs, ratio = pairs(run(*one), run(*other), repeats)
+            print(f"{what:25} {ours * 1e3:7.0f} ms CPU | bare Hydra       {theirs * 1e3:7.0f} ms CPU | "
+                  f"ratio {ratio:.2f} (wanted: below 1.5)", flush=True)  # fmt: skip
+        if given.start:
+            return
         ours, theirs, ratio = pairs(
             per_job(xp, warm, "paths.multirun=xp{}"), per_job(bare, stock, "hydra.sweep.dir=bare{}"), repeats
         )

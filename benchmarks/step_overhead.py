@@ -33,6 +33,7 @@ from xp.data.lerobot.reader import LeRobotDataset
 from xp.data.windows import Windows
 from xp.models.policy import DataSpec, PolicySpec
 from xp.models.trainable import JaxTrainable
+from xp.models.tree import flatten
 from xp.runs import Record, Run
 from xp.training.jax.loop import train
 from xp.training.jax.runtime import prepare_jax
@@ -95,7 +96,7 @@ class Clock:
 def _bare(trainable: JaxTrainable, batches: Batches, given: dict[str, Any]) -> tuple[float, float]:
     """A loop of the compiled step and nothing else."""
     options = TrainerOptions.read(given)
-    partition = split(trainable.weights, model_frozen=trainable.frozen)
+    partition = split(flatten(trainable.weights), model_frozen=trainable.frozen)
     optimiser = make_optimiser(options, partition)
     state, frozen = initial_state(partition, optimiser, options), jax.device_put(partition.frozen)
     step = make_step(trainable.loss, optimiser, options)

@@ -7,8 +7,31 @@ from pathlib import Path
 import absl.logging
 import pytest
 from hypothesis import settings
+from jaxtyping import install_import_hook
 
-from xp.runs.execution.scheduling import drop_realtime
+from left_behind import replaced
+
+# Packages whose annotations (shapes by jaxtyping, all others too) are checked in every call that a test's own process
+# makes; xp itself runs without these checks. Modules of flax too: their methods are decorated below `nn.compact`, their
+# fields are checked when one is made. Before any of the packages is imported.
+CHECKED_PACKAGES = (
+    "xp.metrics",
+    "xp.pictures",
+    "xp.models",
+    "xp.merging",
+    "xp.checkpoints",
+    "xp.training",
+    "xp.data",
+    "xp.report",
+    "xp.envs.arm.arm",
+    "xp.envs.gym_suite",
+    "xp.envs.pusht",
+    "xp.envs.quadruped",
+    "xp.envs.raycast",
+)
+install_import_hook(CHECKED_PACKAGES, "annotation_checks.check")
+
+from xp.runs.execution.scheduling import drop_realtime  # noqa: E402
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
@@ -29,13 +52,61 @@ settings.register_profile("repeatable", settings.get_profile("random"), derandom
 settings.load_profile("repeatable")
 
 
+# Folders whose tests share what is made once a process (a dataset, a training, an installation, a SLURM cluster): each
+# stays in one process. Longest first, so that none of them begins when the other process has nothing left to do.
+WHOLE = ("tasks", "docs", "outside", "launchers", "ssh", "data", "report", "act_smooth")
+# Folders of files that take seconds each: they come last and fill up what the others leave.
+SHORT = ("foreign", "runs", "metrics")
+
+
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Under pytest-xdist a house (a folder of tests) stays in one process: its session's fixtures are made once."""
-    house = item.path.relative_to(CHECKOUT / "tests").parts[0]
-    item.add_marker(pytest.mark.xdist_group(house))
+    """Under pytest-xdist what shares fixtures stays in one process: a folder of `WHOLE`, of other folders a file."""
+    folder = _folder(item)
+    item.add_marker(pytest.mark.xdist_group(folder if folder in WHOLE else item.path.stem))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Under pytest-xdist the processes take groups in this order (Makefile: --no-loadscope-reorder)."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=_rank)  # stable: pytest's own order stays within a group
+
+
+def _rank(item: pytest.Item) -> int:
+    folder = _folder(item)
+    return WHOLE.index(folder) if folder in WHOLE else len(WHOLE) + (folder in SHORT)
+
+
+def _folder(item: pytest.Item) -> str:
+    return item.path.relative_to(CHECKOUT / "tests").parts[0]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_of_a_test_stays_in_xp():
+    """Which files of tests share a process, and in which order, is chance: each must leave xp as it was."""
+    yield
+    left = replaced()
+    assert not left, f"put into xp and left there: {', '.join(left)}. Use monkeypatch, which takes it out again."
 
 
 @pytest.fixture(scope="session")
 def checkout() -> Path:
     """The root of the checkout."""
     return CHECKOUT
+
+
+@pytest.fixture
+def offer(monkeypatch: pytest.MonkeyPatch):
+    """`offer(group, name="MODULE:ATTRIBUTE", distribution="toy")`: as if an installed package offered that part."""
+    from xp import plugins
+
+    made, real = [], plugins.declared
+    monkeypatch.setattr(plugins, "declared", lambda group: [*real(group), *(e for e in made if e.group == group)])
+
+    def add(group: str, *, distribution: str = "toy", **values: str) -> None:
+        made.extend(plugins.Entry(group, name, value, (distribution,)) for name, value in values.items())
+        plugins.read_again()
+
+    yield add
+    monkeypatch.undo()
+    plugins.read_again()

@@ -1,6 +1,7 @@
+# pyright: strict
 """xp: robot-policy fine-tuning experiments whose numbers can be trusted. `import xp` loads nothing heavy."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from xp.data import open_dataset
@@ -19,7 +20,7 @@ _LAZY = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Import the public names when they are first used."""
     if name not in _LAZY:
         raise AttributeError(f"module 'xp' has no attribute '{name}'")

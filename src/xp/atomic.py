@@ -10,12 +10,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO, Protocol, overload, runtime_checkable
+
+from xp.json_types import JSON
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2  # linux/fs.h: swap two paths in one step
 _SYNCS = 8
 """Files flushed at the same time."""
+
+
+@runtime_checkable
+class HasList(Protocol):
+    """An array or scalar of numpy, recognised without importing numpy."""
+
+    def tolist(self) -> object:
+        """The value as Python's own numbers and lists."""
+        ...
 
 
 def write_bytes(path: str | Path, data: bytes, *, durable: bool = True) -> None:
@@ -35,7 +46,7 @@ def write_text(path: str | Path, text: str, *, durable: bool = True) -> None:
     write_bytes(path, text.encode(), durable=durable)
 
 
-def write_json(path: str | Path, obj: Any, *, durable: bool = True) -> None:
+def write_json(path: str | Path, obj: object, *, durable: bool = True) -> None:
     """Write `obj` as JSON (indent 2, keys in the order given).
 
     JSON has no NaN and no infinity: they become null. Paths become strings; numpy scalars and arrays become numbers
@@ -44,7 +55,15 @@ def write_json(path: str | Path, obj: Any, *, durable: bool = True) -> None:
     write_text(path, json.dumps(plain(obj), indent=2, allow_nan=False) + "\n", durable=durable)
 
 
-def plain(obj: Any) -> Any:
+@overload
+def plain(obj: Mapping[str, object]) -> dict[str, JSON]: ...
+
+
+@overload
+def plain(obj: object) -> JSON: ...
+
+
+def plain(obj: object) -> JSON:
     """Turn `obj` into what JSON can hold: dicts with string keys, lists, strings, finite numbers, booleans, None."""
     if obj is None or isinstance(obj, bool | int | str):
         return obj
@@ -56,7 +75,7 @@ def plain(obj: Any) -> Any:
         return [plain(value) for value in (sorted(obj) if isinstance(obj, set | frozenset) else obj)]
     if isinstance(obj, os.PathLike):
         return os.fspath(obj)
-    if hasattr(obj, "tolist"):  # a numpy scalar or array, recognised without importing numpy
+    if isinstance(obj, HasList):
         return plain(obj.tolist())
     raise TypeError(f"JSON cannot hold a {type(obj).__name__}: {obj!r}")
 
@@ -100,7 +119,7 @@ def folder(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _open(path: Path, durable: bool) -> Iterator[Any]:
+def _open(path: Path, durable: bool) -> Iterator[BinaryIO]:
     temporary = _beside(path)
     try:
         with temporary.open("xb") as handle:

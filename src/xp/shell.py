@@ -2,10 +2,9 @@
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any
 
 _PLAIN = re.compile(r"[A-Za-z0-9_./@%+*-]*[A-Za-z0-9_./@%+*-]")
 """Text that Hydra reads as it stands, if it is no number or word of the grammar (which matters for no path)."""
@@ -13,7 +12,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u206
 _WORDS = re.compile(r"(?i)null|true|false|nan|inf|[-+.\d_e]+")
 
 
-def override(key: str, value: Any) -> str:
+def override(key: str, value: object) -> str:
     r"""`key=value` for pasting into a shell, such that Hydra gives `value` back: text, a path, number, list or null.
 
     >>> override("status.folder", "multirun/my sweep")
@@ -22,13 +21,13 @@ def override(key: str, value: Any) -> str:
     return quoted(f"{key}={written(value)}")
 
 
-def command(*words: str, **keys: Any) -> str:
+def command(*words: str, **keys: object) -> str:
     """`xp WORDS KEY=VALUE...` for pasting; in `keys` a dot is two underscores: `status__folder=FOLDER`."""
     return " ".join(["xp", *map(quoted, words), *(override(k.replace("__", "."), v) for k, v in keys.items())])
 
 
 def near(path: str | PathLike[str]) -> str:
-    """A path as it is typed from here: relative where it lies below the present folder."""
+    """A path as it is typed from here: relative where it is below the present folder."""
     given = Path(path)
     here = Path.cwd()
     return (
@@ -50,7 +49,7 @@ def _escape(word: str) -> str:
     return word.replace("\\", "\\\\").replace("'", "\\'")
 
 
-def written(value: Any) -> str:
+def written(value: object) -> str:
     """A value in Hydra's override grammar."""
     if value is None:
         return "null"
@@ -62,6 +61,7 @@ def written(value: Any) -> str:
         return _text(fspath(value))
     if isinstance(value, Mapping):
         return "{" + ",".join(f"{_text(str(key))}:{written(inner)}" for key, inner in value.items()) + "}"
+    assert isinstance(value, Iterable), f"Hydra's grammar has no form for {value!r}"
     return "[" + ",".join(written(inner) for inner in value) + "]"
 
 

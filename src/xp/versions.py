@@ -2,20 +2,10 @@
 
 import platform
 
+from xp.own_parts import DECIDING_PACKAGES as PACKAGES
+
 DISTRIBUTION = "xp-robot-policies"
 """What xp is called where packages are named; in records it is `xp`."""
-PACKAGES = (
-    "hydra-core",
-    "omegaconf",
-    "torch",
-    "lightning",
-    "lerobot",
-    "jax",
-    "flax",
-    "optax",
-    "mujoco",
-    "safetensors",
-)
 
 
 def version_text() -> str:

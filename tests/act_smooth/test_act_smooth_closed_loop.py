@@ -1,19 +1,18 @@
 """In a closed loop, a policy that takes committed actions is told what comes next and what was executed."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
-from xp.envs.rollout import Ensembling, Receding
+from xp.envs.rollout import Execution, episode
+from xp.envs.suite import StepResult
+from xp.models.acting import BatchedPolicy
 from xp.models.policy import PolicySpec
-from xp.tasks._lib.recorders import PrefixConditionedPolicy
 
 HORIZON, PAST = 5, 3
 
 
 class Counting:
-    """Gives numbered actions, each one more than the last committed one, and notes what it is told."""
+    """Gives numbered actions, each one more than the last committed one, and notes what its first row is told."""
 
     def __init__(self, prefix_future=2):
         self.spec = PolicySpec(
@@ -22,25 +21,50 @@ class Counting:
         self.told = []
 
     def predict(self, observation, *, seed=0, prefix=None, past=None):
-        self.told.append((None if prefix is None else prefix.ravel(), None if past is None else past.ravel()))
-        start = 0 if prefix is None else prefix[0, -1, 0] + 1
-        return start + np.arange(HORIZON, dtype=np.float32).reshape(1, HORIZON, 1)
+        self.told.append((None if prefix is None else prefix[0].ravel(), None if past is None else past[0].ravel()))
+        start = np.zeros(len(seed)) if prefix is None else prefix[:, -1, 0] + 1
+        return (start[:, None] + np.arange(HORIZON))[..., None].astype(np.float32)
 
 
-def run(policy, steps, count, execute=Receding):
-    predict = PrefixConditionedPolicy(policy, steps if execute is Receding else 1, 0)
-    clock = SimpleNamespace(frame=0)
-    acting = execute(lambda: predict({"frame_index": np.array([clock.frame])})[0], steps)
-    executed = []
-    for clock.frame in range(count):
-        executed.append(float(acting.next()[0]))
-    return executed
+class Still:
+    """An env that shows nothing new, for `count` steps."""
+
+    task, language, cameras, action_low = "still", "stand still", {}, np.zeros(1)
+
+    def __init__(self, count):
+        self.max_steps, self.steps = count, 0
+
+    def reset(self, seed):
+        self.steps = 0
+        return self.observe()
+
+    def step(self, action):
+        self.steps += 1
+        return StepResult(self.observe(), False, self.steps == self.max_steps)
+
+    def observe(self):
+        return {"observation.state": np.zeros(1, np.float32), "task": self.language}
 
 
+def run(policy, steps, count, execution="receding", batch=1):
+    """The executed actions of one episode, as they are recorded."""
+    answer = BatchedPolicy(policy, seed=0, batch=batch)
+    how = Execution(chunk_steps=steps, name=execution, remembered=PAST)
+    running = episode(Still(count), 0, how, record=True)  # pyright: ignore[reportArgumentType]
+    query = next(running)
+    try:
+        while True:
+            (chunk,) = answer([query])
+            query = running.send(chunk)
+    except StopIteration as end:
+        return end.value.recorded.action.ravel().tolist()
+
+
+@pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("steps", [1, 2, 3, 4])
-def test_chunks_continue_one_another(steps):
+def test_chunks_continue_one_another(steps, batch):
     policy = Counting()
-    executed = run(policy, steps, 20)
+    executed = run(policy, steps, 20, batch=batch)
     assert executed == list(range(20))
     for i, (prefix, past) in enumerate(policy.told[1:], start=1):
         now = i * steps
@@ -56,7 +80,7 @@ def test_a_first_chunk_that_is_used_up_is_continued_from_its_last_action():
 
 def test_ensembling_asks_with_what_was_planned_for_now():
     policy = Counting()
-    assert run(policy, 3, 10, Ensembling) == pytest.approx(list(range(10)))
+    assert run(policy, 3, 10, "ensembling") == pytest.approx(list(range(10)))
     assert [prefix.tolist() for prefix, _ in policy.told[1:]] == [[i] for i in range(1, 10)]
 
 
@@ -66,9 +90,21 @@ def test_a_policy_without_a_prefix_is_asked_as_it_is():
     assert policy.told == [(None, None)] * 3
 
 
-def test_an_episode_begins_anew():
-    policy = Counting()
-    predict = PrefixConditionedPolicy(policy, 2, 0)
-    for frame in (0, 2, 0, 2):
-        predict({"frame_index": np.array([frame])})
-    assert policy.told[2] == (None, None) and policy.told[3][1].tolist() == [0, 1]
+def test_queries_of_several_episodes_are_answered_as_each_would_be_alone():
+    """At their begin, early with few actions executed, and later: in one call, in any order."""
+    seen = []
+    answer = BatchedPolicy(Counting(), seed=0, batch=4)
+    for seed, steps in ((0, 1), (1, 3)):
+        running = episode(Still(6), seed, Execution(chunk_steps=steps, remembered=PAST))  # pyright: ignore[reportArgumentType]
+        query = next(running)
+        try:
+            while True:
+                seen.append(query)
+                query = running.send(answer([query])[0])
+        except StopIteration:
+            pass
+    alone = [answer([query])[0] for query in seen]
+    assert len({len(query.executed) for query in seen}) == PAST + 1
+    for order in (list(range(len(alone))), list(range(len(alone)))[::-1]):
+        together = answer([seen[number] for number in order])
+        assert [chunk.tolist() for chunk in together] == [alone[number].tolist() for number in order]

@@ -1,5 +1,7 @@
 """Statistics of differences: what a list of windows would give, and only valid steps of the chosen episodes."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -117,18 +119,17 @@ def test_a_folder_without_parquet_files_is_an_error(tmp_path):
 @settings(max_examples=25, deadline=None)
 @given(LENGTHS, LAGS, st.integers(0, 9), st.sampled_from(["action", "observation.state"]), st.sampled_from([[], [1]]))
 def test_they_are_those_that_xp_computes(lengths, lags, seed, anchor, absolute):
-    from types import SimpleNamespace
-
     from xp.data import delta_statistics as of_xp
+    from xp.data.array_dataset import ArrayDataset
     from xp.errors import UserError
 
     actions, episode = recording(lengths, seed)
-    states, starts = actions + np.random.default_rng(seed).normal(size=actions.shape), np.cumsum([0, *lengths[:-1]])
+    states = actions + np.random.default_rng(seed).normal(size=actions.shape)
     chosen = sorted(set(range(0, len(lengths), 2)))
-    dataset = SimpleNamespace(
-        action=actions.astype(np.float32), state=states.astype(np.float32), episode_index=episode, root="here",
-        episodes=SimpleNamespace(starts=starts, lengths=np.array(lengths)),
-        action_names=[], state_names=[], rows=lambda episodes: np.flatnonzero(np.isin(episode, episodes)),
+    dataset = ArrayDataset(
+        root=Path("here"), fps=10.0, tasks=["move"],
+        lengths=np.array(lengths), episode_tasks=np.zeros(len(lengths), int),
+        action=actions.astype(np.float32), state=states.astype(np.float32),
     )  # fmt: skip
     anchors = None if anchor == "action" else dataset.state
     try:

@@ -18,6 +18,7 @@ from lerobot_policy_act_smooth_xp.steps import (
     dropped_samples,
 )
 from xp.data.batches import Batches
+from xp.data.windows import Windows
 
 ACTIONS = torch.arange(24.0).reshape(2, 4, 3)
 STATE = torch.tensor([[1.0, 2, 3], [4, 5, 6]])
@@ -49,14 +50,17 @@ def saved_and_loaded(pre, post, folder):
 
 class TestObservationDropout:
     def test_the_draws_are_those_of_xps_batches(self):
-        class Windows:
+        class MadeUpWindows(Windows):
+            def __init__(self):
+                pass
+
             def __len__(self):
                 return 1000
 
             def batch(self, indices):
                 return {}
 
-        batches = Batches(Windows(), batch_size=64, seed=7, drop_rate=0.3)
+        batches = Batches(MadeUpWindows(), batch_size=64, seed=7, drop_rate=0.3)
         for step in (0, 5):
             expected = batches.at(step)["observation_is_dropped"]
             assert np.array_equal(dropped_samples(7, step, 64, 0.3), expected)
@@ -98,7 +102,7 @@ class TestObservationDropout:
 
     @pytest.mark.parametrize("rate", [-0.1, 1.5])
     def test_a_rate_that_is_no_probability_is_an_error(self, rate):
-        with pytest.raises(ValueError, match="no probability"):
+        with pytest.raises(ValueError, match="not a probability"):
             ObservationDropoutStep(rate=rate)
 
 

@@ -97,6 +97,14 @@ CASES = {
     "ema 1.5": (["trainer.ema_decay=1.5", "data.root={d}"], "ema_decay"),
     "dropout 2": (["obs_dropout.rate=2", "data.root={d}"], "rate"),
     "dropout option": (["obs_dropout=0.1", "data.root={d}"], "obs_dropout.rate=0.1"),
+    "augment upside down": (
+        ["augment=octo", "augment.views.others.operations.hue.turn=[0.1,0]", "data.root={c}"],
+        "above",
+    ),
+    "augment a camera that is not there": (
+        ["augment=openvla", "augment.views.all.cameras=[nowhere]", "augment.views.all.optional=false", "data.root={c}"],
+        "nowhere",
+    ),
     "anchor typo": (["action_space=relative", "action_space.anchor=state", "data.root={d}"], "observation.state"),
     "lerobot type": (["model=lerobot", "model.type=ackt", "data.root={d}"], "act"),
     "lerobot no type": (["model=lerobot", "data.root={d}"], "model.type"),
@@ -137,7 +145,7 @@ CASES = {
     "pretrained empty": (["{small}", "pretrained_path={empty}"], "{empty}"),
     "pretrained of another type": (
         ["model=octo_tiny", "data.root={c}", "pretrained_path={r}", "data.val_fraction=0"],
-        "Octo",
+        "family octo",
     ),
     "pretrained pickle": (["{small}", "pretrained_path={pickles}"], "{pickles}"),
     # run folder
@@ -174,6 +182,8 @@ CASES = {
     ),
     # eval
     "eval option": (["task=eval", "eval=closedloop"], "closed_loop"),
+    "eval no workers": (["task=eval", "eval.checkpoint={r}", "eval.workers=0"], "eval.workers"),
+    "eval no rows": (["task=eval", "eval.checkpoint={r}", "eval.batch=0"], "eval.batch"),
     "eval no episodes": (["task=eval", "eval.checkpoint={r}", "eval.episodes=0"], "eval.episodes"),
     "eval task unknown": (["task=eval", "eval.checkpoint={r}", "env.tasks=[fly]"], "fly"),
     "eval no task": (["task=eval", "eval.checkpoint={r}", "env.tasks=[]"], "env.tasks"),

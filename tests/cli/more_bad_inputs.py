@@ -4,6 +4,8 @@ SMALL = "{small}"
 PREDICT = ["task=predict", "predict.checkpoint={r}"]
 REPLAY = ["task=eval", "eval=offline_replay", "eval.checkpoint={r}"]
 EVAL = ["task=eval", "eval.checkpoint={r}"]
+LIBERO = ["task=eval", "eval=expert", "env=libero"]
+GYMNASIUM = ["task=collect", "env=gymnasium", "data.root=new"]
 MERGE = ["task=merge", "merge.checkpoints=[{r},{r}]"]
 
 CASES = {
@@ -125,7 +127,47 @@ CASES = {
     "eval seed negative": ([*EVAL, "eval.first_seed=-1"], "first_seed"),
     "eval renderer": ([*EVAL, "env.renderer=opengl"], "raycast"),
     "eval another suite": ([*EVAL, "env.name=libero"], "arm"),
+    "collect gymnasium without an id": ([*GYMNASIUM], "env.id=gym_pusht/PushT-v0"),
+    "collect gymnasium unknown id": ([*GYMNASIUM, "env.id=gym_pusht/Pusht-v0", "env.package=gym_pusht"], "PushT-v0"),
+    "collect gymnasium no module": (
+        [*GYMNASIUM, "env.id=a/B-v0", "env.package=xp_no_such"],
+        "pip install xp-no-such",
+    ),
+    "collect gymnasium other spaces": (
+        [*GYMNASIUM, "env.id=gym_pusht/PushT-v0", "env.package=gym_pusht"],
+        "LeRobot.*agent_pos.*env.kwargs",
+    ),
+    "collect gymnasium wrong arguments": (
+        [*GYMNASIUM, "env.id=gym_pusht/PushT-v0", "env.package=gym_pusht", "env.kwargs={{colour: 1}}"],
+        "colour",
+    ),
+    "collect gymnasium without cameras": (
+        [*GYMNASIUM, "env.id=gym_pusht/PushT-v0", "env.package=gym_pusht", "env.kwargs={{obs_type: pixels_agent_pos}}"],
+        r"env.cameras=\{{image: \[96, 96\]\}}",
+    ),
+    "collect gymnasium expert": (
+        [*GYMNASIUM, "env.id=gym_pusht/PushT-v0", "env.package=gym_pusht", "env.kwargs={{obs_type: pixels_agent_pos}}"],
+        "collect.policy=POLICY",
+    ),
+    "collect pusht at another rate": (["task=collect", "env=pusht", "data.root=new", "env.fps=20"], "env.fps=10"),
+    "collect pusht another task": (["task=collect", "env=pusht", "data.root=new", "env.tasks=[push]"], "push_t"),
+    "collect pusht another camera": (
+        ["task=collect", "env=pusht", "data.root=new", "env.cameras={{top: [96, 96]}}"],
+        "no camera 'top'.*image",
+    ),
+    "expert libero suite typo": ([*LIBERO, "env.suite=libero_objct"], "'libero_object'"),
+    "expert libero task cut short": (
+        [*LIBERO, "env.tasks=[pick_up_the_milk]"],
+        "pick_up_the_milk_and_place_it",
+    ),
+    "eval libero with an arm's policy": ([*EVAL, "env=libero", "env.fps=10"], "6 numbers as an action.*libero takes 7"),
+    "eval blind without pictures": ([*EVAL, "eval.blind=true"], "no pictures.*eval.blind=false"),
+    "eval silence": ([*EVAL, "eval.silence_s=0"], "eval.silence_s"),
     "collect noise": (["task=collect", "data.root=new", "collect.noise=1"], "collect.noise"),
+    "collect noise of a policy": (
+        ["task=collect", "data.root=new", "collect.policy={r}", "collect.noise=0.01"],
+        "expert.*collect.noise=0",
+    ),
     "collect policy a number": (["task=collect", "data.root=new", "collect.policy=5"], "collect.policy|'5'"),
     "split more parts than episodes": (["task=split", "data.root={d}", "split.split_num=100"], "split_num|episodes"),
     "dump part": (["task=dump", "data.root={d}", "dump.part=test"], "val"),
@@ -149,4 +191,9 @@ CASES = {
     "attach a folder without a run": (["task=attach", "attach.run={empty}"], "{empty}"),
     "status live a word": (["task=status", "status.live=always"], "status.live"),
     "report null folder elsewhere": (["task=report", "report.folder={empty}"], "{empty}"),
+    "collect label": (["task=collect", "data.root=new", "collect.label=meant"], "collect.label=meant.*intended"),
+    "collect label of a policy": (
+        ["task=collect", "data.root=new", "collect.label=intended", "collect.policy={r}"],
+        "without any. Type collect.label=executed",
+    ),
 }

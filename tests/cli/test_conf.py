@@ -38,8 +38,8 @@ def test_no_option_name_reads_as_a_number_or_a_truth_value(group, option):
 
 def test_the_groups_of_the_design_are_there():
     wanted = (
-        "task model horizon chunk_size lr obs_dropout loop merge_method data env eval trainer logger paths debug "
-        "experiment"
+        "task model horizon chunk_size lr obs_dropout augment loop merge_method data env eval trainer logger paths "
+        "debug experiment"
     )
     assert {*wanted.split(), "hydra/launcher", "hydra/sweeper"} <= {group for group, _ in options()}
 
@@ -62,7 +62,8 @@ def test_every_task_has_an_option_a_module_and_identity_keys():
 
 
 def test_every_transient_key_exists():
-    configs = [compose([]), compose(["eval=offline_replay"])]
+    configs = [compose([]), compose(["eval=offline_replay"]), compose(["eval=returns", "loop=self_improve"])]
+    configs.append(compose(["model=openvla_tiny"]))
     missing = object()
     for key in TRANSIENT:
         assert any(OmegaConf.select(config, key, default=missing) is not missing for config in configs), key

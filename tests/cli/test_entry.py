@@ -44,10 +44,9 @@ def test_help_names_every_task_the_groups_and_three_examples(tmp_path):
 
     _, output, _ = run_xp(["--help"], tmp_path)
     assert all(re.search(rf"^\s+{task} ", output, re.M) for task in TASKS)
-    groups = ["model", "horizon", "chunk_size", "lr", "obs_dropout", "loop", "merge_method", "data", "env", "trainer"]
-    assert all(
-        re.search(rf"^\s*{group}: ", output, re.M) for group in [*groups, "logger", "paths", "debug", "experiment"]
-    )
+    groups = ["model", "horizon", "chunk_size", "lr", "obs_dropout", "augment", "loop", "merge_method", "data", "env"]
+    more = ["trainer", "logger", "paths", "debug", "experiment"]
+    assert all(re.search(rf"^\s*{group}: ", output, re.M) for group in [*groups, *more])
     assert len(re.findall(r"^\s+xp .*(task=|\+experiment=)\w", output, re.M)) >= 3
 
 
@@ -60,14 +59,23 @@ def test_version_names_xp_and_what_decides_results_without_importing_it(tmp_path
     names = [
         "hydra-core",
         "omegaconf",
+        "numpy",
+        "scipy",
         "torch",
-        "lightning",
-        "lerobot",
         "jax",
+        "jaxlib",
         "flax",
         "optax",
+        "orbax-checkpoint",
+        "lerobot",
+        "transformers",
+        "tokenizers",
+        "lightning",
         "mujoco",
+        "pyarrow",
+        "av",
         "safetensors",
+        "h5py",
     ]
     assert list(rows) == ["xp", "python", *names]
     assert rows["xp"] == importlib.metadata.version("xp-robot-policies")

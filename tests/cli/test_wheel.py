@@ -52,11 +52,11 @@ def test_the_installed_package_is_not_the_checkout(installed, checkout, tmp_path
 
 
 def test_the_installed_package_plans_the_main_job(installed, tmp_path):
-    assert "16 jobs" in run(installed, tmp_path, "+experiment=multi_horizon", "-m", "hydra.sweeper.dry_run=true")
+    assert "18 jobs" in run(installed, tmp_path, "+experiment=multi_horizon", "-m", "hydra.sweeper.dry_run=true")
 
 
 @pytest.mark.slow
 def test_the_installed_package_runs_the_main_job(installed, tmp_path):
-    output = run(installed, tmp_path, "+experiment=multi_horizon", "-m", *SHORT)
+    output = run(installed, tmp_path, "+experiment=multi_horizon", "-m", *SHORT, "experiment.closed_loop=false")
     assert output.rstrip().endswith("report.html")
     assert len(list((tmp_path / "multirun/multi_horizon_fast").glob("train_h*_pred_h4/metrics.json"))) == 2

@@ -47,9 +47,9 @@ def together(root: Path) -> Written:
 
 
 def write(root: Path, use_videos: bool) -> Written:
-    from xp.data import DatasetWriter
+    from xp.data.lerobot.writer import LeRobotWriter
 
-    with DatasetWriter(
+    with LeRobotWriter(
         root,
         fps=10,
         cameras=CAMERAS,

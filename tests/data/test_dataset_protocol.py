@@ -1,7 +1,6 @@
 """A data format that xp has never seen: one object behind an entry point, and everything in xp.data works on it."""
 
 import hashlib
-import importlib.metadata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +8,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from xp.config.dataset_facts import DatasetFacts, dataset_facts, find_format, installed_formats
-from xp.data import Batches, Windows, compute_statistics, in_order, open_dataset, open_frames, split_episodes
+from xp.config.dataset_facts import DatasetFacts, dataset_facts, find_format
+from xp.data import (
+    Batches,
+    Windows,
+    compute_statistics,
+    in_order,
+    open_dataset,
+    open_frames,
+    split_episodes,
+    writing_format,
+)
 from xp.data.dataset import DatasetFormat, Episodes, Groups
 from xp.data.dumps import draws, open_dump, save_dump
+from xp.data.exporting import export_only, open_exportable
+from xp.data.statistics import group_statistics, load_statistics, normalise, save_statistics, unnormalise
 from xp.errors import UserError
 
 LENGTHS = np.array([5, 3, 4])
@@ -84,16 +94,11 @@ FORMAT: DatasetFormat = ToyFormat()
 
 
 @pytest.fixture
-def toy(tmp_path, monkeypatch):
-    real = importlib.metadata.entry_points
-    added = importlib.metadata.EntryPoint("toy", f"{__name__}:FORMAT", "xp.datasets")
-    declared = lambda **which: [*real(**which), *([added] if which == {"group": "xp.datasets"} else [])]  # noqa: E731
-    monkeypatch.setattr(importlib.metadata, "entry_points", declared)
-    installed_formats.cache_clear()
+def toy(tmp_path, offer):
+    offer("xp.datasets", toy=f"{__name__}:FORMAT")
     path = tmp_path / "walks.toy"
     path.write_text("toy")
-    yield path
-    installed_formats.cache_clear()
+    return path
 
 
 def test_a_format_is_found_by_what_it_owns_and_told_to_configuration(toy, tmp_path):
@@ -138,6 +143,21 @@ def test_windows_hold_optional_columns_at_the_steps_of_their_actions(toy):
     assert not batch["action"][batch["group_index"] == 1][..., 1].any()
 
 
+def test_actions_alone_are_those_of_the_batch(toy):
+    windows = Windows(open_dataset(toy), {}, [0, 1, 2], history=2, horizon=3)
+    batch, (action, is_pad) = windows.batch(np.arange(len(windows))), windows.actions(np.arange(len(windows)))
+    np.testing.assert_array_equal(action, batch["action"])
+    np.testing.assert_array_equal(is_pad, batch["action_is_pad"])
+
+
+def test_a_format_that_does_not_export_says_what_to_do_instead(toy, tmp_path):
+    assert export_only(toy) == "" and export_only(tmp_path / "nothing") == ""
+    with pytest.raises(UserError, match=r"the format toy does not export\. .*data\.split=MANIFEST"):
+        open_exportable(toy)
+    with pytest.raises(UserError, match="no installed format knows it"):
+        open_exportable(tmp_path)
+
+
 def test_batches_splits_and_statistics_work_on_any_format(toy):
     dataset = open_dataset(toy)
     split = split_episodes(dataset, val_fraction=0.5, seed=0)
@@ -147,6 +167,39 @@ def test_batches_splits_and_statistics_work_on_any_format(toy):
     assert statistics["action"]["mean"][0] == np.float32(np.mean(rows)) and statistics["num_transitions"] == 9
     batch = Batches(Windows(dataset, {}, split.train, history=1, horizon=2), batch_size=4, seed=1).at(3)
     assert batch["action"].shape == (4, 2, 2) and batch["reward"].shape == (4, 2) and len(batch["task"]) == 4
+
+
+def test_statistics_of_groups_are_their_own_and_survive_a_file(toy, tmp_path):
+    """The second group has one action dimension of two: its zeros in the other are no part of any statistics."""
+    dataset = open_dataset(toy)
+    statistics = compute_statistics(dataset, [0, 1])
+    assert statistics["groups"].keys() == {"two", "one"}
+    assert [statistics["groups"][name]["action"]["mean"].shape for name in ("two", "one")] == [(2,), (1,)]
+    assert statistics["groups"]["one"]["action"]["mean"].tolist() == [6.0]  # rows 5, 6, 7
+    assert statistics["groups"]["one"]["num_transitions"] == 3
+    # of all episodes: the first dimension over rows 0 to 7, the second over those of the first group
+    assert statistics["action"]["mean"].tolist() == [3.5, -2.0]
+    save_statistics(tmp_path / "s.json", statistics)
+    loaded = load_statistics(tmp_path / "s.json")
+    np.testing.assert_equal(loaded, statistics)
+    only = compute_statistics(dataset, [1])
+    assert only["groups"].keys() == {"one"} and only["action"]["mask"].tolist() == [True, False]
+
+
+def test_windows_of_several_groups_are_normalised_by_their_own_statistics(toy):
+    dataset = open_dataset(toy)
+    statistics = compute_statistics(dataset, [0, 1, 2])
+    stacked = group_statistics(statistics, dataset.groups, "action")
+    batch = Windows(dataset, {}, [0, 1, 2], history=1, horizon=1).batch(np.arange(N))
+    own = {name: values[batch["group_index"]][:, None] for name, values in stacked.items()}
+    normalised = normalise(batch["action"], own)
+    for group, name in enumerate(dataset.groups.names):
+        members, width = batch["group_index"] == group, dataset.groups.action_dims[group]
+        values = normalised[members][:, 0, :width]
+        np.testing.assert_allclose(values.mean(axis=0), 0, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(values.std(axis=0), 1, atol=1e-5, err_msg=name)
+        assert not normalised[members][:, 0, width:].any()
+    np.testing.assert_allclose(unnormalise(normalised, own), batch["action"], atol=1e-4)
 
 
 def test_a_dump_keeps_and_cuts_optional_columns(toy, tmp_path):
@@ -166,3 +219,16 @@ def test_a_dataset_without_optional_columns_has_windows_without_them():
 
     batch = Windows(made_up([3]), {}, [0], history=1, horizon=1).batch([0])
     assert not {"reward", "done", "step", "group_index"} & set(batch)
+
+
+def test_a_format_that_only_reads_says_which_one_writes(toy, monkeypatch):
+    with pytest.raises(UserError, match=r"collect\.format=toy: this data format only reads.*collect\.format=lerobot"):
+        writing_format("toy", "collect.format")
+    with pytest.raises(UserError, match=r"collect\.format=tay: no installed package has it \(did you mean 'toy'"):
+        writing_format("tay", "collect.format")
+    begun: list[Path] = []
+    monkeypatch.setattr(ToyFormat, "create", lambda self, root, **layout: begun.append(root), raising=False)
+    writing_format("toy", "collect.format").create(
+        toy, fps=5, cameras={}, state_names=["s"], action_names=["a"], robot_type="toy"
+    )
+    assert begun == [toy]

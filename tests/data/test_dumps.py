@@ -8,7 +8,7 @@ import pytest
 from data_made_up import made_up, made_up_frames
 
 from xp.data import Windows, in_order
-from xp.data.dumps import draws, open_dump, save_dump
+from xp.data.dumps import draws, open_dump, refuse_foreign_file, save_dump
 from xp.errors import UserError
 from xp.models.policy import PolicySpec
 
@@ -76,6 +76,13 @@ def test_a_pickle_is_refused_and_nothing_in_it_runs(name, tmp_path):
     with pytest.raises(UserError, match="is a pickle.*xp task=dump"):
         open_dump(tmp_path / name)
     assert not (tmp_path / "executed").exists()
+
+
+def test_a_safetensors_file_that_begins_like_a_pickle_is_none(tmp_path):
+    """The length of its header, 1152, is written as the bytes 80 04, with which a pickle of protocol 4 begins."""
+    header = b"{}".ljust(1152)
+    (tmp_path / "val.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    refuse_foreign_file(tmp_path / "val.safetensors")
 
 
 def test_a_pickle_inside_an_npz_is_refused_and_does_not_run(tmp_path):

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import av
 import numpy as np
@@ -14,8 +15,9 @@ from PIL import Image
 from xp.data import open_dataset
 from xp.data.lerobot import video
 from xp.data.lerobot.folder import VideoPart
-from xp.data.lerobot.frames import iter_frames, match_frames, resize
+from xp.data.lerobot.frames import iter_frames, match_frames
 from xp.errors import UserError
+from xp.pictures import resize
 
 
 def all_frames(root, camera, size=None, decoder="pyav") -> np.ndarray:
@@ -72,13 +74,13 @@ def lanczos3(from_size: int, to_size: int) -> np.ndarray:
 def test_resizing_agrees_with_the_formula_within_one_grey_level(image_set, size):
     frame = image_set.images["top"][3]
     exact = np.einsum("ah,hwc,bw->abc", lanczos3(96, size[0]), frame.astype(float), lanczos3(96, size[1]))
-    assert np.abs(resize(frame, size) - np.clip(exact, 0, 255)).max() <= 1.5  # one, and half for rounding
+    assert np.abs(resize(frame, *size) - np.clip(exact, 0, 255)).max() <= 1.5  # one, and half for rounding
 
 
 def test_resizing_to_the_same_size_changes_nothing_and_a_flat_picture_stays_flat():
     frame = np.random.default_rng(0).integers(0, 256, (7, 5, 3), dtype=np.uint8)
-    assert resize(frame, (7, 5)) is frame
-    assert (resize(np.full((50, 40, 3), 93, np.uint8), (13, 9)) == 93).all()
+    assert resize(frame, 7, 5) is frame
+    assert (resize(np.full((50, 40, 3), 93, np.uint8), 13, 9) == 93).all()
 
 
 def test_pictures_of_another_size_than_announced_are_refused(tmp_path):
@@ -140,7 +142,7 @@ LENGTHS = st.lists(st.integers(1, 5), min_size=1, max_size=5)
 @given(LENGTHS, st.floats(-0.02, 0.02), st.integers(0, 4), st.integers(1, 7))
 def test_frames_are_matched_by_time_through_drift_and_past_foreign_frames(lengths, drift, foreign, piece):
     dataset = made_up(lengths)  # 10 frames per second
-    part = VideoPart(None, np.arange(len(lengths)), (foreign + dataset.episodes.starts) / 10 + drift)  # type: ignore[arg-type]
+    part = VideoPart(Path(), np.arange(len(lengths)), (foreign + dataset.episodes.starts) / 10 + drift)
     times = np.arange(foreign + sum(lengths) + 2) / 10
     matched = list(match_frames(part, dataset, decoded(times, piece)))
     rows, frames = (np.concatenate(arrays) for arrays in zip(*matched, strict=True))
@@ -151,7 +153,7 @@ def test_frames_are_matched_by_time_through_drift_and_past_foreign_frames(length
 @given(LENGTHS, st.data())
 def test_a_frame_that_is_missing_repeated_or_out_of_order_is_noticed(lengths, data):
     dataset = made_up(lengths)
-    part = VideoPart(__file__, np.arange(len(lengths)), dataset.episodes.starts / 10)  # type: ignore[arg-type]
+    part = VideoPart(Path(__file__), np.arange(len(lengths)), dataset.episodes.starts / 10)
     times = (np.arange(sum(lengths)) / 10).tolist()
     at = data.draw(st.integers(0, len(times) - 1))
     if data.draw(st.booleans()):

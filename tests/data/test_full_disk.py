@@ -48,7 +48,7 @@ from pathlib import Path
 import numpy as np
 sys.path.insert(0, sys.argv[3])
 what, target = sys.argv[1], Path(sys.argv[2])
-from xp.data import DatasetWriter
+from xp.data.lerobot.writer import LeRobotWriter
 from xp.data.dumps import _NEEDED, save_dump
 from xp.data.lerobot.export import export_episodes
 from xp.data.space import writing
@@ -60,10 +60,11 @@ source = target.parent / "source"
 if what == "export":
     files = [data_odd.picture(np.resize(pixels[i], (32, 24, 3))) for i in range(8)] * 9
     data_odd.with_pictures(source, files, lengths=(36, 36))
+sys.dont_write_bytecode = True  # or what is imported below is compiled into files that end there
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))  # a file of more than 10 kB: "File too large"
 try:
     if what == "record":
-        with DatasetWriter(target, fps=10, cameras={"a": (64, 64)}, state_names=["s"], action_names=["x"],
+        with LeRobotWriter(target, fps=10, cameras={"a": (64, 64)}, state_names=["s"], action_names=["x"],
                            robot_type="r") as writer:
             writer.add_episode("t", {"a": pixels}, np.zeros((8, 1)), np.zeros((8, 1)))
     elif what == "export":

@@ -1,5 +1,7 @@
 """Videos whose frames do not come one for one with the rows: the nearest frame, as LeRobot picks it, or both rates."""
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -158,7 +160,7 @@ def test_a_playlist_that_calls_itself_a_video_is_refused(tmp_path):
 def test_every_row_gets_the_nearest_frame_or_the_first_without_one_is_named(lengths, rate, shift, piece):
     """Against the plain rule: all distances, the first smallest, below half a row's time."""
     dataset = made_up(lengths)  # 10 frames per second
-    part = VideoPart(__file__, np.arange(len(lengths)), dataset.episodes.starts / 10)  # type: ignore[arg-type]
+    part = VideoPart(Path(__file__), np.arange(len(lengths)), dataset.episodes.starts / 10)
     times = np.arange(0, dataset.num_frames / 10, 0.1 / rate) + shift
     pieces = ((times[i : i + piece], np.arange(i, min(i + piece, len(times)))) for i in range(0, len(times), piece))
     due = np.arange(dataset.num_frames) / 10

@@ -8,7 +8,8 @@ from data_made_up import edit_info
 from data_small import write_small
 from data_written import CAMERAS, LENGTHS, TASKS
 
-from xp.data import dataset_info, open_dataset
+from xp.data import open_dataset
+from xp.data.lerobot.info import dataset_info
 
 
 @pytest.mark.parametrize("kind", ["image_set", "video_set", "parts_set"])
@@ -93,7 +94,8 @@ def test_a_copy_has_the_same_fingerprint_and_another_pixel_or_action_another(ima
 def test_describing_a_dataset_imports_neither_numpy_nor_pyarrow(tmp_path):
     root = write_small(tmp_path / "d")
     code = (
-        "import sys; from xp.data import dataset_info; info = dataset_info(sys.argv[1]); assert info.action_dim == 2\n"
+        "import sys; from xp.data.lerobot.info import dataset_info\n"
+        "info = dataset_info(sys.argv[1]); assert info.action_dim == 2\n"
         "print(sorted({'numpy', 'pyarrow', 'torch', 'jax', 'lerobot', 'av'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code, str(root)], capture_output=True, text=True, check=True)

@@ -1,21 +1,24 @@
 """What collect and predict do with datasets: heard at every step, refused before the first window."""
 
-import signal
-import time
+from contextlib import contextmanager
 from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 from data_made_up import made_up
 from hydra import compose
 
 from xp.config import open_hydra
 from xp.config.shorthand import expand_shorthand
+from xp.envs import Episode
+from xp.envs.maker import EnvMaker
 from xp.errors import UserError
 from xp.runs.execution.signals import RunInterrupted
 from xp.tasks import collect
 from xp.tasks._lib import cached_predictions
 from xp.tasks._lib.loading import fit_dimensions
-from xp.tasks._lib.recorders import EnvMaker, ExpertRecorder
+from xp.tasks._lib.recorders import ExpertRecorder, PolicyRecorder
 
 
 def env_of(*overrides):
@@ -32,7 +35,7 @@ def test_one_camera_is_one_camera():
 
 
 def test_the_size_of_one_camera_is_changed_by_its_own_key():
-    assert env_of("env.cameras.wrist=[64,48]").cameras == {"oblique": [96, 96], "wrist": [64, 48]}
+    assert env_of("env.cameras.wrist=[64,48]").cameras == {"oblique": [64, 64], "wrist": [64, 48]}
 
 
 def test_an_interrupt_ends_an_episode_at_its_next_step():
@@ -50,31 +53,46 @@ def test_an_interrupt_ends_an_episode_at_its_next_step():
     assert steps == [1, 2, 3]
 
 
-def test_an_interrupt_does_not_wait_for_episodes_that_are_recorded_elsewhere():
-    asked = iter([False, False, True])
-
-    def leave() -> None:
-        if next(asked):
-            raise RunInterrupted
-
-    with pytest.raises(RunInterrupted), collect._pool(1) as pool:
-        list(collect._in_time(pool.imap(time.sleep, [3600, 3600]), leave))
+@contextmanager
+def no_progress(*_: object, **__: object):
+    yield SimpleNamespace(advance=lambda: None)
 
 
-def test_episodes_of_a_pool_come_in_the_order_of_their_seeds():
-    with collect._pool(2) as pool:
-        assert list(collect._in_time(pool.imap(abs, [-3, -2, -1]), lambda: None)) == [3, 2, 1]
+def recorded(*overrides):
+    """What collecting says of one wanted episode of red_to_target, with no pictures and nothing written."""
+    open_hydra(None)
+    one = ["task=collect", "data.root=d", "env.tasks=[red_to_target]", "collect.episodes=1", "collect.workers=1"]
+    config = compose("config", expand_shorthand([*one, "env.cameras={}", *overrides]))
+    envs = EnvMaker.of(config.env, environment_state=False)
+    run: Any = SimpleNamespace(config=config, progress=no_progress, should_stop=lambda: False)
+    writer: Any = SimpleNamespace(add_episode=lambda *_, **__: None)
+    return collect._record(run, envs, writer)
 
 
-def handler_of_ctrl_c(_: int) -> str:
-    return str(signal.getsignal(signal.SIGINT))
+def test_attempts_that_the_limit_of_steps_ended_are_said_with_that_key():
+    with pytest.raises(UserError) as refused:
+        recorded("env.max_steps=8")
+    assert str(refused.value) == (
+        "Only 0 of 3 attempts at red_to_target succeeded, 1 episodes are wanted; 3 ended at env.max_steps=8 without "
+        "success. Give more steps (env.max_steps=null: the suite's own limit), or collect.keep_failures=true to keep "
+        "failed ones."
+    )
+    assert len(recorded("env.max_steps=null")["red_to_target"]) == 1
 
 
-def test_worker_processes_leave_ctrl_c_to_the_one_that_ends_them():
-    before = signal.getsignal(signal.SIGINT)
-    with collect._pool(1) as pool:
-        assert pool.map(handler_of_ctrl_c, [0]) == [str(signal.SIG_IGN)]
-    assert signal.getsignal(signal.SIGINT) is before
+def test_failures_that_no_limit_explains_are_not_said_to_be_its_doing(monkeypatch):
+    none = np.zeros((40, 0), np.float32)
+    failed = Episode(
+        images={}, state=none, environment_state=none, action=none, success=False, task="red_to_target", seed=0
+    )
+    recorder = SimpleNamespace(episodes=lambda task, seeds, leave: [failed] * len(seeds))
+    monkeypatch.setattr(PolicyRecorder, "load", lambda *_: recorder)
+    with pytest.raises(UserError) as refused:
+        recorded("collect.policy=mine", "env.max_steps=60")
+    assert str(refused.value) == (
+        "Only 0 of 3 attempts at red_to_target succeeded, 1 episodes are wanted. Give collect.keep_failures=true to "
+        "keep failed ones, or a better policy (collect.policy=expert)."
+    )
 
 
 def policy(**spec):
@@ -103,6 +121,6 @@ def test_a_policy_that_reads_no_state_fits_any():
 def test_predict_refuses_another_width_before_a_window_is_read(monkeypatch):
     monkeypatch.setattr(cached_predictions, "load", lambda *_, **__: policy(action_dim=7))
     monkeypatch.setattr(cached_predictions, "shared_frames", lambda *_: pytest.fail("frames were read"))
-    asked = SimpleNamespace(checkpoint="RUN", camera_map=None, unnorm_key=None)
+    asked = SimpleNamespace(checkpoint="RUN", camera_map=None, unnorm_key=None, load_options=None)
     with pytest.raises(UserError, match="actions of 7 dimensions"):
         cached_predictions._ask(SimpleNamespace(config=SimpleNamespace(predict=asked)), made_up([3]), (0,))  # type: ignore[arg-type]

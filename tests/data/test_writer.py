@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from data_written import CAMERAS, LENGTHS, TASKS
 
-from xp.data import DatasetWriter, open_dataset
+from xp.data import open_dataset
+from xp.data.lerobot.writer import LeRobotWriter
 from xp.errors import UserError
 
 OPTIONS = {"fps": 10, "cameras": {"top": (16, 16)}, "action_names": ["x", "y"], "robot_type": "arm"}
@@ -45,7 +46,7 @@ def test_lerobot_reads_the_same_pixels_from_stored_images(image_set):
 
 
 def test_a_dataset_appears_only_when_it_is_closed(tmp_path):
-    writer = DatasetWriter(tmp_path / "d", state_names=[], **OPTIONS)
+    writer = LeRobotWriter(tmp_path / "d", state_names=[], **OPTIONS)
     writer.add_episode("t", *episode())
     assert not (tmp_path / "d").exists()
     writer.close()
@@ -53,6 +54,18 @@ def test_a_dataset_appears_only_when_it_is_closed(tmp_path):
     assert sorted(path.name for path in (tmp_path / "d").iterdir()) == ["data", "meta"]
     dataset = open_dataset(tmp_path / "d")
     assert dataset.num_frames == 3 and dataset.state_dim == 0
+
+
+def test_episodes_of_one_frame_among_longer_ones_are_written_beyond_the_tenth(tmp_path):
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+    lengths = [3] * 10 + [1] + [2] * 9 + [1]
+    with LeRobotWriter(tmp_path / "d", state_names=[], **OPTIONS) as writer:
+        for length in lengths:
+            writer.add_episode("t", *episode(length))
+    assert open_dataset(tmp_path / "d").episodes.lengths.tolist() == lengths
+    theirs: Any = LeRobotDataset("local/x", root=tmp_path / "d")
+    assert [int(length) for length in theirs.meta.episodes["length"]] == lengths
 
 
 def test_every_file_can_be_read_by_those_who_may_read_new_files(video_set, tmp_path):
@@ -64,7 +77,7 @@ def test_every_file_can_be_read_by_those_who_may_read_new_files(video_set, tmp_p
 def test_an_error_while_recording_leaves_nothing_behind(tmp_path):
     with (
         pytest.raises(ZeroDivisionError),
-        DatasetWriter(tmp_path / "d", state_names=[], **OPTIONS) as writer,
+        LeRobotWriter(tmp_path / "d", state_names=[], **OPTIONS) as writer,
     ):
         writer.add_episode("t", *episode())
         raise ZeroDivisionError
@@ -74,7 +87,7 @@ def test_an_error_while_recording_leaves_nothing_behind(tmp_path):
 def test_closing_without_episodes_is_refused_and_leaves_nothing_behind(tmp_path):
     with (
         pytest.raises(UserError, match="No episode"),
-        DatasetWriter(tmp_path / "d", state_names=[], **OPTIONS),
+        LeRobotWriter(tmp_path / "d", state_names=[], **OPTIONS),
     ):
         pass
     assert list(tmp_path.iterdir()) == []
@@ -84,9 +97,9 @@ def test_an_existing_folder_is_kept_unless_told_otherwise(tmp_path):
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "mine").write_text("x")
     with pytest.raises(UserError, match="exists already"):
-        DatasetWriter(tmp_path / "d", state_names=[], **OPTIONS)
+        LeRobotWriter(tmp_path / "d", state_names=[], **OPTIONS)
     assert (tmp_path / "d" / "mine").read_text() == "x"
-    with DatasetWriter(tmp_path / "d", state_names=[], overwrite=True, **OPTIONS) as writer:
+    with LeRobotWriter(tmp_path / "d", state_names=[], overwrite=True, **OPTIONS) as writer:
         writer.add_episode("t", *episode())
         assert (tmp_path / "d" / "mine").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["d"]
@@ -108,7 +121,7 @@ def test_episodes_that_do_not_fit_are_refused_and_the_others_kept(tmp_path):
         (images, bad_state, action, "frame 2, dimension 0 .s."),
         ({"top": images["top"][:0]}, state[:0], action[:0], "shape"),
     ]
-    with DatasetWriter(tmp_path / "d", state_names=["s"], **OPTIONS) as writer:
+    with LeRobotWriter(tmp_path / "d", state_names=["s"], **OPTIONS) as writer:
         for *arrays, words in wrong:
             with pytest.raises(UserError, match=words):
                 writer.add_episode("t", *arrays)
@@ -119,14 +132,14 @@ def test_episodes_that_do_not_fit_are_refused_and_the_others_kept(tmp_path):
 @pytest.mark.parametrize("changes", [{"fps": 12.5}, {"fps": 0}, {"cameras": {}}, {"action_names": []}])
 def test_impossible_datasets_are_refused(tmp_path, changes):
     with pytest.raises(UserError):
-        DatasetWriter(tmp_path / "d", state_names=[], **{**OPTIONS, **changes})
+        LeRobotWriter(tmp_path / "d", state_names=[], **{**OPTIONS, **changes})
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_place_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
-        DatasetWriter(tmp_path / "file" / "d", state_names=[], **OPTIONS)
+        LeRobotWriter(tmp_path / "file" / "d", state_names=[], **OPTIONS)
 
 
 def test_an_environment_state_comes_back_in_lerobot_and_in_xp_and_needs_no_camera(tmp_path):
@@ -134,7 +147,7 @@ def test_an_environment_state_comes_back_in_lerobot_and_in_xp_and_needs_no_camer
 
     around = np.random.default_rng(0).normal(size=(4, 2)).astype(np.float32)
     options = {**OPTIONS, "cameras": {}, "state_names": ["s"], "environment_state_names": ["cube.x", "cube.y"]}
-    with DatasetWriter(tmp_path / "d", **options) as writer:
+    with LeRobotWriter(tmp_path / "d", **options) as writer:
         with pytest.raises(UserError, match="environment state"):
             writer.add_episode("t", {}, np.zeros((4, 1)), np.ones((4, 2)))
         writer.add_episode("t", {}, np.zeros((4, 1)), np.ones((4, 2)), environment_state=around)

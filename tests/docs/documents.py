@@ -64,6 +64,18 @@ def inline_commands() -> list[tuple[str, list[str]]]:
     return found
 
 
+def inline_python() -> list[tuple[str, str]]:
+    """(page:line, code) of each code span that calls a function of xp."""
+    found = []
+    for page in pages():
+        text = page.read_text()
+        prose = FENCE.sub(lambda match: "\n" * match[0].count("\n"), text)
+        for match in re.finditer(r"`((?:print\()?xp\.\w+\([^`]*)`", prose):
+            line = prose.count("\n", 0, match.start()) + 1
+            found.append((f"{page.relative_to(CHECKOUT)}:{line}", match[1]))
+    return found
+
+
 def _simple(words: list[str]) -> Iterator[list[str]]:
     command: list[str] = []
     for word in [*words, "&&"]:

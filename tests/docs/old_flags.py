@@ -20,7 +20,7 @@ FLAGS = {
     "learning_rate weights weight_format use_gpu gpu_ids",
     "arithmetic_torch.py": "config data-path checkpoints output optimize_method num_iterations learning_rate weights",
     "finetune_openvla_chunked.py": "suite chunk-size epochs val-steps",
-    "visualize_results.py": "run compare",
+    "visualize_results.py": "run compare output",
     "evaluate_finetuned_chunked.py": "checkpoint",
     "self_improving_finetune.py": "pretrained_path robot_type reference_robot num_improvement_loops "
     "episodes_per_loop finetune_steps_per_loop output_dir "

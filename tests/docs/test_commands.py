@@ -1,6 +1,7 @@
 """Every command of the pages: composed and checked here; what a small machine can run is run by the slow tests."""
 
 import ast
+import inspect
 import os
 import re
 import shutil
@@ -8,19 +9,22 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
-from documents import CHECKOUT, blocks, commands, inline_commands
+from command_sequences import sequences
+from documents import CHECKOUT, blocks, commands, inline_commands, inline_python
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from substitutions import FEWER, FOLDERS, PRELUDES, only_composed, substituted
+from substitutions import FEWER, FOLDERS, PRELUDES, PROGRAMS, fields, only_composed, substituted
 
 from xp.__main__ import _parse
 from xp.config import check
 from xp.config.compose import CONFIG_NAME, open_hydra, without_hydra
 
 OURS = [(place, words[1:]) for place, words in [*commands(), *inline_commands()] if words[0] == "xp"]
+# A command that stands in several places is composed once, for the first.
+DISTINCT = list({tuple(words): (place, words) for place, words in reversed(OURS)}.values())[::-1]
 OTHERS = [(place, words) for place, words in commands() if words[0] != "xp"]
-PROGRAMS = {"hf", "lerobot-eval", "lerobot-train", "lerobot-rollout", "uv", "pip", "make"}
 
 
 def ids(cases):
@@ -41,7 +45,7 @@ def combinations(overrides):
             return
 
 
-@pytest.mark.parametrize(("place", "words"), OURS, ids=ids(OURS))
+@pytest.mark.parametrize(("place", "words"), DISTINCT, ids=ids(DISTINCT))
 def test_a_command_composes(place, words, tmp_path):
     from hydra.types import RunMode
 
@@ -71,7 +75,8 @@ def test_another_program_is_there(place, words):
     elif words[0] == "python":
         assert (CHECKOUT / words[1]).is_file(), f"{place}: {words[1]}"
     else:
-        assert words[0] in PROGRAMS, f"{place}: {words[0]} is in no list of tests/docs/test_commands.py"
+        assert words[0] in PROGRAMS, f"{place}: {words[0]} is in no list of tests/docs/substitutions.py"
+        assert all((CHECKOUT / name).is_file() for name in re.findall(r"tests/\S+\.py", PROGRAMS[words[0]]))
     if words[0].startswith("lerobot-"):
         assert shutil.which(words[0], path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
 
@@ -101,18 +106,35 @@ def run_xp(words, folder, cache):
     return done.stdout
 
 
-EXPERIMENTS = [(place, words) for place, words in OURS if any(word.startswith("+experiment=") for word in words)]
-RUNS = [
-    (place, words)
-    for place, words in OURS
-    if any(word.startswith("task=") for word in words)
-    and only_composed(words) is None
-    and not any(word.startswith(("+experiment=", "--cfg")) for word in words)
-]
+PLANNED = [(place, words) for place, words in OURS if any(re.match(r"\+experiment=|-m$", word) for word in words)]
+SHOWN = [(place, words) for place, words in OURS if {"--help", "--version", "--cfg"} & set(words)]
+COMPOSED = [(place, words) for place, words in OURS if only_composed(words) and not {"--cfg"} & set(words)]
+RUNS = sequences([case for case in OURS if case not in [*PLANNED, *SHOWN, *COMPOSED]])
+
+
+def test_every_command_is_run_or_planned_or_has_a_line_that_says_what_it_would_need():
+    run = [case for sequence in RUNS for case in sequence.commands]
+    for case in OURS:
+        assert sum(case in cases for cases in (PLANNED, SHOWN, run)) == 1 or case in COMPOSED, case[0]
+    assert all(any(word.startswith("task=") for word in words) for _, words in run)
+
+
+@pytest.mark.parametrize("line", sorted({" ".join(words) for _, words in SHOWN}))
+def test_a_command_that_shows_something_says_it(line, tmp_path):
+    said = run_xp(line.split(), tmp_path, tmp_path / "cache")
+    assert re.search({"--help": r"task=train", "--version": r"^xp \d", "--cfg": r"^lr:"}[line.split()[0]], said, re.M)
+
+
+def test_the_line_for_tab_completion_installs_it(tmp_path):
+    [line] = [words[1] for place, words in OTHERS if words[0] == "eval"]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    script = f'eval "{line}" && complete -p xp'
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env={**os.environ, "PATH": path}, capture_output=True)
+    assert done.returncode == 0 and b"xp" in done.stdout, done.stderr.decode()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("place", "words"), EXPERIMENTS, ids=ids(EXPERIMENTS))
+@pytest.mark.parametrize(("place", "words"), PLANNED, ids=ids(PLANNED))
 def test_an_experiment_is_planned(place, words, places, tmp_path):
     given = substituted(words, tmp_path, **places)
     # the hosts of the pages are not there: the plan is the same with any launcher
@@ -125,18 +147,51 @@ def test_an_experiment_is_planned(place, words, places, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("place", "words"), RUNS, ids=ids(RUNS))
-def test_a_command_runs(place, words, places, tmp_path):
-    given = substituted(words, tmp_path, **places)
-    heavy = any(word in ("task=train", "task=eval", "task=collect", "task=predict") for word in given)
-    run_xp([*given, *(FEWER if heavy else [])], tmp_path, places["cache"])
+@pytest.mark.parametrize("sequence", RUNS, ids=str)
+def test_a_command_runs(sequence, places, tmp_path):
+    made: dict[str, str] = {}
+    for _, words in sequence.commands:
+        given = substituted(words, tmp_path, made, **places)
+        heavy = any(word in ("task=train", "task=eval", "task=collect", "task=predict") for word in given)
+        run_xp([*given, *(FEWER if heavy else [])], tmp_path, places["cache"])
+    assert all(Path(path).exists() for path in made.values())
+
+
+def run_block(block, places):
+    """Run a Python block after the prelude of its page; returns the names it leaves."""
+    named = {name: str(path) for name, path in places.items()}
+    text = textwrap.dedent(PRELUDES[block.page]).format(**named) + block.text
+    for name, place in FOLDERS.items():
+        if f'"{name}"' in text:
+            text = text.replace(f'"{name}"', repr(place.format(**{"work": "", "lerobot": "", **named})))
+    names: dict[str, Any] = {}
+    exec(compile(text, str(block), "exec"), names)
+    return names
+
+
+LIGHT = [block for block in blocks("python") if fields(PRELUDES.get(block.page, "")) <= {"run"}]
+
+
+@pytest.mark.parametrize("block", LIGHT, ids=str)
+def test_a_python_block_of_any_policy_runs(block, policy_folder):
+    names = run_block(block, {"run": policy_folder})
+    if "policy" in names and "observation" in names:  # a page whose policy is asked for itself
+        assert names["actions"].ndim == 3 and names["actions"].dtype == "float32", "[B, H, A]"
+        assert names["actions"].shape[2] == names["policy"].spec.action_dim
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("block", blocks("python"), ids=str)
 def test_a_python_block_runs(block, places):
-    named = {name: str(path) for name, path in places.items()}
-    text = textwrap.dedent(PRELUDES[block.page]).format(**named) + block.text
-    for name, place in FOLDERS.items():
-        text = text.replace(f'"{name}"', repr(place.format(**{"work": "", "lerobot": "", **named})))
-    exec(compile(text, str(block), "exec"), {})
+    run_block(block, places)
+
+
+@pytest.mark.parametrize(("place", "call"), inline_python(), ids=str)
+def test_a_call_in_the_text_is_of_what_is_public_with_its_arguments(place, call):
+    import xp
+
+    [name] = re.findall(r"xp\.(\w+)\(", call)
+    assert name in xp.__all__, place
+    parameters = inspect.signature(getattr(xp, name)).parameters
+    others = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    assert others or set(re.findall(r"(\w+)=", call)) <= set(parameters), f"{place}: {call}"

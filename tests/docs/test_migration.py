@@ -58,6 +58,10 @@ def test_an_override_of_the_tables_composes(script, words, tmp_path):
         base += ["eval=offline_replay"]
     if script.startswith("arithmetic") and not any(word.startswith("merge_method=") for word in words):
         base += ["merge_method=gradient_descent"]
+    if any(word.startswith("loop.") for word in words):
+        base += ["loop=as_published"]  # what the script does
+    if script == "save_vintix.py" and any(word.startswith("eval.") for word in words):
+        base += ["eval=returns"]
     if any(word.startswith("experiment.") for word in words):
         base += ["+experiment=multi_horizon"]
     given = [word for word in substituted(words, tmp_path) if not word.startswith("hydra.")]

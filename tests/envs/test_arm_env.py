@@ -18,6 +18,28 @@ from xp.errors import UserError
 CAMERAS = {"oblique": (24, 32), "wrist": (16, 16)}
 
 
+@pytest.mark.parametrize("renderer", ["raycast", pytest.param("gl", marks=pytest.mark.slow)])
+def test_a_picture_shows_the_moment_that_was_observed_however_late_it_is_looked_at(renderer):
+    env = ArmEnv("push_red", cameras={"oblique": (48, 48), "wrist": (32, 32)}, renderer=renderer)
+    expert = ScriptedExpert(env)
+    keys = [f"observation.images.{camera}" for camera in env.cameras]
+    late, drawn = [env.reset(2)], []
+    drawn.append([env.observe()[key] for key in keys])
+    for _ in range(30):
+        action = expert.act()
+        late.append(env.step(action).observation)
+    env.reset(2)
+    expert = ScriptedExpert(env)
+    for _ in range(30):
+        seen = env.step(expert.act()).observation
+        drawn.append([seen[key] for key in keys])
+    env.reset(9)
+    for pictures, observation in zip(drawn, late, strict=True):
+        for key, picture in zip(keys, pictures, strict=True):
+            np.testing.assert_array_equal(observation[key], picture)
+    assert not np.array_equal(drawn[0][0], drawn[-1][0])
+
+
 def test_an_observation_has_lerobots_keys_and_the_declared_shapes():
     env = ArmEnv("stack", cameras=CAMERAS)
     for observation in (env.reset(0), env.step(HOME).observation):
@@ -41,7 +63,7 @@ def test_observing_again_gives_what_the_last_step_gave_and_draws_nothing():
 
 
 def test_the_declared_names_are_those_of_state_and_action():
-    assert ArmEnv.state_names == ArmEnv.action_names
+    assert ArmEnv.state_names == ArmEnv("stack", cameras={}).action_names
     assert len(ArmEnv.state_names) == 6 and ArmEnv.state_names[5] == "gripper.pos"
 
 

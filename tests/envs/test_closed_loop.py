@@ -74,16 +74,23 @@ def test_replaying_the_experts_actions_open_loop_gives_the_experts_episode():
     assert ensembled.success and ensembled.steps == whole.steps  # all chunks agree, so does their mean
 
 
+def executed(acting, chunks, count):
+    """The first number of each of `count` actions, `chunks` being given where one is wanted."""
+    asked, actions = iter(chunks), []
+    for _ in range(count):
+        if acting.wants_chunk:
+            acting.add(next(asked))
+        actions.append(acting.next()[0])
+    return actions
+
+
 def test_receding_executes_the_first_actions_of_each_chunk():
-    asked = iter([np.array([[10.0], [11.0], [12.0]]), np.array([[20.0], [21.0], [22.0]])])
-    execute = Receding(lambda: next(asked), 2)
-    assert [execute.next()[0] for _ in range(4)] == [10.0, 11.0, 20.0, 21.0]
+    chunks = [np.array([[10.0], [11.0], [12.0]]), np.array([[20.0], [21.0], [22.0]])]
+    assert executed(Receding(2), chunks, 4) == [10.0, 11.0, 20.0, 21.0]
 
 
 def test_ensembling_averages_what_all_chunks_say_about_now_with_most_weight_on_the_oldest():
     chunks = [np.array([[1.0], [2.0], [4.0]]), np.array([[8.0], [16.0], [32.0]]), np.array([[64.0], [128.0], [256.0]])]
-    asked = iter([*chunks, chunks[0]])
-    execute = Ensembling(lambda: next(asked), 3)
     w = np.exp(-ENSEMBLE_DECAY * np.arange(3))
     expected = [
         1.0,
@@ -91,7 +98,7 @@ def test_ensembling_averages_what_all_chunks_say_about_now_with_most_weight_on_t
         (w[0] * 4.0 + w[1] * 16.0 + w[2] * 64.0) / w.sum(),
         (w[0] * 32.0 + w[1] * 128.0 + w[2] * 1.0) / w.sum(),
     ]
-    np.testing.assert_allclose([execute.next()[0] for _ in range(4)], expected)
+    np.testing.assert_allclose(executed(Ensembling(3), [*chunks, chunks[0]], 4), expected)
 
 
 def test_all_seeds_are_used_in_their_order_and_frames_only_of_those_asked_for(env):
@@ -118,7 +125,7 @@ def test_an_episodes_result_does_not_depend_on_the_other_seeds():
     [
         ({"execution": "recedin"}, "did you mean 'receding'"),
         ({"chunk_steps": 0}, "chunk_size.steps=0"),
-        ({"chunk_steps": 9}, r"\(1, 8, 6\)"),
+        ({"chunk_steps": 9}, r"\(8, 6\)"),
         ({"history": 0}, "history of 0"),
     ],
 )

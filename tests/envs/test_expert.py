@@ -5,6 +5,7 @@ import pytest
 
 from xp.envs import Noop, collect_episode
 from xp.envs.arm import ArmEnv, ScriptedExpert, failing_expert
+from xp.envs.arm.arm import HOME
 from xp.envs.arm.options import FAILING_EXPERTS
 from xp.envs.arm.tasks import TASKS
 from xp.envs.rollout import rollout
@@ -104,6 +105,33 @@ def test_noise_is_seeded_and_leaves_the_expert_able():
     np.testing.assert_array_equal(noisy[:length, 5], clean[:length, 5])
     for task in TASKS:
         assert np.mean(successes(task, range(8), noise=0.02)) >= 0.85
+
+
+def test_an_intended_action_is_the_executed_one_without_its_noise():
+    def episode(noise, label):
+        env = ArmEnv("push_red", cameras={})
+        return collect_episode(env, ScriptedExpert(env, noise=noise, seed=5), 3, label=label)
+
+    executed, intended = episode(0.01, "executed"), episode(0.01, "intended")
+    np.testing.assert_array_equal(executed.state, intended.state)
+    noise = executed.action - intended.action
+    assert 0.008 < np.std(noise[:, :5]) < 0.012 and not noise[:, 5].any()
+    assert abs(np.corrcoef(noise[1:, :5].ravel(), noise[:-1, :5].ravel())[0, 1]) < 0.2
+    np.testing.assert_array_equal(episode(0.0, "executed").action, episode(0.0, "intended").action)
+
+
+def test_who_does_not_say_what_it_meant_is_recorded_with_what_it_did_only():
+    class Still:
+        def reset(self, episode):
+            pass
+
+        def act(self):
+            return HOME.astype(np.float32)
+
+    env = ArmEnv("push_red", cameras={}, max_steps=2)
+    assert collect_episode(env, Still(), 0).action.shape == (2, 6)
+    with pytest.raises(UserError, match="collect.label=intended.*Still.*Type collect.label=executed"):
+        collect_episode(env, Still(), 0, label="intended")
 
 
 @pytest.mark.parametrize("noise", [-0.1, 0.021])

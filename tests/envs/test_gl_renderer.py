@@ -52,6 +52,37 @@ def test_closing_one_renderer_leaves_the_others_pictures_as_they_were(backend):
     assert before[0].std() > 10 and not np.array_equal(before[0], before[1])
 
 
+@pytest.mark.parametrize("during", ["its construction", "its picture"])
+def test_garbage_collected_while_another_draws_leaves_its_pictures_as_they_were(backend, monkeypatch, during):
+    def new() -> ArmEnv:
+        return ArmEnv("stack", cameras={"oblique": (96, 96)}, renderer="gl")
+
+    def drop_one_in_a_cycle() -> None:
+        old = new()
+        old.reset(0)
+        vars(old)["itself"] = old  # only the collector of cycles frees it
+
+    def collect_once(context):
+        make_current(context)
+        monkeypatch.undo()
+        collected.append(gc.collect())
+
+    expected = new().reset(0)["observation.images.oblique"]
+    context_class = gl_module.mujoco.rendering.classic.renderer.gl_context.GLContext
+    make_current, collected = context_class.make_current, []
+    gc.disable()
+    try:
+        env = new() if during == "its picture" else None
+        drop_one_in_a_cycle()
+        monkeypatch.setattr(context_class, "make_current", collect_once)
+        env = env or new()
+        shown = [env.reset(0)["observation.images.oblique"] for _ in range(2)]
+    finally:
+        gc.enable()
+    assert collected and collected[0] > 0
+    np.testing.assert_array_equal(shown, [expected, expected])
+
+
 def test_a_process_with_open_renderers_ends_without_a_word(backend):
     code = (
         "from xp.envs.arm import ArmEnv\n"

@@ -10,16 +10,17 @@ import pytest
 from hydra import compose
 from omegaconf import OmegaConf, open_dict
 
-from xp import plugins
 from xp.config import check, open_hydra
 from xp.config.schema import Env as EnvSchema
 from xp.envs import StepResult, suite_named, suite_of
+from xp.envs.maker import EnvMaker
 from xp.envs.rollout import rollout
 from xp.envs.suite import refuse_missing_states
 from xp.errors import UserError
 from xp.metrics.success import success_metrics
+from xp.models.policy import PolicySpec
 from xp.tasks import collect
-from xp.tasks._lib.recorders import EnvMaker, ExpertRecorder, fit_suite
+from xp.tasks._lib.recorders import ExpertRecorder, fit_suite
 
 GOALS = {"left": -1.0, "right": 1.0}
 
@@ -110,18 +111,21 @@ class NoExpert(WalkSuite):
 
 
 @pytest.fixture(autouse=True)
-def installed(monkeypatch):
+def installed(offer):
     """Two more suites, as if packages that bring them were installed."""
-    known = plugins.entries("xp.suites")
-    found = {
-        suite.name: SimpleNamespace(name=suite.name, load=lambda suite=suite: suite) for suite in (WalkSuite, NoExpert)
-    }
-    monkeypatch.setattr(plugins, "entries", lambda group: {**known, **found})
+    offer("xp.suites", walk=f"{__name__}:WalkSuite", alone=f"{__name__}:NoExpert")
 
 
 def configuration(suite="walk", *overrides):
     open_hydra(None)
-    given = [f"env.name={suite}", "env.tasks=[left,right]", "~env.renderer", "+env.track=long", "env.fps=5"]
+    given = [
+        f"env.name={suite}",
+        "env.tasks=[left,right]",
+        "~env.renderer",
+        "~env.action",
+        "+env.track=long",
+        "env.fps=5",
+    ]
     config = compose("config", ["task=collect", "data.root=new", "collect.episodes=1", *given, *overrides])
     with open_dict(config):
         config.env.cameras = {"above": [16, 16]}
@@ -139,10 +143,10 @@ def test_a_configuration_with_its_own_keys_is_checked_by_its_own_schema():
 
 
 def test_an_unknown_suite_is_answered_with_those_installed():
-    with pytest.raises(UserError, match="env.name=wlak: .*did you mean 'walk'.*Installed: alone, arm, walk"):
+    with pytest.raises(UserError, match="env.name=wlak: .*did you mean 'walk'.*Installed: alone, arm, .*walk"):
         check(configuration("wlak"))
-    with pytest.raises(UserError, match="Installed: alone, arm, walk"):
-        suite_named("libero", {})
+    with pytest.raises(UserError, match="Installed: alone, arm, .*walk"):
+        suite_named("nowhere", {})
 
 
 def test_a_setting_that_a_suite_does_not_have_is_refused():
@@ -192,9 +196,15 @@ def test_what_a_suite_does_not_have_is_refused():
         suite_of(other.env)
     with pytest.raises(UserError, match="initial states 0 to 2.*eval.first_seed=0 eval.episodes=3"):
         refuse_missing_states(WalkSuite(), 2, 20, ("eval.first_seed", "eval.episodes"))
-    spec = SimpleNamespace(cameras={"above": (16, 16, 3)}, environment_dim=2)
-    with pytest.raises(UserError, match="gives 0 "):
-        fit_suite(SimpleNamespace(spec=spec), WalkSuite())  # pyright: ignore[reportArgumentType]
+    fits = {"action_dim": 1, "state_dim": 1, "cameras": {"above": (16, 16, 3)}}
+    for other, words in (
+        ({"environment_dim": 2}, "gives 0 "),
+        ({"action_dim": 7}, r"gives 7 numbers as an action; the suite walk takes 1 \(dx\).*env=walk"),
+        ({"state_dim": 3}, r"reads a state of 3 numbers; the suite walk gives 1 \(x\)"),
+    ):
+        policy: Any = SimpleNamespace(spec=PolicySpec(horizon=1, **{**fits, **other}))
+        with pytest.raises(UserError, match=words):
+            fit_suite(policy, WalkSuite())
 
 
 def test_a_suite_without_an_expert_asks_for_a_policy():
@@ -230,3 +240,57 @@ def test_task_collect_records_it_as_a_dataset(tmp_path):
     assert summary["walk"] == "1" and "mujoco" not in summary
     assert summary["tasks"]["left"]["success_rate"] == 1.0
     assert OmegaConf.is_config(config)
+
+
+def scored(folder, monkeypatch, *overrides, stop_after: int | None = None):
+    """`task=eval eval=expert` in this process: what it leaves, and which episodes were run now."""
+    from contextlib import contextmanager, suppress
+
+    from xp.runs.execution.signals import RunInterrupted
+    from xp.tasks._lib import expert_eval
+
+    given = ["env.name=walk", "env.tasks=[left,right]", "~env.renderer", "~env.action", "env.fps=5", "eval.workers=1"]
+    open_hydra(None)
+    config = compose("config", ["task=eval", "eval=expert", "eval.episodes=2", "eval.first_seed=0", *given, *overrides])
+    with open_dict(config):
+        config.env.cameras = {"above": [16, 16]}
+    check(config)
+    acted: list[Any] = []
+    act = expert_eval.Acting.__call__
+
+    @contextmanager
+    def progress(*_: Any, **__: Any):
+        yield SimpleNamespace(advance=lambda n=1: None)
+
+    folder.mkdir(exist_ok=True)
+    run: Any = SimpleNamespace(
+        config=config, folder=folder, progress=progress, should_stop=lambda: len(acted) == stop_after,
+        interrupted=RunInterrupted(), write_summary=lambda summary: None, log=lambda text: None,
+    )  # fmt: skip
+    with monkeypatch.context() as patched, suppress(RunInterrupted):
+        patched.setattr(expert_eval.Acting, "__call__", lambda self, trial: acted.append(trial) or act(self, trial))
+        expert_eval.run(run)
+    return acted
+
+
+def test_a_suite_s_expert_is_scored_beside_its_controls(tmp_path, monkeypatch):
+    import json
+
+    acted = scored(tmp_path / "run", monkeypatch)
+    assert len(acted) == 2 * 3 * 2 and len(set(acted)) == len(acted)
+    metrics = json.loads((tmp_path / "run/metrics.json").read_text())
+    rates = {actor: entry["all"]["success_rate"] for actor, entry in metrics["policies"].items()}
+    assert rates == {"expert": 1.0, "wrong_way": 0.0, "noop": 0.0} and metrics["walk"] == "1"
+    assert metrics["policies"]["expert"]["tasks"]["left"]["initial_states"] == [0, 1]
+
+
+def test_an_interrupted_scoring_goes_on_with_the_episodes_that_are_left(tmp_path, monkeypatch):
+    whole = scored(tmp_path / "whole", monkeypatch)
+    begun = scored(tmp_path / "halves", monkeypatch, stop_after=5)
+    assert begun == whole[:5] and not (tmp_path / "halves/metrics.json").exists()
+    with (tmp_path / "halves/episodes.jsonl").open("a") as notes:
+        notes.write('{"actor": "expert", "ta')
+    rest = scored(tmp_path / "halves", monkeypatch)
+    assert rest == whole[5:]
+    same = [(tmp_path / name / "metrics.json").read_text() for name in ("whole", "halves")]
+    assert same[0] == same[1]

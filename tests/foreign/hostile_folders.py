@@ -246,14 +246,15 @@ def orbax(root: Path) -> None:
 
 def ocdbt(root: Path) -> None:
     from xp.checkpoints.arrays import Leaf
-    from xp.checkpoints.orbax import OrbaxWriter, Tree
+    from xp.checkpoints.orbax import OrbaxWriter, Tree, TreeEntry
 
     root.mkdir()
     keys = [{"key": key, "key_type": 2} for key in ("params", "w", "value")]
     entry = {"key_metadata": keys, "value_metadata": {"value_type": "jax.Array"}}
     content = {"use_zarr3": False, "store_array_data_equal_to_fill_value": True}
     leaves = {"w": Leaf("w", (2, 3), np.dtype(np.float32))}
-    writer = OrbaxWriter(root / "params", leaves, Tree(content, {"w": ("('params', 'w', 'value')", entry)}))
+    entries = {"w": TreeEntry("('params', 'w', 'value')", ["params", "w", "value"], entry)}
+    writer = OrbaxWriter(root / "params", leaves, Tree(content, entries))
     writer.write("w", 0, np.ones(6, np.float32))
     writer.close()
 

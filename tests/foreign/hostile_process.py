@@ -44,6 +44,30 @@ def merge(folder: Path, second: Path) -> None:
     merge([folder, folder], "average", output=second / "merged")
 
 
+def npz(folder: Path, second: Path) -> None:
+    from xp.foreign.npz import read_npz
+    from xp.foreign.paths import member
+
+    read_npz(member(folder, "episode_0.npz", "an episode"), "an episode")
+
+
+def network(folder: Path, second: Path) -> None:
+    """A family of one network, as a package from outside brings it."""
+    import torch
+
+    from xp.models.network_family import Number, TorchFamily
+
+    class Hostile(TorchFamily):
+        name = "hostile"
+        options = {"width": Number(4, low=1, high=1_000_000, whole=True)}
+
+        def network(self, options, spec):
+            return torch.nn.Linear(spec.state_dim, options["width"])
+
+    if Hostile().owns(folder):
+        Hostile().load(folder, device="cpu")
+
+
 def _looked(task: str, folder: Path) -> None:
     """A task that looks at runs, as the command line starts it once its words are composed."""
     from omegaconf import OmegaConf
@@ -72,11 +96,12 @@ def cancel(folder: Path, second: Path) -> None:
     _looked("cancel", folder)
 
 
-WAYS = {function.__name__: function for function in (dataset, policy, merge, status, report, cancel)}
+WAYS = {function.__name__: function for function in (dataset, policy, npz, network, merge, status, report, cancel)}
 
 
 def warm() -> None:
     """Import what the ways import, without starting threads."""
+    import h5py  # noqa: F401 - asks `uname` what processor this is
     import pyarrow.parquet  # noqa: F401
     import torch
 
@@ -84,9 +109,12 @@ def warm() -> None:
     import xp.checkpoints.open  # noqa: F401
     import xp.data.cache  # noqa: F401
     import xp.data.lerobot.frames  # noqa: F401
+    import xp.foreign.npz  # noqa: F401
     import xp.merging  # noqa: F401
     import xp.models.lerobot.build  # noqa: F401
+    import xp.models.network_family.torch_policy  # noqa: F401
     import xp.models.octo.build  # noqa: F401
+    import xp.models.openvla.build  # noqa: F401
     from xp.data.lerobot.video import choose_decoder
     from xp.models.lerobot.catalog import policy_class
 

@@ -8,6 +8,9 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import hostile_files  # noqa: F401 - adds its cases
+import hostile_hdf5  # noqa: F401 - adds its cases
+import hostile_openvla  # noqa: F401 - adds its cases
 import pytest
 from hostile_folders import BASES, CASES, copied
 

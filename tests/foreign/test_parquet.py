@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from xp.foreign.bounds import allowance
@@ -113,6 +113,7 @@ def test_a_pipe_is_refused_at_once(tmp_path):
 
 
 @settings(max_examples=150)
+@example([(10851, 128)], 0)  # inside a column's name
 @given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=6), st.integers(0, 2000))
 def test_any_change_of_a_valid_file_is_a_table_within_the_bound_or_one_refusal(tmp_path_factory, changes, cut):
     folder = tmp_path_factory.mktemp("fuzz")

@@ -57,7 +57,7 @@ def test_other_formats_are_never_handed_to_a_decoder():
     file = io.BytesIO()
     Image.new("RGB", (8, 6)).save(file, "EPS")
     for data in (file.getvalue(), _picture("BMP"), b"", b"%!PS-Adobe-3.0 EPSF-3.0\n"):
-        with pytest.raises(RefusedError, match="is no picture: expected a PNG or a JPEG"):
+        with pytest.raises(RefusedError, match="is not a picture: expected a PNG or a JPEG"):
             decode(data, WHERE, (6, 8))
 
 

@@ -42,9 +42,9 @@ def test_a_header_says_where_each_tensor_lies(tmp_path):
 @pytest.mark.parametrize(
     "content, found",
     [
-        (b"", "cut short or is no safetensors"),
-        (struct.pack("<Q", 2**63), "cut short or is no safetensors"),
-        (struct.pack("<Q", 10**9) + b"{}", "cut short or is no safetensors"),
+        (b"", "cut short or is not a safetensors"),
+        (struct.pack("<Q", 2**63), "cut short or is not a safetensors"),
+        (struct.pack("<Q", 10**9) + b"{}", "cut short or is not a safetensors"),
         (_packed(b"[]"), "has no header"),
         (_packed(b" {}"), "has no header"),
         (_packed(b'{"a": 1'), "is not the JSON"),

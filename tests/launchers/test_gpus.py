@@ -252,8 +252,11 @@ def test_workers_of_this_machine_wait_for_a_free_gpu_and_say_so(fake, tmp_path, 
             assert time.monotonic() < limit
             executor.poll(0.5)
         (worker,) = executor._workers.values()
-        environment = Path(f"/proc/{worker.pid}/environ").read_bytes().split(b"\0")
-        assert b"CUDA_VISIBLE_DEVICES=1" in environment and _seats.waits(tmp_path / "exp") == []
+        # Popen returns when exec has closed the pipe to it, a moment before the kernel shows the new environment.
+        while not (environment := Path(f"/proc/{worker.pid}/environ").read_bytes()):
+            assert time.monotonic() < limit
+            time.sleep(0.01)
+        assert b"CUDA_VISIBLE_DEVICES=1" in environment.split(b"\0") and _seats.waits(tmp_path / "exp") == []
     finally:
         executor.close()
 

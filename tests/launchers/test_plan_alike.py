@@ -88,7 +88,7 @@ SWEPT = {
     "trainer.batch_size": counts,
     "trainer.accumulate": counts,
     "trainer.devices": st.sampled_from([1, 2, "auto", "none"]),
-    "trainer.scale": st.sampled_from(["small", "full", "huge"]),
+    "experiment.scale": st.sampled_from(["small", "full", "huge"]),
     "trainer.precision": st.sampled_from(["float32", "bfloat16", "half"]),
     "horizon.train": counts,
     "obs_dropout.rate": st.sampled_from([0.0, 0.5, 1.5]),
@@ -117,7 +117,7 @@ told_apart: set[bool] = set()
 @given(st.data(), FIXED)
 def test_a_job_told_from_another_is_the_job_composed_checked_and_resolved_in_full(ours, place, data, fixed):
     keys = data.draw(st.lists(st.sampled_from(sorted(SWEPT)), unique=True, min_size=1, max_size=3))
-    good = {"seed": 0, "lr.peak": 1e-4, "data.root": "a", "task.name": "train", "trainer.scale": "small"}
+    good = {"seed": 0, "lr.peak": 1e-4, "data.root": "a", "task.name": "train", "experiment.scale": "small"}
     rules = xp_rules()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)

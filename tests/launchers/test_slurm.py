@@ -200,7 +200,7 @@ def test_attach_follows_the_log_until_the_end_and_ctrl_c_leaves_a_waiting_call(o
         ({"partition": "hihg"}, "no partition 'hihg' (did you mean 'high'?). Partitions here: main, high"),
         ({"gpus": 9}, "No node of this cluster can give a job what is asked (gpus=9)"),
         ({"mem_gb": 4000}, "No node of this cluster can give a job what is asked (mem_gb=4000)"),
-        ({"cpus": 0}, "hydra.launcher.cpus=0: a number of at least 1"),
+        ({"cpus": 0}, "hydra.launcher.cpus=0: expected a number of at least 1"),
         ({"gpu": 1}, "no such resource (did you mean 'gpus'?)"),
         ({"extra": {"begin": "nonsense"}}, "SLURM refuses the job (begin=nonsense)"),
         ({"stages": {"train": {"cpus": 99}}}, "No node of this cluster can give a job what is asked (cpus=99)"),

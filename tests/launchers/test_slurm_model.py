@@ -399,7 +399,7 @@ class Machine(RuleBasedStateMachine):
 
 
 class WithoutLocks(Machine):
-    """A file system whose locks do nothing: the later submission decides, and signs of life."""
+    """A file system whose locks do nothing: the later submission decides, and heartbeats."""
 
     locks = False
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from hydra_plugins.xp_slurm_launcher._arrays import Array
 from hydra_plugins.xp_slurm_launcher._executor import SlurmExecutor
+from hydra_plugins.xp_slurm_launcher._job_specs import safe
 from hydra_plugins.xp_slurm_launcher._options import extra_options
-from hydra_plugins.xp_slurm_launcher._orders import safe
 from hydra_plugins.xp_slurm_launcher._resources import Resources
 from hydra_plugins.xp_slurm_launcher._script import batch_script, driver_script
 from xp.errors import UserError
@@ -29,9 +29,9 @@ NASTY = st.one_of(
 
 def script(resources: Resources, folder: str = "/e", **changes) -> str:
     array = Array((Submission(folder=Path(folder) / "a"), Submission(folder=Path(folder) / "b")), resources)
-    order = Path(folder) / ".slurm" / "xp-a-12345678.json"
+    job_spec = Path(folder) / ".slurm" / "xp-a-12345678.json"
     options = {"name": "xp-a-12345678", "dependency": None, "warn_s": 60, "max_running": None, "python": None}
-    return batch_script(array, order, **{**options, **changes})
+    return batch_script(array, job_spec, **{**options, **changes})
 
 
 def options(text: str) -> dict[str, str | bool]:
@@ -136,7 +136,7 @@ def test_a_set_up_line_that_looks_like_an_option_is_none():
         ({"n": 2}, "written out in full"),
         ({"outp": "x"}, "written out in full"),
         ({"--nodes": 2}, "written out in full"),
-        ({"exclude": ["n1", "n2"]}, "one word or number is wanted"),
+        ({"exclude": ["n1", "n2"]}, "expected one word or number"),
         ({"comment": "a\nb"}, "one line without control characters"),
     ],
 )
@@ -165,13 +165,13 @@ def test_options_that_change_nothing_the_launcher_relies_on_are_taken():
         ({"mem_gb": float("inf")}, "a number of gigabytes"),
         ({"time_min": 1.5}, "a number of at least 1"),
         ({"cpus": 10**30}, "SLURM counts to"),
-        ({"max_running": 0}, "hydra.launcher.max_running=0: a whole number of at least 1"),
-        ({"retries": -1}, "hydra.launcher.retries=-1: a whole number of at least 0"),
+        ({"max_running": 0}, "hydra.launcher.max_running=0: expected a whole number of at least 1"),
+        ({"retries": -1}, "hydra.launcher.retries=-1: expected a whole number of at least 0"),
         ({"setup": {"a": 1}}, "a list of shell lines"),
-        ({"partition": "-x"}, "a name is wanted"),
+        ({"partition": "-x"}, "expected a name"),
         ({"array_parallelism": 3}, "it is called max_running here"),
         ({"timeout_min": 3}, "it is called time_min here"),
-        ({"extra": "exclude"}, "{OPTION: VALUE} is wanted"),
+        ({"extra": "exclude"}, "expected {OPTION: VALUE}"),
     ],
 )
 def test_a_value_that_cannot_be_meant_is_refused_by_name(asked, words):

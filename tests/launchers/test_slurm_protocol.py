@@ -11,7 +11,7 @@ from slurm_cluster import wait_for
 
 from hydra_plugins.xp_slurm_launcher import _commands
 from hydra_plugins.xp_slurm_launcher._commands import SlurmUnavailable
-from hydra_plugins.xp_slurm_launcher._orders import orders
+from hydra_plugins.xp_slurm_launcher._job_specs import job_specs
 from xp.runs import RunFolder, State
 from xp.runs.executors.protocol import executor_named
 from xp.runs.executors.status import rows, with_executors
@@ -120,7 +120,7 @@ def test_an_sbatch_whose_answer_was_lost_is_found_by_its_name_and_not_repeated(
 def test_a_submission_that_slurm_takes_late_leaves_without_work(on_slurm, xp, place, waiting):
     overrides, folder, go = waiting
     xp(*overrides, *SLURM, "+hydra.launcher.extra.hold=true")
-    (late,) = orders(folder.parent)
+    (late,) = job_specs(folder.parent)
     on_slurm.tell("scancel", str(late.job_id))
     wait_for(lambda: not queue(on_slurm))
     code, output = xp(*overrides, *SLURM)
@@ -139,8 +139,8 @@ def test_a_second_job_of_the_same_submission_waits_and_finds_the_work_done(on_sl
     overrides, folder, go = waiting
     xp(*overrides, *SLURM)
     wait_for(lambda: begun(folder))
-    (order,) = orders(folder.parent)
-    handle = on_slurm.tell("sbatch", "--parsable", str(order.path.with_suffix(".sh")))
+    (job_spec,) = job_specs(folder.parent)
+    handle = on_slurm.tell("sbatch", "--parsable", str(job_spec.path.with_suffix(".sh")))
     wait_for(lambda: on_slurm.job(handle)["JobState"] == "RUNNING")
     go.write_text("")
     wait_for(lambda: on_slurm.job(handle)["JobState"] == "COMPLETED")

@@ -162,16 +162,26 @@ def test_multi_horizon_completes_where_six_jobs_may_be_submitted_with_the_contro
     monkeypatch.setenv("SLURM_CONF", str(with_accounts.conf))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     launcher = ["hydra/launcher=slurm", "hydra.launcher.gpus=1", "hydra.launcher.mem_gb=1.9", "hydra.launcher.cpus=1"]
-    command = [sys.executable, "-u", "-m", "xp", "+experiment=multi_horizon", "-m", "debug=fast", *launcher]
+    command = [
+        sys.executable,
+        "-u",
+        "-m",
+        "xp",
+        "+experiment=multi_horizon",
+        "-m",
+        "debug=fast",
+        *launcher,
+        "experiment.closed_loop=false",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and "AssocMaxSubmitJobLimit" in done.stderr, done.stdout + done.stderr
-    folder = place / "multirun" / "multi_horizon"
+    folder = place / "multirun" / "multi_horizon_fast"
     most = 0
 
     def over() -> bool:
         nonlocal most
         most = max(most, len(with_accounts.tell("squeue", "-h", "-r", check=False).splitlines()))
-        return all_done(folder, 16)
+        return all_done(folder, 15)
 
     wait_for(over, 2000, every_s=1.0)
     records = {run.name: run.record() for run in find_runs(folder)}

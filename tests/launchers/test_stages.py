@@ -34,6 +34,17 @@ def test_a_stage_without_sweep_is_one_job():
     assert jobs({"set": {"x": {"y": 1}}}) == [["x.y=1"]]
 
 
+def test_cameras_of_a_stage_replace_those_that_there_are():
+    """As on a command line: Hydra alone would merge them, so that an empty mapping did nothing."""
+    stage = {"set": {"env": {"cameras": {}}}, "fix": {"env.kwargs": {}}}
+    assert jobs(stage) == [["~env.cameras", "+env.cameras={}", "~env.kwargs", "+env.kwargs={}"]]
+    assert jobs({"set": {"env": {"cameras": {"top": [8, 8]}}}}) == [["env.cameras.top=[8,8]"]]
+    typed = CommandLine(single={"~env.cameras": "\0", "+env.cameras": "{top:[8,8]}"})
+    assert jobs({"set": {"env.cameras.wrist": [4, 4]}}, typed) == [
+        ["env.cameras.wrist=[4,4]", "~env.cameras", "+env.cameras={top:[8,8]}"]
+    ]
+
+
 def test_priority_is_fix_then_command_line_then_sweep_then_set_and_each_key_comes_once():
     stage = {"set": {"a": 1, "b": 1, "c": 1, "d": 1}, "sweep": {"b": [2], "c": [2]}, "fix": {"d": 4, "e": 4}}
     line = CommandLine(single={"c": "3", "d": "3", "e": "3", "a": "3"})
@@ -106,11 +117,11 @@ def test_stages_come_in_the_order_of_their_needs():
     ("stages", "words"),
     [
         ({"a": {"neds": []}}, "did you mean 'needs'"),
-        ({"a": {"needs": ["b"]}}, "'b', which is no stage"),
+        ({"a": {"needs": ["b"]}}, "'b', which is not a stage"),
         ({"pretrain": {}, "a": {"needs": ["pretran"]}}, "did you mean 'pretrain'"),
         ({"a": {"needs": ["b"]}, "b": {"needs": ["a"]}}, "in a circle"),
         ({"a": {"zip": {"x": [1, 2], "y": [1]}}}, "x has 2, y has 1"),
-        ({"a": {"sweep": {"x": "1,2"}}}, "lists by key are wanted"),
+        ({"a": {"sweep": {"x": "1,2"}}}, "expected lists by key"),
         ({"a": 3}, "must be a mapping"),
     ],
 )

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from xp.config import result_config
 from xp.runs import RunFolder, State
 from xp.runs.records.record import Record
 
@@ -64,6 +65,14 @@ def test_a_dry_run_prints_the_plan_and_touches_nothing(xp, place):
     code, output = xp("+experiment=chain", "horizon.train=1,4,8,16", "hydra.sweeper.dry_run=true")
     assert code == 0 and "18 jobs: 18 to run" in output and "horizon_1" in output
     assert not (place / "multirun").exists()
+
+
+def test_sweeps_of_the_test_program_leave_xps_own_rules_to_xp(xp, place):
+    """Identities of xp's own sweeps came out by these tests' rules where both ran in one process."""
+    from hydra_plugins.xp_staged_sweeper import _sweep
+
+    xp("+experiment=chain", "horizon.train=1", "hydra.sweeper.dry_run=true")
+    assert _sweep.xp_rules().result_config is result_config
 
 
 def test_the_plan_counts_what_is_done_and_estimates_the_rest(xp, place):
@@ -163,7 +172,7 @@ def test_a_retrained_need_makes_its_dependents_other_runs(xp, place):
         (["+experiment=chain", "stages.predict.set.start_from='${needs:pretrain}'"], "does not need 'pretrain'"),
         (["+experiment=chain", "+stages.report.set.start_from='${needs:predict}'"], "9 jobs of 'predict' fit it"),
         (["+experiment=chain", "experiment.skip_training=true"], "is not there. Run the stage first"),
-        (["+experiment=chain", "+stages.train.when=3"], "true or false is wanted"),
+        (["+experiment=chain", "+stages.train.when=3"], "expected true or false"),
         (["lr.peak=interval(0,1)"], "an interval cannot be enumerated"),
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 
 from xp.checkpoints.arrays import Leaf
 from xp.checkpoints.flax_msgpack import create_msgpack
-from xp.checkpoints.orbax import OrbaxWriter, Tree, write_step_metadata
+from xp.checkpoints.orbax import OrbaxWriter, Tree, TreeEntry, write_step_metadata
 from xp.checkpoints.safetensors import create_safetensors
 
 OPENPI = Path(__file__).parents[2] / "../shared/reference/openpi"
@@ -62,7 +62,8 @@ def write_jax(folder, arrays, *, stats=None, value=True):
     for name in arrays:
         keys = ["params", *name.split("/"), *(["value"] if value else [])]
         parts = [{"key": key, "key_type": 2} for key in keys]
-        entries[name] = (str(tuple(keys)), {"key_metadata": parts, "value_metadata": {"value_type": "jax.Array"}})
+        content = {"key_metadata": parts, "value_metadata": {"value_type": "jax.Array"}}
+        entries[name] = TreeEntry(str(tuple(keys)), keys, content)
     content = {"use_zarr3": False, "store_array_data_equal_to_fill_value": True, "custom_metadata": None}
     _fill(OrbaxWriter(folder / "params", leaves_of(arrays), Tree(content, entries)), arrays)
     write_step_metadata(folder, ["params"])

@@ -80,8 +80,8 @@ FIELDS = [
     ({"lora_alpha": "4"}, "lora_alpha is '4': expected a number"),
     ({"use_rslora": "yes"}, "use_rslora is 'yes': expected true or false"),
     ({"bias": "some"}, "bias is 'some'"),
-    ({"target_modules": ["v"]}, "target_modules is.*passes over layers.0.q"),
-    ({"target_modules": r"layers\.1\..*"}, "target_modules is.*passes over"),
+    ({"target_modules": ["v"]}, "target_modules is.*skips layers.0.q"),
+    ({"target_modules": r"layers\.1\..*"}, "target_modules is.*skips"),
     ({"target_modules": 3}, "target_modules is 3"),
     ({"exclude_modules": ["q"]}, "exclude_modules is"),
     ({"layers_to_transform": [1]}, "layers_to_transform is"),
@@ -114,7 +114,7 @@ def test_fields_that_are_empty_or_of_training_change_nothing(place):
 
 EXTRA = "base_model.model."
 ARRAYS = [
-    ({A: DRAWN[A]}, "make no whole update"),
+    ({A: DRAWN[A]}, "are not a complete update"),
     ({}, "no update and no trained copy"),
     (
         {**DRAWN, EXTRA + "v.lora_A.weight": DRAWN[A], EXTRA + "v.lora_B.weight": DRAWN[B]},

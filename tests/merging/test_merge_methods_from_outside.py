@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from importlib import metadata
 
 import numpy as np
 import pytest
@@ -26,16 +25,10 @@ FADED = MergeMethod(name="faded", rule=faded, options={"share": Number(0.75, 0, 
 
 
 @pytest.fixture
-def installed(monkeypatch):
+def installed(offer, monkeypatch):
     """The entry point of a package with the method `faded`."""
-    real = metadata.entry_points
-    point = metadata.EntryPoint("faded", f"{__name__}:FADED", GROUP)
     monkeypatch.setitem(sys.modules, __name__, sys.modules[__name__])
-
-    def both(**given):
-        return (*real(**given), point) if given.get("group") == GROUP else real(**given)
-
-    monkeypatch.setattr(metadata, "entry_points", both)
+    offer(GROUP, faded=f"{__name__}:FADED")
 
 
 def test_every_built_in_method_is_an_entry_point_with_a_group_option():

@@ -4,6 +4,7 @@ import errno
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -63,9 +64,9 @@ def test_an_output_whose_path_goes_through_a_file(pair, tmp_path):
 
 
 def test_other_errors_are_not_called_a_full_disk():
-    assert disk.told(ValueError("cannot reshape"), "out") is None
+    assert disk.as_user_error(ValueError("cannot reshape"), Path("out")) is None
     stored = "RESOURCE_EXHAUSTED: Failed to write 727614 bytes to file 4: No space left on device [os_error_code='28']"
-    assert "the disk is full" in str(disk.told(ValueError(stored), "out"))
+    assert "the disk is full" in str(disk.as_user_error(ValueError(stored), Path("out")))
 
 
 def test_a_limit_on_the_size_of_files_is_told_whatever_writes_them(tmp_path):
@@ -78,6 +79,7 @@ def test_a_limit_on_the_size_of_files_is_told_whatever_writes_them(tmp_path):
     before = tree_state(tmp_path)
     code = (
         "import resource, sys\nfrom xp.errors import UserError\nfrom xp.merging import merge\n"
+        "sys.dont_write_bytecode = True  # or what is imported below is compiled into files that end there\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))\n"
         f"for kind in {list(WRITERS)!r}:\n"
         "    try:\n        merge([f'{kind}0', f'{kind}1'], output='out')\n"

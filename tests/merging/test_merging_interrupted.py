@@ -10,7 +10,7 @@ from xp.checkpoints.arrays import Leaf
 from xp.merging import Hooks, merge
 from xp.merging.content import Content
 from xp.merging.engine import verify
-from xp.merging.interruptible import Interruptible, Left, ended
+from xp.merging.interruptible import AbandonedError, InterruptibleReader, as_completed
 
 
 class Asked(Exception):  # noqa: N818
@@ -51,10 +51,10 @@ def test_reading_back_ends_in_the_middle_of_a_leaf():
 
 def test_a_read_after_the_end_ends_the_thread():
     left = threading.Event()
-    reader = Interruptible(Endless(), left)
+    reader = InterruptibleReader(Endless(), left)
     assert len(reader.read("w", 0, 3)) == 3
     left.set()
-    with pytest.raises(Left):
+    with pytest.raises(AbandonedError):
         reader.read("w", 0, 3)
 
 
@@ -69,7 +69,7 @@ def test_futures_come_as_they_end_and_stop_is_asked_between():
             first.set_result("late")
 
     second.set_result("early")
-    assert [future.result() for future in ended([first, second], stop)] == ["early", "late"]
+    assert [future.result() for future in as_completed([first, second], stop)] == ["early", "late"]
     assert len(asked) == 3
 
 

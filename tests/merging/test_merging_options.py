@@ -137,7 +137,7 @@ def test_a_value_must_be_finite_in_the_type_that_is_written(kind, most, tmp_path
 
 def test_float32_weights_that_overflow_the_dtype_asked_for_are_refused(tmp_path):
     paths = [write_torch(tmp_path / f"c{k}", {"w": np.full(4, 1e5, np.float32)}) for k in range(2)]
-    refused("100000 at .* float16.* ends at 65504", paths, "average", tmp_path, dtype="float16")
+    refused("100000 at .* float16.* holds at most 65504", paths, "average", tmp_path, dtype="float16")
     merge(paths, output=tmp_path / "wide", dtype="bfloat16")
 
 

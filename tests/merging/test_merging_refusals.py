@@ -18,7 +18,7 @@ from xp.merging import Hooks, merge
 @pytest.fixture(params=list(WRITERS))
 def three(request, tmp_path):
     """Three checkpoints of one format."""
-    return [WRITERS[request.param](tmp_path / f"c{k}", made_arrays(k)) for k in range(3)]
+    return [WRITERS[request.param](tmp_path / "three" / f"c{k}", made_arrays(k)) for k in range(3)]
 
 
 def refused(match, *arguments, **options):
@@ -132,7 +132,7 @@ def test_what_a_method_needs(three, tmp_path):
 def test_the_output_is_never_an_input_or_around_one(three, tmp_path):
     refused("would destroy", three, output=three[0], overwrite=True)
     refused("would destroy", three, output=three[0] / "inside", overwrite=True)
-    refused("would destroy", three, output=tmp_path, overwrite=True)
+    refused("would destroy", three, output=tmp_path / "three", overwrite=True)
 
 
 def test_an_existing_output_is_kept_unless_asked(three, tmp_path):
@@ -212,7 +212,8 @@ def test_a_stopped_merge_leaves_nothing(three, tmp_path):
 
     with pytest.raises(Stop):
         merge(three, output=tmp_path / "out", hooks=Hooks(stop=stop))
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["c0", "c1", "c2"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["three"]
+    assert sorted(p.name for p in (tmp_path / "three").iterdir()) == ["c0", "c1", "c2"]
 
 
 def test_statistics_that_differ_are_pooled_with_a_warning_or_refused(tmp_path):

@@ -14,7 +14,7 @@ CURVATURE, FLOOR, SPREAD = 0.015, 0.02, 0.004
 
 
 class OnSimplex:
-    """Stands for a evaluator whose checkpoints are the unit vectors: the mix is the weights."""
+    """Stands for an evaluator whose checkpoints are the unit vectors: the mix is the weights."""
 
     count, units = 3, Units(("all",), {})
 

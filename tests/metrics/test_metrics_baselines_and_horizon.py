@@ -70,7 +70,7 @@ def test_a_perfect_model_asked_again_is_perfect_on_every_real_step(trained, aske
     frames = horizon.requery_frames(starts, np.full(length, length - 1), trained=trained, horizon=asked)
     assert frames.max() < length
     answers = frames[:, :, None] + np.arange(trained)  # a perfect model answers with the step numbers
-    stitched = horizon.stitch(answers[..., None], asked)[..., 0]
+    stitched = horizon.join_answers(answers[..., None], asked)[..., 0]
     wanted = starts[:, None] + np.arange(asked)
     real = wanted < length
     np.testing.assert_array_equal(stitched[real], wanted[real])

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xp.metrics.replay import MODES, Execution, Lane
+from xp.metrics.replay import MODES, Execution, ReplayStream
 from xp.metrics.replay_summary import MEASURES, Scales, demonstration_of, episode_measures, summarise
 from xp.metrics.stitching import RULES, PlacedChunk, stitch, weights
 
@@ -76,54 +76,56 @@ def test_chunks_that_agree_are_not_changed_by_any_rule(rule, seed):
 TRUTH = np.random.default_rng(0).normal(size=(40, 2)).cumsum(axis=0)
 
 
-def run(lane, policy):
+def run(stream, policy):
     queries = []
-    while (query := lane.query()) is not None:
+    while (query := stream.query()) is not None:
         queries.append(query)
-        lane.answer(policy(query))
-    return queries, lane.trace()
+        stream.answer(policy(query))
+    return queries, stream.trace()
 
 
-def perfect(lane):
-    told = lane.execution.told
-    return lambda query: lane.truth[query.frame + told : query.frame + told + lane.horizon]
+def perfect(stream):
+    prefix_len = stream.execution.prefix_len
+    return lambda query: stream.truth[query.frame + prefix_len : query.frame + prefix_len + stream.horizon]
 
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("mode", MODES)
 def test_a_policy_that_repeats_the_demonstration_replays_it(mode, rule):
-    execution = Execution(rule=rule, steps=4, past=3, told=2, delay=1, jitter=1)
-    lane = Lane(TRUTH, mode, execution, horizon=8)
-    _, trace = run(lane, perfect(lane))
+    execution = Execution(rule=rule, steps=4, past=3, prefix_len=2, delay=1, jitter=1)
+    stream = ReplayStream(TRUTH, mode, execution, horizon=8)
+    _, trace = run(stream, perfect(stream))
     np.testing.assert_allclose(trace.x, trace.truth)
 
 
 def test_ground_truth_queries_frames_and_boundaries_are_the_seeds():
     """t = K; while t < L - D - C: chunk for t+D .. t+D+n-1, a boundary at each t+D but the first; t += n."""
-    past, told, horizon, steps = 4, 2, 8, 5
-    lane = Lane(TRUTH, "ground_truth", Execution(rule="last", steps=steps, past=past, told=told), horizon)
+    past, prefix_len, horizon, steps = 4, 2, 8, 5
+    stream = ReplayStream(
+        TRUTH, "ground_truth", Execution(rule="last", steps=steps, past=past, prefix_len=prefix_len), horizon
+    )
     answers = {}
 
     def noise(query):
         answers[query.frame] = np.random.default_rng(query.frame).normal(size=(horizon, 2))
         return answers[query.frame]
 
-    queries, trace = run(lane, noise)
-    frames = list(range(past, len(TRUTH) - told - horizon, steps))
+    queries, trace = run(stream, noise)
+    frames = list(range(past, len(TRUTH) - prefix_len - horizon, steps))
     assert [query.frame for query in queries] == frames
     expected = np.concatenate([answers[t][:steps] for t in frames])
     np.testing.assert_array_equal(trace.x, expected)
-    assert trace.first == past + told
-    assert trace.boundaries.tolist() == [t + told - trace.first for t in frames[1:]]
+    assert trace.first == past + prefix_len
+    assert trace.boundaries.tolist() == [t + prefix_len - trace.first for t in frames[1:]]
     for query in queries:
-        np.testing.assert_array_equal(query.prefix, TRUTH[query.frame : query.frame + told])
+        np.testing.assert_array_equal(query.prefix, TRUTH[query.frame : query.frame + prefix_len])
         np.testing.assert_array_equal(query.past, TRUTH[query.frame - past : query.frame])
 
 
 def test_the_self_chained_prefix_is_what_the_replay_executes():
-    execution = Execution(rule="blend", steps=4, past=3, told=2)
-    lane = Lane(TRUTH, "self_chained", execution, horizon=8)
-    queries, trace = run(lane, lambda query: np.random.default_rng(query.frame).normal(size=(8, 2)))
+    execution = Execution(rule="blend", steps=4, past=3, prefix_len=2)
+    stream = ReplayStream(TRUTH, "self_chained", execution, horizon=8)
+    queries, trace = run(stream, lambda query: np.random.default_rng(query.frame).normal(size=(8, 2)))
     executed = np.concatenate([TRUTH[: trace.first], trace.x])
     for query in queries:
         np.testing.assert_array_equal(query.prefix, executed[query.frame : query.frame + 2])
@@ -132,8 +134,8 @@ def test_the_self_chained_prefix_is_what_the_replay_executes():
 
 def test_a_delayed_answer_loses_its_first_actions_and_the_active_chunk_goes_on():
     execution = Execution(rule="last", steps=4, delay=2)
-    lane = Lane(TRUTH, "delayed", execution, horizon=8)
-    queries, trace = run(lane, lambda query: np.full((8, 2), query.frame))
+    stream = ReplayStream(TRUTH, "delayed", execution, horizon=8)
+    queries, trace = run(stream, lambda query: np.full((8, 2), float(query.frame)))
     assert [query.frame for query in queries][:4] == [1, 5, 9, 13]
     # the chunk of frame 5 arrives at frame 7; the first answer is waited for
     assert trace.x[:11, 0].tolist() == [1] * 6 + [5] * 4 + [9]
@@ -141,24 +143,24 @@ def test_a_delayed_answer_loses_its_first_actions_and_the_active_chunk_goes_on()
 
 
 def test_a_late_answer_holds_the_last_action_once_the_chunk_is_spent_and_one_query_is_in_flight():
-    lane = Lane(TRUTH, "delayed", Execution(rule="last", steps=2, delay=3), horizon=4)
-    queries, trace = run(lane, lambda query: query.frame + np.arange(4.0)[:, None] * np.ones(2))
+    stream = ReplayStream(TRUTH, "delayed", Execution(rule="last", steps=2, delay=3), horizon=4)
+    queries, trace = run(stream, lambda query: query.frame + np.arange(4.0)[:, None] * np.ones(2))
     assert [query.frame for query in queries][:3] == [1, 3, 6]
     # frames 1.. : chunk of 1 (1,2,3,4 for frames 1-4), held at 5; chunk of 3 arrives at 6 with its last action alone
     assert trace.x[:9, 0].tolist() == [1, 2, 3, 4, 4, 6, 6, 6, 9]
 
 
 def test_an_answer_after_its_own_end_is_never_executed():
-    lane = Lane(TRUTH, "delayed", Execution(rule="last", steps=2, delay=5), horizon=4)
-    _, trace = run(lane, lambda query: np.full((4, 2), query.frame))
+    stream = ReplayStream(TRUTH, "delayed", Execution(rule="last", steps=2, delay=5), horizon=4)
+    _, trace = run(stream, lambda query: np.full((4, 2), float(query.frame)))
     assert set(trace.x[:, 0]) == {1.0}
-    assert trace.unheard == len(trace.chunks) - 1
+    assert trace.discarded == len(trace.chunks) - 1
 
 
 def test_jitter_is_seeded():
     def boundaries(seed):
-        lane = Lane(TRUTH, "delayed", Execution(rule="last", steps=4, delay=1, jitter=3), 8, seed=(seed, 5))
-        return run(lane, perfect(lane))[1].boundaries.tolist()
+        stream = ReplayStream(TRUTH, "delayed", Execution(rule="last", steps=4, delay=1, jitter=3), 8, seed=(seed, 5))
+        return run(stream, perfect(stream))[1].boundaries.tolist()
 
     assert boundaries(0) == boundaries(0)
     assert any(boundaries(seed) != boundaries(0) for seed in range(1, 5))
@@ -166,18 +168,18 @@ def test_jitter_is_seeded():
 
 def test_holding_the_last_action_has_something_to_hold_in_every_mode():
     for mode in MODES:
-        for told in (0, 2):
-            lane = Lane(TRUTH, mode, Execution(rule="last", steps=4, told=told), horizon=8)
-            query = lane.query()
-            np.testing.assert_array_equal(query.held, TRUTH[query.frame + told - 1])
+        for prefix_len in (0, 2):
+            stream = ReplayStream(TRUTH, mode, Execution(rule="last", steps=4, prefix_len=prefix_len), horizon=8)
+            query = stream.query()
+            np.testing.assert_array_equal(query.held, TRUTH[query.frame + prefix_len - 1])
 
 
 def test_the_summary_has_every_measure_with_an_interval_over_episodes():
     traces = []
     for seed in range(4):
         truth = np.random.default_rng(seed).normal(size=(40, 2)).cumsum(axis=0)
-        lane = Lane(truth, "self_chained", Execution(rule="last", steps=4, told=1), 8)
-        traces.append(run(lane, lambda query: np.repeat(query.held[None], 8, axis=0))[1])
+        stream = ReplayStream(truth, "self_chained", Execution(rule="last", steps=4, prefix_len=1), 8)
+        traces.append(run(stream, lambda query: np.repeat(query.held[None], 8, axis=0))[1])
     scales = Scales(std=np.ones(2), fps=10.0)
     row = summarise(traces, [3, 5, 6, 9], scales, seed=0, resamples=200)
     assert set(row["measures"]) == set(MEASURES)
@@ -193,8 +195,8 @@ def test_the_summary_has_every_measure_with_an_interval_over_episodes():
 
 
 def test_one_episode_has_values_and_no_interval():
-    lane = Lane(TRUTH, "ground_truth", Execution(rule="last", steps=4), 8)
-    trace = run(lane, perfect(lane))[1]
+    stream = ReplayStream(TRUTH, "ground_truth", Execution(rule="last", steps=4), 8)
+    trace = run(stream, perfect(stream))[1]
     measures = episode_measures(trace, Scales(std=np.ones(2), fps=10.0))
     row = summarise([trace], [0], Scales(std=np.ones(2), fps=10.0), seed=0, resamples=100)
     assert row["measures"]["u_a"] == {"value": measures["u_a"], "low": None, "high": None, "n": 1}

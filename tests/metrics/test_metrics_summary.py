@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy.stats import multivariate_normal
 
+from xp.atomic import plain
 from xp.errors import UserError
 from xp.metrics import prediction_metrics, success_metrics
 from xp.metrics.scores import sums_from_episodes
-from xp.metrics.summary import plain
 
 SEED_KEYS = [
     "training_horizon",
@@ -21,7 +21,7 @@ SEED_KEYS = [
     "ground_truth_shape",
 ]
 N, H, A = 60, 4, 3
-STATISTICS = {"action": {"mean": [0.5, 0.0, -1.0], "std": [2.0, 1.0, 0.5], "mask": [True, True, False]}}
+STATISTICS = {"mean": [0.5, 0.0, -1.0], "std": [2.0, 1.0, 0.5], "mask": [True, True, False]}
 SCALE = np.array([2.0, 1.0, 1.0])
 
 

@@ -18,7 +18,8 @@ from xp.models import load_policy
 from xp.models.octo.assembly import assemble
 from xp.models.octo.cameras import resolve_slots
 from xp.models.octo.io.folder import write_folder
-from xp.models.octo.io.sidecar import new_papers
+from xp.models.octo.io.sidecar import new_sidecar
+from xp.models.octo.options import OctoOptions
 from xp.models.policy import DataSpec
 
 CONF = Path(__file__).parents[2] / "conf/model"
@@ -28,10 +29,11 @@ REPEATS = 5
 def released(size: str):
     """What stands around the weights of octo-{small,base}-1.5: two cameras, window 2, diffusion over 4 x 7 actions."""
     cfg = yaml.safe_load((CONF / f"octo_{size}.yaml").read_text())
-    cfg = {**cfg, "head": {"type": "diffusion", "pooling": "mean"}, "repeat_task_tokens": True, "history": 2}
+    changed = {"head": {"type": "diffusion", "pooling": "mean"}, "repeat_task_tokens": True, "history": 2}
+    options = OctoOptions.from_config({**cfg, **changed})
     data = DataSpec(cameras={"top": (256, 256, 3), "wrist": (128, 128, 3)}, action_dim=7, state_dim=0, fps=5)
     statistics = {"action": {"mean": [0.0] * 7, "std": [1.0] * 7}}
-    return assemble(new_papers(cfg, data, resolve_slots(cfg, data.cameras), statistics, 4, 0))
+    return assemble(new_sidecar(options, data, resolve_slots(options.slots, data.cameras), statistics, 4, 0))
 
 
 def write(folder: Path, size: str = "base", step: int = 300_000) -> None:
@@ -40,12 +42,18 @@ def write(folder: Path, size: str = "base", step: int = 300_000) -> None:
     rng = np.random.default_rng(0)
     shapes = assembly.network.shapes(assembly.example_inputs())
     weights = {path: 0.02 * rng.standard_normal(leaf.shape, np.float32) for path, leaf in shapes.items()}
-    write_folder(folder, dataclasses.replace(assembly.folder, step=step), weights)
+    write_folder(folder, dataclasses.replace(assembly.sidecar, step=step), weights)
 
 
 def peak() -> int:
-    """The most memory this process has held, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """The most memory this process has held since it runs this program, in bytes.
+
+    `ru_maxrss` would count the parent too: Linux carries it over fork and exec, so it begins at what the process that
+    started this one has held, e.g. pytest after other tests. The kernel's high-water mark begins anew with exec.
+    """
+    status = Path("/proc/self/status").read_text()
+    (kilobytes,) = (int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))
+    return kilobytes * 1024
 
 
 def floor(file: Path, arrays: dict[str, np.ndarray]) -> float:

@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from importlib import metadata
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -11,9 +11,34 @@ from xp.errors import UserError
 from xp.models import build, camera_sizes, load_policy
 from xp.models import families as known
 from xp.models.family import Family
-from xp.models.policy import DataSpec, DataTransforms
+from xp.models.policy import DataSpec, DataTransforms, PolicySpec
+from xp.models.trainable import Trainable
 
 DATA = DataSpec(cameras={"top": (8, 8, 3)}, action_dim=2, state_dim=2, fps=10.0)
+SPEC = PolicySpec(horizon=4, action_dim=2, state_dim=2, cameras={})
+
+
+class Loaded:
+    """A policy that is a note of what it was loaded with, and is never asked for more."""
+
+    framework, camera_slots = "torch", {}
+
+    def __init__(self, *asked):
+        self.asked, self.spec = asked, SPEC
+
+    def never(self, *_, **__):
+        raise AssertionError
+
+    predict = predict_distribution = loss = prepare = with_weights = weights = save = never
+
+
+@dataclass(frozen=True, kw_only=True)
+class Built(Trainable):
+    """A trainable that is a note of what it was built with."""
+
+    framework = "torch"
+    width: int
+    given: dict
 
 
 class ToyFamily(Family):
@@ -25,11 +50,11 @@ class ToyFamily(Family):
     load_options = {"colour": "the toy's"}
 
     def build(self, model_cfg, **given):
-        return ("built", model_cfg["width"], given)
+        return Built(spec=SPEC, prepare=dict, policy=Loaded, width=model_cfg["width"], given=given)
 
     def load(self, folder, *, step=None, device=None, camera_map=None, options=None):
         self.refuse_options(folder, options or {})
-        return ("loaded", folder, step, device, camera_map, options)
+        return Loaded(folder, step, device, camera_map, options)
 
     def owns(self, folder):
         return (folder / "toy.txt").is_file()
@@ -55,21 +80,13 @@ TOY, COPY = ToyFamily(), CopyFamily()
 
 
 @pytest.fixture
-def declare(monkeypatch):
+def declare(offer):
     """Declare families of this module as an installed package does."""
-    real = metadata.entry_points
 
     def declared(*names):
-        made = [metadata.EntryPoint(name.lower(), f"{__name__}:{name}", known.GROUP) for name in names]
+        offer(known.GROUP, **{name.lower(): f"{__name__}:{name}" for name in names})
 
-        def entry_points(**asked):
-            return [*real(**asked), *made] if asked == {"group": known.GROUP} else real(**asked)
-
-        monkeypatch.setattr(metadata, "entry_points", entry_points)
-        known.installed.cache_clear()
-
-    yield declared
-    known.installed.cache_clear()
+    return declared
 
 
 @pytest.fixture
@@ -94,8 +111,9 @@ def made(width=3, pretrained_path=None, **transforms):
 
 def test_a_declared_family_builds_and_checks_its_options(declare, saved):
     declare("TOY")
-    verb, width, given = made(pretrained_path=str(saved), obs_dropout=0.5)
-    assert (verb, width, given["horizon"], given["seed"]) == ("built", 3, 4, 7)
+    built = made(pretrained_path=str(saved), obs_dropout=0.5)
+    given = built.given
+    assert (built.width, given["horizon"], given["seed"]) == (3, 4, 7)
     assert given["pretrained"] == (saved, None) and given["transforms"].obs_dropout == 0.5
     with pytest.raises(UserError, match="model.width=0: expected 1 or more"):
         made(width=0)
@@ -103,9 +121,8 @@ def test_a_declared_family_builds_and_checks_its_options(declare, saved):
 
 def test_a_declared_family_loads_its_folders_and_those_of_runs(declare, saved, tmp_path):
     declare("TOY")
-    assert load_policy(saved, device="cpu", colour="red", unnorm_key=None) == (
-        "loaded", saved, None, "cpu", None, {"colour": "red"},
-    )  # fmt: skip
+    policy = load_policy(saved, device="cpu", colour="red", unnorm_key=None)
+    assert policy.asked == (saved, None, "cpu", None, {"colour": "red"})
     run = tmp_path / "run"
     (run / "checkpoints").mkdir(parents=True)
     saved.rename(run / "checkpoints" / "checkpoint-5")
@@ -134,6 +151,24 @@ def test_a_folder_of_two_families_is_an_error_that_names_both(declare, saved):
     declare("TOY", "COPY")
     with pytest.raises(UserError, match="of the families toy, copy at once"):
         load_policy(saved)
+
+
+def test_a_model_starts_from_a_policy_of_its_own_family_only(declare, saved):
+    declare("TOY")
+    words = f"pretrained_path={saved}: a policy of the family toy, while model.family=octo"
+    with pytest.raises(UserError, match=words):
+        camera_sizes({"family": "octo", "cameras": {}}, DATA.cameras, str(saved))
+    with pytest.raises(UserError, match=words):
+        build({"family": "octo"}, data=DATA, statistics={}, horizon=4, seed=0, pretrained_path=str(saved))
+
+
+def test_a_policy_of_a_family_that_is_not_installed_says_which(tmp_path):
+    run = tmp_path / "run" / "final"
+    run.mkdir(parents=True)
+    (run / "xp_policy.json").write_text('{"family": "octopus"}')
+    for folder in (run, run.parent):
+        with pytest.raises(UserError, match="of the family octopus, which no installed package brings.*mean 'octo'"):
+            load_policy(folder)
 
 
 def test_options_of_another_family_are_refused_by_the_folders_own(declare, saved):

@@ -57,7 +57,7 @@ def test_it_is_normalised_where_the_policy_says_so_and_read_as_lerobot_does(mode
     batch = batch_of(found.spec, cameras=("front", "wrist"))
     entry, action = STATISTICS["environment_state"], STATISTICS["action"]
     policy: Any = found.policy(None)
-    inputs = policy.assembly.processed(policy.assembly.prepare({k: v for k, v in batch.items() if "action" not in k}))
+    inputs = policy.assembly.preprocess(policy.assembly.prepare({k: v for k, v in batch.items() if "action" not in k}))
     around = torch.tensor(batch[KEY][:, -1])
     inputs[KEY] = (around - torch.tensor(entry["mean"])) / torch.tensor(entry["std"]) if mode else around
     expected = theirs.predict_action_chunk(inputs).detach().numpy() * action["std"] + action["mean"]

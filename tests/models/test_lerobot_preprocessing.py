@@ -12,9 +12,9 @@ from lerobot_made_up import ACT, CAMERAS, SMOOTH, batch_for, made
 
 from xp.errors import UserError
 from xp.models import load_policy
-from xp.models.lerobot.inputs import resize
 from xp.models.observation import as_windows
 from xp.models.policy import DataSpec
+from xp.pictures import resize
 
 SIZES = [(36, 48), (27, 36), (24, 24)]
 """Of cameras, for policies of 32 x 32: wider, both ways, smaller."""
@@ -87,12 +87,11 @@ def test_lerobots_answers_are_xps_on_cameras_of_three_sizes(tmp_path):
 
 def test_the_step_gives_the_very_pixels_of_the_frame_cache_whatever_the_form_of_the_picture():
     from lerobot_policy_act_smooth_xp import LanczosResizeStep
-    from xp.data.lerobot.frames import resize as cached
 
     rng = np.random.default_rng(0)
     for size in (*SIZES, (32, 32), (97, 33)):
         frames = rng.integers(0, 256, (2, *size, 3), np.uint8)
-        expected = np.stack([cached(frame, (32, 32)) for frame in frames])
+        expected = np.stack([resize(frame, 32, 32) for frame in frames])
         assert np.array_equal(resize(frames, 32, 32), expected)
         step = LanczosResizeStep({"observation.images.top": [32, 32]})
         floats = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255
@@ -144,7 +143,7 @@ def test_a_camera_map_travels_to_lerobot_and_back(tmp_path):
             assert np.array_equal(found[f"observation.images.{camera}"], normalised(pictures)), (name, camera)
         policy = load_policy(tmp_path / name)
         assert policy.camera_slots == fed
-        inputs = policy.assembly.processed(policy.assembly.prepare(as_windows(state(seen), policy.spec)))
+        inputs = policy.assembly.preprocess(policy.assembly.prepare(as_windows(state(seen), policy.spec)))
         assert np.array_equal(inputs["observation.images.front"], normalised(front))
         policy.save(tmp_path / "again")
         for file in ("xp.json", "policy_preprocessor.json"):

@@ -250,8 +250,8 @@ def test_names_of_the_first_release_are_understood_in_a_batch(saved):
 
 def test_the_newest_step_is_taken_and_at_chooses_another(saved):
     shutil.copytree(saved / "7", saved / "12")
-    assert load_policy(saved).assembly.folder.step == 12
-    assert load_policy(f"{saved}@7").assembly.folder.step == 7
+    assert load_policy(saved).assembly.sidecar.step == 12
+    assert load_policy(f"{saved}@7").assembly.sidecar.step == 7
     with pytest.raises(UserError, match="no step 8: its steps are 7, 12"):
         load_policy(f"{saved}@8")
 

@@ -29,7 +29,7 @@ B, T, H, A, D = 3, 2, 4, 3, 16
 
 def readouts():
     tokens = np.random.default_rng(0).normal(size=(B, T, 2, D)).astype(np.float32)
-    return {"readout_action": TokenGroup(tokens, np.ones((B, T, 2), dtype=bool))}
+    return {"readout_action": TokenGroup(jnp.asarray(tokens), jnp.ones((B, T, 2), dtype=bool))}
 
 
 class SmallUNet(UNetDDPMActionHead):
@@ -204,7 +204,7 @@ def test_a_value_lies_in_its_bin_or_beyond_the_outermost_one(values, kind):
 def test_the_discrete_loss_is_the_cross_entropy_of_the_true_bins():
     logits, actions = call(*made(NormalBins), readouts()), targets()
     head = made(NormalBins)[0]
-    truth = np.asarray(Bins.of(head.vocab_size, "normal", None, None).index(actions))
+    truth = np.asarray(Bins.of(head.vocab_size, "normal", None, None).index(jnp.asarray(actions)))
     log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     nll = -np.take_along_axis(log_p, truth[..., None], -1)
     assert logits.shape == (B, T, H, A, head.vocab_size)
@@ -218,7 +218,7 @@ def test_discrete_draws_follow_the_logits_and_a_cold_draw_is_the_likeliest_bin()
     draws = call(*made(NormalBins), readouts(), jax.random.key(1), sample_shape=(3000,), **options)
     logits = call(*made(NormalBins), readouts())[:, -1]
     p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-    centres = np.asarray(Bins.of(32, "normal", None, None).centre(np.arange(32)))
+    centres = np.asarray(Bins.of(32, "normal", None, None).centre(jnp.arange(32)))
     np.testing.assert_array_equal(cold, likeliest)
     np.testing.assert_allclose(likeliest, centres[logits.argmax(-1)], rtol=1e-6)
     np.testing.assert_allclose(draws.mean(0), p @ centres, atol=0.2)
@@ -243,7 +243,7 @@ def test_a_unets_loss_over_fixed_draws_is_the_mean_over_them():
     rest = (targets(), all_true(B, T), all_true(B, T, H, A))
 
     def loss(chosen):
-        draws = {"noise": noise[:, chosen], "time": time[:, chosen]}
+        draws = {"noise": jnp.asarray(noise[:, chosen]), "time": jnp.asarray(time[:, chosen])}
         return call(*made(SmallUNet), readouts(), *rest, method="loss", train=False, **draws)[0]
 
     assert loss([0, 1]) == pytest.approx((loss([0]) + loss([1])) / 2, rel=1e-4)

@@ -7,8 +7,9 @@ from octo_made_up import DATA, STATISTICS, made_batch, model_cfg
 
 from xp.errors import UserError
 from xp.models import build, load_policy
-from xp.models.tree import flatten, unflatten
+from xp.models.tree import flatten
 
+KEYPOINTS = {"type": "keypoints", "features": [8, 8], "strides": [4, 1]}
 ROWS = {
     "gaussian, convolutions, goal images": {"stem": {"type": "small16"}, "goal_images": True},
     "gaussian, mean pooling, window of two, repeated task": {
@@ -17,7 +18,7 @@ ROWS = {
         "repeat_task_tokens": True,
     },
     "gaussian, keypoints, a token a number": {
-        "stem": {"type": "keypoints", "features": [8, 8], "strides": [2, 1]},
+        "stem": {**KEYPOINTS, "kernels": [8, 3]},
         "proprio": "numbers",
     },
     "teleop": {"head": {"type": "teleop"}},
@@ -219,7 +220,7 @@ def test_computing_layers_again_gives_the_same_gradient_and_takes_less_memory():
 def test_a_freeze_preset_freezes_real_weights_and_leaves_the_head(trainable, preset, trained):
     from xp.training.partition import split
 
-    partition = split(trainable.weights, freeze=[preset], presets=trainable.freeze_presets)
+    partition = split(flatten(trainable.weights), freeze=[preset], presets=trainable.freeze_presets)
     assert all("BlockTransformer_0" not in path for path in partition.trained)
     assert any(path.startswith(trained) for path in partition.trained)
     assert any(path.startswith("heads_action/") for path in partition.trained)
@@ -228,7 +229,7 @@ def test_a_freeze_preset_freezes_real_weights_and_leaves_the_head(trainable, pre
 def test_the_language_preset_needs_a_model_with_language(trainable):
     from xp.training.partition import split
 
-    frozen = split(trainable.weights, freeze=["language"], presets=trainable.freeze_presets).frozen
+    frozen = split(flatten(trainable.weights), freeze=["language"], presets=trainable.freeze_presets).frozen
     assert {path.split("/")[1] for path in frozen} == {
         "task_tokenizers_language",
         "task_language_projection",
@@ -236,7 +237,7 @@ def test_the_language_preset_needs_a_model_with_language(trainable):
     }
     mute = {key: value for key, value in flatten(trainable.weights).items() if key not in frozen}
     with pytest.raises(UserError, match="matches none"):
-        split(unflatten(mute), freeze=["language"], presets=trainable.freeze_presets)
+        split(mute, freeze=["language"], presets=trainable.freeze_presets)
 
 
 def test_a_trunk_of_another_size_is_refused(trainable, tmp_path):
@@ -255,6 +256,12 @@ def test_a_trunk_of_another_size_is_refused(trainable, tmp_path):
         ({"head": {"type": "discrete", "pooling": "mean"}}, 2, "model.readouts=6"),
         ({"stem": {"type": "resnet"}}, 2, "model.stem.type=resnet"),
         ({"stem": {"type": "small16", "features": [8, 8]}}, 2, "a small16 stem has 4 layers"),
+        (
+            {"stem": {**KEYPOINTS, "kernels": [4]}},
+            2,
+            r"model.stem.kernels=\[4\] with strides=\[4, 1\].*kernels=\[4, 3\]",
+        ),
+        ({"stem": {**KEYPOINTS, "kernels": [3, 3]}}, 2, "no smaller than it, so that every pixel is seen"),
         ({"proprio": "yes"}, 2, "model.proprio=yes"),
         ({"language": {"encoder": "word"}}, 2, "did you mean 'words'"),
         ({"family": "octopus"}, 2, "did you mean 'octo'"),

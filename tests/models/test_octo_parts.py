@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
@@ -13,8 +14,8 @@ from octo_made_up import DATA, STATISTICS, made_batch, model_cfg
 
 from xp.errors import UserError
 from xp.models import build, camera_sizes
+from xp.models.normal import normal_of
 from xp.models.octo.initial import initial_weights
-from xp.models.octo.io.statistics import normal_of
 from xp.models.octo.network.stems import expected_places
 from xp.models.octo.network.t5 import relative_buckets
 from xp.models.octo.network.unigram import load_unigram
@@ -104,7 +105,7 @@ def test_a_tokenizer_that_is_not_there_says_how_to_fetch_it(tmp_path, monkeypatc
 def test_a_keypoint_is_where_its_map_is_high():
     maps = np.zeros((1, 5, 9, 2), np.float32)
     maps[0, 4, 2, 0] = 100.0
-    np.testing.assert_allclose(expected_places(maps)[0], [[-0.5, 1.0], [0.0, 0.0]], atol=1e-5)
+    np.testing.assert_allclose(expected_places(jnp.asarray(maps))[0], [[-0.5, 1.0], [0.0, 0.0]], atol=1e-5)
 
 
 def test_t5_buckets_are_exact_near_and_coarse_far():
@@ -175,15 +176,15 @@ def test_initial_weights_follow_the_networks_own_initialisers():
     from xp.models.octo.network.transformer import Transformer
     from xp.models.tree import flatten
 
-    key, tokens = jax.random.key(0), np.zeros((1, 6, 48), np.float32)
-    groups = {"readout_action": TokenGroup(tokens[:, None], np.ones((1, 1, 6), bool))}
-    ids = np.zeros((1, 5), np.int32)
+    key, tokens = jax.random.key(0), jnp.zeros((1, 6, 48))
+    groups = {"readout_action": TokenGroup(tokens[:, None], jnp.ones((1, 1, 6), bool))}
+    ids = jnp.zeros((1, 5), jnp.int32)
     for module, arguments in (
         (
             SmallStem(16, features=(32, 32), kernel_sizes=(3, 3), strides=(2, 2), padding=(1, 1)),
-            (np.zeros((1, 32, 32, 3)),),
+            (jnp.zeros((1, 32, 32, 3)),),
         ),
-        (Transformer(1, 96, 4), (tokens, np.ones((1, 1, 6, 6), bool), False)),
+        (Transformer(1, 96, 4), (tokens, jnp.ones((1, 1, 6, 6), bool), False)),
         (GaussianActionHead(action_horizon=8), (groups,)),
         (DiffusionActionHead(use_map=True), (groups,)),
         (T5Encoder(T5Sizes(300, 32, 8, 64, 1, 4)), (ids, ids)),

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import yaml
@@ -14,10 +15,11 @@ from xp.models import load_policy
 from xp.models.octo.assembly import assemble
 from xp.models.octo.cameras import resolve_slots
 from xp.models.octo.factory import build_module
-from xp.models.octo.io.sidecar import new_papers
-from xp.models.octo.io.spec import mended_spec
+from xp.models.octo.io.sidecar import new_sidecar
+from xp.models.octo.io.spec import upgrade_spec
 from xp.models.octo.network.network import Network
 from xp.models.octo.network.t5 import sizes_from_weights
+from xp.models.octo.options import OctoOptions
 from xp.models.policy import DataSpec
 from xp.models.tree import flatten, unflatten
 
@@ -33,7 +35,7 @@ def prepared(name):
     found = reference(name)
     t5 = sizes_from_weights({path.removeprefix(T5): leaf for path, leaf in found["params"].items()})
     found["name"] = name
-    found["network"] = Network(build_module(mended_spec(found["config"]), t5))
+    found["network"] = Network(build_module(upgrade_spec(found["config"]), t5))
     found["weights"] = unflatten(found["params"])
     observation, task = found["inputs"]["obs"], found["inputs"]["task"]
     found["batch"] = {"observation": observation, "task": task}
@@ -112,14 +114,16 @@ def predict(case, **options):
     temperature = static.pop("temperature", 1.0)
     with jax.threefry_partitionable(False):
         key = jax.random.PRNGKey(7)
-        return case["network"].predict_batch(case["weights"], case["flat"], key, temperature, **static)
+        weights = jax.tree.map(jnp.asarray, case["weights"])
+        return case["network"].predict_batch(weights, case["flat"], key, temperature, **static)
 
 
 def test_the_diffusion_heads_noise_and_schedule_are_the_originals():
     case = prepared("diffusion_h4")
     out = case["outputs"]
     head = case["network"].module.bind({"params": case["weights"]}).heads["action"]
-    eps = head(case["groups"], train=False, time=out["head/time"], noisy_actions=out["head/noisy_actions"])
+    time, noisy = jnp.asarray(out["head/time"]), jnp.asarray(out["head/noisy_actions"])
+    eps = head(case["groups"], train=False, time=time, noisy_actions=noisy)
     np.testing.assert_allclose(eps, out["head/pred_eps"], atol=2e-5, rtol=0)
     for name in ("betas", "alphas", "alpha_hats"):
         np.testing.assert_allclose(getattr(head, name), out[f"head/{name}"], atol=2e-6, rtol=0)
@@ -164,7 +168,7 @@ def test_the_pooling_over_many_tokens_is_attention_as_it_is_written_down():
     weights = unflatten(case["params"])["heads_action"]["map_head"]
     tokens, mask = case["outputs"]["transformer/obs/tokens"], case["outputs"]["transformer/obs/mask"].astype(bool)
     mask = mask & (np.arange(36) % 5 > 0)
-    found = MAPHead().apply({"params": weights}, TokenGroup(tokens, mask), False)
+    found = MAPHead().apply({"params": weights}, TokenGroup(jnp.asarray(tokens), jnp.asarray(mask)), False)
     expected = pooled(jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), weights), tokens.astype(np.float64), mask)
     np.testing.assert_allclose(found[..., 0, :], expected, atol=2e-5)
     assert np.abs(expected - pooled(weights, tokens, np.ones_like(mask))).max() > 1e-2
@@ -249,7 +253,7 @@ def test_the_saved_folder_gives_the_originals_actions():
     So each of ours must be within the bound of sampled actions of what lies between the original's two.
     """
     policy = load_policy(REFERENCE / "ckpt_diffusion_h4")
-    example = policy.assembly.folder.example  # type: ignore[attr-defined]
+    example = policy.assembly.sidecar.example  # type: ignore[attr-defined]
     batch = {"observation": example["observation"], "task": example["task"]}
     actions = policy.predict(batch, seed=7, rng="legacy")
     (normal,) = policy.assembly.datasets.values()  # type: ignore[attr-defined]
@@ -275,16 +279,17 @@ def test_the_saved_folder_is_written_back_as_it_was(tmp_path):
 @pytest.mark.parametrize("size", ["small", "base"])
 def test_the_whole_tree_of_the_released_models_is_ours(size):
     cfg = yaml.safe_load((Path(__file__).parents[2] / f"conf/model/octo_{size}.yaml").read_text())
-    cfg = {**cfg, "head": {"type": "diffusion", "pooling": "mean"}, "repeat_task_tokens": True}
+    changed = {"head": {"type": "diffusion", "pooling": "mean"}, "repeat_task_tokens": True}
+    options = OctoOptions.from_config({**cfg, **changed})
     data = DataSpec(cameras={"top": (256, 256, 3), "wrist": (128, 128, 3)}, action_dim=7, state_dim=0, fps=5)
     statistics = {"action": {"mean": [0.0] * 7, "std": [1.0] * 7}}
-    assembly = assemble(new_papers(cfg, data, resolve_slots(cfg, data.cameras), statistics, 4, 0))
+    assembly = assemble(new_sidecar(options, data, resolve_slots(options.slots, data.cameras), statistics, 4, 0))
     shapes = assembly.network.shapes(assembly.example_inputs())
     saved = json.loads((REFERENCE / f"octo-{size}-1.5.param_tree.json").read_text())
     assert len(saved) == 366
     assert {path: [list(leaf.shape), str(leaf.dtype)] for path, leaf in shapes.items()} == saved
     released = json.loads((REFERENCE / f"octo-{size}-1.5.model_config.json").read_text())
-    ours = assembly.folder.config["model"]
+    ours = assembly.sidecar.config["model"]
     assert ours["observation_tokenizers"] == released["observation_tokenizers"]
     assert ours["task_tokenizers"] == released["task_tokenizers"]
     assert ours["transformer_kwargs"] == released["transformer_kwargs"]

@@ -30,7 +30,7 @@ class Constant:
         return np.broadcast_to(self.mean, (rows, HORIZON, ACTION)) + np.float32(seed)
 
     def predict_distribution(self, observation):
-        return Distribution(mean=self.predict(observation), scale_tril=np.eye(ACTION)[None])
+        return Distribution(mean=self.predict(observation), scale_tril=np.eye(ACTION, dtype=np.float32)[None])
 
     def prepare(self, batch):
         return dict(batch)
@@ -83,10 +83,16 @@ class ConstantFamily(Family):
         return {}
 
 
+def _install(monkeypatch, found):
+    """That family, and no other."""
+    monkeypatch.setattr(known, "installed", lambda: {"constant": found})
+    monkeypatch.setattr(known, "family_named", lambda name: {"constant": found}[name])
+
+
 @pytest.fixture(params=["jax", "torch"])
 def family(request, monkeypatch):
     found = ConstantFamily(request.param)
-    monkeypatch.setattr(known, "installed", lambda: {"constant": found})
+    _install(monkeypatch, found)
     return found
 
 
@@ -193,7 +199,7 @@ def test_a_state_hidden_from_the_model_is_still_the_anchor_of_its_actions(family
 def test_actions_that_cannot_be_relative_to_the_state_are_refused(transforms, message, monkeypatch):
     given = dict(transforms)
     found = ConstantFamily("torch", given.pop("history", 1))
-    monkeypatch.setattr(known, "installed", lambda: {"constant": found})
+    _install(monkeypatch, found)
     data = DataSpec(cameras={}, action_dim=ACTION, state_dim=given.pop("state_dim", STATE), fps=10.0)
     with pytest.raises(UserError, match=message):
         build(

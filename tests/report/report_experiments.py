@@ -8,7 +8,7 @@ from xp.metrics import prediction_metrics, success_metrics
 
 HORIZONS = (1, 4, 8)
 ACTION_DIM, EPISODES, LENGTH = 3, 10, 30
-STATISTICS = {"action": {"mean": [0.1, 0.0, -0.2], "std": [0.5, 0.4, 0.6], "mask": [True, True, True]}}
+STATISTICS = {"mean": [0.1, 0.0, -0.2], "std": [0.5, 0.4, 0.6], "mask": [True, True, True]}
 VERSIONS = {"xp": "0.1.0", "numpy": "2.2.6", "jax": "0.10.0", "mujoco": "3.8.1"}
 
 
@@ -74,7 +74,7 @@ def cell_metrics(trained, predicted):
     rng = np.random.default_rng(trained)
     noise = rng.normal(size=truth.shape) * 0.03 * (1 + 0.1 * np.arange(predicted))[None, :, None]
     mean = truth[:, known] + noise
-    held = np.array([actions[e, max(s - 1, 0)] if s else STATISTICS["action"]["mean"] for e, s in starts])
+    held = np.array([actions[e, max(s - 1, 0)] if s else STATISTICS["mean"] for e, s in starts])
     tril = np.broadcast_to(np.eye(ACTION_DIM) * (0.03 if trained > 1 else 0.015), (len(starts), ACTION_DIM, ACTION_DIM))
     return prediction_metrics(
         mean,

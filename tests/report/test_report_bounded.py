@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from xp.report import terminal_table, write_report
-from xp.report.bounded import MOST_RUNS, arms_table, ends, shortened
+from xp.report.bounded import MOST_RUNS, best_and_worst, shortened, variants_table
 from xp.report.charts import all_charts
 from xp.report.read import read_experiment
 
@@ -48,17 +48,17 @@ def terminal(folder, width=80):
 
 
 def test_the_terminal_shows_300_runs_by_arm_with_the_ends_and_where_the_rest_is(many):
-    told = terminal(many)
-    assert len(told) < 100 and all(len(line) <= 80 for line in told)
-    assert "300 runs by what they vary" in told[0]
-    text = " ".join(told)
+    lines = terminal(many)
+    assert len(lines) < 100 and all(len(line) <= 80 for line in lines)
+    assert "300 runs by what they vary" in lines[0]
+    text = " ".join(lines)
     assert text.index("lr.peak=0.0001") < text.index("lr.peak=3e-05") < text.index("lr.peak=1e-05")
     assert "failures, the best and the worst (all: runs.csv)" in text and "failed" in text
 
 
 def test_the_page_of_300_runs_is_bounded_and_a_file_has_all_of_them(many):
     page = write_report(many).read_text()
-    assert len(page) < 400_000 and "Arms" in page and "of 300 runs: failures, the best and the worst" in page
+    assert len(page) < 400_000 and "Variants" in page and "of 300 runs: failures, the best and the worst" in page
     with (many / "runs.csv").open() as handle:
         assert len(list(csv.DictReader(handle))) == 300
     assert page.count("<polyline") + page.count("<path") < 200
@@ -79,17 +79,17 @@ def test_a_report_takes_time_in_proportion_to_its_runs(many, tmp_path):
 
 
 def test_arms_are_the_values_beside_the_seed_and_their_rows_are_ranked(many):
-    table = arms_table(read_experiment(many))
+    table = variants_table(read_experiment(many))
     assert table is not None and len(table.rows) == 20
     assert table.rows[0][1] == "lr.peak=0.0001, obs_dropout.rate=0" and table.rows[0][2:5] == ("15", "15", "val_loss")
     assert sum(int(row[2]) for row in table.rows) == 300
-    cut = arms_table(read_experiment(many), most=8)
-    assert cut is not None and len(cut.rows) == 9 and "12 arms between" in cut.rows[6][1]
+    cut = variants_table(read_experiment(many), most=8)
+    assert cut is not None and len(cut.rows) == 9 and "12 variants between" in cut.rows[6][1]
 
 
 def test_the_ends_hold_failures_the_best_and_the_worst(many):
     experiment = read_experiment(many)
-    few = ends(experiment.runs, 12)
+    few = best_and_worst(experiment.runs, 12)
     assert len(few) == 12 and sum(run.standing == "failed" for run in few) == 3
     assert len(shortened(experiment).runs) == MOST_RUNS and shortened(experiment, 1000) is experiment
 
@@ -103,6 +103,6 @@ def test_five_runs_with_many_columns_fit_80_columns_without_squeezed_lines(tmp_p
         (folder / "validation_log.csv").write_text(f"step,{','.join(names)}\n5,{','.join([f'0.{number}234'] * 6)}\n")
         (folder / "record.json").write_text(json.dumps({"state": "done", "stage": "s", "host": "a-host-with-a-name"}))
         (folder / "config.json").write_text(json.dumps(config))
-    told = terminal(tmp_path / "exp")
-    assert all(len(line) <= 80 for line in told) and len(told) <= 5 + 7
-    assert any("Not shown in 80 columns" in line for line in told)
+    lines = terminal(tmp_path / "exp")
+    assert all(len(line) <= 80 for line in lines) and len(lines) <= 5 + 7
+    assert any("Not shown in 80 columns" in line for line in lines)

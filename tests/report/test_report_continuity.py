@@ -8,10 +8,10 @@ from report_experiments import write_run
 from rich.console import Console
 
 from xp.metrics.intervals import crossed_interval
-from xp.metrics.replay import Execution, Lane
+from xp.metrics.replay import Execution, ReplayStream
 from xp.metrics.replay_summary import MEASURES, Scales, demonstration_of, summarise
 from xp.report import terminal_table, write_report
-from xp.report.continuity import comparisons, paired
+from xp.report.comparisons import comparisons, paired
 from xp.report.continuity_tables import continuity_findings
 from xp.report.read import read_experiment
 
@@ -26,11 +26,11 @@ def replay_metrics(noise, seed, checkpoint):
         truth = np.random.default_rng(episode).normal(size=(40, 3)).cumsum(axis=0)
         own = np.random.default_rng((seed, episode, int(1000 * noise)))
         for row, traces in rows.items():
-            lane = Lane(truth, "self_chained", Execution(rule="last", steps=4), 8)
-            while (query := lane.query()) is not None:
+            stream = ReplayStream(truth, "self_chained", Execution(rule="last", steps=4), 8)
+            while (query := stream.query()) is not None:
                 chunk = truth[query.frame : query.frame + 8] + noise * own.normal(size=(8, 3))
-                lane.answer(chunk if row == "policy" else np.repeat(query.held[None], 8, axis=0))
-            traces.append(lane.trace())
+                stream.answer(chunk if row == "policy" else np.repeat(query.held[None], 8, axis=0))
+            traces.append(stream.trace())
     scales = Scales(std=np.full(3, 4.0), fps=10.0)
     shown = {**rows, "demonstration": [demonstration_of(trace) for trace in rows["policy"]]}
     told = {row: summarise(found, EPISODES, scales, seed=0, resamples=200) for row, found in shown.items()}
@@ -58,15 +58,15 @@ def sweep(tmp_path_factory):
 
 def test_arms_are_trainings_that_differ_in_the_seed_alone(sweep):
     (found,) = comparisons(read_experiment(sweep))
-    assert [arm.name for arm in found.arms] == ["lr.peak=1e-05", "lr.peak=3e-05", "lr.peak=0.0003"]
-    assert found.baseline is found.arms[1]
-    assert [len(arm.replays) for arm in found.arms] == [2, 2, 2]
+    assert [variant.name for variant in found.variants] == ["lr.peak=1e-05", "lr.peak=3e-05", "lr.peak=0.0003"]
+    assert found.baseline is found.variants[1]
+    assert [len(variant.replays) for variant in found.variants] == [2, 2, 2]
     assert found.level == pytest.approx(1 - 0.05 / 2)
 
 
 def test_a_paired_difference_is_the_mean_over_common_episodes_and_seeds(sweep):
     (found,) = comparisons(read_experiment(sweep))
-    worse, base, same = found.arms
+    worse, base, same = found.variants
     one, other = worse.grid("self_chained", "l1"), base.grid("self_chained", "l1")
     difference = paired(worse, base, "self_chained", "l1")
     assert difference is not None
@@ -80,7 +80,7 @@ def test_a_paired_difference_is_the_mean_over_common_episodes_and_seeds(sweep):
 def test_findings_name_the_best_with_evidence_and_what_cannot_be_told_apart(sweep):
     texts = [finding.text for finding in continuity_findings(read_experiment(sweep))]
     (best,) = [text for text in texts if "track best" in text]
-    assert "no arm is shown to track best" in best and "paired difference may be chance" in best
+    assert "no variant is shown to track best" in best and "paired difference may be chance" in best
     assert "8 episodes and 2 seeds: the interval holds 0" in best and not any("tracks best" in text for text in texts)
     against = next(text for text in texts if "tracking error against lr.peak=3e-05" in text)
     assert "lr.peak=1e-05 is higher" in against
@@ -93,7 +93,7 @@ def test_the_terminal_table_fits(sweep, width):
     Console(width=width, file=out).print(terminal_table(sweep))
     text = out.getvalue()
     assert max(map(len, text.splitlines())) <= width
-    for word in ("hold-last", "demonstration", "baseline", "no arm is"):
+    for word in ("hold-last", "demonstration", "baseline", "no variant is"):
         assert word in text
 
 
@@ -150,7 +150,7 @@ def test_two_episodes_and_one_seed_tell_nothing_and_get_no_tick(tmp_path, monkey
     found = [each for each in continuity_findings(read_experiment(folder)) if "Learning rate" in each.text]
     texts = " ".join(each.text for each in found)
     assert not any(each.tone == "good" for each in found)
-    assert "no arm is shown to track best" in texts and "2 episodes and 1 seed: too few episodes to tell" in texts
+    assert "no variant is shown to track best" in texts and "2 episodes and 1 seed: too few episodes to tell" in texts
     assert "higher" not in texts and "lower" not in texts
     assert "at least 7 episodes are needed for 2 comparisons at 95%" in texts
 
@@ -167,8 +167,8 @@ def test_receding_and_blending_of_chunks_that_do_not_overlap_are_the_same_number
     truth = np.random.default_rng(0).normal(size=(40, 3)).cumsum(axis=0)
     made = []
     for rule in ("last", "blend"):
-        lane = Lane(truth, "self_chained", Execution(rule=rule, steps=8), 8)
-        while (query := lane.query()) is not None:
-            lane.answer(truth[query.frame : query.frame + 8] + 0.1)
-        made.append(np.asarray(lane.trace().x))
+        stream = ReplayStream(truth, "self_chained", Execution(rule=rule, steps=8), 8)
+        while (query := stream.query()) is not None:
+            stream.answer(truth[query.frame : query.frame + 8] + 0.1)
+        made.append(np.asarray(stream.trace().x))
     assert np.array_equal(*made)

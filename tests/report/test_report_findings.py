@@ -6,8 +6,9 @@ import json
 import pytest
 from report_experiments import write_run
 
+from xp.report.estimates import MAE, NLL
 from xp.report.findings import findings
-from xp.report.matrix import MAE, NLL, build_matrices, build_matrix
+from xp.report.matrix import build_matrices, build_matrix
 from xp.report.numbers import duration, enumeration, interval, number
 
 

@@ -3,7 +3,8 @@
 import pytest
 
 from xp.errors import UserError
-from xp.report.read import natural
+from xp.report.json_values import count, real, reals, section
+from xp.report.read import natural_order
 
 
 def entry(experiment, name):
@@ -41,7 +42,7 @@ def test_a_damaged_file_marks_its_run_and_leaves_the_others(broken_experiment, r
 
 def test_names_sort_as_people_count():
     names = ["h16", "h4", "lr=1e-4", "lr=3e-5", "lr=0.1", "h1"]
-    assert sorted(names, key=natural) == ["h1", "h4", "h16", "lr=3e-5", "lr=1e-4", "lr=0.1"]
+    assert sorted(names, key=natural_order) == ["h1", "h4", "h16", "lr=3e-5", "lr=1e-4", "lr=0.1"]
 
 
 def test_no_folder_and_a_folder_without_runs_are_answered_with_what_to_type(tmp_path, read):
@@ -50,3 +51,11 @@ def test_no_folder_and_a_folder_without_runs_are_answered_with_what_to_type(tmp_
     (tmp_path / "empty" / "notes").mkdir(parents=True)
     with pytest.raises(UserError, match="holds no run.*python -m xp"):
         read(tmp_path / "empty")
+
+
+def test_values_of_another_kind_count_as_missing():
+    damaged = {"a": {"b": 1.5, "c": True, "d": "text", "e": [1, None, "x"]}, "f": [1]}
+    assert section(damaged, "a", "b") == section(damaged, "f", "g") == section("text") == {}
+    assert real(section(damaged, "a")["b"]) == 1.5 and count(section(damaged, "a")["b"]) is None
+    assert real(True) is None and count(True) is None and count(3) == 3
+    assert reals(section(damaged, "a")["e"]) == [1.0, None, None] and reals("text") == []

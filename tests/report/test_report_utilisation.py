@@ -4,11 +4,11 @@ import pytest
 from report_experiments import write_run
 
 from xp.report.read import read_experiment
-from xp.report.utilisation import Bar, bars, busy_share, lanes, utilisation
+from xp.report.utilisation import JobSpan, busy_share, job_spans, lanes, utilisation
 
 
 def bar(start, end, name="job", host="one"):
-    return Bar(name=name, stage="train", host=host, start=start, end=end, standing="done")
+    return JobSpan(name=name, stage="train", host=host, start=start, end=end, standing="done")
 
 
 def at(clock):
@@ -33,7 +33,7 @@ def test_jobs_side_by_side_have_lanes_of_their_own_and_jobs_in_turn_share_one():
 
 
 def test_every_job_that_has_begun_has_a_bar_in_seconds_since_the_first(folder):
-    found = bars(read_experiment(folder))
+    found = job_spans(read_experiment(folder))
     assert [(each.name, each.host, each.start, each.end) for each in found] == [
         ("a", "one", 0, 60), ("b", "one", 30, 120), ("c", "two", 60, 180),
     ]  # fmt: skip
@@ -42,15 +42,15 @@ def test_every_job_that_has_begun_has_a_bar_in_seconds_since_the_first(folder):
 def test_a_job_at_work_reaches_to_the_last_time_that_is_known(folder):
     record = {"host": "two", "started": at("02:00"), "ended": None}
     write_run(folder / "e", {"task": {"name": "train"}}, state="running", record=record)
-    assert [(each.start, each.end) for each in bars(read_experiment(folder)) if each.name == "e"] == [(120, 180)]
+    assert [(each.start, each.end) for each in job_spans(read_experiment(folder)) if each.name == "e"] == [(120, 180)]
 
 
 def test_the_page_shows_each_host_with_its_share_and_says_the_bars_in_words(folder):
     shown = utilisation(read_experiment(folder))
     assert shown is not None
-    assert shown["rows"] == [("one", 2, "2:30", "42%"), ("two", 1, "2:00", "67%")]
-    assert [name for _, name in shown["legend"]] == ["train", "predict"]
-    assert shown["svg"].count("<rect") == 3 and "b: 0:30 to 2:00 on one, done" in shown["svg"]
+    assert shown.rows == [("one", 2, "2:30", "42%"), ("two", 1, "2:00", "67%")]
+    assert [name for _, name in shown.legend] == ["train", "predict"]
+    assert shown.svg.count("<rect") == 3 and "b: 0:30 to 2:00 on one, done" in shown.svg
 
 
 def test_nothing_is_shown_before_anything_has_run(tmp_path):

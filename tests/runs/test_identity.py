@@ -7,12 +7,12 @@ from omegaconf import OmegaConf
 from xp.atomic import write_json
 from xp.config.identity_keys import IDENTITY_KEYS_BY_TASK, TRANSIENT
 from xp.config.identity_keys import result_config as result_config_of
+from xp.nested import dotted
 from xp.runs.jobs.identity import (
     IDENTITY_SCHEMA,
     SELF,
     canonical,
     differing_keys,
-    flatten,
     identity,
     missing,
     referenced_runs,
@@ -40,7 +40,7 @@ def test_key_order_does_not_change_identity(config, draw):
 
 @given(configs, st.data())
 def test_any_changed_value_changes_identity_and_is_named(config, data):
-    flat = flatten(config)
+    flat = dotted(config)
     if not flat:
         return
     key = data.draw(st.sampled_from(sorted(flat)))
@@ -58,7 +58,7 @@ def test_differing_keys_are_empty_exactly_for_one_identity(one, other):
 
 @given(configs)
 def test_whole_numbers_are_one_number_however_they_are_written(config):
-    flat = flatten(config)
+    flat = dotted(config)
     as_floats = {
         key: float(value) if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53 else value
         for key, value in flat.items()
@@ -142,6 +142,16 @@ def test_a_needed_run_counts_by_its_identity_not_by_its_place(tmp_path):
 def test_the_own_folder_counts_as_self_wherever_it_is():
     one = identity({"data.root": "/a/collect/dataset"}, {"/a/collect": SELF})
     assert identity({"data.root": "/b/c/dataset"}, {"/b/c": SELF}) == one
+
+
+def test_a_name_is_no_path_where_the_runs_folder_is_called_so(tmp_path, monkeypatch):
+    config, places = {"model": {"name": "act"}}, {str(tmp_path / "here" / "act"): SELF}
+    found = set()
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        found.add(identity(config, places))
+    assert len(found) == 1 and canonical(config, places) == {"model.name": "act"}
 
 
 def test_needed_runs_count_even_where_no_path_names_them():

@@ -36,7 +36,7 @@ def train(folder: Path, asked, ran: list | None = None) -> int:
 def test_the_command_again_on_a_replaced_dataset_is_refused_and_names_the_file(data, tmp_path):
     assert train(tmp_path / "run", config(data)) == 0
     (data / "data" / "a.parquet").write_bytes(b"six" * 1000)  # the same size
-    with pytest.raises(UserError, match=r"data\.root=.*D than lies there now \(changed: data/a\.parquet\).*hydra\.run"):
+    with pytest.raises(UserError, match=r"data\.root=.*D than is there now \(changed: data/a\.parquet\).*hydra\.run"):
         train(tmp_path / "run", config(data))
 
 

@@ -37,13 +37,13 @@ print(guarded == {os.SCHED_OTHER}, os.SCHED_FIFO in bare)
 WRITE = """
 import os, sys
 import numpy as np
-from xp.data import DatasetWriter
+from xp.data.lerobot.writer import LeRobotWriter
 from xp.envs import write_video
 from pathlib import Path
 
 images = np.zeros((4, 64, 64, 3), np.uint8)
 folder = Path(sys.argv[1])
-with DatasetWriter(folder / "data", fps=10, cameras={"top": (64, 64)}, state_names=["x"], action_names=["x"],
+with LeRobotWriter(folder / "data", fps=10, cameras={"top": (64, 64)}, state_names=["x"], action_names=["x"],
                    robot_type="none", use_videos=True) as writer:
     writer.add_episode("look", {"top": images}, np.zeros((4, 1)), np.zeros((4, 1)))
 write_video(folder / "episode.mp4", images, 10)

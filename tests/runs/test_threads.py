@@ -9,8 +9,9 @@ from types import SimpleNamespace
 import pytest
 
 from hydra_plugins.xp_executor_base import _machine
+from hydra_plugins.xp_slurm_launcher import _guard as slurm_guard
 from hydra_plugins.xp_slurm_launcher import _job as slurm_job
-from hydra_plugins.xp_slurm_launcher import _orders as slurm_orders
+from hydra_plugins.xp_slurm_launcher import _job_specs as slurm_job_specs
 from hydra_plugins.xp_ssh_launcher import _job_steps as ssh_work
 from xp.errors import UserError
 from xp.runs.execution import threads
@@ -34,7 +35,8 @@ def of_slurm(monkeypatch, tmp_path, **around: str) -> dict[str, str]:
         seen.update(os.environ)
         raise LookupError(path)
 
-    monkeypatch.setattr(slurm_orders, "read_order", noted)  # the first thing asked for after the threads are settled
+    for module in (slurm_job_specs, slurm_guard):  # asked for first once the threads are settled
+        monkeypatch.setattr(module, "read_job_spec", noted)
     monkeypatch.setattr(os, "environ", dict(os.environ))
     with pytest.raises(LookupError):
         slurm_job._run(tmp_path)
@@ -67,7 +69,7 @@ def test_what_the_user_chose_stands_and_what_a_launcher_was_told_stands_before_i
 
 @pytest.mark.parametrize("text", ["0", "-1", "many", "99999999", "2.5"])
 def test_a_number_of_threads_that_is_none_is_refused_by_name(text):
-    with pytest.raises(UserError, match=f"OMP_NUM_THREADS={text} is no number of threads. Type"):
+    with pytest.raises(UserError, match=f"OMP_NUM_THREADS={text} is not a number of threads. Type"):
         threads.environment(given={"OMP_NUM_THREADS": text})
 
 
@@ -111,7 +113,7 @@ def test_a_run_goes_on_with_the_threads_it_was_begun_with(monkeypatch):
     for name in ("torch", "jax", "numpy"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     assert threads.resume({"number": 7}) is None
-    assert threads.facts()["number"] == 7 and os.environ["NPROC"] == "7"
+    assert threads.facts().number == 7 and os.environ["NPROC"] == "7"
     warning = threads.resume({"number": 4})
     assert warning is not None and "begun with 4 threads and goes on with 7" in warning
     for unknown in (None, 4, {"number": "4; rm"}, {"number": -1}, {"number": 10**9}, {}):

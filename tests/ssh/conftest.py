@@ -1,7 +1,5 @@
 import contextlib
-import os
 import re
-import signal
 
 import pytest
 from ssh_nodes import Nodes, missing
@@ -36,9 +34,4 @@ def site(pair, ground, request):
     made.close()
     for box in pair.boxes:
         box.mend()
-        for pid in box.jobs():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        for each in box.home.iterdir():
-            if each.is_file():
-                each.unlink()
+        box.clear()

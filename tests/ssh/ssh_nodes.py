@@ -108,6 +108,18 @@ class Box:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
 
+    def clear(self) -> None:
+        """End what runs there and remove what a test has left: files in the home and all that the agent noted."""
+        limit = time.monotonic() + 30
+        while any(self.daemon is None or pid != self.daemon.pid for pid in self.processes()):
+            assert time.monotonic() < limit, f"{self.name}: {self.processes()} do not end"
+            self.kill_all()
+            time.sleep(0.02)
+        for each in self.home.iterdir():
+            if each.is_file():
+                each.unlink()
+        shutil.rmtree(self.home / ".xp", ignore_errors=True)
+
 
 class Nodes:
     """Boxes on a bridge, and the ssh configuration that leads to them."""

@@ -13,10 +13,11 @@ import pytest
 
 from hydra_plugins.xp_ssh_launcher import _agent_jobs
 from hydra_plugins.xp_ssh_launcher._agent import Agent
+from hydra_plugins.xp_ssh_launcher._agent_client import AgentClient
 from hydra_plugins.xp_ssh_launcher._agent_files import RequestRefused
 from hydra_plugins.xp_ssh_launcher._agent_locks import Claim, processes_of
 from hydra_plugins.xp_ssh_launcher._hosts import parse_host
-from hydra_plugins.xp_ssh_launcher._transport import AgentClient, Link
+from hydra_plugins.xp_ssh_launcher._transport import Link
 
 
 @pytest.fixture
@@ -177,9 +178,9 @@ def test_a_node_that_is_busy_is_tried_again_and_one_without_the_interpreter_is_r
     import subprocess
 
     from hydra_plugins.xp_ssh_launcher import _agent
+    from hydra_plugins.xp_ssh_launcher._agent_client import _kind
     from hydra_plugins.xp_ssh_launcher._ssh_errors import NoRoom, Unreachable
     from hydra_plugins.xp_ssh_launcher._ssh_errors import Refused as Answered
-    from hydra_plugins.xp_ssh_launcher._transport import _kind
 
     kinds = {errno.EAGAIN: Unreachable, errno.ENOMEM: Unreachable, errno.ESTALE: Unreachable, errno.ENOSPC: NoRoom,
              errno.EDQUOT: NoRoom, errno.EACCES: Answered, None: Answered}  # fmt: skip

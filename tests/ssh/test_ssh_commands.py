@@ -1,8 +1,11 @@
 """`xp task=cancel`, `attach` and `status` on jobs at ssh hosts, from another process than the one that began them."""
 
+import os
+import pwd
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from ssh_site import ALONE, expected, wait_for
@@ -106,3 +109,27 @@ def test_status_names_jobs_and_hosts_in_eighty_columns(site, gates):
     site.wait_until_over("chain")
     shown = told(site, "task=status", columns=80)
     assert "14 done" in shown and max(map(len, shown.splitlines())) <= 80
+
+
+SLOW = """#!/bin/sh
+# an interpreter that takes its time before a job begins
+case "$*" in *_job*) while [ -e "$HOME/gate" ]; do sleep 0.05; done ;; esac
+exec {python} "$@"
+"""
+
+
+def test_a_job_whose_process_has_not_begun_yet_is_cancelled_too(site, pair, gates):
+    home, slow = pwd.getpwuid(os.getuid()).pw_dir, pair["node1"].home / "slow"  # as the node sees it, and from outside
+    slow.write_text(SLOW.format(python=sys.executable))
+    slow.chmod(0o755)
+    code, output = site.run("seed=1", f"hydra.launcher.python={home}/slow", hosts=("node1",))
+    assert code == 0, output
+    wait_for(lambda: pair["node1"].jobs(), "a process for the job")
+    until = time.monotonic() + 2.0  # several times as long as between two looks at what the job has written
+    while time.monotonic() < until:
+        assert site.job(ALONE).record().get("handle") == str(site.job(ALONE).path)
+        time.sleep(0.02)
+    site.kill_keeper()
+    assert "ssh: cancelled " in told(site, "task=cancel", f"cancel.folder={site.folder}/multirun/sweep/{ALONE}")
+    site.wait_until_over()
+    assert site.states() == {ALONE: "interrupted"} and not pair["node1"].jobs()

@@ -47,5 +47,9 @@ def test_the_same_command_again_finds_everything_done(site):
     code, output = site.run("seed=1,2", "hydra.launcher.detach=false")
     assert code == 0 and output.splitlines()[-1] == "2 done", output
     code, output = site.run("seed=1,2", "hydra.launcher.detach=false")
-    assert code == 0 and output.splitlines()[-1] == "2 of 2 done, nothing to run"
+    assert code == 0 and output.splitlines()[-3:] == [
+        "2 of 2 done, nothing to run",
+        "  look:   xp task=status status.folder=multirun/sweep",
+        "  report: xp task=report report.folder=multirun/sweep",
+    ], output
     assert site.results() == {"seed_1": expected(1, 3), "seed_2": expected(2, 3)}

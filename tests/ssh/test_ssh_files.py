@@ -5,12 +5,13 @@ import time
 
 import pytest
 
+from hydra_plugins.xp_ssh_launcher._agent_client import AgentClient
 from hydra_plugins.xp_ssh_launcher._agent_files import content_hash, listing
 from hydra_plugins.xp_ssh_launcher._files import FileSync, changed, gone, publish, sound, unit_of
 from hydra_plugins.xp_ssh_launcher._hosts import Host, parse_host
 from hydra_plugins.xp_ssh_launcher._inputs import inputs_of, skipped_in
 from hydra_plugins.xp_ssh_launcher._ssh_errors import Refused
-from hydra_plugins.xp_ssh_launcher._transport import AgentClient, Link
+from hydra_plugins.xp_ssh_launcher._transport import Link
 from xp.atomic import write_json
 from xp.runs.jobs.frozen import Job, Need
 

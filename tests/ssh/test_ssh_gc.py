@@ -57,7 +57,8 @@ def test_an_unattended_experiment_is_shown_with_the_command_and_what_is_not_fini
     assert "0.06 MB removed from 2 hosts" in xp(site, "task=gc", "gc.remove=true", "gc.data=true")
     assert not any((copy / "data").exists() for copy in copies) and data(site).is_dir()
     assert not any((box.home / ".xp/venv").exists() for box in pair.boxes)
-    assert "Nothing lies on other machines." in xp(site, "task=gc")
+    listed = xp(site, "task=gc")
+    assert "Nothing lies on other machines." in listed, listed
     for place in (site.folder, *(box.home for box in pair.boxes)):
         found = subprocess.run(["grep", "-rl", "--exclude-dir=.pyenv", "sec-ret-42", str(place)], capture_output=True)
         assert found.stdout == b""

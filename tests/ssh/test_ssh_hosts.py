@@ -71,7 +71,7 @@ def test_gpus_are_a_number_or_indices(wanted, gpus):
         (["a$(x)"], "cannot be part of it"),
         (["a`x`"], "cannot be part of it"),
         ([{"host": "a", "user": "me;x"}], "cannot be part of it"),
-        ([{"host": "a", "user": ["me"]}], "text is wanted"),
+        ([{"host": "a", "user": ["me"]}], "expected text"),
         (["ssh 'a"], "cannot be read"),
         (["''"], "no `host`"),
         (["ssh"], "names 0 machines"),
@@ -82,7 +82,7 @@ def test_gpus_are_a_number_or_indices(wanted, gpus):
         ([{"host": "a", "gpus": [0, 0]}], "each once"),
         ([{"host": "a", "gpus": [True]}], "gpus=[True]"),
         ([{"host": "a", "slots": 0}], "slots=0"),
-        ([7], "7, which is no host"),
+        ([7], "7, which is not a host"),
     ],
 )
 def test_a_host_that_cannot_be_read_is_refused_by_name(hosts, words):
@@ -101,7 +101,8 @@ def test_settings_have_bounds_and_unknown_ones_are_refused():
                                ("lost_after_min", float("nan"), "a number"), ("grace_s", float("inf"), "a number"),
                                ("threads", 0, "at least 1"), ("ssh_config", "a\nb", "control characters"),
                                ("workdir", "-x", "begin with '-'"), ("env", {"A=B": "x"}, "a variable's name"),
-                               ("env", {"A": "x\0"}, "a variable's name"), ("env", ["A"], "is wanted")):  # fmt: skip
+                               ("env", {"A": "x\0"}, "a variable's name"),
+                               ("env", ["A"], "expected {NAME: VALUE}")):  # fmt: skip
         with pytest.raises(UserError, match=words):
             settings_of(hosts=["a"], **{name: value})
 

@@ -69,6 +69,28 @@ def test_a_full_disk_here_is_said_and_jobs_go_on_when_there_is_room(small):
     assert "Traceback" not in small.log()
 
 
+def test_a_keeper_that_has_left_writes_no_more_over_what_the_next_one_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    store, later = KeeperStore(tmp_path / "exp"), KeeperStore(tmp_path / "exp")
+    store.write_queue(settings_of(hosts=["a"]), [])
+    assert store.acquire_keeper_lock() is not None and later.acquire_keeper_lock() is None
+    keeper = Keeper(store, {})
+    assert not keeper._over()  # its host was not met yet
+    keeper._meeting_until = 0.0
+    assert keeper._over() and store.state()["jobs"] == {}
+    assert later.acquire_keeper_lock() is not None  # before the first has closed its channels, which may take a second
+    folder = tmp_path / "exp/job"
+    write_json(folder / "job.json", {"task": "train"})
+    later.write_queue(settings_of(hosts=["a"]), [Submission(folder=folder)])
+    successor = Keeper(later, {})
+    successor.assignments.save()
+    keeper.assignments.note("a last line")
+    keeper.assignments.close()
+    assert str(folder) in later.state()["jobs"]
+    successor.assignments.close()
+    later.leave()
+
+
 def test_a_keeper_that_cannot_write_leases_nothing_and_survives(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "exp/job"

@@ -12,10 +12,11 @@ from ssh_nodes import PORT, SESSIONS
 from ssh_site import expected
 
 from hydra_plugins.xp_ssh_launcher import _channel
+from hydra_plugins.xp_ssh_launcher._agent_client import AgentClient
 from hydra_plugins.xp_ssh_launcher._files import FileSync
 from hydra_plugins.xp_ssh_launcher._hosts import parse_host
 from hydra_plugins.xp_ssh_launcher._ssh_errors import NoSession, Refused, Unreachable
-from hydra_plugins.xp_ssh_launcher._transport import AgentClient, Link, agent_script, socket_folder
+from hydra_plugins.xp_ssh_launcher._transport import Link, agent_script, socket_folder
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -27,7 +27,8 @@ class Xp:
 
     def command(self, *arguments: str) -> list[str]:
         """The command line."""
-        return [sys.executable, "-m", "xp", f"paths.cache={self.cache}", *arguments]
+        unasked = ["trainer.figures=false"] if "task=train" in arguments else []
+        return [sys.executable, "-m", "xp", f"paths.cache={self.cache}", *unasked, *arguments]
 
     def __call__(self, *arguments: str, code: int = 0, timeout: float = 900) -> subprocess.CompletedProcess:
         """Run to the end and assert the exit code."""

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from xp.envs import suite_named
+from xp.envs.maker import EnvMaker
 from xp.errors import UserError
 from xp.models.policy import PolicySpec
 from xp.models.sensitivity import image_sensitivity
-from xp.tasks._lib.recorders import EnvMaker, PolicyRecorder, fit_suite
+from xp.tasks._lib.recorders import PolicyRecorder, fit_suite
 
 
 def reading(numbers) -> Any:
@@ -27,9 +28,10 @@ def test_a_policy_that_reads_another_environment_is_refused():
 
 
 def test_recording_a_policy_that_reads_it_needs_it_recorded(monkeypatch):
-    monkeypatch.setattr("xp.tasks._lib.recorders.load_acting_policy", lambda config, path: reading(12))
+    monkeypatch.setattr("xp.tasks._lib.recorders.load_acting_policy", lambda config, path, **options: reading(12))
     config: Any = SimpleNamespace(
-        collect=SimpleNamespace(policy="p"), chunk_size=SimpleNamespace(steps=1, execution="receding")
+        collect=SimpleNamespace(policy="p", workers=1, episodes=1, load_options=None),
+        chunk_size=SimpleNamespace(steps=1, execution="receding"),
     )
     config.seed = 0
     with pytest.raises(UserError, match=r"Type env.environment_state=true"):

@@ -1,5 +1,6 @@
 """What users of LeRobot policies get wrong, and what they are told: one paragraph with what to type, which works."""
 
+import importlib
 import json
 import re
 import shutil
@@ -171,7 +172,22 @@ def test_a_plugin_that_fails_to_import(xp_here, arm, tmp_path, monkeypatch):
     assert "lerobot_policy_broken (ModuleNotFoundError: No module named 'a_package_that_nobody_has')" in said
 
 
-def test_the_plugin_of_processor_steps_is_missing(xp_here, arm, monkeypatch):
-    monkeypatch.setitem(sys.modules, "lerobot_policy_act_smooth_xp", None)
+@pytest.fixture
+def without_act_smooth(monkeypatch):
+    """The plugin cannot be imported, though an earlier test of this process has; afterwards it is there again.
+
+    A submodule that was imported is found without its package being asked for, so each of them is hidden.
+    """
+    catalog.config_class("act_smooth")
+    importlib.import_module(f"{catalog.ACT_SMOOTH}.pipelines")
+    for name in [name for name in sys.modules if name.partition(".")[0] == catalog.ACT_SMOOTH]:
+        monkeypatch.setitem(sys.modules, name, None)
+    catalog._registry.cache_clear()
+    yield
+    catalog._registry.cache_clear()
+
+
+@pytest.mark.usefixtures("without_act_smooth")
+def test_the_plugin_of_processor_steps_is_missing(xp_here, arm):
     said = xp_here(*ACT, "obs_dropout=p10", f"data.root={arm}")
     assert "lerobot_policy_act_smooth_xp, which cannot be imported" in said and "obs_dropout=none" in said

@@ -19,6 +19,9 @@ SHORT = [
     "collect.episodes=4",
     "collect.workers=1",
     "predict.bootstrap=50",
+    "chunk_size.steps=1",
+    "eval.episodes=2",
+    "eval.videos=0",
 ]
 MAIN = ["+experiment=multi_horizon", "-m", *SHORT]
 HORIZONS = (1, 4, 8)
@@ -55,11 +58,24 @@ def test_the_main_job_leaves_nine_cells_that_agree_with_their_arrays(finished):
     assert list((folder / "figures").glob("*.png"))
 
 
+def test_every_model_is_scored_in_the_suite_beside_one_that_does_nothing(finished):
+    for trained in HORIZONS:
+        metrics = json.loads((experiment(finished) / f"success_h{trained}_execute_1/metrics.json").read_text())
+        assert metrics["chunk_steps"] == 1 and metrics["checkpoint"].endswith(f"horizon_{trained}")
+        assert {name: entry["all"]["num_episodes"] for name, entry in metrics["policies"].items()} == {
+            "policy": 2,
+            "noop": 2,
+        }
+    page = (experiment(finished) / "report.html").read_text()
+    assert "Success of each policy" in page and "Differences in success: push_red" in page
+
+
 def test_the_last_lines_are_the_table_and_the_path_of_the_report(finished):
     lines = finished.last.stdout.rstrip().splitlines()
     assert lines[-1] == f"Report: {experiment(finished) / 'report.html'}"
-    assert any("trained on h8" in line for line in lines[-25:])
-    assert any("hold-last" in line for line in lines[-25:])
+    assert any("trained on h8" in line for line in lines[-40:])
+    assert any("hold-last" in line for line in lines[-40:])
+    assert any("h8_execute_1" in line for line in lines[-12:])
 
 
 def test_the_page_needs_no_network(finished):
@@ -80,7 +96,7 @@ def test_running_again_computes_nothing(finished):
 def test_the_plan_shows_what_is_done_and_what_is_missing(finished):
     plan = finished(*MAIN, "horizon.train=1,4,8,16", "hydra.sweeper.dry_run=true").stdout
     assert "horizon_16" in plan
-    assert "20 jobs" in plan
+    assert "23 jobs" in plan
     assert not (experiment(finished) / "horizon_16").exists()
 
 

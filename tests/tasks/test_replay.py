@@ -6,10 +6,10 @@ import json
 import numpy as np
 import pytest
 
-from xp.metrics.replay import Execution, Lane
+from xp.metrics.replay import Execution, ReplayStream
 from xp.metrics.replay_summary import MEASURES
 from xp.models.policy import PolicySpec
-from xp.tasks._lib.batched_replay import Asker, hold
+from xp.tasks._lib.batched_replay import BatchedReplayer, run_hold_last
 from xp.tasks._lib.replay_inputs import check_policy, long_enough
 
 REPLAY = ["task=eval", "eval=offline_replay", "eval.bootstrap=50"]
@@ -131,7 +131,7 @@ def test_a_chunk_longer_than_every_episode_is_refused_and_short_episodes_are_nam
 
     said = []
     run = type("Run", (), {"log": staticmethod(said.append)})
-    execution = {"ground_truth": Execution(rule="last", steps=4, past=3, told=2)}
+    execution = {"ground_truth": Execution(rule="last", steps=4, past=3, prefix_len=2)}
     assert long_enough(run, Episodes(13, 14, 40), (0, 1, 2), execution, 8) == (1, 2)
     assert said == ["Left out, shorter than 14 frames: episodes 0."]
     with pytest.raises(UserError, match=r"longer than every episode.*14 frames.*9 to 13"):
@@ -142,10 +142,10 @@ class Repeats:
     """A policy that answers with the last committed action, and remembers what it was told."""
 
     def __init__(self):
-        self.spec, self.told = spec(6, past=3, future=2), []
+        self.spec, self.queries = spec(6, past=3, future=2), []
 
     def predict(self, observation, *, seed=0, prefix, past):
-        self.told.append((observation["episode_index"], observation["frame_index"], prefix, past))
+        self.queries.append((observation["episode_index"], observation["frame_index"], prefix, past))
         return np.repeat(prefix[:, -1:], 6, axis=1)
 
 
@@ -157,21 +157,23 @@ def test_a_policy_with_a_prefix_is_told_what_is_committed_and_executed(arm):
     dataset, policy, bar = open_dataset(arm), Repeats(), type("Bar", (), {"advance": lambda self, n: None})()
     run = type("Run", (), {"config": replay_config(), "should_stop": lambda self: False,
                            "progress": lambda self, *a, **k: nullcontext(bar)})()  # fmt: skip
-    asker = Asker(run, dataset, {}, policy, (1, 4))
+    replayer = BatchedReplayer(run, dataset, {}, policy, (1, 4))
     pairs = [
         (
-            Lane(dataset.action[dataset.rows([episode])], mode, Execution(rule="last", steps=4, past=3, told=2), 6),
+            ReplayStream(
+                dataset.action[dataset.rows([episode])], mode, Execution(rule="last", steps=4, past=3, prefix_len=2), 6
+            ),
             episode,
         )
         for mode in ("ground_truth", "self_chained")
         for episode in (1, 4)
     ]
-    asker.run(pairs)
-    assert {len(told[0]) for told in policy.told} <= {1, 2, 3}
-    assert all(prefix.shape[1:] == (2, 6) and past.shape[1:] == (3, 6) for _, _, prefix, past in policy.told)
-    held = [Lane(lane.truth, lane.mode, lane.execution, 6) for lane, _ in pairs]
-    hold(held)
-    for (lane, _), other in zip(pairs, held):
-        np.testing.assert_allclose(lane.trace().x, other.trace().x, rtol=1e-6)
+    replayer.run(pairs)
+    assert {len(query[0]) for query in policy.queries} <= {1, 2, 3}
+    assert all(prefix.shape[1:] == (2, 6) and past.shape[1:] == (3, 6) for _, _, prefix, past in policy.queries)
+    held = [ReplayStream(stream.truth, stream.mode, stream.execution, 6) for stream, _ in pairs]
+    run_hold_last(held)
+    for (stream, _), other in zip(pairs, held):
+        np.testing.assert_allclose(stream.trace().x, other.trace().x, rtol=1e-6)
     first = pairs[0][0].truth
-    np.testing.assert_array_equal(policy.told[0][2][0], first[3:5].astype(np.float32))
+    np.testing.assert_array_equal(policy.queries[0][2][0], first[3:5].astype(np.float32))

@@ -34,3 +34,17 @@ def test_kill_9_at_a_random_step_and_resume_gives_the_same_weights(xp, arm, trai
     assert weights_of(run) == weights_of(trained), f"killed after step {target} + {delay:.2f} s"
     rows = [line.split(",")[0] for line in (run / "training_log.csv").read_text().splitlines()[1:]]
     assert rows == [line.split(",")[0] for line in (trained / "training_log.csv").read_text().splitlines()[1:]]
+
+
+def test_an_augmented_run_that_is_killed_ends_in_the_same_weights(xp, arm, trained):
+    """The pictures of a step are the same after a resumption, and others than those without augmentation."""
+    command = ["task=train", f"data.root={arm}", *SMALL, "trainer.steps=12", *EVERY, "augment=octo"]
+    xp(*command, "hydra.run.dir=whole")
+    process = xp.start(*command, "hydra.run.dir=run")
+    deadline = time.monotonic() + 240
+    while step_of(xp.cwd / "run") < 6 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    xp(*command, "hydra.run.dir=run")
+    assert weights_of(xp.cwd / "run") == weights_of(xp.cwd / "whole") != weights_of(trained)

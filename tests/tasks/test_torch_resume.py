@@ -8,6 +8,7 @@ import pytest
 
 SMALL = {
     "act": ["model=act_tiny", "model.dim_model=32", "model.dim_feedforward=32"],
+    "augmented": ["model=act_tiny", "model.dim_model=32", "model.dim_feedforward=32", "augment=lerobot"],
     "act_smooth": ["model=act_smooth", "model.dim_model=32", "model.n_heads=4", "model.dim_feedforward=32",
                    "model.n_encoder_layers=1"],
     "diffusion": ["model=diffusion", "model.down_dims=[16,32]", "model.n_groups=4", "model.num_inference_steps=2"],

@@ -19,8 +19,9 @@ from xp.checkpoints.safetensors import read_arrays, write_arrays
 from xp.errors import UserError
 from xp.training import checkpoints as checkpoints_module
 from xp.training.checkpoints import Checkpoints
+from xp.training.digest import digest_of
+from xp.training.disk import room_for
 from xp.training.jax.loop import train
-from xp.training.storage import digest_of, room_for
 
 ARRAYS = {"weights/a": np.arange(6, dtype=np.float32).reshape(2, 3), "count": np.array(3, np.int32)}
 
@@ -151,6 +152,7 @@ LIMITED = """
         global saved
         saved += 1
         if saved == 2:
+            sys.dont_write_bytecode = True  # or modules are compiled into files that end there
             resource.setrlimit(resource.RLIMIT_FSIZE, (5000, resource.RLIM_INFINITY))
         return inner(path, arrays)
     checkpoints.write_arrays = limited

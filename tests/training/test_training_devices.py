@@ -124,7 +124,7 @@ def test_what_is_for_the_other_framework_says_what_this_one_has():
 
 def test_a_batch_that_cannot_be_shared_evenly_is_refused():
     with pytest.raises(
-        UserError, match=r"trainer.batch_size=10 is shared by 2 devices.*no multiple of 4.*batch_size=8"
+        UserError, match=r"trainer.batch_size=10 is shared by 2 devices.*not a multiple of 4.*batch_size=8"
     ):
         check_accumulate(10, 2, 2)
 

@@ -9,13 +9,15 @@ from xp.errors import UserError
 from xp.models.tree import flatten, unflatten
 from xp.training.partition import split
 
-WEIGHTS = {
-    "octo_transformer": {
-        "BlockTransformer_0": {"encoderblock_0": {"kernel": np.ones((2, 3)), "bias": np.ones(3)}},
-        "task_tokenizers_language": {"hf_model": {"shared": {"embedding": np.ones((4, 2))}}},
-    },
-    "heads_action": {"mean_proj": {"kernel": np.ones((3, 1))}},
-}
+WEIGHTS = flatten(
+    {
+        "octo_transformer": {
+            "BlockTransformer_0": {"encoderblock_0": {"kernel": np.ones((2, 3)), "bias": np.ones(3)}},
+            "task_tokenizers_language": {"hf_model": {"shared": {"embedding": np.ones((4, 2))}}},
+        },
+        "heads_action": {"mean_proj": {"kernel": np.ones((3, 1))}},
+    }
+)
 
 
 def test_without_patterns_everything_is_trained():

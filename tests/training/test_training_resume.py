@@ -25,7 +25,7 @@ from training_fakes import (
 from xp.errors import UserError
 from xp.runs import RunInterrupted
 from xp.training.jax.loop import train
-from xp.training.validation import Watch
+from xp.training.validation import ValidationProgress
 
 
 def validate(policy, step):
@@ -92,7 +92,7 @@ def test_a_validation_is_left_within_a_batch_when_asked_and_the_resumed_run_ends
 
     def validation(policy, step):
         begun.append(step)
-        follow = Watch(run, 24).begin(step)
+        follow = ValidationProgress(run, 24).begin(step)
         for _ in range(3):
             follow(0)
             assert not asked, "a batch after the request"
@@ -143,7 +143,7 @@ def test_a_validation_says_how_far_it_is(tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)
     monkeypatch.setattr(progress, "WRITE_EVERY_S", 0.0)
-    follow = Watch(run_in(tmp_path), 24).begin(6)
+    follow = ValidationProgress(run_in(tmp_path), 24).begin(6)
     follow(8)
     assert "validating at step 6: 8/24 windows" in capsys.readouterr().out
     assert json.loads((tmp_path / "progress.json").read_text())["step"] == 8
@@ -170,7 +170,7 @@ def test_a_truncated_newest_checkpoint_is_set_aside_and_the_one_before_is_used(t
         file.truncate(state.stat().st_size // 2)
     train_in(tmp_path)
     said = capsys.readouterr().out
-    assert "checkpoint-11 is damaged" in said and "going on from checkpoint-10 of 12" in said
+    assert "checkpoint-11 is damaged" in said and "continuing from checkpoint-10 of 12" in said
     assert (tmp_path / "checkpoints" / "checkpoint-11.damaged").is_dir()
     assert same_bytes(final_weights(tmp_path), final_weights(straight))
     assert rows_without_time(tmp_path / "training_log.csv") == rows_without_time(straight / "training_log.csv")

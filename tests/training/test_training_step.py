@@ -11,12 +11,12 @@ from xp.errors import UserError
 from xp.models.tree import flatten
 from xp.training.jax.step import (
     deployed,
-    filled,
     initial_state,
     make_optimiser,
     make_step,
-    names_and_arrays,
+    named_arrays,
     seed_words,
+    state_from_arrays,
 )
 from xp.training.options import TrainerOptions
 from xp.training.partition import split
@@ -27,7 +27,7 @@ RATE = np.float32(1e-2)
 def updated(steps=4, *, loss=plain_loss, batch_size=8, seed=0, freeze=(), **options):
     """State after some updates, and the partition it began with."""
     options = TrainerOptions.read({"steps": steps, **options})
-    partition = split(initial_weights(), freeze=freeze)
+    partition = split(flatten(initial_weights()), freeze=freeze)
     optimiser = make_optimiser(options, partition)
     state = initial_state(partition, optimiser, options)
     step = make_step(loss, optimiser, options)
@@ -93,8 +93,8 @@ def test_accumulating_parts_of_a_batch_gives_the_update_of_the_whole_batch(parts
 def test_frozen_weights_stay_and_take_no_optimiser_memory():
     state, partition, _ = updated(freeze=["trunk/*"])
     assert set(partition.frozen) == {"trunk/dense/kernel", "trunk/dense/bias"}
-    assert not [name for name in names_and_arrays(state) if "trunk" in name]
-    assert [name for name in names_and_arrays(state) if name.startswith("optimiser/") and "head/kernel" in name]
+    assert not [name for name in named_arrays(state) if "trunk" in name]
+    assert [name for name in named_arrays(state) if name.startswith("optimiser/") and "head/kernel" in name]
     after = flatten(deployed(state, partition.frozen))
     assert after["trunk/dense/kernel"].tobytes() == initial_weights()["trunk"]["dense"]["kernel"].tobytes()
     assert np.any(after["head/kernel"] != initial_weights()["head"]["kernel"])
@@ -133,6 +133,24 @@ def test_the_moving_average_follows_its_warm_up_rule():
     assert_close(flatten(deployed(state, {})), average)
 
 
+def test_the_moving_average_without_warm_up_has_one_decay():
+    average = {path: np.asarray(a) for path, a in flatten(initial_weights()).items()}
+    for steps in range(1, 4):
+        state, _, _ = updated(steps, ema_decay=0.75, ema_warmup=False)
+        average = {path: 0.75 * average[path] + 0.25 * np.asarray(state.weights[path]) for path in average}
+    assert_close(state.ema, average)
+
+
+def test_the_betas_of_a_model_are_those_of_adam():
+    partition = split(flatten(initial_weights()))
+    options = TrainerOptions.read({"steps": 4, "clip_norm": 1.0, "weight_decay": 1e-10, "weight_decay_params": ["*"]})
+    ours = make_optimiser(options, partition, betas=(0.9, 0.95), eps=1e-8)
+    theirs = optax.chain(
+        optax.clip_by_global_norm(1.0), optax.adamw(float(RATE), b1=0.9, b2=0.95, eps=1e-8, weight_decay=1e-10)
+    )
+    assert_close(by_optax(optax.chain(ours, optax.scale(-float(RATE)))), by_optax(theirs))
+
+
 def test_without_a_moving_average_the_raw_weights_are_deployed():
     state, _, _ = updated()
     assert state.ema == {}
@@ -148,7 +166,7 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_master_weights():
 
     state, _, _ = updated(loss=loss, precision="bfloat16")
     assert seen and all(dtype == jnp.bfloat16 for dtype in seen)
-    assert {str(array.dtype) for name, array in names_and_arrays(state).items() if "count" not in name} == {"float32"}
+    assert {str(array.dtype) for name, array in named_arrays(state).items() if "count" not in name} == {"float32"}
     exact, _, _ = updated(loss=mlp_loss)
     assert_close(state.weights, exact.weights, rtol=0.2, atol=0.02)
 
@@ -169,7 +187,7 @@ def test_runs_over_seeds_and_rates_share_one_compiled_program():
         return mlp_loss(weights, inputs, key, train)
 
     options = TrainerOptions.read({"steps": 1})
-    partition = split(initial_weights())
+    partition = split(flatten(initial_weights()))
     optimiser = make_optimiser(options, partition)
     step = make_step(loss, optimiser, options)
     for seed, rate in [(0, 1e-2), (123456789012, 1e-3)]:
@@ -181,7 +199,7 @@ def test_runs_over_seeds_and_rates_share_one_compiled_program():
 def test_the_callers_arrays_survive_training():
     weights = jax.tree.map(jnp.asarray, initial_weights())
     options = TrainerOptions.read({"steps": 1})
-    partition = split(weights)
+    partition = split(flatten(weights))
     optimiser = make_optimiser(options, partition)
     state = initial_state(partition, optimiser, options)
     make_step(plain_loss, optimiser, options)(
@@ -192,10 +210,10 @@ def test_the_callers_arrays_survive_training():
 
 def test_a_state_filled_from_its_own_arrays_is_the_same_state():
     state, partition, _ = updated(ema_decay=0.9)
-    arrays = {name: np.asarray(array) for name, array in names_and_arrays(state).items()}
+    arrays = {name: np.asarray(array) for name, array in named_arrays(state).items()}
     options = TrainerOptions.read({"steps": 1, "ema_decay": 0.9})
     template = initial_state(partition, make_optimiser(options, partition), options)
-    copy = names_and_arrays(filled(template, arrays))
+    copy = named_arrays(state_from_arrays(template, arrays))
     assert {name: np.asarray(a).tobytes() for name, a in copy.items()} == {n: a.tobytes() for n, a in arrays.items()}
 
 
@@ -212,4 +230,4 @@ def test_the_running_loss_starts_anew_when_told():
 def test_a_decay_pattern_that_matches_nothing_is_refused():
     options = TrainerOptions.read({"steps": 1, "weight_decay_params": ["*kernels"]})
     with pytest.raises(UserError, match="trainer.weight_decay_params"):
-        make_optimiser(options, split(initial_weights()))
+        make_optimiser(options, split(flatten(initial_weights())))

@@ -13,7 +13,7 @@ from xp.errors import UserError
 from xp.runs import RunInterrupted
 from xp.training import train_any
 from xp.training.divergence import TrainingDiverged
-from xp.training.torch.loop import _mixed
+from xp.training.torch.step import mixed_seed
 
 
 def go(folder, *, validate=None, model=None, batches=None, lr=LR, stop_after=None, seed=0, **options):
@@ -77,7 +77,7 @@ def test_the_update_is_adamw_with_clipping_and_the_scheduled_rate(tmp_path):
     optimiser = torch.optim.AdamW([{"params": rest}, {"params": head}], weight_decay=0.1)
     model.module.train()
     for step, rate in enumerate((0.0, 0.05, 0.1)):
-        torch.manual_seed(_mixed(0, step, 0))
+        torch.manual_seed(mixed_seed(0, step, 0))
         loss, _ = model.loss(model.prepare(TinyBatches().at(step)))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.module.parameters(), 0.5)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from xp.models.policy import PolicySpec
+from xp.models.policy import Policy, PolicySpec
 from xp.training.action_layout import ActionLayout
 from xp.training.validation import METRICS, action_scores, future, make_validator
 
@@ -34,6 +34,8 @@ def test_joints_without_a_state_of_the_same_names_are_relative():
         ["dx", "dy", "dz", "droll", "dpitch", "dyaw", "gripper"],
         ["eef.pos_x", "eef.pos_y", "eef.pos_z", "eef.rx", "eef.ry", "eef.rz", "eef.gripper_finger"],
         ["delta_x", "delta_y", "delta_z", "roll", "pitch", "yaw", "left_jaw"],
+        ["move.x", "move.y", "move.z", "turn.x", "turn.y", "turn.z", "gripper"],
+        ["hand.dx", "hand.dy", "hand.dz", "hand.drx", "hand.dry", "hand.drz", "gripper.pos"],
     ],
 )
 def test_cartesian_names_give_position_rotation_and_gripper(names):
@@ -108,7 +110,7 @@ def test_what_an_action_does_not_have_is_nan():
     assert math.isnan(found["rotation_l1"]) and math.isnan(found["gripper_accuracy"])
 
 
-class Constant:
+class Constant(Policy):
     """Predicts its value everywhere; its loss on a batch is the mean of the true actions."""
 
     spec = PolicySpec(horizon=2, action_dim=1, state_dim=1, cameras={}, history=3)
@@ -159,7 +161,7 @@ def test_the_future_begins_at_the_last_observed_step():
     assert truth.tolist() == [[[5.0], [6.0]]] and valid.tolist() == [[True, False]]
 
 
-class Prefixed:
+class Prefixed(Policy):
     """Takes past and committed actions; repeats the last committed one and notes what it was told."""
 
     spec = PolicySpec(

@@ -7,6 +7,7 @@ import torch
 from safetensors.numpy import save_file
 from training_fakes import ACTION, HORIZON, SPEC, STATE
 
+from xp.models.policy import Policy
 from xp.models.trainable import TorchTrainable
 
 
@@ -23,7 +24,7 @@ class Mlp(torch.nn.Module):
         return self.head(self.dropout(torch.tanh(self.norm(self.trunk(state))))).reshape(-1, HORIZON, ACTION)
 
 
-class TorchPolicy:
+class TorchPolicy(Policy):
     spec = SPEC
 
     def __init__(self, module: Mlp, weights: dict | None):

@@ -10,7 +10,7 @@ import numpy as np
 from omegaconf import OmegaConf
 from safetensors.numpy import load_file, save_file
 
-from xp.models.policy import PolicySpec
+from xp.models.policy import Policy, PolicySpec
 from xp.models.trainable import JaxTrainable
 from xp.models.tree import flatten
 from xp.runs import Record, Run
@@ -20,7 +20,7 @@ SPEC = PolicySpec(horizon=HORIZON, action_dim=ACTION, state_dim=STATE, cameras={
 LR = {"schedule": "constant", "peak": 1e-2, "warmup_steps": 0, "end_factor": 1.0}
 
 
-class MlpPolicy:
+class MlpPolicy(Policy):
     spec = SPEC
 
     def __init__(self, weights: Any):

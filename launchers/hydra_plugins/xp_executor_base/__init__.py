@@ -1,7 +1,7 @@
 """What launchers over an executor share; a new one subclasses `ExecutorLauncher`.
 
 Hydra executes every module here that has a public name once more when it looks for plugins, which would make a second
-class of that name: the class lies in a private module, and is looked up when it is asked for.
+class of that name: the class is in a private module, and is looked up when it is asked for.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -188,7 +188,7 @@ def _open_lock(path):
         return _open_lock(path)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "it is no plain file")
+        raise OSError(errno.EINVAL, "it is not a plain file")
     return descriptor
 
 

@@ -93,6 +93,6 @@ def _answer(folder: Path, overrides: list[str]) -> "JobReturn":
     if record.state is State.DONE:
         answer.status, answer.return_value = JobStatus.COMPLETED, None
     else:
-        error = (record.get("error") or {}).get("message", record.standing)
+        error = record.error_message or record.standing
         answer.status, answer.return_value = JobStatus.FAILED, RuntimeError(f"{folder}: {error}")
     return answer

@@ -29,7 +29,7 @@ def _check(name: str, value: object, most: int, what: str) -> None:
         return
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
         raise UserError(
-            f"hydra.launcher.{name}={value!r}: a whole number from 1 to {most} is wanted ({what}). Leave it out, or "
+            f"hydra.launcher.{name}={value!r}: expected a whole number from 1 to {most} ({what}). Leave it out, or "
             f"give hydra.launcher.{name}=2."
         )
 
@@ -63,7 +63,7 @@ class LocalExecutor(Executor):
         _check("threads", threads, 4096, "CPU threads of a worker; null = a fair share of the cores")
         for name, value in (("grace_s", grace_s), ("gpu_used_max", gpu_used_max)):
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
-                raise UserError(f"hydra.launcher.{name}={value!r}: a number from 0 on is wanted.")
+                raise UserError(f"hydra.launcher.{name}={value!r}: expected a number of 0 or more.")
         devices = _gpus.devices()
         self._n_jobs = n_jobs or _machine.default_workers([device.name for device in devices])
         self._seats = _seats.Seats(devices, self._n_jobs, gpu_used_max)

@@ -9,7 +9,6 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 _MODULE = "hydra_plugins.xp_local_launcher._worker"
 
@@ -76,7 +75,7 @@ class Worker:
         """End the process at once."""
         self._signal(signal.SIGKILL)
 
-    def reports(self) -> tuple[list[dict[str, Any]], bool]:
+    def reports(self) -> tuple[list[dict[str, str]], bool]:
         """What the worker has reported since the last call, and whether it is still there."""
         alive = True
         while True:
@@ -108,7 +107,7 @@ class Worker:
         self._words.seek(max(0, size - 2000))
         return self._words.read().decode(errors="replace").strip()
 
-    def _order(self, order: Mapping[str, Any]) -> bool:
+    def _order(self, order: Mapping[str, object]) -> bool:
         """Send a line; False if the worker is gone."""
         assert self._process.stdin is not None
         try:

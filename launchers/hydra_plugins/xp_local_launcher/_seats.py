@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from hydra_plugins.xp_executor_base import _gpus
@@ -86,7 +86,8 @@ class Seats:
 def waits(experiment: Path) -> list[str]:
     """What the controller of an experiment waits for, if it is there and does."""
     found = read_json(experiment / WAITS, default={})
-    if not isinstance(found, dict) or not isinstance(found.get("pid"), int) or found["pid"] <= 0:
+    pid = found.get("pid") if isinstance(found, Mapping) else None
+    if not isinstance(found, Mapping) or not isinstance(pid, int) or pid <= 0:
         return []
-    there = process_start(found["pid"]) == found.get("process_start") is not None
+    there = process_start(pid) == found.get("process_start") is not None
     return [f"waits: {found.get('line')}"] if there else []

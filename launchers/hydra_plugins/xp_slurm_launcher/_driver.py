@@ -8,8 +8,8 @@ from pathlib import Path
 
 from hydra_plugins.xp_slurm_launcher._commands import patiently
 from hydra_plugins.xp_slurm_launcher._executor import SlurmExecutor
+from hydra_plugins.xp_slurm_launcher._job_specs import submission_lock
 from hydra_plugins.xp_slurm_launcher._later import SETTINGS, handles_of, read_rest, write_rest
-from hydra_plugins.xp_slurm_launcher._orders import submission_lock
 from hydra_plugins.xp_slurm_launcher._sbatch import SECRETS
 from xp.errors import UserError
 from xp.runs.executors.submitted import note_handle, submit_and_note

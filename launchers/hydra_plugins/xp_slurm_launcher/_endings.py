@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hydra_plugins.xp_slurm_launcher import _commands, _later
 from hydra_plugins.xp_slurm_launcher._handing_in import resolved, take_lock, withdraw
-from hydra_plugins.xp_slurm_launcher._orders import SUBMISSIONS, Order, orders, submission_lock
+from hydra_plugins.xp_slurm_launcher._job_specs import SUBMISSIONS, JobSpec, job_specs, submission_lock
 from hydra_plugins.xp_slurm_launcher._protocol import Heard
 from hydra_plugins.xp_slurm_launcher._state import Seen, Watcher, heard
 from xp.runs.execution.execute import mark_failed, mark_interrupted
@@ -24,7 +24,7 @@ MEMORY = (
 def settle(seen: Mapping[str, Seen], places: Mapping[str, Path], *, failed: bool = False) -> None:
     """Write down how jobs stand that SLURM has ended while they could write nothing: cancelled, killed, lost.
 
-    A run that another process holds, that shows signs of life or that has another handle by now is left alone.
+    A run that another process holds, that has a heartbeat or that has another handle by now is left alone.
 
     Args:
         seen: {handle: SLURM's word}.
@@ -71,7 +71,7 @@ def cancel_jobs(folders: Sequence[Path], watcher: Watcher) -> list[str]:
         with submission_lock(experiment):
             resolved(experiment)
             told += _drop_waiting(experiment, mine)
-            everything = orders(experiment)
+            everything = job_specs(experiment)
             _withdraw_idle(everything, mine)
             told += _open_handles(everything, mine, watcher)
             _commands.scancel([handle for handle in told if "+" not in handle])
@@ -89,16 +89,16 @@ def _drop_waiting(experiment: Path, mine: set[Path]) -> list[str]:
     return [handles[job.folder] for job in waiting if job.folder in mine] + ([driver] if driver and not left else [])
 
 
-def _withdraw_idle(everything: Sequence[Order], mine: set[Path]) -> None:
+def _withdraw_idle(everything: Sequence[JobSpec], mine: set[Path]) -> None:
     """Withdraw all submissions of jobs that are not at work: one taken late, or queued again, stays away."""
     for folder in mine:
         with ExitStack() as held:
             if take_lock(folder, held):
-                withdraw((order, order.valid()[folder]) for order in everything if folder in order.valid())
+                withdraw((job_spec, job_spec.valid()[folder]) for job_spec in everything if folder in job_spec.valid())
 
 
-def _open_handles(everything: Sequence[Order], mine: set[Path], watcher: Watcher) -> list[str]:
-    tokens = {order.handle(index): order.token for order in everything if order.job_id
-              for index, folder in enumerate(order.folders) if folder in mine}  # fmt: skip
+def _open_handles(everything: Sequence[JobSpec], mine: set[Path], watcher: Watcher) -> list[str]:
+    tokens = {job_spec.handle(index): job_spec.token for job_spec in everything if job_spec.job_id
+              for index, folder in enumerate(job_spec.folders) if folder in mine}  # fmt: skip
     seen = watcher.look(list(tokens))
     return [handle for handle, each in seen.items() if heard(each, tokens[handle]) is Heard.OPEN]

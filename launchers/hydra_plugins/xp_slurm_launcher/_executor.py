@@ -4,18 +4,18 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 from hydra_plugins.xp_slurm_launcher import _commands, _endings, _later
 from hydra_plugins.xp_slurm_launcher._commands import SlurmUnavailable, main_id
 from hydra_plugins.xp_slurm_launcher._handing_in import Submitter, resolved
+from hydra_plugins.xp_slurm_launcher._job_specs import SUBMISSIONS, submission_lock
 from hydra_plugins.xp_slurm_launcher._options import count
-from hydra_plugins.xp_slurm_launcher._orders import SUBMISSIONS, submission_lock
 from hydra_plugins.xp_slurm_launcher._protocol import Heard, conclude
-from hydra_plugins.xp_slurm_launcher._resources import Resources, resources_of
+from hydra_plugins.xp_slurm_launcher._resources import ByStage, Resources, resources_of
 from hydra_plugins.xp_slurm_launcher._sbatch import Sbatch
 from hydra_plugins.xp_slurm_launcher._state import Seen, Watcher
 from xp.errors import UserError
+from xp.json_types import JSON
 from xp.runs.executors.protocol import Executor, JobState, Submission, by_record
 from xp.runs.executors.submitted import note_handle
 from xp.runs.records.folder import RECORD
@@ -39,7 +39,7 @@ class SlurmExecutor(Executor):
     def __init__(
         self,
         *,
-        stages: Mapping[str, Any] | None = None,
+        stages: ByStage | None = None,
         warn_s: int = 120,
         max_running: int | None = None,
         max_requeues: int = 20,
@@ -47,7 +47,7 @@ class SlurmExecutor(Executor):
         python: str | None = None,
         target: str = "xp.__main__:run_task",
         grace_s: float = 30.0,
-        **resources: Any,
+        **resources: JSON,
     ):
         """Take the settings; nothing is asked of SLURM yet.
 
@@ -110,7 +110,7 @@ class SlurmExecutor(Executor):
             raise SlurmUnavailable(f"SLURM's controller does not answer: {answer.out.strip() or answer.message}")
 
     def submission_lock(self, experiment: Path) -> AbstractContextManager[None]:
-        """The experiment's lock (`_orders`), which the job that hands in the rest takes as well."""
+        """The experiment's lock (`_job_specs`), which the job that hands in the rest takes as well."""
         return submission_lock(experiment)
 
     def submit(self, jobs: Sequence[Submission]) -> list[str]:
@@ -130,12 +130,12 @@ class SlurmExecutor(Executor):
     def recover(self, experiment: Path) -> dict[Path, str]:
         """Handles of waiting and running jobs that their records do not name: who submitted them was killed.
 
-        Every submission leaves its order, with a name of its own, before sbatch is called: SLURM is asked for it.
+        Every submission leaves its job spec, with a name of its own, before sbatch is called: SLURM is asked for it.
         """
         if not (experiment / SUBMISSIONS).is_dir():
             return {}
         with submission_lock(experiment):
-            handles = {folder: order.handle(index) for folder, (order, index) in resolved(experiment).items()}
+            handles = {folder: job_spec.handle(index) for folder, (job_spec, index) in resolved(experiment).items()}
             driver, waiting = _later.read_rest(experiment)
             if driver:
                 handles |= {k: v for k, v in _later.handles_of(driver, waiting).items() if k not in handles}
@@ -204,7 +204,7 @@ class SlurmExecutor(Executor):
         keep = {key: getattr(self._base, key) for key in ("partition", "account", "qos", "constraint", "setup")}
         return [Resources(**keep).with_(small, f"hydra.launcher.stages.{_later.STAGE}"), self._base]
 
-    def _look(self, handles: Sequence[str] | Mapping[str, Any]) -> dict[str, Seen]:
+    def _look(self, handles: Sequence[str] | Mapping[str, object]) -> dict[str, Seen]:
         """What SLURM says of jobs; of a job that waits for room: of the one that will hand it in."""
         real = {handle: main_id(handle) if "+" in handle else handle for handle in handles if handle[:1].isdigit()}
         seen = self._watcher.look(list(dict.fromkeys(real.values())))

@@ -2,7 +2,7 @@
 
 An attempt on a node that was given up (its network was gone, it was frozen) must not work beside the one that took its
 place. So every two seconds it looks whether its submission was withdrawn and whether a later attempt has begun, and it
-ends at once if so, or if it could show no sign of life for a minute: others count it as dead after a minute and a half.
+ends at once if so, or if it could give no heartbeat for a minute: others count it as dead after a minute and a half.
 Everything that a run writes is written whole, so a process may end anywhere.
 
 A job that was cancelled or reached its time limit has KillWait seconds until SLURM kills all of it, the shell that
@@ -19,22 +19,22 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hydra_plugins.xp_slurm_launcher._here import LEFT
-from hydra_plugins.xp_slurm_launcher._orders import last_attempt, read_order
+from hydra_plugins.xp_slurm_launcher._job_specs import last_attempt, read_job_spec
 from hydra_plugins.xp_slurm_launcher._protocol import Attempt
 from xp.errors import UserError
 from xp.runs.records.heartbeat import HEARTBEAT
 
 LOOK_S = 2.0
 LEASE_S = 60.0
-"""Without a sign of life for so long an attempt ends itself; others wait `xp.runs.records.heartbeat.STALE_S`."""
+"""Without a heartbeat for so long an attempt ends itself; others wait `xp.runs.records.heartbeat.STALE_S`."""
 _ENDING = ("CANCELLED", "COMPLETING", "TIMEOUT", "PREEMPTED", "DEADLINE", "NODE_FAIL", "FAILED")
 
 
 class Guard:
     """What one attempt knows of itself."""
 
-    def __init__(self, order: Path, index: int, folder: Path, attempt: Attempt, kill_wait_s: int):
-        self._order, self._index, self._folder, self._attempt = order, index, folder, attempt
+    def __init__(self, job_spec: Path, index: int, folder: Path, attempt: Attempt, kill_wait_s: int):
+        self._job_spec, self._index, self._folder, self._attempt = job_spec, index, folder, attempt
         self._leave_s = max(0.5, kill_wait_s - min(6.0, 0.4 * kill_wait_s))
         self._begun = threading.Event()
         self._shown = _clock()
@@ -67,7 +67,7 @@ class Guard:
             os._exit(LEFT)
         with suppress(OSError):
             try:
-                os.utime(self._folder / HEARTBEAT)  # a sign of life that needs no room on a full disk
+                os.utime(self._folder / HEARTBEAT)  # a heartbeat that needs no room on a full disk
             except FileNotFoundError:  # none could be written yet
                 self._folder.stat()
             self._shown = _clock()
@@ -80,10 +80,10 @@ class Guard:
             last = last_attempt(self._folder)
             if last is not None and last != self._attempt:
                 return True
-            status = self._order.stat()
+            status = self._job_spec.stat()
             if (known := (status.st_mtime_ns, status.st_ino)) == self._known:
                 return False
-            withdrawn = self._index in read_order(self._order).withdrawn
+            withdrawn = self._index in read_job_spec(self._job_spec).withdrawn
             self._known = known
         except (OSError, UserError):
             return False
@@ -91,9 +91,9 @@ class Guard:
 
 
 @contextmanager
-def guarding(order: Path, index: int, folder: Path, attempt: Attempt, kill_wait_s: int) -> Iterator[Guard]:
+def guarding(job_spec: Path, index: int, folder: Path, attempt: Attempt, kill_wait_s: int) -> Iterator[Guard]:
     """Guard an attempt while the block runs; it counts as begun from `Guard.begin` on."""
-    guard, over = Guard(order, index, folder, attempt, kill_wait_s), threading.Event()
+    guard, over = Guard(job_spec, index, folder, attempt, kill_wait_s), threading.Event()
     heard, written = socket.socketpair()
     written.setblocking(False)
     before = signal.set_wakeup_fd(written.fileno(), warn_on_full_buffer=False)

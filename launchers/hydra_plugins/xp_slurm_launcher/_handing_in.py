@@ -10,13 +10,13 @@ from pathlib import Path
 from hydra_plugins.xp_slurm_launcher import _commands, _later
 from hydra_plugins.xp_slurm_launcher._arrays import Array, Room, arrays, dependency
 from hydra_plugins.xp_slurm_launcher._commands import SlurmUnavailable
-from hydra_plugins.xp_slurm_launcher._orders import (
-    Order,
-    new_order,
+from hydra_plugins.xp_slurm_launcher._job_specs import (
+    JobSpec,
+    job_specs,
+    new_job_spec,
     next_number,
-    orders,
     submission_lock,
-    valid_orders,
+    valid_job_specs,
 )  # fmt: skip
 from hydra_plugins.xp_slurm_launcher._protocol import Heard, Move, before_submitting
 from hydra_plugins.xp_slurm_launcher._refusals import NoRoom
@@ -61,14 +61,16 @@ class Submitter:
             fresh, blocked = _with_live_needs(fresh, handles)
             handles |= {folder: f"blocked+{number}" for number, folder in enumerate(blocked)}
             groups = arrays(fresh, self.sbatch.resources, _commands.largest_array() if len(fresh) > 1 else 1)
-            try_out(groups, self.sbatch.watcher, lambda one, order: self.sbatch.script(one, order, "xp-try", None))
+            try_out(
+                groups, self.sbatch.watcher, lambda one, job_spec: self.sbatch.script(one, job_spec, "xp-try", None)
+            )
             self._hand_in(groups, handles)
             _later.prune_rest(drivers)
         return handles
 
     def _decided(self, jobs: Sequence[Submission]) -> tuple[dict[Path, str], list[Submission]]:
         """Handles of what is not to be submitted, and the jobs that are: nothing else is valid for them any more."""
-        known: dict[Path, tuple[Order, int]] = {}
+        known: dict[Path, tuple[JobSpec, int]] = {}
         for experiment in dict.fromkeys(job.folder.parent for job in jobs):
             known |= resolved(experiment)
         told = self._heard([job.folder for job in jobs], known)
@@ -88,7 +90,7 @@ class Submitter:
             handles |= {job.folder: _earlier(job, known) for job, move in moves if move is not Move.SUBMIT}
         return handles, fresh
 
-    def _let_leave(self, folders: Sequence[Path], known: Mapping[Path, tuple[Order, int]]) -> dict[Path, Heard]:
+    def _let_leave(self, folders: Sequence[Path], known: Mapping[Path, tuple[JobSpec, int]]) -> dict[Path, Heard]:
         """Wait for jobs that SLURM is ending just now (KillWait at most), so that they can be submitted anew."""
         limit = time.monotonic() + _commands.cluster_number("KillWait", 30) + 5 if folders else 0.0
         left = [folder for folder in folders if _busy(folder)]
@@ -103,17 +105,17 @@ class Submitter:
         """Handles of unfinished jobs that these need and that an earlier call submitted."""
         mine = {job.folder for job in jobs}
         needs = {need for job in jobs for need in job.needs if need not in mine and not _done(need)}
-        known: dict[Path, tuple[Order, int]] = {}
+        known: dict[Path, tuple[JobSpec, int]] = {}
         for experiment in {need.parent for need in needs}:
-            known |= valid_orders(experiment)
+            known |= valid_job_specs(experiment)
         told = self._heard(sorted(needs), known)
         return {need: known[need][0].handle(known[need][1]) for need, word in told.items()
                 if need in known and word is Heard.OPEN}  # fmt: skip
 
-    def _heard(self, folders: Sequence[Path], known: Mapping[Path, tuple[Order, int]]) -> dict[Path, Heard]:
-        """What SLURM says of the submissions that are valid for these jobs, and of handles without an order."""
-        asked = {folder: (order.handle(index), order.token) for folder in folders if folder in known
-                 for order, index in [known[folder]]}  # fmt: skip
+    def _heard(self, folders: Sequence[Path], known: Mapping[Path, tuple[JobSpec, int]]) -> dict[Path, Heard]:
+        """What SLURM says of the submissions that are valid for these jobs, and of handles without a job spec."""
+        asked = {folder: (job_spec.handle(index), job_spec.token) for folder in folders if folder in known
+                 for job_spec, index in [known[folder]]}  # fmt: skip
         for folder in folders:
             noted = str(Record(folder / RECORD).get("handle") or "")
             if folder not in known and _is_slurms(noted):
@@ -127,35 +129,35 @@ class Submitter:
     def _hand_in(self, groups: Sequence[Array], handles: dict[Path, str]) -> None:
         """One call of sbatch per array, needs first; what has no room goes to a job that hands it in later."""
         waiting, room, sizes = list(groups), Room(), dict[str, int]()
-        done: list[tuple[Order, Array]] = []
+        done: list[tuple[JobSpec, Array]] = []
         keeper: _later.Keeper | None = None
         try:
             while waiting and not room.full:
                 group, rest = waiting[0].split(room.size(len(waiting[0].jobs)))
                 try:
-                    order = self._submit(group, dependency(group, handles, sizes))
+                    job_spec = self._submit(group, dependency(group, handles, sizes))
                 except NoRoom as limit:
                     room.refused(len(group.jobs))
                     keeper = keeper or _later.Keeper(self.sbatch, str(limit))
                     waiting = keeper.reserve(done, waiting, handles)
                     continue
-                done.append((order, group))
+                done.append((job_spec, group))
                 room.taken(len(group.jobs))
-                sizes[str(order.job_id)] = len(group.jobs)
-                handles |= {job.folder: order.handle(index) for index, job in enumerate(group.jobs)}
+                sizes[str(job_spec.job_id)] = len(group.jobs)
+                handles |= {job.folder: job_spec.handle(index) for index, job in enumerate(group.jobs)}
                 waiting = [*([rest] if rest.jobs else []), *waiting[1:]]
         except SlurmUnavailable:
             raise
         except UserError:
-            take_back([order for order, _ in done])
+            take_back([job_spec for job_spec, _ in done])
             if keeper is not None:
                 keeper.abandon([job for each in waiting for job in each.jobs])
             raise
         if keeper is not None:
             handles |= keeper.settle([job for each in waiting for job in each.jobs])
 
-    def _submit(self, array: Array, needs: str | None) -> Order:
-        """Write the order and the script, call sbatch, note the id.
+    def _submit(self, array: Array, needs: str | None) -> JobSpec:
+        """Write the job spec and the script, call sbatch, note the id.
 
         Raises:
             NoRoom: a limit on jobs in the queue.
@@ -165,47 +167,47 @@ class Submitter:
         kill_s = _commands.cluster_number("KillWait", 30)
         number = self._numbers[array.experiment] = 1 + self._numbers[array.experiment]
         settings = {**self.sbatch.settings, "kill_wait_s": kill_s}
-        order = new_order(array.experiment, number, array.jobs[0].stage or names[0], names, settings).write()
-        script = order.path.with_suffix(".sh")
+        job_spec = new_job_spec(array.experiment, number, array.jobs[0].stage or names[0], names, settings).write()
+        script = job_spec.path.with_suffix(".sh")
         try:
-            text = self.sbatch.script(array, order.path, order.token, needs)
+            text = self.sbatch.script(array, job_spec.path, job_spec.token, needs)
             with explain_write_errors(script.parent):
                 write_text(script, text)
-            job_id = self.sbatch.submit(script, order.token, array)
+            job_id = self.sbatch.submit(script, job_spec.token, array)
         except UserError as error:
             if not isinstance(error, SlurmUnavailable):
-                order.path.unlink()
+                job_spec.path.unlink()
                 script.unlink(missing_ok=True)
             raise
-        return replace(order, job_id=job_id).write()
+        return replace(job_spec, job_id=job_id).write()
 
 
-def resolved(experiment: Path) -> dict[Path, tuple[Order, int]]:
-    """`valid_orders`, after SLURM was asked for those whose id nobody has heard; only under the experiment's lock.
+def resolved(experiment: Path) -> dict[Path, tuple[JobSpec, int]]:
+    """`valid_job_specs`, after SLURM was asked for those whose id nobody has heard; only under the experiment's lock.
 
     Raises:
         SlurmUnavailable: SLURM does not answer.
     """
-    for order in orders(experiment):
-        if order.job_id is None and order.valid() and (job_id := job_named(order.token)) is not None:
-            replace(order, job_id=job_id).write()
-    return valid_orders(experiment)
+    for job_spec in job_specs(experiment):
+        if job_spec.job_id is None and job_spec.valid() and (job_id := job_named(job_spec.token)) is not None:
+            replace(job_spec, job_id=job_id).write()
+    return valid_job_specs(experiment)
 
 
-def withdraw(places: Iterable[tuple[Order, int]]) -> None:
-    """Take from orders the right to start some of their jobs; only under the experiment's lock and those runs'."""
-    by_order: dict[Path, tuple[Order, set[int]]] = {}
-    for order, index in places:
-        by_order.setdefault(order.path, (order, set()))[1].add(index)
-    for order, indices in by_order.values():
-        order.without(frozenset(indices))
+def withdraw(places: Iterable[tuple[JobSpec, int]]) -> None:
+    """Take from job specs the right to start some of their jobs; only under the experiment's lock and those runs'."""
+    by_spec: dict[Path, tuple[JobSpec, set[int]]] = {}
+    for job_spec, index in places:
+        by_spec.setdefault(job_spec.path, (job_spec, set()))[1].add(index)
+    for job_spec, indices in by_spec.values():
+        job_spec.without(frozenset(indices))
 
 
-def take_back(submitted: Sequence[Order]) -> None:
-    """Cancel orders of a call that is refused half-way."""
-    for order in submitted:
-        order.without(frozenset(range(len(order.names))))
-    _commands.scancel([str(order.job_id) for order in submitted])
+def take_back(submitted: Sequence[JobSpec]) -> None:
+    """Cancel job specs of a call that is refused half-way."""
+    for job_spec in submitted:
+        job_spec.without(frozenset(range(len(job_spec.names))))
+    _commands.scancel([str(job_spec.job_id) for job_spec in submitted])
 
 
 def take_lock(folder: Path, held: ExitStack) -> bool:
@@ -222,12 +224,12 @@ def _busy(folder: Path) -> bool:
         return not take_lock(folder, held)
 
 
-def _drop(places: Sequence[tuple[Order, int]]) -> None:
+def _drop(places: Sequence[tuple[JobSpec, int]]) -> None:
     """Keep SLURM from queueing again what was withdrawn."""
-    _commands.scancel([handle for order, index in places if (handle := order.handle(index))])
+    _commands.scancel([handle for job_spec, index in places if (handle := job_spec.handle(index))])
 
 
-def _move(job: Submission, busy: bool, known: Mapping[Path, tuple[Order, int]], told: Mapping[Path, Heard]) -> Move:
+def _move(job: Submission, busy: bool, known: Mapping[Path, tuple[JobSpec, int]], told: Mapping[Path, Heard]) -> Move:
     record = Record(job.folder / RECORD)
     submitted = job.folder in known or job.folder in told
     return before_submitting(
@@ -244,11 +246,11 @@ def _refuse_silence(moves: Sequence[tuple[Submission, Move]]) -> None:
         )
 
 
-def _earlier(job: Submission, known: Mapping[Path, tuple[Order, int]]) -> str:
+def _earlier(job: Submission, known: Mapping[Path, tuple[JobSpec, int]]) -> str:
     """The handle of a job that an earlier call submitted; where nothing has one, its record says how it stands."""
     if job.folder in known:
-        order, index = known[job.folder]
-        if handle := order.handle(index):
+        job_spec, index = known[job.folder]
+        if handle := job_spec.handle(index):
             return handle
     return str(Record(job.folder / RECORD).get("handle") or f"elsewhere+{job.folder.name}")
 

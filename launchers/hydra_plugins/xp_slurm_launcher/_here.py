@@ -15,7 +15,7 @@ def handle() -> str:
 
 
 def index() -> int:
-    """The place of this process's job in its order."""
+    """The place of this process's job in its job spec."""
     return int(os.environ.get("SLURM_ARRAY_TASK_ID") or 0)
 
 

@@ -1,4 +1,4 @@
-"""On the node: run one frozen job (`run ORDER`), and afterwards tell SLURM what became of it (`ended ORDER CODE`).
+"""On the node: run one frozen job (`run JOB_SPEC`), and then tell SLURM what became of it (`ended JOB_SPEC CODE`).
 
 The step does the work and hears the signals; it writes a checkpoint and leaves. The shell around it then asks SLURM why
 the job had to leave, and acts: a job near its time limit is queued again, a preempted one SLURM itself queues again, a
@@ -14,10 +14,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from hydra_plugins.xp_slurm_launcher._here import LEFT, attempt_of, handle, index
 from hydra_plugins.xp_slurm_launcher._protocol import Attempt, Start, may_start
+from xp.json_types import JSONObject
+
+if TYPE_CHECKING:
+    from xp.runs import Run
 
 _AGAIN_S = (0.02, 0.05, 0.2, 1.0)
 """Pauses between attempts while another process holds the job's folder; the last one is repeated."""
@@ -25,7 +29,7 @@ _WITHDRAWN = "job {} was withdrawn: another submission has the run, or it was ca
 _VISIBLE_S = 60.0
 """How long what a needed job has written may take to be seen on another node."""
 _FROZEN_S = 600.0
-"""How long an attempt waits for a process that holds the run's folder and gives no sign of life."""
+"""How long an attempt waits for a process that holds the run's folder and gives no heartbeat."""
 
 
 def main(arguments: list[str]) -> int:
@@ -49,7 +53,7 @@ class Superseded(Exception):  # noqa: N818 - a state of affairs
 
 
 class Waiting(Exception):  # noqa: N818 - a state of affairs
-    """Another attempt shows signs of life: this one waits for its end."""
+    """Another attempt has a heartbeat: this one waits for its end."""
 
 
 def _run(path: Path) -> int:
@@ -57,20 +61,20 @@ def _run(path: Path) -> int:
         signal.signal(number, lambda number, frame: os._exit(128 + number))
     os.environ["XP_HANDLE"], os.environ["XP_JOB_NODE"] = handle(), os.environ.get("SLURMD_NODENAME", "")
     from hydra_plugins.xp_slurm_launcher._guard import guarding
-    from hydra_plugins.xp_slurm_launcher._orders import read_order
+    from hydra_plugins.xp_slurm_launcher._job_specs import read_job_spec
     from xp.runs.execution import threads
     from xp.runs.execution.worker import task_named
 
     threads.settle()
-    order = read_order(path)
-    folder, settings = order.folders[index()], dict(order.settings or {})
+    job_spec = read_job_spec(path)
+    folder, settings = job_spec.folders[index()], job_spec.settings or {}
     hidden = json.loads(os.environ.pop("XP_JOB_SECRETS", "{}")).get(str(folder), {})
     if need := lacking(folder):
         print(f"xp: {folder.name} needs {need}, which is not done: it does not start", file=sys.stderr, flush=True)
         return LEFT
-    entry = Entry(path, index(), folder, attempt_of(order.token))
+    entry = Entry(path, index(), folder, attempt_of(job_spec.token))
     try:
-        with guarding(path, entry.index, folder, entry.attempt, int(settings.get("kill_wait_s") or 30)) as guard:
+        with guarding(path, entry.index, folder, entry.attempt, _kill_wait_s(settings)) as guard:
             return _execute(entry, task_named(str(settings["target"])), hidden, guard.begin)
     except Superseded as reason:
         print(f"xp: {folder.name}: {reason}", file=sys.stderr, flush=True)
@@ -106,16 +110,16 @@ class Entry:
     """One attempt at the door of its run."""
 
     path: Path
-    """Its order."""
+    """Its job spec."""
     index: int
     folder: Path
     attempt: Attempt
 
     def withdrawn(self) -> bool:
         """Whether this submission has lost the job, as far as a look can tell."""
-        from hydra_plugins.xp_slurm_launcher._orders import read_order
+        from hydra_plugins.xp_slurm_launcher._job_specs import read_job_spec
 
-        return self.index in read_order(self.path).withdrawn
+        return self.index in read_job_spec(self.path).withdrawn
 
     def admit(self, begin: Callable[[], None]) -> None:
         """Under the run's lock: work only if the job is still this submission's, and say that this attempt has it.
@@ -123,12 +127,12 @@ class Entry:
         Raises:
             Superseded, Waiting.
         """
-        from hydra_plugins.xp_slurm_launcher._orders import note_attempt, orders, read_order
+        from hydra_plugins.xp_slurm_launcher._job_specs import job_specs, note_attempt, read_job_spec
         from xp.runs.records.folder import RECORD
         from xp.runs.records.record import Record
 
-        mine = read_order(self.path)
-        others = orders(mine.experiment, naming=self.folder.name)
+        mine = read_job_spec(self.path)
+        others = job_specs(mine.experiment, naming=self.folder.name)
         later = [each for each in others if (each.number, each.token) > (mine.number, mine.token)]
         start = may_start(
             withdrawn=self.index in mine.withdrawn,
@@ -143,8 +147,14 @@ class Entry:
         begin()
 
 
-def _execute(entry: Entry, task: Callable[[Any], None], hidden: dict[str, str], begin: Callable[[], None]) -> int:
-    """Run the job; while another process works in its folder, wait for it as long as it shows signs of life."""
+def _kill_wait_s(settings: JSONObject) -> int:
+    """The cluster's KillWait, as whoever submitted the job heard it."""
+    said = settings.get("kill_wait_s")
+    return int(said) if said and isinstance(said, int | float | str) else 30
+
+
+def _execute(entry: Entry, task: "Callable[[Run], None]", hidden: dict[str, str], begin: Callable[[], None]) -> int:
+    """Run the job; while another process works in its folder, wait for it as long as it has a heartbeat."""
     from xp.runs.execution.execute import execute, exit_code
     from xp.runs.records.heartbeat import beats
     from xp.runs.records.lock import Busy
@@ -160,7 +170,7 @@ def _execute(entry: Entry, task: Callable[[Any], None], hidden: dict[str, str], 
             if beats(entry.folder):
                 alive = time.monotonic()
             if time.monotonic() - alive > _FROZEN_S:
-                raise Superseded(f"{busy} It has given no sign of life for {_FROZEN_S:.0f} s.") from None
+                raise Superseded(f"{busy} It has given no heartbeat for {_FROZEN_S:.0f} s.") from None
             time.sleep(_AGAIN_S[min(attempt, len(_AGAIN_S) - 1)])
             attempt += 1
 

@@ -12,18 +12,18 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
 
 from hydra_plugins.xp_slurm_launcher import _commands
 from hydra_plugins.xp_slurm_launcher._arrays import Array
 from hydra_plugins.xp_slurm_launcher._commands import SlurmUnavailable
-from hydra_plugins.xp_slurm_launcher._orders import SUBMISSIONS, Order, valid_orders
+from hydra_plugins.xp_slurm_launcher._job_specs import SUBMISSIONS, JobSpec, valid_job_specs
 from hydra_plugins.xp_slurm_launcher._protocol import Heard
 from hydra_plugins.xp_slurm_launcher._refusals import NoRoom
 from hydra_plugins.xp_slurm_launcher._sbatch import Sbatch
 from xp.atomic import write_json, write_text
 from xp.errors import UserError
 from xp.foreign.json_file import read_fields
+from xp.json_types import section
 from xp.runs.executors.protocol import Submission
 from xp.runs.records.folder import RECORD
 from xp.runs.records.json_io import explain_write_errors
@@ -59,7 +59,7 @@ def read_rest(experiment: Path) -> tuple[str, list[Submission]]:
         if any(name != Path(name).name or name in ("", ".", "..") or "\0" in name for name in names):
             raise each.refusal("name", "names of folders beside .slurm")
         folders = [experiment / name for name in names]
-        resources: Any = each.content.get("resources") or {}
+        resources = section(each.content, "resources")
         stage, always = each.text("stage", ""), each.flag("always", False)
         jobs.append(
             Submission(folder=folders[0], needs=tuple(folders[1:]), always=always, stage=stage, resources=resources)
@@ -103,7 +103,7 @@ def prune_rest(before: Mapping[Path, str]) -> None:
     for experiment, driver in before.items():
         with suppress(UserError):
             now, jobs = read_rest(experiment)
-            submitted = valid_orders(experiment)
+            submitted = valid_job_specs(experiment)
             left = [job for job in jobs if job.folder not in submitted]
             write_rest(experiment, now, left)
             if (now != driver or not left) and driver != os.environ.get("SLURM_JOB_ID"):
@@ -124,7 +124,7 @@ class Keeper:
         self._tried = False
         self._saved: set[Path] = set()
 
-    def reserve(self, done: list[tuple[Order, Array]], waiting: list[Array], handles: dict[Path, str]) -> list[Array]:
+    def reserve(self, done: list[tuple[JobSpec, Array]], waiting: list[Array], handles: dict[Path, str]) -> list[Array]:
         """Submit the driver while there is still room for it; gives what is left to submit.
 
         If the queue is full to the last place, a job that this call has just submitted makes way for the driver.
@@ -187,7 +187,7 @@ class Keeper:
     def _with_others(self, experiment: Path, left: Sequence[Submission]) -> list[Submission]:
         """What is left of this call, and what an earlier one left that this one knows nothing of."""
         mine = [job for job in left if job.folder.parent == experiment]
-        known = {job.folder for job in mine} | valid_orders(experiment).keys()
+        known = {job.folder for job in mine} | valid_job_specs(experiment).keys()
         with suppress(UserError):
             mine += [job for job in read_rest(experiment)[1] if job.folder not in known]
         return mine
@@ -229,28 +229,28 @@ class Keeper:
 
     def _open(self, experiments: Sequence[Path]) -> list[str]:
         """Handles of the experiments' jobs that wait or run, the oldest first."""
-        places = {folder: place for each in experiments for folder, place in valid_orders(each).items()}
-        unfinished = [order.handle(index) for folder, (order, index) in places.items()
+        places = {folder: place for each in experiments for folder, place in valid_job_specs(each).items()}
+        unfinished = [job_spec.handle(index) for folder, (job_spec, index) in places.items()
                       if Record(folder / RECORD).state in (State.PENDING, State.RUNNING)]  # fmt: skip
         seen = self._sbatch.watcher.look([handle for handle in unfinished if handle])
         return [handle for handle, each in seen.items() if each.heard is Heard.OPEN]
 
 
-def _freed(done: list[tuple[Order, Array]]) -> Submission | None:
+def _freed(done: list[tuple[JobSpec, Array]]) -> Submission | None:
     """Withdraw and cancel the last job that was submitted, unless it has begun; gives it."""
     if not done:
         return None
-    order, array = done[-1]
-    index = max(order.valid().values(), default=-1)
+    job_spec, array = done[-1]
+    index = max(job_spec.valid().values(), default=-1)
     if index < 0:
         return None
     with ExitStack() as held:
         try:
-            held.enter_context(locked(order.folders[index]))
+            held.enter_context(locked(job_spec.folders[index]))
         except Busy:
             return None
-        if Record(order.folders[index] / RECORD).state is not State.PENDING:
+        if Record(job_spec.folders[index] / RECORD).state is not State.PENDING:
             return None
-        done[-1] = (order.without(frozenset([index])), array)
-    _commands.scancel([order.handle(index)])  # with --state=PENDING, SLURM 22.05 cancels all of a waiting array
+        done[-1] = (job_spec.without(frozenset([index])), array)
+    _commands.scancel([job_spec.handle(index)])  # with --state=PENDING, SLURM 22.05 cancels all of a waiting array
     return array.jobs[index]

@@ -7,7 +7,7 @@ how many processes a job is, or where it writes, would break what the launcher r
 import math
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Literal
 
 from xp.errors import UserError, did_you_mean, join_names
 from xp.foreign.text import printable, shown
@@ -67,7 +67,7 @@ def one_line(value: object, where: str) -> str:
         UserError: it is nested, not finite, or holds a line break or another control character.
     """
     if isinstance(value, Mapping | list | tuple | set) or (isinstance(value, float) and not math.isfinite(value)):
-        raise UserError(f"{where}={shown(value)}: one word or number is wanted, as sbatch takes it.")
+        raise UserError(f"{where}={shown(value)}: expected one word or number, as sbatch takes it.")
     text = str(value)
     if _CONTROL.search(text):
         raise UserError(
@@ -89,17 +89,17 @@ def name_of(value: object, where: str) -> str:
     """
     text = one_line(value, where)
     if isinstance(value, bool) or not text.strip() or text.startswith("-"):
-        raise UserError(f"{where}={shown(value)}: a name is wanted, as `sinfo` and `sacctmgr show assoc` list them.")
+        raise UserError(f"{where}={shown(value)}: expected a name, as `sinfo` and `sacctmgr show assoc` list them.")
     return text
 
 
-def extra_options(given: Mapping[Any, Any], where: str) -> dict[str, Any]:
+def extra_options(given: Mapping[str, object], where: str) -> dict[str, str | Literal[True]]:
     """The user's further options of sbatch, {option without --: value; True for one without a value}, checked.
 
     Raises:
         UserError: an option that breaks what the launcher relies on, an abbreviated one, or a value of several lines.
     """
-    found: dict[str, Any] = {}
+    found: dict[str, str | Literal[True]] = {}
     for key, value in given.items():
         option = str(key).replace("_", "-")
         if value is None or value is False:
@@ -107,11 +107,11 @@ def extra_options(given: Mapping[Any, Any], where: str) -> dict[str, Any]:
         _check_name(option, str(key), value, where)
         if option in found:
             raise UserError(f"{where} gives --{option} twice. Give it once.")
-        found[option] = value if value is True else one_line(value, f"{where}.{printable(key)}")
+        found[option] = True if value is True else one_line(value, f"{where}.{printable(key)}")
     return found
 
 
-def _check_name(option: str, key: str, value: Any, where: str) -> None:
+def _check_name(option: str, key: str, value: object, where: str) -> None:
     if option in ("nodes", "ntasks", "ntasks-per-node") and str(value) == "1":
         return
     if option in _FORBIDDEN:
@@ -137,7 +137,7 @@ def setup_lines(given: object, where: str) -> tuple[str, ...]:
     """
     lines = (given,) if isinstance(given, str) else given or ()
     if not isinstance(lines, list | tuple) or not all(isinstance(line, str) for line in lines):
-        raise UserError(f"{where}={shown(given)}: a list of shell lines is wanted: 'hydra.launcher.setup=[LINE, LINE]'")
+        raise UserError(f"{where}={shown(given)}: expected a list of shell lines: 'hydra.launcher.setup=[LINE, LINE]'")
     for line in lines:
         if "\0" in line:
             raise UserError(f"{where}: {shown(line)} holds a character that no shell takes. Type the line again.")
@@ -153,5 +153,5 @@ def count(value: object, low: int, where: str, *, optional: bool = False) -> int
     if value is None and optional:
         return None
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= 2**31 - 2:
-        raise UserError(f"{where}={shown(value)}: a whole number of at least {low} is wanted{', or null' * optional}.")
+        raise UserError(f"{where}={shown(value)}: expected a whole number of at least {low}{', or null' * optional}.")
     return value

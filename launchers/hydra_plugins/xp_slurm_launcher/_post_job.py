@@ -8,18 +8,18 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 from hydra_plugins.xp_slurm_launcher import _commands
 from hydra_plugins.xp_slurm_launcher._commands import SlurmUnavailable, patiently
 from hydra_plugins.xp_slurm_launcher._here import LEFT, attempt_of, handle, index
-from hydra_plugins.xp_slurm_launcher._orders import last_attempt, read_order
+from hydra_plugins.xp_slurm_launcher._job_specs import last_attempt, read_job_spec
 from hydra_plugins.xp_slurm_launcher._protocol import may_settle
 from hydra_plugins.xp_slurm_launcher._state import Watcher
+from xp.json_types import JSONObject
 from xp.runs.execution.execute import mark_failed, mark_interrupted
 from xp.runs.execution.progress import last_step
 from xp.runs.records.folder import RECORD
@@ -45,11 +45,11 @@ def ended(path: Path, code: int) -> int:
     """Write down how the job stands and queue it again if that is right; gives the exit code of the SLURM job."""
     for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):  # meant for the step; this has work to do yet
         signal.signal(number, signal.SIG_IGN)
-    order = read_order(path)
-    place, settings = index(), dict(order.settings or {})
-    folder = order.folders[place]
+    job_spec = read_job_spec(path)
+    place, settings = index(), dict(job_spec.settings or {})
+    folder = job_spec.folders[place]
     if code == LEFT:
-        if place in order.withdrawn:  # else SLURM has queued the same job again, and that attempt has the run
+        if place in job_spec.withdrawn:  # else SLURM has queued the same job again, and that attempt has the run
             _stay_away()
         return code
     with ExitStack() as held:
@@ -58,8 +58,8 @@ def ended(path: Path, code: int) -> int:
         except Busy:
             print(f"xp: another attempt is at work in {folder}: nothing to write down", flush=True)
             return code
-        withdrawn = place in read_order(path).withdrawn
-        if not may_settle(attempt_of(order.token), last_attempt(folder), withdrawn=withdrawn):
+        withdrawn = place in read_job_spec(path).withdrawn
+        if not may_settle(attempt_of(job_spec.token), last_attempt(folder), withdrawn=withdrawn):
             return code
         record = Record(folder / RECORD)
         if record.state in (State.DONE, State.FAILED, State.CANCELLED):
@@ -72,7 +72,7 @@ def ended(path: Path, code: int) -> int:
     return code
 
 
-def _settle(folder: Path, order: Mapping[str, Any], code: int, killed: bool) -> bool:
+def _settle(folder: Path, limits: JSONObject, code: int, killed: bool) -> bool:
     """Write down why the job has left; gives whether it is to be queued again by this shell."""
     try:
         fields = patiently(lambda: _commands.job_fields(os.environ["SLURM_JOB_ID"]), _PATIENCE_S, _waits)
@@ -81,16 +81,22 @@ def _settle(folder: Path, order: Mapping[str, Any], code: int, killed: bool) -> 
         return False
     record = Record(folder / RECORD)
     why = reason(record, code, fields, killed=killed)
-    message = verdict(why, order, record.get("requeues") or [], last_step(folder), code, _output(fields))
+    message = verdict(why, limits, _requeues(record), last_step(folder), code, _output(fields))
     if message:
         mark_failed(folder, message)
         return False
     if why is Why.CANCELLED:
         record.update(state=State.CANCELLED, reason=_by_whom(), ended=now())
         return False
-    noted = [*(record.get("requeues") or []), {"time": now(), "reason": str(why), "step": last_step(folder)}]
+    noted = [*_requeues(record), {"time": now(), "reason": str(why), "step": last_step(folder)}]
     record.update(state=State.PENDING, interrupted=bool(record.get("attempts")), reason=str(why), requeues=noted)
     return why is not Why.PREEMPTED
+
+
+def _requeues(record: Record) -> list[JSONObject]:
+    """What was noted when the job was queued again: time, reason and step, the oldest first."""
+    noted = record.get("requeues")
+    return [each for each in noted if isinstance(each, Mapping)] if isinstance(noted, list) else []
 
 
 def reason(record: Record, code: int, fields: Mapping[str, str], *, killed: bool = False) -> Why:
@@ -118,19 +124,19 @@ def reason(record: Record, code: int, fields: Mapping[str, str], *, killed: bool
 
 
 def verdict(
-    why: Why, order: Mapping[str, Any], requeues: list[dict[str, Any]], step: int | None, code: int, output: str
+    why: Why, limits: JSONObject, requeues: Sequence[JSONObject], step: int | None, code: int, output: str
 ) -> str | None:
     """Why the job shall not be queued again, as its error; None if it may be (or was cancelled)."""
     before = [each for each in requeues if each["reason"] == why]
     if why is Why.TIME:
         if before and before[-1].get("step") == step:
             return (
-                "No step was made between two time limits, so another one would be as useless. Give the job more time "
-                "(hydra.launcher.time_min=MINUTES) or more frequent checkpoints, and run the same command with "
-                "hydra.sweeper.retry_failed=true."
+                "No step was made between two time limits, so another attempt would end the same way. Give the job "
+                "more time (hydra.launcher.time_min=MINUTES) or more frequent checkpoints, and run the same command "
+                "with hydra.sweeper.retry_failed=true."
             )
-        if len(before) >= order["max_requeues"]:
-            limit = f"hydra.launcher.max_requeues={order['max_requeues']}"
+        if len(before) >= _limit(limits, "max_requeues"):
+            limit = f"hydra.launcher.max_requeues={limits['max_requeues']}"
             return f"The time limit was reached {len(before) + 1} times ({limit})."
     if why is Why.DIED:
         if _MEMORY.search(output):
@@ -139,11 +145,17 @@ def verdict(
                 "hydra.launcher.mem_gb=GB, and run the same command with hydra.sweeper.retry_failed=true. SLURM's "
                 f"words: {output}"
             )
-        if len(before) >= order["retries"]:
+        if len(before) >= _limit(limits, "retries"):
             return f"The job's process was killed ({_death(code)}). Its last words: {output or 'none'}"
     if why is Why.FAILED:
         return f"The job ended with exit code {code} before it began. Its last words: {output or 'none'}"
     return None
+
+
+def _limit(limits: JSONObject, name: str) -> int:
+    most = limits[name]
+    assert isinstance(most, int), f"{name} was checked when the job was submitted"
+    return most
 
 
 def _requeue(folder: Path) -> None:

@@ -65,7 +65,7 @@ def before_submitting(state: State, *, busy: bool, submitted: bool, heard: Heard
 
     Args:
         state: of its record.
-        busy: another process holds the run's lock, or shows signs of life.
+        busy: another process holds the run's lock, or has a heartbeat.
         submitted: a submission of the job exists that was not withdrawn.
         heard: what SLURM says of that submission.
     """
@@ -85,7 +85,7 @@ def may_start(*, withdrawn: bool, latest: bool, others_alive: bool) -> Start:
         withdrawn: its submission was withdrawn for this job.
         latest: no later submission of the job is known. (With locks a later one exists only if this one is withdrawn;
             where a file system has none, this decides between two controllers that did not see each other.)
-        others_alive: the record says `running` and shows signs of life of another process. (With locks that process
+        others_alive: the record says `running` and another process gives heartbeats. (With locks that process
             would hold the run's.)
     """
     if withdrawn or not latest:
@@ -113,7 +113,7 @@ def conclude(
 
     Args:
         state: of its record.
-        alive: its process or heartbeat shows signs of life.
+        alive: its process or heartbeat says so.
         heard: what SLURM says of its submission.
         seen: SLURM's word as xp's; None for none, or for one this program does not know.
         final: SLURM will not take it up again by itself: it was cancelled, or what it needs can never be met.

@@ -3,11 +3,12 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, Required, TypedDict
 
 from hydra_plugins.xp_slurm_launcher._options import OWN_KEYS, extra_options, name_of, one_line, setup_lines
 from xp.errors import UserError, did_you_mean, join_names
 from xp.foreign.text import printable, shown
+from xp.json_types import JSONObject
 
 _FOREIGN = ("tags",)
 """Resources of other launchers: an experiment may name them, SLURM has no use for them."""
@@ -20,6 +21,25 @@ _SAME = {
     "time_min": {"time"},
     "gpus": {"gpus", "gpus-per-task", "gpus-per-socket"},
 }
+
+
+type ByStage = Mapping[str, JSONObject | None]
+"""{stage: {resource: value}}."""
+
+
+class SbatchParameters(TypedDict, total=False):
+    """Parameters of submitit's SLURM executor."""
+
+    partition: str
+    account: str
+    qos: str
+    constraint: str
+    gpus_per_node: int | str
+    cpus_per_task: int
+    time: int | str | bool
+    mem: str
+    additional_parameters: Required[dict[str, str | bool]]
+    srun_args: list[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,20 +55,20 @@ class Resources:
     cpus: int | None = None
     mem_gb: float | None = None
     time_min: int | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, object] = field(default_factory=dict)
     """Further sbatch options: {exclude: node7}, {exclusive: true}."""
     setup: tuple[str, ...] = ()
     """Shell lines before the job: module load cuda, source env/bin/activate."""
 
-    def with_(self, changes: Mapping[str, Any], where: str) -> "Resources":
+    def with_(self, changes: Mapping[str, object], where: str) -> "Resources":
         """These resources with some of them changed; `where` names the place the changes come from, for errors.
 
         Raises:
             UserError: an unknown resource, or a value that is not one.
         """
         known = [each.name for each in fields(self)]
-        changes = {str(key): value for key, value in changes.items() if key not in _FOREIGN}
-        for key in changes:
+        changed: dict[str, Any] = {str(key): value for key, value in changes.items() if key not in _FOREIGN}
+        for key in changed:
             if key not in known:
                 ours = OWN_KEYS.get(key.replace("_", "-"))
                 meant = f" (it is called {ours} here)" if ours else did_you_mean(key, known)
@@ -56,32 +76,40 @@ class Resources:
                     f"{where}.{printable(key)}: SLURM jobs have no such resource{meant}. Resources: "
                     f"{join_names(known)}; any option of sbatch goes into extra: {{OPTION: VALUE}}."
                 )
-        if "extra" in changes:
-            given = changes["extra"] or {}
+        if "extra" in changed:
+            given = changed["extra"] or {}
             if not isinstance(given, Mapping):
-                raise UserError(f"{where}.extra={shown(given)}: {{OPTION: VALUE}} is wanted, as {{exclude: node7}}.")
+                raise UserError(f"{where}.extra={shown(given)}: expected {{OPTION: VALUE}}, as {{exclude: node7}}.")
             extra_options(given, f"{where}.extra")
-            changes["extra"] = {**self.extra, **{str(name): value for name, value in given.items()}}
-        if "setup" in changes:
-            changes["setup"] = setup_lines(changes["setup"], f"{where}.setup")
-        made = replace(self, **changes)
+            changed["extra"] = {**self.extra, **{str(name): value for name, value in given.items()}}
+        if "setup" in changed:
+            changed["setup"] = setup_lines(changed["setup"], f"{where}.setup")
+        made = replace(self, **changed)
         made._check(where)
         return made
 
-    def parameters(self) -> dict[str, Any]:
+    def parameters(self) -> SbatchParameters:
         """The resources as parameters of submitit's SLURM executor."""
         extra = extra_options(self.extra, "hydra.launcher.extra")
-        given = {
-            "partition": self.partition,
-            "account": self.account,
-            "qos": self.qos,
-            "constraint": self.constraint,
-            "gpus_per_node": self.gpus or None,
-            "cpus_per_task": self.cpus,
-            "time": extra.pop("time", self.time_min),
-            "mem": f"{round(self.mem_gb * 1024)}MB" if self.mem_gb is not None else None,
-        }
-        return {**{key: value for key, value in given.items() if value is not None}, "additional_parameters": extra}
+        time = extra.pop("time", self.time_min)
+        made = SbatchParameters(additional_parameters={**extra})
+        if self.partition is not None:
+            made["partition"] = self.partition
+        if self.account is not None:
+            made["account"] = self.account
+        if self.qos is not None:
+            made["qos"] = self.qos
+        if self.constraint is not None:
+            made["constraint"] = self.constraint
+        if self.gpus:
+            made["gpus_per_node"] = self.gpus
+        if self.cpus is not None:
+            made["cpus_per_task"] = self.cpus
+        if time is not None:
+            made["time"] = time
+        if self.mem_gb is not None:
+            made["mem"] = f"{round(self.mem_gb * 1024)}MB"
+        return made
 
     def text(self) -> str:
         """The request in words, for an error."""
@@ -98,16 +126,16 @@ class Resources:
             value = getattr(self, name)
             if name == "gpus" and isinstance(value, str):
                 if not _GPUS.fullmatch(one_line(value, f"{where}.gpus")):
-                    raise UserError(f"{where}.gpus={shown(value)}: a number is wanted, or TYPE:NUMBER as a100:2.")
+                    raise UserError(f"{where}.gpus={shown(value)}: expected a number, or TYPE:NUMBER as a100:2.")
             elif value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < low):
-                raise UserError(f"{where}.{name}={shown(value)}: a number of at least {low} is wanted, or null.")
+                raise UserError(f"{where}.{name}={shown(value)}: expected a number of at least {low}, or null.")
             elif value is not None and value > _MOST:
                 raise UserError(f"{where}.{name}={shown(value)}: SLURM counts to {_MOST}.")
         memory = self.mem_gb
         if memory is not None and (
             not isinstance(memory, int | float) or isinstance(memory, bool) or not 0 <= memory <= _MOST
         ):
-            raise UserError(f"{where}.mem_gb={shown(memory)}: a number of gigabytes is wanted, or null.")
+            raise UserError(f"{where}.mem_gb={shown(memory)}: expected a number of gigabytes, or null.")
         self._check_twice(where)
 
     def _check_twice(self, where: str) -> None:
@@ -118,7 +146,7 @@ class Resources:
                 raise UserError(f"{where}: {name} and extra.{min(twice)} ask for the same thing. Give one of them.")
 
 
-def resources_of(stage: str, base: Resources, wanted: Mapping[str, Any], by_stage: Mapping[str, Any]) -> Resources:
+def resources_of(stage: str, base: Resources, wanted: Mapping[str, object], by_stage: ByStage) -> Resources:
     """Resources of a stage's jobs: the launcher's, then the experiment file's, then the launcher's for this stage."""
     made = base.with_(wanted, f"stages.{stage}.resources")
     return made.with_(by_stage.get(stage) or {}, f"hydra.launcher.stages.{stage}")

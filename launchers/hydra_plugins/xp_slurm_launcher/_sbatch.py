@@ -6,16 +6,16 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from hydra_plugins.xp_slurm_launcher import _commands
 from hydra_plugins.xp_slurm_launcher._arrays import Array
 from hydra_plugins.xp_slurm_launcher._commands import SlurmUnavailable
-from hydra_plugins.xp_slurm_launcher._orders import lock_descriptor
+from hydra_plugins.xp_slurm_launcher._job_specs import lock_descriptor
 from hydra_plugins.xp_slurm_launcher._refusals import NoRoom, no_room, refusal
 from hydra_plugins.xp_slurm_launcher._resources import Resources
 from hydra_plugins.xp_slurm_launcher._script import batch_script, driver_script
 from hydra_plugins.xp_slurm_launcher._state import Watcher, job_named
+from xp.json_types import JSONObject
 from xp.runs.executors.protocol import Submission
 from xp.runs.jobs.frozen import secrets_of
 
@@ -33,9 +33,9 @@ class Sbatch:
     driver_resources: Callable[[], Sequence[Resources]]
     """What to ask for the job that hands in the rest, the smallest request first."""
     watcher: Watcher
-    settings: Mapping[str, Any]
-    """What the jobs read from their order."""
-    given: Mapping[str, Any]
+    settings: JSONObject
+    """What the jobs read from their job spec."""
+    given: JSONObject
     """The launcher's settings, for the job that hands in the rest."""
     warn_s: int
     max_running: int | None
@@ -84,10 +84,10 @@ class Sbatch:
         """The script of the job that hands in the rest."""
         return driver_script(array, folder, name=name, python=self.python, begin=begin)
 
-    def script(self, array: Array, order: Path, name: str, needs: str | None) -> str:
-        """The text of an array's batch script for the order at `order`."""
+    def script(self, array: Array, job_spec: Path, name: str, needs: str | None) -> str:
+        """The text of an array's batch script for the job spec at `job_spec`."""
         return batch_script(
-            array, order, name=name, dependency=needs, warn_s=self.warn_s, max_running=self.max_running,
+            array, job_spec, name=name, dependency=needs, warn_s=self.warn_s, max_running=self.max_running,
             python=self.python,
         )  # fmt: skip
 
@@ -96,8 +96,8 @@ def _found(token: str) -> str:
     """The id of a submission whose answer was lost.
 
     Raises:
-        SlurmUnavailable: SLURM does not answer, or does not know it (yet): the order stays, and whoever calls next asks
-            again.
+        SlurmUnavailable: SLURM does not answer, or does not know it (yet): the job spec stays, and whoever calls next
+            asks again.
     """
     for pause in _LOST_S:
         time.sleep(pause)

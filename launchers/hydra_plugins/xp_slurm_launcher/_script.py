@@ -4,16 +4,15 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
 
 from hydra_plugins.xp_slurm_launcher._arrays import Array
 from hydra_plugins.xp_slurm_launcher._options import name_of, one_line
-from hydra_plugins.xp_slurm_launcher._resources import Resources
+from hydra_plugins.xp_slurm_launcher._resources import Resources, SbatchParameters
 from xp.errors import UserError
 from xp.foreign.text import shown
 from xp.runs.jobs import snapshot
 from xp.runs.records.folder import JOB
-from xp.runs.records.json_io import read_json
+from xp.runs.records.json_io import read_object
 
 _JOB = "hydra_plugins.xp_slurm_launcher._job"
 _DRIVER = "hydra_plugins.xp_slurm_launcher._driver"
@@ -23,7 +22,7 @@ FIRST = ":"
 
 def batch_script(
     array: Array,
-    order: Path,
+    job_spec: Path,
     *,
     name: str,
     dependency: str | None,
@@ -39,7 +38,7 @@ def batch_script(
 
     Args:
         array: the jobs.
-        order: the file that tells a job its index's folder.
+        job_spec: the file that tells a job its index's folder.
         name: the job's name in the queue, unique to this submission.
         dependency: value of --dependency.
         warn_s: seconds before the time limit at which SLURM sends USR2.
@@ -49,20 +48,20 @@ def batch_script(
     Raises:
         UserError: the experiment's folder has a name that SLURM does not take as it stands.
     """
-    _refuse_patterns(order.parent)
+    _refuse_patterns(job_spec.parent)
     parameters = _parameters(array.resources)
     job = f"{interpreter(python)} -u -m {_JOB}"
     after = [
         "code=$?",
-        f"if [ $code -ne 0 ]; then {job} ended {shlex.quote(str(order))} $code; code=$?; fi",
+        f"if [ $code -ne 0 ]; then {job} ended {shlex.quote(str(job_spec))} $code; code=$?; fi",
         "exit $code",
     ]
-    options = {"requeue": True, "kill-on-invalid-dep": "yes"}
+    options: dict[str, str | bool] = {"requeue": True, "kill-on-invalid-dep": "yes"}
     parameters["additional_parameters"] = {**options, **parameters["additional_parameters"]}
     return _submitit(
         job_name=name,
-        command=f"{job} run {shlex.quote(str(order))}",
-        folder=order.parent,
+        command=f"{job} run {shlex.quote(str(job_spec))}",
+        folder=job_spec.parent,
         map_count=len(array.jobs) if len(array.jobs) > 1 else None,
         array_parallelism=max_running or len(array.jobs),
         signal_delay_s=warn_s,
@@ -74,15 +73,16 @@ def batch_script(
     )
 
 
-def _submitit(**parameters: Any) -> str:
+def _submitit(**parameters: object) -> str:
     """Submitit's script, without the flags that it always sets and we do not want."""
     from submitit.slurm.slurm import _make_sbatch_string
 
     unwanted = ["#SBATCH --wckey=submitit"] + ([] if "time" in parameters else ["#SBATCH --time=5"])
-    return "\n".join(line for line in _make_sbatch_string(**parameters).split("\n") if line not in unwanted)
+    text = _make_sbatch_string(**parameters)  # type: ignore[arg-type]
+    return "\n".join(line for line in text.split("\n") if line not in unwanted)
 
 
-def _parameters(resources: Resources) -> dict[str, Any]:
+def _parameters(resources: Resources) -> SbatchParameters:
     parameters = resources.parameters()
     if resources.cpus is not None:  # since 22.05 srun does not take this over from sbatch
         parameters["srun_args"] = [f"--cpus-per-task={resources.cpus}"]
@@ -92,8 +92,8 @@ def _parameters(resources: Resources) -> dict[str, Any]:
 def _python_path(array: Array) -> list[str]:
     """The frozen code before everything else on the path."""
     folder = array.jobs[0].folder
-    key = read_json(folder / JOB, default={}).get("snapshot")
-    roots = snapshot.import_roots(array.experiment, key) if key else []
+    key = read_object(folder / JOB, default={}).get("snapshot")
+    roots = snapshot.import_roots(array.experiment, str(key)) if key else []
     if not roots:
         return []
     return ["export PYTHONPATH=" + shlex.quote(os.pathsep.join(map(str, roots))) + '"${PYTHONPATH:+:$PYTHONPATH}"']
@@ -115,6 +115,8 @@ def driver_script(array: Array, folder: Path, *, name: str, python: str | None, 
     """The text of the small job that hands in the jobs SLURM had no room for."""
     _refuse_patterns(folder)
     experiment = shlex.quote(str(folder.parent))
+    parameters = array.resources.parameters()
+    own = parameters["additional_parameters"]
     return _submitit(
         job_name=name,
         command=f"exec {interpreter(python)} -u -m {_DRIVER} {experiment}",
@@ -122,13 +124,8 @@ def driver_script(array: Array, folder: Path, *, name: str, python: str | None, 
         use_srun=False,
         stderr_to_stdout=True,
         setup=[FIRST, *array.resources.setup, *_python_path(array)],
-        **{**_without_srun(array.resources), "additional_parameters": {
-            "requeue": True, "begin": begin, **array.resources.parameters()["additional_parameters"]}},
-    )  # fmt: skip
-
-
-def _without_srun(resources: Resources) -> dict[str, Any]:
-    return {key: value for key, value in resources.parameters().items() if key != "srun_args"}
+        **{**parameters, "additional_parameters": {"requeue": True, "begin": begin, **own}},
+    )
 
 
 def _refuse_patterns(folder: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from hydra_plugins.xp_slurm_launcher import _commands
 from hydra_plugins.xp_slurm_launcher._arrays import Array
 from hydra_plugins.xp_slurm_launcher._commands import Answer
-from hydra_plugins.xp_slurm_launcher._orders import SUBMISSIONS
+from hydra_plugins.xp_slurm_launcher._job_specs import SUBMISSIONS
 from hydra_plugins.xp_slurm_launcher._protocol import Heard
 from hydra_plugins.xp_slurm_launcher._refusals import HOPELESS, no_room, refusal, standstill
 from hydra_plugins.xp_slurm_launcher._resources import Resources
@@ -30,7 +30,7 @@ def try_out(groups: Sequence[Array], watcher: Watcher, script: Script) -> None:
     Args:
         groups: arrays of jobs.
         watcher: asks SLURM why a job waits.
-        script: the text of a batch script for an array and an order.
+        script: the text of a batch script for an array and a job spec.
 
     Raises:
         UserError: a request is refused for good.

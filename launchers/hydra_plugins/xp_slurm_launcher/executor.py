@@ -1,4 +1,4 @@
-"""Where the entry-point group `xp.executors` finds `SlurmExecutor`; imported with every start of Hydra, hence empty."""
+"""Where the entry-point group `xp.executors` finds `SlurmExecutor`. Hydra imports it at every start, so it is light."""
 
 from typing import Any
 

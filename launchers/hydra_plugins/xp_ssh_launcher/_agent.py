@@ -1,7 +1,7 @@
 """The node's side: one script of the standard library (Python 3.8+), sent over ssh's input with each connection.
 
 It answers lines of JSON with lines of JSON until its input ends. Jobs it starts are sessions of their own that hold a
-lock per GPU, so they outlive the connection, the controller and the agent. All that it knows about an attempt lies in
+lock per GPU, so they outlive the connection, the controller and the agent. All that it knows about an attempt is in
 WORKDIR/jobs/KEY: `spec.json` (what was started), `pid.json` (the runner and the job), `exit.json` (how it ended);
 whether it is at work is told by its job's lock (`_agent_locks`).
 """
@@ -53,7 +53,7 @@ class Agent(Jobs):
     """Answers requests. `workdir` holds what the node knows about jobs and about what was put where."""
 
     def __init__(self):
-        self.workdir = ""
+        super().__init__(self.free)
         self.places = []
 
     def hello(self, workdir, folders, marks, gpus_wanted, slots, used_max=_gpus.USED_MAX):
@@ -241,7 +241,7 @@ class Agent(Jobs):
     def _note(self, path):
         return os.path.join(self.workdir, "placed", hashlib.sha256(path.encode()).hexdigest()[:24] + ".json")
 
-    # -- what lies here
+    # -- what is here
 
     def survey(self, experiments):
         """Sizes of the given experiments' folders, of what was put here by content, and of the jobs' environment."""

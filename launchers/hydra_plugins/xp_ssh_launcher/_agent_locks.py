@@ -169,7 +169,7 @@ def check_locks(workdir):
     except OSError as error:
         if error.errno in NO_LOCKS:
             raise RequestRefused(
-                f"the folder {workdir} lies on a file system without locks ({error.strerror}). Name a folder on a "
+                f"the folder {workdir} is on a file system without locks ({error.strerror}). Name a folder on a "
                 "disk of that machine: hydra.launcher.workdir=/var/tmp/xp, or `workdir` of this host"
             ) from None
     finally:

@@ -22,15 +22,17 @@ def declined(why, **more):
 
 
 class Jobs:
-    """The part of the agent that knows processes. `workdir` and `free` are the agent's."""
+    """The part of the agent that knows processes.
 
-    workdir = ""
-    devices = ()
-    used_max = USED_MAX
+    Args:
+        free_bytes: gives the bytes free on the disks that jobs write to.
+    """
 
-    def free(self):
-        """Bytes free on the disks that jobs write to."""
-        raise NotImplementedError
+    def __init__(self, free_bytes):
+        self.workdir = ""
+        """Where what is known of jobs is; empty until the agent was greeted."""
+        self.devices, self.used_max = (), USED_MAX
+        self._free_bytes = free_bytes
 
     def _place(self, key):
         return os.path.join(self.workdir, "jobs", key)
@@ -73,7 +75,7 @@ class Jobs:
         return answer
 
     def _spawn(self, key, order, slots, number, min_free, claim, lock):
-        free = self.free()
+        free = self._free_bytes()
         if free < min_free:
             return declined("full", free=free)
         held, lines = Slots(slots, self.devices, self.used_max).take(number)
@@ -108,7 +110,7 @@ class Jobs:
         while True:
             states = {key: self.state(key) for key in keys}
             if wait_s <= 0 or states != known or time.monotonic() >= until:
-                return {"jobs": states, "free": self.free()}
+                return {"jobs": states, "free": self._free_bytes()}
             time.sleep(LOOK_S)
 
     def state(self, key):

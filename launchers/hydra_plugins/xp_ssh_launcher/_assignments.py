@@ -8,16 +8,15 @@ import hashlib
 import os
 import threading
 import traceback
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
-from hydra_plugins.xp_ssh_launcher._door import Door
-from hydra_plugins.xp_ssh_launcher._keeper_store import KeeperStore
-from hydra_plugins.xp_ssh_launcher._lease_queue import AttemptOutcome, LeaseQueue, NodeCapacity
+from hydra_plugins.xp_ssh_launcher._door import Door, Secrets
+from hydra_plugins.xp_ssh_launcher._keeper_store import KeeperStore, SeenHost
+from hydra_plugins.xp_ssh_launcher._lease_queue import AttemptOutcome, LeaseQueue, NodeCapacity, StartAnswer, gpus_of
 from hydra_plugins.xp_ssh_launcher._ssh_errors import HereFull
 from xp.runs.executors.protocol import JobState
 from xp.runs.jobs import snapshot
@@ -59,9 +58,10 @@ def code_of(folder: Path) -> Path:
 class Assignments:
     """The jobs of one experiment, which host has which, and what is kept from files."""
 
-    def __init__(self, store: KeeperStore, secrets: Mapping[str, Any]):
+    def __init__(self, store: KeeperStore, secrets: Secrets):
         self.store = store
-        self.secrets = {name: dict(secrets.get(name, {})) for name in ("settings", "env", "jobs")}
+        self.secrets = Secrets(settings={}, env={}, jobs={})
+        self._add_secrets(secrets)
         self.settings, self.missing = store.settings(self.secrets["settings"])
         jobs = store.queue()
         self.cwd = Path.cwd()
@@ -72,6 +72,8 @@ class Assignments:
         """Whether something changed that is not written down yet."""
         self.is_full = False
         """Whether this machine's own disk is full."""
+        self._left = False
+        """Whether this is the keeper no longer: what is written down is the next one's then."""
         self._grace: dict[Path, float] = {}
         self._kept_back: dict[Path, list[str]] = {}
         self._folder_locks: dict[Path, threading.Lock] = {}
@@ -85,6 +87,15 @@ class Assignments:
         self._door.close()
         with self.lock:
             self.save()
+
+    def leave(self) -> bool:
+        """Write everything down and be the keeper no longer; False if there was no room: then it goes on."""
+        with self.lock:
+            if not self.save():
+                return False
+            self._left = True
+            self.store.leave()
+            return True
 
     def wanted(self, capacity: NodeCapacity) -> bool:
         """Whether a job waits for such a node."""
@@ -111,7 +122,7 @@ class Assignments:
             self.save()
         return state
 
-    def answered(self, folder: Path, attempt: int, answer: Mapping[str, Any]) -> None:
+    def answered(self, folder: Path, attempt: int, answer: StartAnswer) -> None:
         """Note a node's answer to `start`."""
         with self.lock:
             self.lease_queue.answered(folder, attempt, answer)
@@ -131,8 +142,8 @@ class Assignments:
 
     def slots_of(self, folder: Path, *, gpus: bool) -> int:
         """Slots that a job takes at a node, which has GPUs or not."""
-        asked = int(self.lease_queue.jobs[folder].resources.get("gpus") or 1)
-        return max(1, asked) if gpus else 1
+        asked = gpus_of(self.lease_queue.jobs[folder])
+        return max(1, asked or 1) if gpus else 1
 
     def fences(self, host: str) -> dict[Path, int]:
         """{folder: attempt} to be ended at a host."""
@@ -155,16 +166,20 @@ class Assignments:
             self._kept_back[folder] = list(keys)
             self.save()
 
-    def take_secrets(self, secrets: Mapping[str, Any]) -> None:
+    def take_secrets(self, secrets: Secrets) -> None:
         """Secrets that a later command brought: what waited for them may start."""
         with self.lock:
-            for name, known in self.secrets.items():
-                known.update(secrets.get(name, {}))
+            self._add_secrets(secrets)
             self.settings, self.missing = self.store.settings(self.secrets["settings"])
             self.lease_queue.held.clear()
             self._kept_back.clear()
             self.save()
         self.wake.set()
+
+    def _add_secrets(self, secrets: Secrets) -> None:
+        self.secrets["settings"].update(secrets.get("settings", {}))
+        self.secrets["env"].update(secrets.get("env", {}))
+        self.secrets["jobs"].update(secrets.get("jobs", {}))
 
     @property
     def errors(self) -> list[str]:
@@ -245,14 +260,16 @@ class Assignments:
         line = f"{what}: nothing can be brought back or started. Make room here; it goes on by itself"
         with self.lock:
             self.dirty = True
-            if not self.is_full:
+            if not self.is_full and not self._left:
                 self.is_full = True
                 self.store.say(line)
                 print_line(f"{now()} {line}")
 
     def save(self) -> bool:
         """Write the state down at once; False if there is no room for it (it is written later)."""
-        hosts = {name: {"standing": str(each.status), "line": each.line, "local": each.local}
+        if self._left:
+            return True
+        hosts = {name: SeenHost(standing=str(each.status), line=each.line, local=each.local)
                  for name, each in self.hosts.items()}  # fmt: skip
         try:
             self.store.write_state(self.lease_queue.to_json(), hosts, ready=self.met_all(), trouble=self.errors,

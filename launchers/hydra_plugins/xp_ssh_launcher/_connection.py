@@ -4,19 +4,19 @@ import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from hydra_plugins.xp_ssh_launcher._agent_client import AgentClient, Hello, unmet
 from hydra_plugins.xp_ssh_launcher._agent_files import listing
 from hydra_plugins.xp_ssh_launcher._assignments import Assignments
 from hydra_plugins.xp_ssh_launcher._files import FileSync
 from hydra_plugins.xp_ssh_launcher._hosts import Host
 from hydra_plugins.xp_ssh_launcher._lease_queue import NodeCapacity
 from hydra_plugins.xp_ssh_launcher._ssh_errors import NoSession, Refused, Unreachable
-from hydra_plugins.xp_ssh_launcher._transport import AgentClient, Link
+from hydra_plugins.xp_ssh_launcher._transport import Link
 
 PROBE = """\
 import sys
-assert sys.version_info >= (3, 12), "Python 3.12 or newer is wanted, this is %d.%d" % sys.version_info[:2]
+assert sys.version_info >= (3, 12), "expected Python 3.12 or newer, this is %d.%d" % sys.version_info[:2]
 import numpy, omegaconf
 """
 """What the jobs' interpreter must be able to do."""
@@ -34,7 +34,7 @@ class Connection:
     def __init__(self, host: Host, assignments: Assignments):
         self.host, self.assignments = host, assignments
         self.name = host.name
-        self.facts: dict[str, Any] = {}
+        self.facts = unmet()
         """What the agent said of its machine."""
         self.python = host.python or assignments.settings.interpreter
         self.link = Link(host, python=self.python, ssh_config=assignments.settings.ssh_config)
@@ -53,16 +53,16 @@ class Connection:
         """Connect, look around, open the second channel."""
         settings, store = self.assignments.settings, self.assignments.store
         self.link.connect()
-        hello = {
-            "workdir": self.host.workdir or settings.workdir,
-            "folders": [str(self.assignments.cwd)],
-            "marks": {str(store.mark): store.identity()},
-            "gpus_wanted": None if self.host.gpus is None else list(self.host.gpus),
-            "slots": self.host.slots,
-            "used_max": settings.gpu_used_max,
-        }
+        hello = Hello(
+            workdir=self.host.workdir or settings.workdir,
+            folders=[str(self.assignments.cwd)],
+            marks={str(store.mark): store.identity()},
+            gpus_wanted=None if self.host.gpus is None else list(self.host.gpus),
+            slots=self.host.slots,
+            used_max=settings.gpu_used_max,
+        )
         if self.host.local:
-            hello |= {"gpus_wanted": [], "workdir": str(store.folder / "here")}
+            hello["gpus_wanted"], hello["workdir"] = [], str(store.folder / "here")
         self.facts = self.work.greet(**hello)
         if self.host.local:
             self.facts["slots"] = [f"here-{store.identity()[:8]}"]
@@ -82,7 +82,7 @@ class Connection:
         self.work.greet(workdir=self.host.workdir or settings.workdir, folders=[],
                         marks={str(store.mark): store.identity()}, gpus_wanted=[], slots=1)  # fmt: skip
 
-    def _open_watch(self, hello: dict[str, Any]) -> None:
+    def _open_watch(self, hello: Hello) -> None:
         """A second channel, so that looking at jobs need not wait for files; none where sshd allows one session."""
         self.watch.close()
         self.watch = AgentClient(self.link)
@@ -97,12 +97,12 @@ class Connection:
     @property
     def shares_files(self) -> bool:
         """Whether the node sees this machine's files: then nothing needs to be carried."""
-        return bool(self.facts.get("shared"))
+        return self.facts["shared"]
 
     @property
     def has_gpus(self) -> bool:
         """Whether its slots are GPUs."""
-        return any(name.startswith("gpu-") for name in self.facts.get("slots", []))
+        return any(name.startswith("gpu-") for name in self.facts["slots"])
 
     def slots_of(self, folder: Path) -> int:
         """Slots that a job takes here."""
@@ -111,7 +111,7 @@ class Connection:
     @property
     def capacity(self) -> NodeCapacity:
         """What the node has for jobs."""
-        slots = self.facts.get("slots", [])
+        slots = self.facts["slots"]
         taken = sum(self.slots_of(folder) for folder in self.assignments.leases(self.name))
         tasks = frozenset(self.assignments.settings.here) if self.host.local else None
         number = len(slots) or 1

@@ -7,9 +7,9 @@ import shutil
 import socket
 import struct
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from hydra_plugins.xp_ssh_launcher._transport import socket_folder
 
@@ -18,10 +18,21 @@ _MOST = 64 << 20
 _WAIT_S = 10.0
 
 
+class Secrets(TypedDict):
+    """What goes into no file."""
+
+    settings: dict[str, str]
+    """{dotted key of the launcher's settings: value}."""
+    env: dict[str, str]
+    """Variables of all jobs."""
+    jobs: dict[str, dict[str, str]]
+    """{folder: {dotted key of its configuration: value}}."""
+
+
 class Door:
     """The keeper's end: hands what arrives to a function. `place` is its path."""
 
-    def __init__(self, take: Callable[[Mapping[str, Any]], None]):
+    def __init__(self, take: Callable[[Secrets], None]):
         self._take = take
         self._folder = socket_folder()
         self.place = f"{self._folder}/door"
@@ -50,7 +61,7 @@ class Door:
                     caller.sendall(b"taken")
 
 
-def deliver(place: str, secrets: Mapping[str, Any]) -> bool:
+def deliver(place: str, secrets: Secrets) -> bool:
     """Give secrets to the keeper whose door is at `place`; False if nobody is there."""
     try:
         with socket.socket(socket.AF_UNIX) as way:

@@ -1,4 +1,4 @@
-"""Jobs on machines reached by ssh, as xp's sweeper sees them: hand over to the keeper, look into its papers."""
+"""Jobs on machines reached by ssh, as xp's sweeper sees them: hand over to the keeper, read its files."""
 
 import json
 import os
@@ -7,14 +7,15 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from hydra_plugins.xp_ssh_launcher._door import deliver
-from hydra_plugins.xp_ssh_launcher._keeper_store import KeeperStore
+from hydra_plugins.xp_ssh_launcher._door import Secrets, deliver
+from hydra_plugins.xp_ssh_launcher._keeper_store import KeeperState, KeeperStore
+from hydra_plugins.xp_ssh_launcher._lease_queue import tags_of
 from hydra_plugins.xp_ssh_launcher._settings import Settings, settings_of
 from xp.errors import UserError, join_names
 from xp.foreign.text import printable
-from xp.runs.executors.protocol import Executor, JobState, Submission, by_record
+from xp.json_types import JSON
+from xp.runs.executors.protocol import Executor, JobState, Leftover, Submission, by_record
 from xp.runs.jobs.frozen import secrets_of
 from xp.runs.jobs.secrets import REDACTED, redact
 from xp.runs.records.folder import RECORD
@@ -34,7 +35,7 @@ class SshExecutor(Executor):
     name = "ssh"
     detachable = True
 
-    def __init__(self, **settings: Any):
+    def __init__(self, **settings: JSON):
         self._given = settings
         self._folders: list[Path] = []
         self._restarts = 0
@@ -83,13 +84,13 @@ class SshExecutor(Executor):
         return {str(folder): states.get(str(folder), JobState.WAITING) for folder in self._folders}
 
     def states(self, handles: Sequence[str]) -> dict[str, JobState]:
-        """How jobs stand by the keeper's papers, whether it is there or not; what has ended is told by the record."""
-        papers = {
+        """How jobs stand by the keeper's files, whether it is there or not; what has ended is told by the record."""
+        states = {
             folder: KeeperStore(folder).state().get("jobs", {}) for folder in {Path(each).parent for each in handles}
         }
         found: dict[str, JobState] = {}
         for handle in handles:
-            entry = papers[Path(handle).parent].get(handle)
+            entry = states[Path(handle).parent].get(handle)
             if entry is not None:
                 found[handle] = JobState(entry["state"])
             elif (Path(handle) / RECORD).exists():
@@ -124,8 +125,8 @@ class SshExecutor(Executor):
                  if attended and host["standing"] in _EARLY}  # fmt: skip
         return general + [line for name, host in hosts.items() if (line := host["line"] or early.get(name))]
 
-    def survey(self, experiment: Path) -> list[dict[str, Any]]:
-        """What lies on the hosts: one entry per experiment, per dataset that was sent, per host without an answer."""
+    def survey(self, experiment: Path) -> list[Leftover]:
+        """What is on the hosts: one entry per experiment, per dataset that was sent, per host without an answer."""
         from hydra_plugins.xp_ssh_launcher._survey import survey
 
         return survey(self.settings, experiment)
@@ -133,7 +134,7 @@ class SshExecutor(Executor):
     def _refuse_unknown_tags(self, jobs: Sequence[Submission]) -> None:
         known = {tag for host in self.settings.hosts for tag in (*host.tags, host.name)}
         for job in jobs:
-            missing = [tag for tag in job.resources.get("tags") or () if tag not in known]
+            missing = [tag for tag in tags_of(job) if tag not in known]
             if missing:
                 raise UserError(
                     f"{job.folder.name} asks for a host with the tag '{missing[0]}', and none has it. The tags and "
@@ -151,7 +152,7 @@ class SshExecutor(Executor):
             keeper = self._start_keeper(store, jobs)
         self._wait_for_hosts(store, keeper)
 
-    def _secrets(self, jobs: Sequence[Submission]) -> dict[str, Any]:
+    def _secrets(self, jobs: Sequence[Submission]) -> Secrets:
         """What goes into no file: `settings` by dotted key, `env` of all jobs, and `jobs` by folder and dotted key."""
         settings = self.settings
         found = redact(settings.to_json())[1]
@@ -194,7 +195,7 @@ class SshExecutor(Executor):
     def _wait_for_hosts(self, store: KeeperStore, keeper: "subprocess.Popen[bytes]") -> None:
         """Until every host was met, so that what is wrong with one is said while somebody is there to read it."""
         until = time.monotonic() + MEETING_S
-        state: dict[str, Any] = {}
+        state: KeeperState = {}
         while time.monotonic() < until and keeper.poll() is None:
             state = store.state()
             if state.get("pid") == keeper.pid and state.get("ready"):

@@ -14,9 +14,10 @@ import tarfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
+from hydra_plugins.xp_ssh_launcher._agent_client import AgentClient
 from hydra_plugins.xp_ssh_launcher._agent_files import INLINE, listing, put, take_member
 from hydra_plugins.xp_ssh_launcher._ssh_errors import NoRoom, NoSession, Refused, Unreachable
-from hydra_plugins.xp_ssh_launcher._transport import AgentClient, Link
+from hydra_plugins.xp_ssh_launcher._transport import Link
 from xp import atomic
 from xp.runs.records.folder import RECORD
 

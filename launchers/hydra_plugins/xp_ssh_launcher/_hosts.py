@@ -3,9 +3,8 @@
 import hashlib
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from xp.errors import UserError, did_you_mean, join_names
 
@@ -22,7 +21,7 @@ _EXAMPLES = 'gpu1, "ssh root@1.2.3.4 -p 41234", or {host: 1.2.3.4, user: root, p
 
 @dataclass(frozen=True, kw_only=True)
 class Host:
-    """One machine that takes jobs, and what it capacities."""
+    """One machine that takes jobs, and what it offers."""
 
     host: str
     name: str = ""
@@ -61,7 +60,7 @@ class Host:
         return hashlib.sha256("\0".join(self.address).encode()).hexdigest()[:8]
 
 
-def parse_hosts(given: Any) -> tuple[Host, ...]:
+def parse_hosts(given: object) -> tuple[Host, ...]:
     """All hosts of `hydra.launcher.hosts`.
 
     Raises:
@@ -81,14 +80,14 @@ def parse_hosts(given: Any) -> tuple[Host, ...]:
     return hosts
 
 
-def parse_host(given: Any) -> Host:
+def parse_host(given: object) -> Host:
     """One host, see `Host`."""
     if isinstance(given, Host):
         return given
     if isinstance(given, Mapping):
         return _from_mapping(given)
     if not isinstance(given, str) or not given.strip():
-        raise UserError(f"hydra.launcher.hosts has {given!r}, which is no host. Give {_EXAMPLES}.")
+        raise UserError(f"hydra.launcher.hosts has {given!r}, which is not a host. Give {_EXAMPLES}.")
     return _from_command(given)
 
 
@@ -99,7 +98,7 @@ def _from_command(given: str) -> Host:
         raise UserError(f"hydra.launcher.hosts: {given!r} cannot be read ({error}). Give {_EXAMPLES}.") from None
     if words[:1] == ["ssh"]:
         words = words[1:]
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     rest: list[str] = []
     while words:
         word = words.pop(0)
@@ -118,7 +117,7 @@ def _from_command(given: str) -> Host:
     return _from_mapping({"host": rest[0], **found})
 
 
-def _from_mapping(given: Mapping[str, Any]) -> Host:
+def _from_mapping(given: Mapping[str, object]) -> Host:
     fields = dict(given)
     for key in fields:
         if key not in _KEYS:
@@ -138,13 +137,13 @@ def _from_mapping(given: Mapping[str, Any]) -> Host:
     name = str(fields.pop("name", "") or (f"{host}:{port}" if port else host))
     tags, slots = _words(fields.pop("tags", ())), fields.pop("slots", 1)
     if isinstance(slots, bool) or not isinstance(slots, int) or not 1 <= slots <= _MOST:
-        raise UserError(f"hydra.launcher.hosts: slots={slots!r} of {name}: a whole number from 1 to {_MOST} is wanted.")
+        raise UserError(f"hydra.launcher.hosts: slots={slots!r} of {name}: expected a whole number from 1 to {_MOST}.")
     texts = {key: str(value) for key, value in fields.items() if value not in (None, "")}
     user = str(texts.pop("user", user))
     return Host(host=host, name=name, port=port, gpus=gpus, tags=tags, slots=slots, user=user, **texts)  # type: ignore[arg-type]
 
 
-def _check_texts(fields: Mapping[str, Any]) -> None:
+def _check_texts(fields: Mapping[str, object]) -> None:
     """Refuse what ssh would take for an option, or what cannot be part of a name.
 
     Raises:
@@ -155,7 +154,7 @@ def _check_texts(fields: Mapping[str, Any]) -> None:
         if value is None or value == "":
             continue
         if isinstance(value, Mapping | list | tuple | bool):
-            raise UserError(f"hydra.launcher.hosts: {key}={value!r}: text is wanted. Give {_EXAMPLES}.")
+            raise UserError(f"hydra.launcher.hosts: {key}={value!r}: expected text. Give {_EXAMPLES}.")
         text = str(value)
         if text.startswith("-") or _CONTROL.search(text):
             raise UserError(
@@ -163,7 +162,7 @@ def _check_texts(fields: Mapping[str, Any]) -> None:
                 "would take it for an option) nor hold line breaks or other control characters."
             )
         if not text.isascii() and any(0xD800 <= ord(each) < 0xE000 for each in text):
-            raise UserError(f"hydra.launcher.hosts: {key}={text!a} is no text. Give {_EXAMPLES}.")
+            raise UserError(f"hydra.launcher.hosts: {key}={text!a} is not text. Give {_EXAMPLES}.")
     _check_names("host", _UNFIT_HOST, str(fields["host"]))
     _check_names("user", _UNFIT_USER, str(fields.get("user") or ""))
     for place in filter(None, str(fields.get("jump") or "").removeprefix("ssh://").split(",")):
@@ -186,28 +185,28 @@ def _check_names(key: str, unfit: re.Pattern[str], text: str) -> None:
         )
 
 
-def vars_of(host: Host) -> dict[str, Any]:
+def vars_of(host: Host) -> dict[str, object]:
     """The address of a host as a mapping that `parse_host` takes."""
     pairs = {key: getattr(host, key) for key in ("host", "user", "port", "identity", "jump")}
     return {key: value for key, value in pairs.items() if value}
 
 
-def _port(value: Any, given: Any) -> int | None:
+def _port(value: object, given: object) -> int | None:
     if value is None:
         return None
-    if not (str(value).isascii() and str(value).isdigit() and len(str(value)) < 6 and 0 < int(value) < 65536):
+    if not (str(value).isascii() and str(value).isdigit() and len(str(value)) < 6 and 0 < int(str(value)) < 65536):
         raise UserError(f"hydra.launcher.hosts: port {value!r} of {given!r} is none of 1..65535.")
-    return int(value)
+    return int(str(value))
 
 
-def _gpus(value: Any, given: Any) -> tuple[str, ...] | None:
+def _gpus(value: object, given: object) -> tuple[str, ...] | None:
     """`[0, 2]`: these; `2`: the first two; None: all there are; `[]` or 0: none."""
     if value is None:
         return None
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST:
         return tuple(map(str, range(value)))
     if isinstance(value, Sequence) and not isinstance(value, str) and all(map(_is_index, value)):
-        named = tuple(str(int(each)) for each in value)
+        named = tuple(str(int(str(each))) for each in value)
         if len(set(named)) == len(named):
             return named
     raise UserError(
@@ -215,7 +214,7 @@ def _gpus(value: Any, given: Any) -> tuple[str, ...] | None:
     )
 
 
-def _is_index(value: Any) -> bool:
+def _is_index(value: object) -> bool:
     text = str(value)
     return (
         not isinstance(value, bool) and text.isascii() and text.isdigit() and int(text) < _MOST
@@ -224,5 +223,7 @@ def _is_index(value: Any) -> bool:
     )
 
 
-def _words(value: Any) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) else tuple(str(each) for each in value or ())
+def _words(value: object) -> tuple[str, ...]:
+    if isinstance(value, str):
+        return (value,)
+    return tuple(str(each) for each in value) if isinstance(value, Iterable) else ()

@@ -4,13 +4,13 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from xp.checkpoints.reference import CheckpointRef
+from xp.json_types import JSON, JSONObject
+from xp.nested import dotted
 from xp.runs.jobs.frozen import Job
-from xp.runs.jobs.identity import flatten
 from xp.runs.records.folder import CONFIG, RECORD
-from xp.runs.records.json_io import read_json
+from xp.runs.records.json_io import read_object
 
 PATH_KEYS = ("root", "split", "checkpoint", "checkpoints", "data_root", "pretrained_path", "policy", "validation")
 """Last parts of keys whose values are paths even without a slash."""
@@ -64,7 +64,7 @@ def _data_of(folder: Path) -> Iterator[Path]:
     """Datasets that a run was made with: whoever reads the run may open them again."""
     for place in (folder, *folder.parents[:3]):
         if (place / RECORD).is_file():
-            config = read_json(place / CONFIG, default={})
+            config = read_object(place / CONFIG, default={})
             yield from (_absolute(v) for k, v in _values(config) if k.startswith("data.") and _is_path(k, v))
             return
 
@@ -75,13 +75,13 @@ def _is_path(key: str, value: str) -> bool:
     return os.sep in value or key.rpartition(".")[2] in PATH_KEYS
 
 
-def _values(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for key, value in flatten(config).items():
+def _values(config: JSONObject) -> Iterator[tuple[str, str]]:
+    for key, value in dotted(config).items():
         for text in _texts(value):
             yield key, text
 
 
-def _texts(value: Any) -> Iterator[str]:
+def _texts(value: JSON) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):

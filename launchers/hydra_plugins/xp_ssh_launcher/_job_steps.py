@@ -8,13 +8,12 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 from hydra_plugins.xp_ssh_launcher._agent_files import NO_ROOM, content_hash, listing, quick_hash
 from hydra_plugins.xp_ssh_launcher._assignments import Assignments, code_of
 from hydra_plugins.xp_ssh_launcher._connection import Connection
 from hydra_plugins.xp_ssh_launcher._inputs import inputs_of, skipped_in
-from hydra_plugins.xp_ssh_launcher._lease_queue import AttemptOutcome
+from hydra_plugins.xp_ssh_launcher._lease_queue import AttemptOutcome, StartAnswer
 from hydra_plugins.xp_ssh_launcher._settings import Settings
 from hydra_plugins.xp_ssh_launcher._ssh_errors import HereFull, NoRoom, Refused, Unreachable
 from xp.atomic import write_json
@@ -25,7 +24,7 @@ from xp.runs.jobs.frozen import Job, open_job
 from xp.runs.jobs.secrets import redacted_keys
 from xp.runs.records.folder import RECORD
 from xp.runs.records.heartbeat import HANDLE_VARIABLE
-from xp.runs.records.json_io import read_json
+from xp.runs.records.json_io import read_object
 from xp.runs.records.lock import locked
 from xp.runs.records.record import Record, State
 
@@ -58,7 +57,7 @@ class JobSteps:
         try:
             answer = self._start(node, folder, attempt)
         except NoRoom as error:
-            answer = {"started": False, "why": "full"}
+            answer = StartAnswer(started=False, why="full")
             self.assignments.note(f"{folder.name}: {error}")
         except (HereFull, OSError) as error:
             # It was not sent, or the note of it could not be made: not the node's fault.
@@ -76,13 +75,13 @@ class JobSteps:
         self.assignments.answered(folder, attempt, answer)
         if answer["started"]:
             self.assignments.note(f"{folder.name}: attempt {attempt} at {node.name}")
-        elif answer["why"] != "full":
-            if answer.get("line"):
-                self.assignments.note(f"{folder.name} waits: {node.name}: {answer['line']}")
+        elif answer.get("why") != "full":
+            if line := answer.get("line"):
+                self.assignments.note(f"{folder.name} waits: {node.name}: {line}")
             return False
         return True
 
-    def _start(self, node: Connection, folder: Path, attempt: int) -> dict[str, Any]:
+    def _start(self, node: Connection, folder: Path, attempt: int) -> StartAnswer:
         job, code = open_job(folder), code_of(folder)
         unknown = set(redacted_keys(job.config)) - self.assignments.secrets_for(folder).keys()
         if unknown:
@@ -91,6 +90,7 @@ class JobSteps:
         if not node.shares_files:
             if code not in self.assignments.codes():
                 node.send_code(code)
+            self._note_handle(folder, attempt)
             self._send(node, job)
         settings = self.assignments.settings
         spec = {
@@ -105,6 +105,18 @@ class JobSteps:
             number=node.slots_of(folder), min_free=0 if node.host.local else settings.min_free_gb * 1e9,
             patience_s=30,
         )  # fmt: skip
+
+    def _note_handle(self, folder: Path, attempt: int) -> None:
+        """Put the handle into the record that is sent: it comes back over the one here, maybe before the job has begun
+        and written its handle itself, and a job without a handle is found by nobody who wants to cancel it.
+        """
+        with self.assignments.writing(folder, attempt) as mine:
+            if not mine:
+                return
+            with locked(folder):
+                record = Record(folder / RECORD)
+                if record.get("handle") != str(folder):
+                    record.update(handle=str(folder))
 
     def _send(self, node: Connection, job: Job) -> None:
         """Everything the job reads, and its own folder as it is here."""
@@ -124,7 +136,7 @@ class JobSteps:
         """Put a dataset or checkpoint from elsewhere on the node, unless it has that very content at that very path.
 
         Raises:
-            Refused: it is larger than what is sent by itself and not there, or other content lies there.
+            Refused: it is larger than what is sent by itself and not there, or other content is there.
         """
         skip = skipped_in(path, job)
         size = sum(entry[0] for entry in listing(str(path), skip).values())
@@ -157,12 +169,14 @@ class JobSteps:
         """The hash of a path's content; remembered as long as no size or time in it changes."""
         quick = quick_hash(str(path), skip)
         with self.assignments.lock:
-            known = read_json(self.assignments.store.folder / "hashes.json", default={})
-            if quick not in known:
-                known[quick] = content_hash(str(path), skip)
-                with contextlib.suppress(OSError):  # only to be quicker the next time
-                    write_json(self.assignments.store.folder / "hashes.json", known)
-            return known[quick]
+            place = self.assignments.store.folder / "hashes.json"
+            known = read_object(place, default={})
+            if isinstance(found := known.get(quick), str):
+                return found
+            made = known[quick] = content_hash(str(path), skip)
+            with contextlib.suppress(OSError):  # only to be quicker the next time
+                write_json(place, known)
+            return made
 
     def sync(self, node: Connection, folder: Path, attempt: int) -> None:
         """Bring back what a job at work has written so far."""
@@ -225,7 +239,7 @@ def judge(folder: Path, state: str, tail: str) -> AttemptOutcome:
     record = Record(folder / RECORD)
     if record.state is State.DONE:
         return AttemptOutcome.DONE
-    error = str((record.get("error") or {}).get("message", "")) if record.state is State.FAILED else ""
+    error = record.error_message if record.state is State.FAILED else ""
     if any(text in error or text in tail for text in _FULL):
         return AttemptOutcome.DISPLACED
     if record.state is State.FAILED:

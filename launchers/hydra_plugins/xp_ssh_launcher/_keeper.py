@@ -9,26 +9,26 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from hydra_plugins.xp_ssh_launcher._agent_files import NO_ROOM
 from hydra_plugins.xp_ssh_launcher._assignments import Assignments, NodeStatus, print_line
+from hydra_plugins.xp_ssh_launcher._door import Secrets
 from hydra_plugins.xp_ssh_launcher._hosts import Host
 from hydra_plugins.xp_ssh_launcher._job_steps import JobSteps
-from hydra_plugins.xp_ssh_launcher._keeper_store import KeeperStore
+from hydra_plugins.xp_ssh_launcher._keeper_store import KeeperStore, SubmitRequest
 from hydra_plugins.xp_ssh_launcher._lease_queue import lost_hosts
 from hydra_plugins.xp_ssh_launcher._node import Node
 from xp.errors import UserError
 from xp.runs.execution.execute import mark_failed, mark_interrupted
 from xp.runs.executors.protocol import JobState, Submission
-from xp.runs.records.json_io import read_json
 from xp.runs.records.record import now
 
 ROUND_S = 0.2
 FULL_S = 2.0
 """Between rounds while this machine's disk is full."""
+MEETING_S = 10.0
+"""How long a keeper whose jobs have all ended stays for hosts that have not answered yet."""
 HERE = "here"
 """Name of this machine among the hosts."""
 
@@ -36,12 +36,13 @@ HERE = "here"
 class Keeper:
     """The loop beside the nodes' threads: requests of controllers, hosts that are lost, jobs that can never run."""
 
-    def __init__(self, store: KeeperStore, secrets: Mapping[str, Any]):
+    def __init__(self, store: KeeperStore, secrets: Secrets):
         self.assignments = Assignments(store, secrets)
         steps = JobSteps(self.assignments)
         hosts = (*self.assignments.settings.hosts, Host(host="localhost", name=HERE, local=True, slots=1))
         self.nodes = [Node(host, self.assignments, steps) for host in hosts]
         self._linger_until = 0.0
+        self._meeting_until = time.monotonic() + MEETING_S
 
     def run(self) -> None:
         """Until every job has ended and nobody has asked for more."""
@@ -79,24 +80,22 @@ class Keeper:
                 return False
             if self.assignments.lease_queue.fences and time.monotonic() < self._linger_until:
                 return False  # a node that was given up may come back: what runs there is to be ended
+            if not self.assignments.met_all() and time.monotonic() < self._meeting_until:
+                return False  # what is wrong with a host is said to the controller that has just named it
         over = False
         with contextlib.suppress(UserError), self.assignments.store.submission_lock():  # a controller that hangs: later
             self._requests()
             with self.assignments.lock:
-                over = self.assignments.lease_queue.queue.finished
-                if over:
-                    over = self.assignments.save()
-                    if over:
-                        self.assignments.store.leave()
+                over = self.assignments.lease_queue.queue.finished and self.assignments.leave()
         return over
 
     def _requests(self) -> None:
         for what in self.assignments.store.requests():
             with self.assignments.lock:
-                if what["do"] == "submit":
-                    self.assignments.lease_queue.add(what["jobs"])
+                if isinstance(what, SubmitRequest):
+                    self.assignments.lease_queue.add(what.jobs)
                 else:
-                    self.assignments.cancel([Path(folder) for folder in what["folders"]], what["grace_s"])
+                    self.assignments.cancel(what.folders, what.grace_s)
                 self.assignments.save()
 
     def _lose(self) -> None:
@@ -144,7 +143,7 @@ class Keeper:
             if not any(not node.host.local for node in usable):
                 self.assignments.lease_queue.queue.stop()
                 return
-            known = [node.capacity for node in usable if node.facts]
+            known = [node.capacity for node in usable if node.facts["slots"]]
             if len(known) == len(usable):
                 for folder in self.assignments.lease_queue.unschedulable(known):
                     self._refuse(self.assignments.lease_queue.jobs[folder])
@@ -168,7 +167,7 @@ def main(experiment: str) -> None:
         return
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
-    print_line(f"{now()} keeper {os.getpid()} of {read_json(store.folder / 'queue.json')['cwd']}")
+    print_line(f"{now()} keeper {os.getpid()} of {store.working_folder()}")
     Keeper(store, secrets).run()
 
 

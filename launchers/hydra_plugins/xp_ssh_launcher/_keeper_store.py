@@ -1,4 +1,4 @@
-"""The keeper's papers, in `EXPERIMENT/.keeper`: what was submitted, how it stands, who is asked to leave.
+"""The keeper's files, in `EXPERIMENT/.keeper`: what was submitted, how it stands, who is asked to leave.
 
 Written by the controller: `queue.json` (settings and jobs), `requests/*.json` while a keeper is at work.
 Written by the keeper: `state.json`. Whether a keeper is at work is told by a lock that the system drops with it.
@@ -14,16 +14,20 @@ import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
+from hydra_plugins.xp_ssh_launcher._lease_queue import SavedJob
 from hydra_plugins.xp_ssh_launcher._settings import Settings, settings_of
 from xp.atomic import write_json
 from xp.errors import UserError
+from xp.foreign.json_file import Fields
+from xp.json_types import JSON, section
 from xp.runs.executors.protocol import Submission
 from xp.runs.jobs.secrets import redact, redacted_keys, restore
 from xp.runs.records.folder import JOB
-from xp.runs.records.json_io import read_json
+from xp.runs.records.json_io import read_json, read_object
 
 FOLDER = ".keeper"
 HANDING_S = 60.0
@@ -32,8 +36,49 @@ _LINE = 1000
 """Bytes that are kept for a line about a full disk."""
 
 
+class SeenHost(TypedDict):
+    """A host in `state.json`."""
+
+    standing: str
+    line: str
+    """What is wrong with it; empty if nothing is."""
+    local: bool
+
+
+class KeeperState(TypedDict, total=False):
+    """`state.json`: how everything stands."""
+
+    time: float
+    pid: int
+    jobs: Mapping[str, SavedJob]
+    hosts: Mapping[str, SeenHost]
+    ready: bool
+    """Whether every host was met."""
+    trouble: list[str]
+    """What keeps all hosts from work, a line each."""
+    missing: list[str]
+    """Dotted keys of settings whose secrets are missing."""
+    door: str
+    """Where secrets are taken (`_door`)."""
+
+
+@dataclass(frozen=True)
+class SubmitRequest:
+    """More jobs for the keeper at work."""
+
+    jobs: list[Submission]
+
+
+@dataclass(frozen=True)
+class CancelRequest:
+    """Jobs that are to write a checkpoint and leave within `grace_s` seconds."""
+
+    folders: list[Path]
+    grace_s: float
+
+
 class KeeperStore:
-    """The papers of one experiment's keeper."""
+    """The files of one experiment's keeper."""
 
     def __init__(self, experiment: Path):
         self.experiment = experiment
@@ -50,7 +95,7 @@ class KeeperStore:
         """The random text that tells this experiment from others at the same path elsewhere; made when first asked."""
         if not self.mark.exists():
             write_json(self.mark, secrets.token_hex(16))
-        return read_json(self.mark)
+        return str(read_json(self.mark))
 
     @contextmanager
     def submission_lock(self) -> Iterator[None]:
@@ -102,28 +147,38 @@ class KeeperStore:
 
     def write_queue(self, settings: Settings, jobs: Sequence[Submission]) -> None:
         """Put down what a new keeper finds; jobs of an earlier queue that have not ended stay in it."""
-        earlier = read_json(self.folder / "queue.json", default={"jobs": []})["jobs"]
+        path = self.folder / "queue.json"
+        earlier = Fields(read_object(path, default={"jobs": []}), str(path)).list_of_objects("jobs")
         states = self.state().get("jobs", {})
         new = {str(job.folder): _plain(job) for job in jobs}
-        kept = {entry["folder"]: {**entry, "handle": entry["folder"]} for entry in earlier
-                if states.get(entry["folder"], {}).get("state") in ("waiting", "running")}  # fmt: skip
+        kept = {folder: {**entry.content, "handle": folder} for entry in earlier
+                if (folder := entry.text("folder")) in states
+                and states[folder]["state"] in ("waiting", "running")}  # fmt: skip
         clean, _ = redact(settings.to_json())
         content = {"settings": clean, "cwd": str(Path.cwd()), "jobs": list({**kept, **new}.values())}
-        _write_private(self.folder / "queue.json", content)
+        _write_private(path, content)
+
+    def _queue(self) -> Fields:
+        path = self.folder / "queue.json"
+        return Fields(read_object(path), str(path))
+
+    def working_folder(self) -> str:
+        """Where the command was given that made the queue."""
+        return self._queue().text("cwd")
 
     def queue(self) -> list[Submission]:
         """What was submitted; jobs whose folders are gone are left out."""
-        content = read_json(self.folder / "queue.json")
-        return _in_order([_submission(each) for each in content["jobs"] if (Path(each["folder"]) / JOB).exists()])
+        jobs = self._queue().list_of_objects("jobs")
+        return _in_order([_submission(each) for each in jobs if (Path(each.text("folder")) / JOB).exists()])
 
     def settings(self, secrets: Mapping[str, str]) -> tuple[Settings, list[str]]:
         """The settings with the given secrets, {dotted key: value}, and the dotted keys of those that are missing."""
-        content = restore(read_json(self.folder / "queue.json")["settings"], secrets)
+        content = restore(dict(self._queue().object("settings").content), secrets)
         missing = redacted_keys(content)
-        content["env"] = {name: value for name, value in content["env"].items() if f"env.{name}" not in missing}
+        content["env"] = {k: value for k, value in section(content, "env").items() if f"env.{k}" not in missing}
         return settings_of(**content), missing
 
-    def request(self, **what: Any) -> None:
+    def request(self, **what: JSON) -> None:
         """Ask the keeper at work for something."""
         name = f"{time.time_ns():020d}-{secrets.token_hex(4)}.json"
         _write_private(self.folder / "requests" / name, what)
@@ -132,25 +187,37 @@ class KeeperStore:
         """Hand more jobs to the keeper at work."""
         self.request(do="submit", jobs=[_plain(job) for job in jobs])
 
-    def requests(self) -> list[dict[str, Any]]:
-        """Take what was asked for since the last call, in order; a submission's jobs as `Submission`s."""
-        found = []
+    def requests(self) -> list[SubmitRequest | CancelRequest]:
+        """Take what was asked for since the last call, in order."""
+        found: list[SubmitRequest | CancelRequest] = []
         folder = self.folder / "requests"
         for path in sorted(folder.glob("*.json")) if folder.is_dir() else []:
-            what = read_json(path)
+            what = Fields(read_object(path), str(path))
             path.unlink()
-            if what["do"] == "submit":
-                what["jobs"] = [_submission(each) for each in what["jobs"]]
-            found.append(what)
+            if what.text("do") == "submit":
+                found.append(SubmitRequest([_submission(each) for each in what.list_of_objects("jobs")]))
+            else:
+                folders = [Path(folder) for folder in what.texts("folders")]
+                found.append(CancelRequest(folders, what.number("grace_s")))
         return found
 
-    def state(self) -> dict[str, Any]:
-        """{jobs: {folder: {state, host, attempt ...}}, hosts: {name: {standing, line}}, ready, time}."""
-        return read_json(self.folder / "state.json", default={})
+    def state(self) -> KeeperState:
+        """How everything stood when a keeper last wrote it down; empty if none has."""
+        return cast(KeeperState, read_object(self.folder / "state.json", default={}))
 
-    def write_state(self, jobs: Mapping[str, Any], hosts: Mapping[str, Any], **more: Any) -> None:
-        """Say how everything stands; `more`: `ready` (every host was met), `trouble` (lines), `door`, `missing`."""
-        content = {"time": time.time(), "pid": os.getpid(), "hosts": hosts, **more, "jobs": jobs}
+    def write_state(
+        self,
+        jobs: Mapping[str, SavedJob],
+        hosts: Mapping[str, SeenHost],
+        *,
+        ready: bool,
+        trouble: list[str],
+        missing: list[str],
+        door: str,
+    ) -> None:
+        """Say how everything stands; see `KeeperState`."""
+        content = KeeperState(time=time.time(), pid=os.getpid(), hosts=hosts, ready=ready, trouble=trouble,
+                              missing=missing, door=door, jobs=jobs)  # fmt: skip
         write_json(self.folder / "state.json", content, durable=False)
 
     def reserve(self) -> None:
@@ -187,7 +254,7 @@ def _locked(descriptor: int, folder: Path) -> bool:
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
             return False
         raise UserError(
-            f"{folder} lies on a file system without locks ({error.strerror}), and hydra/launcher=ssh needs them to "
+            f"{folder} is on a file system without locks ({error.strerror}), and hydra/launcher=ssh needs them to "
             "have one keeper. Choose a folder on another disk: paths.multirun=FOLDER, or hydra.sweep.dir=FOLDER."
         ) from None
     return True
@@ -202,7 +269,7 @@ def _write_in_place(path: Path, line: str) -> None:
         os.close(descriptor)
 
 
-def _write_private(path: Path, content: Any) -> None:
+def _write_private(path: Path, content: object) -> None:
     write_json(path, content)
     path.chmod(0o600)
 
@@ -218,15 +285,19 @@ def _in_order(jobs: Sequence[Submission]) -> list[Submission]:
     return done
 
 
-def _plain(job: Submission) -> dict[str, Any]:
+def _plain(job: Submission) -> dict[str, JSON]:
     needs = [str(need) for need in job.needs]
     return {"folder": str(job.folder), "needs": needs, "always": job.always, "resources": dict(job.resources),
             "handle": job.handle}  # fmt: skip
 
 
-def _submission(entry: Mapping[str, Any]) -> Submission:
-    folder = Path(entry["folder"])
-    task = read_json(folder / JOB, default={}).get("task", "")
-    needs = tuple(Path(need) for need in entry["needs"])
-    resources = {**entry["resources"], "task": task}
-    return Submission(folder=folder, needs=needs, always=entry["always"], resources=resources, handle=entry["handle"])
+def _submission(entry: Fields) -> Submission:
+    folder = Path(entry.text("folder"))
+    task = read_object(folder / JOB, default={}).get("task", "")
+    return Submission(
+        folder=folder,
+        needs=tuple(Path(need) for need in entry.texts("needs")),
+        always=entry.flag("always"),
+        resources={**entry.object("resources").content, "task": task},
+        handle=entry.text("handle", ""),
+    )

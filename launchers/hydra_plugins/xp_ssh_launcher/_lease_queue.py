@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
 from xp.runs.executors.protocol import JobState, Submission
 from xp.runs.executors.queue import JobQueue
@@ -31,7 +31,7 @@ class AttemptOutcome(StrEnum):
     DISPLACED = "displaced"
     """The node could not go on with it (disk full): tried elsewhere."""
     UNFIT = "unfit"
-    """The node cannot be given what it needs (other data lies there): tried elsewhere, never there again."""
+    """The node cannot be given what it needs (other data is there): tried elsewhere, never there again."""
     LEFT = "left"
     """It was asked to leave and did."""
 
@@ -55,6 +55,30 @@ class NodeCapacity:
     gpus: bool = False
     tasks: frozenset[str] | None = None
     """Tasks that it takes; None: all but those that another host claims for itself."""
+
+
+class StartAnswer(TypedDict):
+    """A node's answer to `start`."""
+
+    started: bool
+    why: NotRequired[str]
+    """Why it was not: `full` (no room on its disk), or anything else (its slots were taken by others)."""
+    line: NotRequired[str]
+    """The same for people."""
+
+
+class SavedJob(TypedDict):
+    """What a later keeper needs to know of a job."""
+
+    state: str
+    host: str | None
+    """Who has it on lease."""
+    attempt: int
+    deaths: int
+    fences: Mapping[str, int]
+    """{host: attempt that is to be ended there}."""
+    unsettled: list[str]
+    leaving: bool
 
 
 @dataclass
@@ -124,11 +148,11 @@ class LeaseQueue:
         empty = replace(capacity, free=capacity.slots)
         return any(job.folder not in self.held and self._fits(job, empty) for job in self.queue.ready())
 
-    def answered(self, folder: Path, attempt: int, answer: Mapping[str, Any]) -> None:
+    def answered(self, folder: Path, attempt: int, answer: StartAnswer) -> None:
         """Note a node's answer to `start`. A `no` holds for good: the node raised its fence before it gave it."""
         if answer["started"]:
             return
-        if answer["why"] == "full":
+        if answer.get("why") == "full":
             self.end(folder, attempt, AttemptOutcome.DISPLACED)
         else:
             self.hand_back(folder, attempt)
@@ -230,7 +254,7 @@ class LeaseQueue:
         if task in self.claimed:
             return False
         wanted = slots_wanted(job, capacity)
-        tags = set(job.resources.get("tags") or ())
+        tags = set(tags_of(job))
         return (
             wanted <= capacity.free
             and tags <= capacity.tags | {capacity.name}
@@ -244,7 +268,7 @@ class LeaseQueue:
         calm = LeaseQueue(claimed=self.claimed, unfit=self.unfit)
         return [folder for folder in waiting if not any(calm._fits(self.jobs[folder], capacity) for capacity in empty)]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, SavedJob]:
         """Everything that a later keeper needs to go on; jobs themselves are kept elsewhere."""
         known = dict.fromkeys(self.queue.states) | {folder: None for kept in self.fences.values() for folder in kept}
         return {
@@ -260,7 +284,7 @@ class LeaseQueue:
             for folder in known
         }
 
-    def restore(self, saved: Mapping[str, Any]) -> None:
+    def restore(self, saved: Mapping[str, SavedJob]) -> None:
         """Take up what `to_json` wrote, for the jobs that are known; one that was frozen anew starts anew."""
         for text, entry in saved.items():
             folder = Path(text)
@@ -285,12 +309,24 @@ class LeaseQueue:
                     self.leaving.add(folder)
 
 
+def gpus_of(job: Submission) -> int | None:
+    """GPUs that a job asks for; None where it says nothing."""
+    asked = job.resources.get("gpus")
+    return int(asked) if isinstance(asked, int | float | str) else None
+
+
+def tags_of(job: Submission) -> list[str]:
+    """Tags of the hosts that a job asks for."""
+    tags = job.resources.get("tags") or ()
+    return [tags] if isinstance(tags, str) else [str(tag) for tag in tags] if isinstance(tags, Sequence) else []
+
+
 def slots_wanted(job: Submission, capacity: NodeCapacity) -> int:
     """GPUs that a job asks for; one slot on a machine without GPUs, where a job that insists on a GPU never fits."""
-    asked = job.resources.get("gpus")
+    asked = gpus_of(job)
     if capacity.gpus:
-        return max(1, int(asked or 1))
-    return 1 if asked is None or int(asked) == 0 else capacity.slots + 1
+        return max(1, asked or 1)
+    return 1 if not asked else capacity.slots + 1
 
 
 def lost_hosts(silent: Mapping[str, float], lost_after_s: float) -> list[str]:

@@ -167,7 +167,7 @@ class Node(Connection):
         low = self.assignments.settings.min_free_gb * 1e9
         if free < low and not self.host.local:
             line = f"{free / 1e9:.1f} GB are free, below hydra.launcher.min_free_gb={low / 1e9:g}"
-            look = f"See what lies there: {command('task=gc', gc__folder=self.assignments.store.experiment)}"
+            look = f"See what is there: {command('task=gc', gc__folder=self.assignments.store.experiment)}"
             self.say(NodeStatus.FULL, f"{self.name}: {line}. {look}")
         elif self.state.status is NodeStatus.FULL:
             self.assignments.clear_avoid(self.name)

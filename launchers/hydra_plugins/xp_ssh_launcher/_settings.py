@@ -7,6 +7,7 @@ from typing import Any
 
 from hydra_plugins.xp_ssh_launcher._hosts import Host, parse_hosts
 from xp.errors import UserError, did_you_mean, join_names
+from xp.json_types import JSON
 
 SECRETS = ("WANDB_API_KEY",)
 """Environment variables that always go to jobs, if they are set."""
@@ -76,14 +77,14 @@ class Settings:
         """Environment variables handed to jobs by standard input."""
         return tuple(dict.fromkeys((*SECRETS, *self.pass_env)))
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, JSON]:
         """Plain values; `settings_of` reads them back."""
         plain = asdict(self)
         plain["hosts"] = [{key: value for key, value in asdict(host).items() if key != "local"} for host in self.hosts]
         return plain
 
 
-def settings_of(**given: Any) -> Settings:
+def settings_of(**given: object) -> Settings:
     """Settings from what a configuration or a file holds.
 
     Raises:
@@ -96,7 +97,7 @@ def settings_of(**given: Any) -> Settings:
                 f"hydra.launcher.{name}: the ssh launcher has no such setting{did_you_mean(name, known)}. It has: "
                 f"{join_names(known)}."
             )
-    values = {name: value for name, value in given.items() if value is not None}
+    values: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     values["hosts"] = parse_hosts(given.get("hosts"))
     for name in ("setup", "pass_env", "here"):
         value = values.get(name, ())
@@ -105,15 +106,15 @@ def settings_of(**given: Any) -> Settings:
     for name, low in _LOWEST.items():
         value = values.get(name, low)
         if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value < float("inf"):
-            raise UserError(f"hydra.launcher.{name}={value!r}: a number, at least {low:g}, is wanted.")
+            raise UserError(f"hydra.launcher.{name}={value!r}: expected a number of at least {low:g}.")
     for name, low in (("retries", 0), ("threads", 1)):
         value = values.get(name, low)
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= 10**6:
-            raise UserError(f"hydra.launcher.{name}={value!r}: a whole number, at least {low}, is wanted.")
+            raise UserError(f"hydra.launcher.{name}={value!r}: expected a whole number of at least {low}.")
     for name in ("workdir", "python", "ssh_config", "target"):
         if name in values and (not isinstance(values[name], str) or re.search(r"^-|[\x00-\x1f\x7f]", values[name])):
             raise UserError(
-                f"hydra.launcher.{name}={values[name]!r}: a text is wanted that does not begin with '-' and has no "
+                f"hydra.launcher.{name}={values[name]!r}: expected text that does not begin with '-' and has no "
                 "line breaks or other control characters."
             )
     if values.get("environment") not in (None, "uv"):
@@ -123,14 +124,14 @@ def settings_of(**given: Any) -> Settings:
     return Settings(**values)
 
 
-def _environment(given: Any) -> dict[str, str]:
+def _environment(given: object) -> dict[str, str]:
     """Environment variables as text.
 
     Raises:
         UserError: a name or a value that no environment can hold.
     """
     if not isinstance(given, Mapping):
-        raise UserError(f"hydra.launcher.env={given!r}: {{NAME: VALUE}} is wanted, or +hydra.launcher.env.NAME=VALUE.")
+        raise UserError(f"hydra.launcher.env={given!r}: expected {{NAME: VALUE}}, or +hydra.launcher.env.NAME=VALUE.")
     found = {str(name): str(value) for name, value in given.items()}
     for name, value in found.items():
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) or "\0" in value:

@@ -1,7 +1,7 @@
 """submitit's jobs on ssh nodes: a scheduler in the submitting process that idle nodes take jobs from.
 
 The same agent, leases and file carrying as under xp's own sweeper, without a keeper: submitit's own contract is that
-the submitting process waits. A job's folder lies at the same path on its node; the jobs themselves are detached there.
+the submitting process waits. A job's folder is at the same path on its node; the jobs themselves are detached there.
 """
 
 import contextlib
@@ -11,20 +11,34 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
+from hydra_plugins.xp_ssh_launcher._agent_client import AgentClient, MachineFacts
 from hydra_plugins.xp_ssh_launcher._files import FileSync
 from hydra_plugins.xp_ssh_launcher._hosts import Host
 from hydra_plugins.xp_ssh_launcher._lease_queue import AttemptOutcome, LeaseQueue, NodeCapacity, lost_hosts
 from hydra_plugins.xp_ssh_launcher._settings import Settings
 from hydra_plugins.xp_ssh_launcher._ssh_errors import Refused, Unreachable
-from hydra_plugins.xp_ssh_launcher._transport import AgentClient, Link
+from hydra_plugins.xp_ssh_launcher._transport import Link
 from xp.runs.executors.protocol import JobState, Submission
 
 STATES = {JobState.WAITING: "PENDING", JobState.RUNNING: "RUNNING", JobState.DONE: "COMPLETED",
           JobState.INTERRUPTED: "CANCELLED"}  # fmt: skip
 _LOOK_S = 0.2
 _RETRY_S = 2.0
+
+
+class JobOrder(TypedDict):
+    """What a node is told to start."""
+
+    folder: str
+    experiment: str
+    cwd: str
+    argv: list[str]
+    env: dict[str, str]
+    secret_env: dict[str, str]
+    """Variables that stand in no file."""
+    stdin: str
 
 
 @dataclass
@@ -34,12 +48,12 @@ class SubmititScheduler:
     settings: Settings
     lease_queue: LeaseQueue = field(default_factory=LeaseQueue)
     lock: threading.RLock = field(default_factory=threading.RLock)
-    orders: dict[Path, dict[str, Any]] = field(default_factory=dict)
+    orders: dict[Path, JobOrder] = field(default_factory=dict)
     lines: dict[str, str] = field(default_factory=dict)
     """{host: what is wrong with it}."""
     heard: dict[str, float] = field(default_factory=dict)
 
-    def submit(self, folder: Path, order: dict[str, Any]) -> None:
+    def submit(self, folder: Path, order: JobOrder) -> None:
         """Put up a job; its handle is its folder."""
         with self.lock:
             first = not self.orders
@@ -81,7 +95,7 @@ class SubmititScheduler:
                 self.lines[host.name] = str(error)
                 return
 
-    def _greet(self, host: Host, agent: AgentClient) -> dict[str, Any]:
+    def _greet(self, host: Host, agent: AgentClient) -> MachineFacts:
         gpus = None if host.gpus is None else list(host.gpus)
         facts = agent.greet(
             workdir=host.workdir or self.settings.workdir, folders=[], marks={}, gpus_wanted=gpus, slots=host.slots
@@ -92,7 +106,7 @@ class SubmititScheduler:
                       patience_s=7200)  # fmt: skip
         return facts
 
-    def _round(self, host: Host, link: Link, agent: AgentClient, facts: dict[str, Any]) -> None:
+    def _round(self, host: Host, link: Link, agent: AgentClient, facts: MachineFacts) -> None:
         files = FileSync(link, agent, rsync=facts["rsync"])
         with self.lock:
             fences, mine = dict(self.lease_queue.fences.get(host.name, {})), self.lease_queue.of(host.name)
@@ -124,7 +138,7 @@ class SubmititScheduler:
         return None if taken is None else (taken[0].folder, taken[1])
 
     def _launch(
-        self, host: Host, agent: AgentClient, files: FileSync, facts: dict[str, Any], folder: Path, attempt: int
+        self, host: Host, agent: AgentClient, files: FileSync, facts: MachineFacts, folder: Path, attempt: int
     ) -> None:
         files.push(folder, folder)
         order = {**self.orders[folder], "attempt": attempt}
@@ -151,7 +165,7 @@ class SubmititScheduler:
                 self.lease_queue.give_up(name)
 
 
-def order_of(folder: Path, settings: Settings, command: list[str], env: dict[str, str]) -> dict[str, Any]:
+def order_of(folder: Path, settings: Settings, command: list[str], env: dict[str, str]) -> JobOrder:
     """What a node is told to start: submitit's own worker, its output going to the files that submitit looks at."""
     line = f"exec {shlex.join(command)} >{shlex.quote(env['XP_OUT'])} 2>{shlex.quote(env['XP_ERR'])}"
     return {"folder": str(folder), "experiment": str(folder.parent), "cwd": str(folder), "argv": ["sh", "-c", line],

@@ -1,15 +1,16 @@
-"""What lies on the hosts, and its removal: what `xp task=gc` asks of this executor."""
+"""What experiments have left on the hosts, and its removal: what `xp task=gc` asks of this executor."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
+from hydra_plugins.xp_ssh_launcher._agent_client import AgentClient
 from hydra_plugins.xp_ssh_launcher._hosts import Host
 from hydra_plugins.xp_ssh_launcher._settings import Settings
 from hydra_plugins.xp_ssh_launcher._ssh_errors import Refused, Unreachable
-from hydra_plugins.xp_ssh_launcher._transport import AgentClient, Link
+from hydra_plugins.xp_ssh_launcher._transport import Link
 from xp.errors import UserError
+from xp.runs.executors.protocol import Leftover
 
 _PARTS = (
     ("experiments", "experiment", "clear", "experiment"),
@@ -35,21 +36,27 @@ def agent_at(settings: Settings, host: Host) -> Iterator[AgentClient]:
         link.close()
 
 
-def survey(settings: Settings, experiment: Path) -> list[dict[str, Any]]:
-    """{host, path, bytes, kind, running, remove} per thing; a host that cannot be asked gives its fault's line."""
-    found: list[dict[str, Any]] = []
+def survey(settings: Settings, experiment: Path) -> list[Leftover]:
+    """One entry per thing; a host that cannot be asked gives a `fault`."""
+    found: list[Leftover] = []
     for host in settings.hosts:
-        entry = {"host": host.name, "path": "", "bytes": 0, "running": False, "remove": lambda: 0}
         try:
             with agent_at(settings, host) as agent:
                 seen = agent.ask("survey", experiments=[str(experiment)], patience_s=_LONG_S)
         except (Unreachable, Refused) as error:
-            found.append({**entry, "kind": "fault", "line": str(error)})
+            found.append(
+                Leftover(
+                    kind="fault", host=host.name, path="", bytes=0, running=False, remove=lambda: 0, line=str(error)
+                )
+            )
             continue
         for part, kind, request, name in _PARTS:
             for item in seen[part]:
-                remove = _remover(settings, host, request, {name: item["path"]})
-                found.append({**entry, **item, "kind": kind, "remove": remove})
+                path, running = str(item["path"]), bool(item.get("running", False))
+                remove = _remover(settings, host, request, {name: path})
+                found.append(
+                    Leftover(kind=kind, host=host.name, path=path, bytes=item["bytes"], running=running, remove=remove)
+                )
     return found
 
 

@@ -7,7 +7,6 @@ ssh's %C, because %C covers the proxy and would differ between the master and it
 """
 
 import contextlib
-import json
 import os
 import re
 import shlex
@@ -21,7 +20,7 @@ import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from hydra_plugins.xp_ssh_launcher._channel import STALL_S, Channel, Silence, start_code, token
 from hydra_plugins.xp_ssh_launcher._hosts import Host
@@ -47,7 +46,6 @@ ALIVE_S, ALIVE_TIMES = 5, 4
 ANSWER_S = 60.0
 """Longest wait for an answer of the agent beyond what the request itself may take."""
 NO_ROOM = (28, 122)  # ENOSPC, EDQUOT
-PASSING = (11, 12, 23, 24, 110, 116)  # EAGAIN, ENOMEM, ENFILE, EMFILE, ETIMEDOUT, ESTALE: a busy node or file server
 
 _SOCKET_PATH = 107 - 17
 _OWN_PATH = len("/xp-12345678/12345678")
@@ -285,83 +283,6 @@ class Link:
             raise NoRoom(f"{self.host.name}: the disk is full")
         if done.returncode not in (0, 23, 24):  # 23, 24: some files were not there any more; the caller compares
             raise Unreachable(f"{self.host.name}: rsync ended with {done.returncode} ({words[-300:]})")
-
-
-class AgentClient:
-    """A conversation with the agent of a node over one channel; opened when first used, again after it broke."""
-
-    def __init__(self, link: Link):
-        self._link = link
-        self._lock = threading.Lock()
-        self._stack: contextlib.ExitStack | None = None
-        self._channel: Channel | None = None
-        self._greeting: dict[str, Any] = {}
-
-    def greet(self, **hello: Any) -> dict[str, Any]:
-        """Remember what to say first on every new channel, and say it."""
-        self._greeting = hello
-        return self.ask("hello", **hello)
-
-    def ask(self, request: str, *, patience_s: float = 0.0, **fields: Any) -> Any:
-        """Ask and wait for the answer; `patience_s` is the time that the request itself may take.
-
-        Raises:
-            Unreachable: the channel broke or nothing came back in time; whether it was done is not known.
-            Refused: the node cannot.
-        """
-        with self._lock:
-            if self._channel is None:
-                self._open()
-                if request != "hello" and self._greeting:
-                    self._exchange("hello", self._greeting, 0.0)
-            return self._exchange(request, fields, patience_s)
-
-    def close(self) -> None:
-        """AttemptOutcome the conversation."""
-        with self._lock:
-            self._drop()
-
-    def _open(self) -> None:
-        stack = contextlib.ExitStack()
-        self._channel = stack.enter_context(self._link.channel("serve"))
-        self._stack = stack
-
-    def _exchange(self, request: str, fields: Mapping[str, Any], patience_s: float) -> Any:
-        assert self._channel is not None
-        try:
-            self._channel.write(json.dumps({"do": request, **fields}).encode() + b"\n")
-            line = self._channel.line(patience_s + ANSWER_S)
-        except OSError as error:
-            line, words = b"", str(error)
-        except Unreachable:
-            self._drop(force=True)
-            raise
-        else:
-            words = "no answer" if line is None else "the channel ended"
-        if not line:
-            self._broken(words)
-        answer = json.loads(line or b"{}")
-        if "refused" in answer:
-            raise _kind(answer.get("errno"))(f"{self._link.host.name}: {answer['refused']}")
-        return answer["ok"]
-
-    def _broken(self, words: str) -> None:
-        """Close the channel; its exit code may know more than that it ended."""
-        self._drop(force=words == "no answer")
-        raise Unreachable(f"{self._link.host.name}: {words}")
-
-    def _drop(self, *, force: bool = False) -> None:
-        stack, channel, self._stack, self._channel = self._stack, self._channel, None, None
-        if stack is not None and channel is not None:
-            if force:
-                channel.process.kill()
-            with contextlib.suppress(Unreachable):
-                stack.close()
-
-
-def _kind(number: int | None) -> type[Exception]:
-    """What an error of the system on a node means: a full disk, something that passes, or a refusal."""
-    return NoRoom if number in NO_ROOM else Unreachable if number in PASSING else Refused
 
 
 def _options(options: Mapping[str, str]) -> list[str]:

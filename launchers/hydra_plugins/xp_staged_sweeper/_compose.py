@@ -17,13 +17,14 @@ from hydra._internal.config_repository import IConfigRepository
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import ElementType, Override, Sweep
 from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import AnyNode, DictConfig, OmegaConf, open_dict
 from omegaconf import Container as Node
 
 from hydra_plugins.xp_staged_sweeper._template import overlapping
 from hydra_plugins.xp_staged_sweeper._values import bare, quick_value
+from xp.json_types import JSON
 
 _SIMPLE_KEY = re.compile(r"(?:\+\+)?[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
 """A key that is set wherever it stands; `+key` is an error where there is one already, whatever its value."""
@@ -46,10 +47,14 @@ class Composer:
         self._parsed.update(zip(new, self._parser.parse_overrides(new)))
         return [self._parsed[line] for line in overrides]
 
-    def value(self, line: str) -> Any:
+    def value(self, line: str) -> ElementType | None:
         """The value of an override that is no sweep; plain numbers and words are read without Hydra's grammar."""
         quick, value = quick_value(line.partition("=")[2])
-        return value if quick else self.parse([line])[0].value()
+        if quick:
+            return value
+        found = self.parse([line])[0].value()
+        assert not isinstance(found, Sweep), "a sweep is no value"
+        return found
 
     def slots(self, overrides: Sequence[str], swept: Container[str]) -> list[int]:
         """Which of a job's overrides do nothing but put a plain value into a key that is swept.
@@ -85,7 +90,7 @@ class Composer:
         """The whole composed configuration for these group choices; its `hydra` section is what it is good for."""
         return self._base(self.parse(overrides))[1]
 
-    def option(self, group: str, name: str) -> dict[str, Any]:
+    def option(self, group: str, name: str) -> dict[str, JSON]:
         """The content of one option file, unresolved; empty if there is none (composing reports that)."""
         found = self._loader.repository.load_config(f"{group}/{name}")
         content = OmegaConf.to_container(found.config, resolve=False) if found is not None else {}

@@ -4,7 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from hydra_plugins.xp_staged_sweeper._experiment import PlannedJob
 from hydra_plugins.xp_staged_sweeper._left import TimeLeft
@@ -13,6 +13,10 @@ from xp.runs.execution.signals import listening
 from xp.runs.executors.protocol import Executor, JobState
 from xp.runs.executors.status import Row, row_of
 from xp.runs.records.folder import RunFolder
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
 
 _LOOK_S = 0.25
 _DRAW_S = 0.5
@@ -32,7 +36,7 @@ def drive(
     folders: Mapping[str, Path],
     *,
     grace_s: float,
-    console: Any,
+    console: "Console",
     expected: Mapping[Path, float | None],
 ) -> dict[Path, JobState]:
     """Wait for submitted jobs, {handle: folder}; `expected` are the seconds each may take.
@@ -69,7 +73,7 @@ def drive(
 class LineView:
     """Plain lines: one when a job starts, one when it ends. Of many jobs only the failures, and how many have ended."""
 
-    def __init__(self, jobs: Sequence[PlannedJob], console: Any, clock: Callable[[], float] = time.monotonic):
+    def __init__(self, jobs: Sequence[PlannedJob], console: "Console", clock: Callable[[], float] = time.monotonic):
         self._names = {planned.job.folder: f"{planned.stage.key}/{planned.job.name}" for planned in jobs}
         self._console, self._known = console, dict.fromkeys(self._names, JobState.WAITING)
         self._ended = self._failures = 0
@@ -145,7 +149,7 @@ def counted(states: Iterable[JobState]) -> str:
 class TableView(LineView):
     """A live table: stages with their counts, and the jobs at work."""
 
-    def __init__(self, jobs: Sequence[PlannedJob], console: Any):
+    def __init__(self, jobs: Sequence[PlannedJob], console: "Console"):
         super().__init__(jobs, console)
         from rich.live import Live
 
@@ -171,7 +175,7 @@ class TableView(LineView):
             self._drawn = time.monotonic()
             self._live.update(self._draw(), refresh=True)
 
-    def _draw(self) -> Any:
+    def _draw(self) -> "Table":
         from rich.table import Table
 
         grid = Table(title=self._title(), title_justify="left")

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from xp.errors import UserError
+from xp.json_types import JSONObject, section
 from xp.runs.jobs.frozen import Job
 from xp.runs.records.folder import RECORD, RunFolder, find_runs
 from xp.runs.records.record import Record, State
@@ -45,22 +45,22 @@ def pace_of(run: RunFolder) -> Pace | None:
         record = run.record()
         if record.state is not State.DONE or record.seconds is None:
             return None
-        config, progress = run.job().get("config", {}), run.progress()
+        config, progress = section(run.job(), "config"), run.progress()
     except UserError:
         return None
     steps = steps_of(config)
     counted = steps is not None and progress.get("total") == steps
     return Pace(
-        stage=record.get("stage", ""),
-        task=record.get("task", ""),
+        stage=record.text("stage"),
+        task=record.text("task"),
         model=_model(config),
         seconds=record.seconds,
         steps=steps,
-        rate=float(progress.get("rate") or 0.0) if counted else 0.0,
+        rate=_number(progress, "rate") if counted else 0.0,
     )
 
 
-def steps_of(config: Mapping[str, Any]) -> int | None:
+def steps_of(config: JSONObject) -> int | None:
     """The number of steps of a training; None for another task."""
     task, trainer = config.get("task"), config.get("trainer")
     if not isinstance(task, Mapping) or task.get("name") != "train" or not isinstance(trainer, Mapping):
@@ -74,7 +74,7 @@ class Paces:
 
     Args:
         experiment: its folder.
-        done: {stage: folders of its jobs that are done}; of each stage, and of whatever else lies in the folder, a few
+        done: {stage: folders of its jobs that are done}; of each stage, and of whatever else is in the folder, a few
             are looked at, spread evenly, so that thousands of finished runs cost no more than some of them.
     """
 
@@ -86,7 +86,7 @@ class Paces:
         self._own = _paces(RunFolder(folder) for folder in (*chosen, *_spread(others, _MOST)))
         self._others: list[Pace] | None = None
         self._kinds: dict[tuple[str, ...], Sequence[Pace]] = {}
-        self._expected: dict[tuple[Any, ...], float] = {}
+        self._expected: dict[tuple[str | int | None, ...], float] = {}
 
     def expected(self, job: Job, record: Record | None = None) -> float | None:
         """Seconds that are left of a job: median over runs of its stage, else of its task and model, else of its task.
@@ -131,7 +131,7 @@ def _paces(runs: Iterable[RunFolder]) -> list[Pace]:
     return [pace for run in runs if (pace := pace_of(run)) is not None]
 
 
-def _model(config: Mapping[str, Any]) -> str:
+def _model(config: JSONObject) -> str:
     model = config.get("model")
     return str(model.get("name", "")) if isinstance(model, Mapping) else ""
 
@@ -144,5 +144,10 @@ def _left(job: Job, record: Record | None) -> int | None:
     if not record.get("attempts"):
         return steps
     progress = RunFolder(job.folder).progress()
-    done = progress.get("step", 0) if progress.get("total") == steps else 0
-    return max(0, steps - int(done or 0))
+    done = _number(progress, "step") if progress.get("total") == steps else 0
+    return max(0, steps - int(done))
+
+
+def _number(progress: JSONObject, name: str) -> float:
+    value = progress.get(name)
+    return value if isinstance(value, int | float) else 0.0

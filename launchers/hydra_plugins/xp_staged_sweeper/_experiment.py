@@ -249,7 +249,7 @@ class _Planner:
         answer = self._answers[question]
         if not isinstance(answer, bool):
             raise UserError(
-                f"stages.{stage.key}.{key}={raw} gives {answer!r}; true or false is wanted. Resolvers such as "
+                f"stages.{stage.key}.{key}={raw} gives {answer!r}: expected true or false. Resolvers such as "
                 "${is_null:${key}} and ${not:${key}} give one."
             )
         return answer
@@ -298,7 +298,7 @@ class _Planner:
 
 
 def _as_it_is(planned: PlannedJob) -> PlannedJob:
-    """A job of a skipped stage: whatever finished run lies in its folder, with the identity that run has."""
+    """A job of a skipped stage: whatever finished run is in its folder, with the identity that run has."""
     record = Record(planned.job.folder / RECORD)
     if record.state is not State.DONE or not record.get("identity"):
         raise UserError(

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from hydra_plugins.xp_staged_sweeper._experiment import PlannedJob
 from hydra_plugins.xp_staged_sweeper._values import text
@@ -10,8 +10,11 @@ from xp.runs.executors.protocol import JobState
 from xp.runs.records.folder import RECORD
 from xp.runs.records.record import Record, State
 
+if TYPE_CHECKING:
+    from hydra.plugins.launcher import Launcher
 
-def launch(launcher: Any, jobs: Sequence[PlannedJob]) -> dict[Path, JobState]:
+
+def launch(launcher: "Launcher", jobs: Sequence[PlannedJob]) -> dict[Path, JobState]:
     """Run frozen jobs through a stock launcher; each lands in its own folder, where it finds itself frozen."""
     states: dict[Path, JobState] = {}
     number = 0

@@ -4,14 +4,14 @@ import copy
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, open_dict
 
 from hydra_plugins.xp_staged_sweeper._compose import Composer
-from hydra_plugins.xp_staged_sweeper._template import NotAlikeError, Template
+from hydra_plugins.xp_staged_sweeper._template import NotAlikeError, Scalar, Template
 from hydra_plugins.xp_staged_sweeper._values import quick_value
-from xp.runs.execution.run_once import resolved
+from xp.json_types import JSON
+from xp.runs.execution.run_once import ResultConfig, resolved
 
 _WITH_STAGES = "stages"
 """The section that says what an experiment's stages are; jobs have it while they are named, and then no more."""
@@ -19,10 +19,10 @@ _WITH_STAGES = "stages"
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """What the configuration's house says: the checks of one job, and the part its identity is about."""
+    """What the configuration package says: the checks of one job, and the part its identity is about."""
 
     check: Callable[[DictConfig], None]
-    result_config: Callable[[dict[str, Any]], Mapping[str, Any]]
+    result_config: ResultConfig
     is_transient: Callable[[str], bool]
     check_values: Callable[[DictConfig], None] | None = None
     """Only the part of `check` about single values: their types and bounds."""
@@ -64,7 +64,7 @@ class Composed:
         """Raise a `UserError` for what is wrong with it."""
         self._rules.check(self.config)
 
-    def resolve(self) -> dict[str, Any]:
+    def resolve(self) -> dict[str, JSON]:
         """All values, at the place where the job stands (`xp.runs.jobs.stage_references.resolving`)."""
         return resolved(self.config)
 
@@ -81,7 +81,7 @@ class Kind:
 class Alike(Composed):
     """A job told from a template. It is looked at before the next one is made."""
 
-    def __init__(self, kind: Kind, values: Sequence[Any], rules: Rules):
+    def __init__(self, kind: Kind, values: Sequence[Scalar], rules: Rules):
         super().__init__(kind.template.named, rules)
         self._kind, self._values = kind, values
         kind.template.take(values)
@@ -105,7 +105,7 @@ class Alike(Composed):
         else:
             self._kind.check()
 
-    def resolve(self) -> dict[str, Any]:
+    def resolve(self) -> dict[str, JSON]:
         """All values, at the place where the job stands."""
         try:
             return self._kind.template.resolved(self._values)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from hydra_plugins.xp_staged_sweeper._eta import Paces
 from hydra_plugins.xp_staged_sweeper._experiment import Experiment, PlannedJob, Rules
@@ -18,6 +18,10 @@ from xp.runs.executors.submitted import ask, is_open, never_begun
 from xp.runs.records.folder import RECORD
 from xp.runs.records.record import Record, State
 from xp.shell import near
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
 
 
 class Action(StrEnum):
@@ -95,7 +99,7 @@ def _done(experiment: Experiment, known: Mapping[Path, Record]) -> dict[str, lis
 
 
 def _records(experiment: Experiment) -> dict[Path, Record]:
-    """What lies in the jobs' folders, each read once."""
+    """What is in the jobs' folders, each read once."""
     if not experiment.folder.is_dir():
         return {}
     there = {entry.name for entry in os.scandir(experiment.folder)}
@@ -132,8 +136,8 @@ def _outdated(planned: PlannedJob, record: Record, needs: Sequence[Action]) -> b
     """Whether a report of what there is has been overtaken: it shows other runs, or they run now or ran after it."""
     if record.get("identity") != planned.job.identity or any(each.starts for each in needs):
         return True
-    ends = [Record(need.job.folder / RECORD).get("ended") or "" for need in planned.needs]
-    return any(end > (record.get("started") or "") for end in ends)
+    ends = [Record(need.job.folder / RECORD).text("ended") for need in planned.needs]
+    return any(end > record.text("started") for end in ends)
 
 
 def expected_seconds(plan: Plan, workers: int | None) -> tuple[float, bool]:
@@ -178,7 +182,7 @@ def clock_time(moment: datetime, now: datetime) -> str:
     return f"{moment:%H:%M}" if moment.date() == now.date() else f"{moment:%a %d %b %H:%M}"
 
 
-def table(plan: Plan, width: int = 80) -> Any:
+def table(plan: Plan, width: int = 80) -> "Table":
     """A rich table with one row per stage; names of jobs are cut to what is left of the line."""
     from rich.table import Table
     from rich.text import Text
@@ -206,7 +210,7 @@ def table(plan: Plan, width: int = 80) -> Any:
 
 
 def places(plan: Plan) -> list[str]:
-    """Lines that say where each experiment lies, and that names were lengthened if some were."""
+    """Lines that say where each experiment is, and that names were lengthened if some were."""
     lines = []
     for experiment in plan.experiments:
         lines.append(f"{experiment.name or 'sweep'} in {near(experiment.folder)}")
@@ -214,7 +218,7 @@ def places(plan: Plan) -> list[str]:
             several = experiment.told_apart != 1
             lines.append(
                 f"{experiment.told_apart} name{'s end' if several else ' ends'} in a hash: runs with the same swept "
-                "values and other settings lie there already"
+                "values and other settings are there already"
             )
     return lines
 
@@ -228,6 +232,6 @@ def _cells(plan: Plan, jobs: Sequence[PlannedJob], used: Sequence[Action]) -> li
     return [str(len(jobs)), *numbers, clock_text(took) if took is not None else "?", names]
 
 
-def say(console: Any, text: str) -> None:
+def say(console: "Console", text: str) -> None:
     """Print one line as it is."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)

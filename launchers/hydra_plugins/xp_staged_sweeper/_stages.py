@@ -18,7 +18,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hydra_plugins.xp_staged_sweeper._values import bare, flat, text
+from xp.config.shorthand import expand_shorthand
 from xp.errors import UserError, did_you_mean, join_names
+from xp.json_types import JSONObject
 
 NO_VALUE = "\0"
 """Stands for the missing value of `~key`."""
@@ -43,7 +45,7 @@ class Stage:
     skip: Any = False
     once: bool = False
     always: bool = False
-    resources: Mapping[str, Any] = field(default_factory=dict)
+    resources: JSONObject = field(default_factory=dict)
     """What a scheduler shall give each job, beside what the launcher's configuration says."""
 
     about_s: float | None = None
@@ -75,7 +77,7 @@ class CommandLine:
         return None
 
 
-def parse_stages(raw: Mapping[str, Any]) -> list[Stage]:
+def parse_stages(raw: Mapping[str, object]) -> list[Stage]:
     """Read the `stages` section (unresolved), needs before those that need them.
 
     Raises:
@@ -86,7 +88,7 @@ def parse_stages(raw: Mapping[str, Any]) -> list[Stage]:
         for need in stage.needs:
             if need not in stages:
                 raise UserError(
-                    f"stages.{stage.key}.needs names '{need}', which is no stage{did_you_mean(need, stages)}. "
+                    f"stages.{stage.key}.needs names '{need}', which is not a stage{did_you_mean(need, stages)}. "
                     f"Stages: {join_names(stages)}"
                 )
     return _in_order(stages)
@@ -119,7 +121,15 @@ def overrides_of(stage: Stage, assignment: Assignment, line: CommandLine, all_sw
     for layer in (stage.sets, assignment, typed, stage.fixed):
         for key, value in layer.items():
             chosen[bare(key)] = (key, value)
-    return [key if value == NO_VALUE else f"{key}={value}" for key, value in chosen.values()]
+    return [word for key, value in chosen.values() for word in _words(key, value)]
+
+
+def _words(key: str, value: str) -> list[str]:
+    """An override as Hydra needs it: what replaces a whole mapping is two of them, from a stage as from a user."""
+    replacing = expand_shorthand([f"{bare(key)}={value}"])
+    if value != NO_VALUE and len(replacing) > 1:
+        return replacing
+    return [key if value == NO_VALUE else f"{key}={value}"]
 
 
 def _stage(key: str, spec: Any) -> Stage:
@@ -163,7 +173,7 @@ def _seconds(stage: str, given: Any) -> float | None:
 
 def _lists(stage: str, kind: str, block: Any) -> dict[str, tuple[str, ...]]:
     if not isinstance(block, Mapping) or not all(isinstance(values, list | tuple) for values in block.values()):
-        raise UserError(f"stages.{stage}.{kind}={block!r}: lists by key are wanted, such as {{lr.peak: [1e-5, 1e-4]}}")
+        raise UserError(f"stages.{stage}.{kind}={block!r}: expected lists by key, such as {{lr.peak: [1e-5, 1e-4]}}")
     return {str(key): tuple(text(value) for value in values) for key, values in block.items()}
 
 

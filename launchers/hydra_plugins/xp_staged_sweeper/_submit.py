@@ -2,16 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from hydra_plugins.xp_staged_sweeper._experiment import Experiment, PlannedJob
 from hydra_plugins.xp_staged_sweeper._plan import Action, Plan, say
 from xp.errors import UserError
+from xp.json_types import JSONObject
 from xp.runs.executors.protocol import Executor, Submission
 from xp.runs.executors.submitted import note_handle, note_launcher, submit_and_note
 from xp.runs.records.folder import RECORD
 from xp.runs.records.record import Record
 from xp.shell import command, near
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _TOLD = 20
 """Submitted jobs that get a line of their own."""
@@ -25,7 +29,7 @@ def recover(executor: Executor | None, experiments: Sequence[Experiment]) -> Non
                 note_handle(folder, executor.name, handle)
 
 
-def submit(executor: Executor, plan: Plan, settings: Mapping[str, Any], console: Any) -> dict[str, Path]:
+def submit(executor: Executor, plan: Plan, settings: JSONObject, console: "Console") -> dict[str, Path]:
     """Submit what is to be run, adopt what an earlier call submitted; gives {handle: folder} of both.
 
     Raises:
@@ -42,7 +46,7 @@ def submit(executor: Executor, plan: Plan, settings: Mapping[str, Any], console:
 
 
 def _tell_handles(
-    jobs: Sequence[PlannedJob], handles: Sequence[str], taken: Mapping[Path, str], executor: str, console: Any
+    jobs: Sequence[PlannedJob], handles: Sequence[str], taken: Mapping[Path, str], executor: str, console: "Console"
 ) -> None:
     """A line for each job; of many the first few, since every record holds its job's handle."""
     for planned, handle in list(zip(jobs, handles))[:_TOLD]:
@@ -70,7 +74,7 @@ def submissions(jobs: Sequence[PlannedJob], handles: Mapping[Path, str]) -> list
     ]
 
 
-def print_next_steps(plan: Plan, executor: str, console: Any) -> int:
+def print_next_steps(plan: Plan, executor: str, console: "Console") -> int:
     """The last lines of a call that does not wait: how to look, follow and cancel. Gives the exit code 0."""
     number = sum(action.starts for action in plan.actions.values())
     one = number == 1
@@ -98,5 +102,5 @@ def _taken(executor: Executor, plan: Plan) -> dict[Path, str]:
                 f"process {record.get('pid')} on {record.get('host')}; {executor.name} cannot take it over. Wait for "
                 f"it, or end it first: {command('task=cancel', cancel__folder=near(planned.job.folder))}"
             )
-        found[planned.job.folder] = record["handle"]
+        found[planned.job.folder] = record.text("handle")
     return found

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -28,13 +28,16 @@ from xp.runs.records.json_io import explain_write_errors
 from xp.runs.records.record import now
 from xp.shell import command, near
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 OK, FAILED, INTERRUPTED = 0, 1, 130
 
 
 def xp_rules() -> Rules:
     """The checks and the result configuration that `xp.config` gives."""
     from xp.config import check
-    from xp.config.check import check_alike
+    from xp.config.check_alike import check_alike
     from xp.config.identity_keys import is_transient, result_config
     from xp.config.resolvers import READS
     from xp.config.schema import NO_RUN
@@ -50,7 +53,9 @@ def xp_rules() -> Rules:
     def check_job(config: DictConfig) -> None:
         task = config.task.name
         if task in NO_RUN:
-            raise UserError(f"task={task} makes no run, so it is no job of a sweep. Type it alone: xp task={task}")
+            raise UserError(
+                f"task={task} makes no run, so it cannot be a job of a sweep. Type it alone: xp task={task}"
+            )
         check(config)
 
     return Rules(
@@ -71,7 +76,7 @@ class Options:
     dry_run: bool = False
     retry_failed: bool = False
     params: Any = None
-    others: Mapping[str, Any] = field(default_factory=dict)
+    others: Mapping[str, object] = field(default_factory=dict)
     """Keys that there are none of: they are refused with a sentence of their own."""
 
 
@@ -109,7 +114,7 @@ class Sweep:
         rules: Rules,
         launcher: Any,
         executor: Executor | None,
-        console: Any,
+        console: "Console",
         held: ExitStack,
     ) -> int:
         """Plan, freeze and submit with `held` open; close it and wait for the jobs, where the launcher waits."""
@@ -189,7 +194,7 @@ class Sweep:
             description = _description(experiment, arguments, code)
             write_json(experiment.folder / "experiment.json", {**description, "command": self._command(retry=False)})
 
-    def _nothing(self, plan: Plan, console: Any) -> int:
+    def _nothing(self, plan: Plan, console: "Console") -> int:
         done, failed = plan.having(Action.DONE), plan.having(Action.FAILED, Action.BLOCKED)
         if not failed:
             say(console, f"{len(done)} of {len(plan.jobs)} done, nothing to run")
@@ -197,7 +202,7 @@ class Sweep:
             return OK
         return self._sum_up(plan, {}, console)
 
-    def _where(self, plan: Plan, console: Any) -> None:
+    def _where(self, plan: Plan, console: "Console") -> None:
         """Where the results are and what to type to see them; where there is a page, its path is shown instead."""
         for experiment in plan.experiments:
             if not (experiment.folder / "report.html").is_file():
@@ -205,7 +210,7 @@ class Sweep:
                 say(console, f"  look:   {command('task=status', status__folder=folder)}")
                 say(console, f"  report: {command('task=report', report__folder=folder)}")
 
-    def _sum_up(self, plan: Plan, states: dict[Path, JobState], console: Any) -> int:
+    def _sum_up(self, plan: Plan, states: dict[Path, JobState], console: "Console") -> int:
         """The last lines: what failed and why, the counts, and the command that goes on."""
         ends = {planned.job.folder: states.get(planned.job.folder) or _EARLIER[plan.actions[planned.job.folder]]
                 for planned in plan.jobs}  # fmt: skip
@@ -244,8 +249,8 @@ _ORDER = (JobState.DONE, JobState.FAILED, JobState.BLOCKED, JobState.INTERRUPTED
 def _error(planned: PlannedJob) -> str:
     from xp.runs.records.folder import RunFolder
 
-    error = RunFolder(planned.job.folder).record().get("error") or {}
-    return str(error.get("message") or error.get("type") or "unknown").split("\n")[0][:200]
+    error = RunFolder(planned.job.folder).record().error_message or "unknown"
+    return error.split("\n")[0][:200]
 
 
 def _description(experiment: Experiment, arguments: Sequence[str], code: str) -> dict[str, Any]:

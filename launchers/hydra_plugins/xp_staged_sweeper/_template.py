@@ -15,6 +15,8 @@ from typing import Any
 
 from omegaconf import AnyNode, Container, DictConfig, ListConfig, OmegaConf
 
+from xp.json_types import JSON
+
 Path = tuple[str | int, ...]
 Scalar = int | float | bool | str | None
 _REFERENCE = re.compile(r"\$\{\s*(?:(?P<resolver>[A-Za-z_][\w.]*)\s*:|(?P<node>[\w.\[\]]+)\s*\})")
@@ -44,7 +46,7 @@ class Template:
         raw: Any = OmegaConf.to_container(config, resolve=False)
         texts = {path: text for path, text in _leaves(raw) if "${" in text}
         self._open = [(path, *_parent(config, path)) for path in _touched(texts, self._paths, pure)]
-        self._resolved: dict[str, Any] | None = None
+        self._resolved: dict[str, JSON] | None = None
 
     def take(self, values: Sequence[Scalar]) -> None:
         """Put a job's values into the configurations."""
@@ -57,24 +59,24 @@ class Template:
         """Dotted keys whose values, as they resolve, may differ between the jobs."""
         return [_dotted(path) for path in self._paths] + [_dotted(path) for path, *_ in self._open]
 
-    def resolved(self, values: Sequence[Scalar]) -> dict[str, Any]:
+    def resolved(self, values: Sequence[Scalar]) -> dict[str, JSON]:
         """The plain resolved configuration with these values, which `take` was given."""
         if self._resolved is None:
             self._resolved = _resolve(self.config)
             return self._resolved
-        changes: list[tuple[Path, Any]] = list(zip(self._paths, values))
+        changes: list[tuple[Path, JSON]] = list(zip(self._paths, values))
         for path, parent, last in self._open:
             changes.append((path, _resolved_leaf(parent, last)))
         return patched(self._resolved, changes)
 
 
-def _resolve(config: DictConfig) -> dict[str, Any]:
+def _resolve(config: DictConfig) -> dict[str, JSON]:
     content: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     return content
 
 
-def patched(root: dict[str, Any], changes: Iterable[tuple[Path, Any]]) -> dict[str, Any]:
-    """A nested structure with other leaves; what lies beside the changed paths is shared with `root`."""
+def patched(root: Mapping[str, JSON], changes: Iterable[tuple[Path, JSON]]) -> dict[str, JSON]:
+    """A nested structure with other leaves; what is beside the changed paths is shared with `root`."""
     new = dict(root)
     own: dict[Path, Any] = {(): new}
     for path, value in changes:
@@ -90,7 +92,7 @@ def patched(root: dict[str, Any], changes: Iterable[tuple[Path, Any]]) -> dict[s
 
 
 def overlapping(keys: Iterable[str]) -> set[str]:
-    """The dotted keys that lie inside another of them, or hold one."""
+    """The dotted keys that are inside another of them, or hold one."""
     known = list(keys)
     there = set(known)
     found: set[str] = set()
@@ -124,11 +126,12 @@ def _child(node: Any, part: str | int) -> Any:
     return node._get_node(part) if isinstance(node, ListConfig) and isinstance(part, int) else None
 
 
-def _resolved_leaf(parent: Any, last: str | int) -> Any:
+def _resolved_leaf(parent: Any, last: str | int) -> JSON:
     """One leaf as `OmegaConf.to_container(resolve=True)` gives it."""
     node = parent._get_node(last)._dereference_node()
     if isinstance(node, Container):
-        return OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+        content: Any = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+        return content
     if node is None or node._is_missing():
         raise NotAlikeError(str(last))
     return node._value()

@@ -1,8 +1,10 @@
 """Values as Hydra's override language writes them, and back."""
 
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+
+from xp.json_types import JSONObject
+from xp.nested import dotted
 
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
 _WHOLE = re.compile(r"[+-]?(?:0|[1-9][0-9]*)")
@@ -10,7 +12,7 @@ _DECIMAL = re.compile(r"[+-]?(?:0|[1-9][0-9]*)(?:\.[0-9]+(?:[eE][+-]?[0-9]+)?|[e
 _WORDS = ("null", "true", "false", "nan", "inf")
 
 
-def text(value: Any) -> str:
+def text(value: object) -> str:
     """A value in the override language, such that parsing gives it back.
 
     Not `xp.shell.written`, which is for pasting: here interpolations stay interpolations, and what records hold as a
@@ -26,6 +28,7 @@ def text(value: Any) -> str:
         return value if _PLAIN.fullmatch(value) and value.lower() not in _WORDS else _quoted(value)
     if isinstance(value, Mapping):
         return "{" + ",".join(f"{key}:{text(inner)}" for key, inner in value.items()) + "}"
+    assert isinstance(value, Iterable), f"the override language has no form for {value!r}"
     return "[" + ",".join(text(inner) for inner in value) + "]"
 
 
@@ -45,16 +48,9 @@ def quick_value(written: str) -> tuple[bool, int | float | bool | str | None]:
     return False, None
 
 
-def flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+def flat(node: JSONObject) -> dict[str, str]:
     """A nested mapping of an experiment file as {dotted key: text}; lists and empty mappings stay values."""
-    found: dict[str, str] = {}
-    for name, value in node.items():
-        key = f"{prefix}{name}"
-        if isinstance(value, Mapping) and value:
-            found.update(flat(value, f"{key}."))
-        else:
-            found[key] = text(value)
-    return found
+    return {key: text(value) for key, value in dotted(node, keep_empty=True).items()}
 
 
 def bare(key: str) -> str:

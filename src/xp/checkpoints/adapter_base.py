@@ -1,4 +1,4 @@
-"""What an adapter's folder says beside its weights: where its base lies, and whose configuration and statistics count.
+"""Where the base of an adapter is, and whose configuration and statistics a checkpoint made of both has.
 
 Rule for the base: adapter_config.json is a stranger's word. The folder that it names is taken without asking only where
 it lies beside the adapter's folder (or inside it), wherever links lead; any other path, and every name of a hub, has to
@@ -63,8 +63,8 @@ def _where(named: str) -> str:
 def sidecar_of(folder: Path, base: Path | None) -> tuple[Path | None, tuple[Path, ...]]:
     """Whose sidecar files count, and the folders that small files are copied from (later ones over earlier ones).
 
-    An adapter with a configuration of its own (LeRobot writes one) has all its sidecar files. One without it takes the
-    base's and adds what its training changed: statistics, a tokenizer.
+    An adapter with a configuration of its own (some trainings write one) has all its sidecar files. One without it
+    takes the base's and adds what its training changed: statistics, a tokenizer.
 
     Args:
         folder: the adapter's.
@@ -102,7 +102,7 @@ def _states(folder: Path, processors: list[str]) -> list[str]:
     steps = [
         step
         for name in processors
-        for step in read_fields(folder / name, "LeRobot's processor").list_of_objects("steps", [])
+        for step in read_fields(folder / name, "a policy's processor").list_of_objects("steps", [])
     ]
     return [step.text("state_file") for step in steps if "state_file" in step]
 

@@ -1,20 +1,31 @@
-"""What every weight format gives the rest: headers without data, ranges of elements, and a place to write them."""
+# pyright: strict
+"""Named arrays on disk: the header of one, and the interfaces to read and to write them in ranges."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import ml_dtypes
 import numpy as np
+from numpy.typing import NDArray
 
-BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
-SMALL_FLOATS = tuple(
-    np.dtype(getattr(ml_dtypes, name))
-    for name in ("bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3", "float8_e4m3fnuz", "float8_e5m2fnuz")
+AnyArray = NDArray[Any]
+"""A numpy array whose type of elements a file decides."""
+AnyDType = np.dtype[Any]
+"""A numpy type of elements, or one of `SMALL_FLOATS`."""
+BFLOAT16: AnyDType = np.dtype(ml_dtypes.bfloat16)
+SMALL_FLOATS: tuple[AnyDType, ...] = (
+    BFLOAT16,
+    np.dtype(ml_dtypes.float8_e4m3fn),
+    np.dtype(ml_dtypes.float8_e5m2),
+    np.dtype(ml_dtypes.float8_e4m3),
+    np.dtype(ml_dtypes.float8_e4m3fnuz),
+    np.dtype(ml_dtypes.float8_e5m2fnuz),
 )
 """Float types that numpy itself does not know."""
+_SMALL_FLOATS_BY_NAME = {dtype.name: dtype for dtype in SMALL_FLOATS}
 BYTE_ALIGNMENT = 64
 """Arrays that start at a multiple of so many bytes are taken by JAX's CPU backend without a copy."""
 
@@ -29,7 +40,7 @@ class Leaf:
 
     name: str
     shape: tuple[int, ...]
-    dtype: np.dtype
+    dtype: AnyDType
 
     @property
     def size(self) -> int:
@@ -47,12 +58,17 @@ class Leaf:
         return is_float(self.dtype)
 
 
-def is_float(dtype: np.dtype) -> bool:
+def is_float(dtype: AnyDType) -> bool:
     """Whether a dtype is a real floating-point type, numpy's or one of `SMALL_FLOATS`."""
     return dtype.kind == "f" or dtype in SMALL_FLOATS
 
 
-def aligned_empty(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
+def dtype_named(name: str) -> AnyDType:
+    """The dtype of a name, numpy's (`float32`, `<f4`) or one of `SMALL_FLOATS`."""
+    return _SMALL_FLOATS_BY_NAME.get(name) or np.dtype(name)
+
+
+def aligned_empty(shape: Sequence[int], dtype: AnyDType) -> AnyArray:
     """An array of that shape, its values undefined, that starts at a multiple of `BYTE_ALIGNMENT`."""
     size = math.prod(shape) * dtype.itemsize
     memory = np.empty(size + BYTE_ALIGNMENT, np.uint8)
@@ -60,6 +76,29 @@ def aligned_empty(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
     return memory[first : first + size].view(dtype).reshape(shape)
 
 
+@runtime_checkable
+class Array(Protocol):
+    """An array of numpy or JAX, wherever its data is; `np.asarray` takes it to the host."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Length of each axis."""
+        ...
+
+    @property
+    def dtype(self) -> AnyDType:
+        """Type of the elements."""
+        ...
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the data."""
+        ...
+
+    def __array__(self) -> AnyArray: ...
+
+
+@runtime_checkable
 class Reader(Protocol):
     """Weights on disk. Opening one reads headers only; `read` may be called from several threads."""
 
@@ -86,7 +125,7 @@ class Reader(Protocol):
         """Whether ranges are cheap only where each follows the one that the same thread read before it."""
         ...
 
-    def read(self, name: str, start: int, stop: int) -> np.ndarray:
+    def read(self, name: str, start: int, stop: int) -> AnyArray:
         """Elements [start, stop) of the flattened array, 1-D; valid until this thread's next read of the reader.
 
         Raises:
@@ -95,10 +134,11 @@ class Reader(Protocol):
         ...
 
 
+@runtime_checkable
 class Writer(Protocol):
     """A checkpoint's weights being written; all leaves are known from the start. `write` may be called by threads."""
 
-    def write(self, name: str, start: int, data: np.ndarray) -> None:
+    def write(self, name: str, start: int, data: AnyArray) -> None:
         """Put 1-D `data` at element `start` of the flattened array."""
         ...
 

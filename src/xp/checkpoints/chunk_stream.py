@@ -7,11 +7,15 @@ order cost one window of compressed bytes, whatever the leaf's size.
 
 import io
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from xp.checkpoints.arrays import CorruptFileError
+
+if TYPE_CHECKING:
+    import pyarrow
+    import tensorstore
 
 WINDOW = 1 << 20
 """Compressed bytes read at once."""
@@ -20,7 +24,7 @@ WINDOW = 1 << 20
 class Values(io.RawIOBase):
     """One value of a key-value store as a file of compressed bytes, read from front to end."""
 
-    def __init__(self, store: Any, key: str) -> None:
+    def __init__(self, store: "tensorstore.KvStore", key: str) -> None:
         self._store, self._key, self._at, self._window = store, key, 0, WINDOW
 
     def readable(self) -> bool:
@@ -48,12 +52,12 @@ class Values(io.RawIOBase):
 class ChunkStream:
     """The values of an array in C order whose chunks are zstd frames that follow one another along its first axis."""
 
-    def __init__(self, store: Any, keys: Sequence[str], chunk: int) -> None:
+    def __init__(self, store: "tensorstore.KvStore", keys: Sequence[str], chunk: int) -> None:
         """`chunk`: bytes of each chunk when decoded (the last one may be filled up)."""
         self._store, self._keys, self._chunk = store, list(keys), chunk
         self.at = 0
         """Bytes that were read."""
-        self._stream: Any = None
+        self._stream: pyarrow.NativeFile | None = None
 
     def skip(self, count: int) -> None:
         """Decode and forget."""
@@ -73,6 +77,7 @@ class ChunkStream:
             inside = self.at % self._chunk
             if inside == 0:
                 self._stream = self._opened(self._keys[self.at // self._chunk])
+            assert self._stream is not None
             part = view[: self._chunk - inside]
             try:
                 count = self._stream.readinto(part)
@@ -83,7 +88,7 @@ class ChunkStream:
             self.at += count
             view = view[count:]
 
-    def _opened(self, key: str) -> Any:
+    def _opened(self, key: str) -> "pyarrow.NativeFile":
         import pyarrow
 
         source = pyarrow.PythonFile(Values(self._store, key), mode="r")

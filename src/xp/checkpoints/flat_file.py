@@ -1,4 +1,5 @@
-"""Weights that lie as plain bytes in files: positioned reads and writes of element ranges, no memory mapping."""
+# pyright: strict
+"""Weights that are plain bytes in files: element ranges read and written by position, without memory mapping."""
 
 import os
 import threading
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xp.checkpoints.arrays import CorruptFileError, Leaf, aligned_empty
+from xp.checkpoints.arrays import AnyArray, CorruptFileError, Leaf, aligned_empty
 
 LOADERS, PIECE = 4, 1 << 24
 """Whole arrays that are loaded at a time, and the most bytes that one read asks for."""
@@ -59,7 +60,7 @@ class FlatReader:
         """Any order will do."""
         return False
 
-    def read(self, name: str, start: int, stop: int) -> np.ndarray:
+    def read(self, name: str, start: int, stop: int) -> AnyArray:
         """See `Reader.read`."""
         extent = self._extents[name]
         size = extent.leaf.dtype.itemsize
@@ -67,7 +68,7 @@ class FlatReader:
         self._fill(extent, start * size, view)
         return np.frombuffer(view, dtype=extent.leaf.dtype)
 
-    def load(self, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
+    def load(self, names: Iterable[str] | None = None) -> dict[str, AnyArray]:
         """Whole arrays in their shapes, each in aligned memory of its own, so that memory is the arrays' own, once.
 
         Args:
@@ -80,7 +81,7 @@ class FlatReader:
         with ThreadPoolExecutor(LOADERS, "load") as pool:
             return dict(zip(wanted, pool.map(self._whole, wanted), strict=True))
 
-    def _whole(self, name: str) -> np.ndarray:
+    def _whole(self, name: str) -> AnyArray:
         extent = self._extents[name]
         array = aligned_empty(extent.leaf.shape, extent.leaf.dtype)
         if array.size:
@@ -96,7 +97,7 @@ class FlatReader:
                 raise CorruptFileError(f"{self.files[extent.file].name} ends inside {extent.leaf.name}")
             done += got
 
-    def _buffer(self, size: int) -> np.ndarray:
+    def _buffer(self, size: int) -> AnyArray:
         held = getattr(self._local, "buffer", None)
         if held is None or held.size < size:
             held = self._local.buffer = np.empty(size, np.uint8)
@@ -115,7 +116,7 @@ class FlatWriter:
         self._extents = dict(extents)
         self._descriptors = [os.open(file, os.O_WRONLY) for file in files]
 
-    def write(self, name: str, start: int, data: np.ndarray) -> None:
+    def write(self, name: str, start: int, data: AnyArray) -> None:
         """See `Writer.write`."""
         extent = self._extents[name]
         view = memoryview(np.ascontiguousarray(data).view(np.uint8))

@@ -1,4 +1,4 @@
-"""Flax's msgpack trees, indexed without reading their data, read in ranges or whole, and written.
+"""Flax's msgpack files: indexed without reading their data, read in ranges or whole, and written.
 
 Files are those of `flax.serialization`: nested maps whose leaves are extension type 1, a list of shape, dtype name and
 bytes (the msgpack specification; flax.serialization._ndarray_to_bytes). The index skips over the data, so a checkpoint
@@ -13,12 +13,20 @@ from typing import Any, BinaryIO
 
 import msgpack
 import numpy as np
+from numpy.typing import ArrayLike
 
-from xp.checkpoints.arrays import SMALL_FLOATS, CorruptFileError, Leaf
+from xp.checkpoints.arrays import AnyArray, CorruptFileError, Leaf, dtype_named
 from xp.checkpoints.flat_file import Extent, FlatReader, FlatWriter
 from xp.foreign.flax_msgpack import Array, Scalar, scan
+from xp.json_types import JSON
 
-SMALL_TYPES = {dtype.name: dtype for dtype in SMALL_FLOATS}
+type FlaxTree = (
+    dict[str, FlaxTree] | list[FlaxTree] | AnyArray | np.generic | None | bool | int | float | complex | str | bytes
+)
+"""A whole msgpack tree in memory."""
+type ArrayTree = ArrayLike | Mapping[str, ArrayTree]
+"""Nested dicts of arrays, to be written."""
+
 WEIGHTS = "a checkpoint's weights"
 """What such a file is, for messages."""
 _ARRAY = 1
@@ -49,7 +57,7 @@ def open_msgpack(file: Path, what: str = WEIGHTS) -> FlatReader:
     return FlatReader((file,), extents)
 
 
-def read_tree(file: Path, what: str = WEIGHTS) -> Any:
+def read_tree(file: Path, what: str = WEIGHTS) -> FlaxTree:
     """The tree of a msgpack file as nested dicts of numpy arrays, with whatever else it holds.
 
     Args:
@@ -66,13 +74,13 @@ def read_tree(file: Path, what: str = WEIGHTS) -> Any:
     return _filled(tree, (), FlatReader((file,), {name: _extent(name, node) for name, node in arrays.items()}).load())
 
 
-def _filled(node: Any, path: tuple[str, ...], arrays: Mapping[str, np.ndarray]) -> Any:
+def _filled(node: Any, path: tuple[str, ...], arrays: Mapping[str, AnyArray]) -> FlaxTree:
     if isinstance(node, dict):
         return {name: _filled(child, (*path, name), arrays) for name, child in node.items()}
     if isinstance(node, list):
         return [_filled(child, (*path, str(number)), arrays) for number, child in enumerate(node)]
     if isinstance(node, Scalar):
-        return np.frombuffer(node.data, _dtype(node.word))[0]
+        return np.frombuffer(node.data, dtype_named(node.word))[0]
     return arrays["/".join(path)] if isinstance(node, Array) else node
 
 
@@ -86,11 +94,7 @@ def _nodes(node: Any, into: tuple[type, ...], path: tuple[str, ...] = ()) -> Ite
 
 
 def _extent(name: str, array: Array) -> Extent:
-    return Extent(Leaf(name, array.shape, _dtype(array.word)), 0, array.offset)
-
-
-def _dtype(word: str) -> np.dtype:
-    return SMALL_TYPES.get(word) or np.dtype(word)
+    return Extent(Leaf(name, array.shape, dtype_named(array.word)), 0, array.offset)
 
 
 def create_msgpack(folder: Path, leaves: Mapping[str, Leaf]) -> FlatWriter:
@@ -116,7 +120,7 @@ def create_msgpack(folder: Path, leaves: Mapping[str, Leaf]) -> FlatWriter:
     return FlatWriter((file,), extents)
 
 
-def write_tree(path: Path, tree: Mapping[str, Any]) -> int:
+def write_tree(path: Path, tree: Mapping[str, ArrayTree]) -> int:
     """Write nested mappings of arrays as `flax.serialization.msgpack_serialize` would (keys sorted).
 
     Returns:
@@ -130,7 +134,7 @@ def write_tree(path: Path, tree: Mapping[str, Any]) -> int:
         return handle.tell()
 
 
-def _put(handle: BinaryIO, array: np.ndarray) -> None:
+def _put(handle: BinaryIO, array: AnyArray) -> None:
     handle.write(array.reshape(-1).view(np.uint8).data if array.size else b"")
 
 
@@ -148,7 +152,7 @@ def _write(handle: BinaryIO, node: Any, packer: msgpack.Packer, put: Callable[[B
     put(handle, leaf)
 
 
-def _contiguous(value: Any) -> np.ndarray:
+def _contiguous(value: ArrayLike) -> AnyArray:
     array = np.asarray(value)
     return array if array.flags.c_contiguous else np.ascontiguousarray(array)
 
@@ -169,9 +173,9 @@ def _sized(size: int, codes: Mapping[int, str]) -> bytes:
     raise ValueError(f"an array of {size} bytes is too large for msgpack")
 
 
-def orbax_metadata(names: list[str]) -> dict[str, Any]:
+def orbax_metadata(names: list[str]) -> dict[str, JSON]:
     """What Orbax 0.4 writes beside an aggregated checkpoint: each leaf's keys, all of them kept in the msgpack."""
-    entries = {}
+    entries: dict[str, JSON] = {}
     for name in sorted(names):
         keys = tuple(name.split("/"))
         entries[str(keys)] = {

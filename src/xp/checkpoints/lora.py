@@ -1,14 +1,14 @@
-"""LoRA leaves of openpi's JAX checkpoints folded into the weights they adapt, as a reader.
+"""LoRA weights inside a JAX checkpoint, added to the weights that they adapt as those are read.
 
-openpi (models/lora.py): w + scale * a @ b over the last two axes, except that the feed-forward layers take no scale and
-`attn_vec_einsum` sums b over the heads (its einsum drops that axis). PEFT's adapters: see `adapter`.
+For Gemma's layers in Flax: w + scale * a @ b over the last two axes, except that the feed-forward layers take no scale
+and `attn_vec_einsum` sums b over the heads (its einsum drops that axis). PEFT's adapters: see `peft_adapter`.
 """
 
 import math
 
 import numpy as np
 
-from xp.checkpoints.arrays import CorruptFileError, Leaf, Reader
+from xp.checkpoints.arrays import AnyArray, CorruptFileError, Leaf, Reader
 from xp.checkpoints.folded import Folded
 
 
@@ -22,14 +22,14 @@ class _Update:
         """Elements that one step of the leading axis spans: a whole matrix where the leaf is one."""
         return leaf.size if len(leaf.shape) <= 2 else math.prod(leaf.shape[1:])
 
-    def rows(self, base: Reader, leaf: Leaf, first: int, last: int) -> np.ndarray:
+    def rows(self, base: Reader, leaf: Leaf, first: int, last: int) -> AnyArray:
         """See `Change.rows`."""
         row = self.row(leaf)
         values = base.read(leaf.name, first, last).astype(np.float32)
         values += self._of(leaf, first // row, -(-last // row)).reshape(-1)
         return values
 
-    def _of(self, leaf: Leaf, first: int, last: int) -> np.ndarray:
+    def _of(self, leaf: Leaf, first: int, last: int) -> AnyArray:
         """The update of leading rows [first, last), or of a whole matrix."""
         a, b = (self._whole(name) for name in self._names)
         if len(leaf.shape) > 2:
@@ -38,13 +38,13 @@ class _Update:
             b = np.broadcast_to(b.sum(axis=1, keepdims=True), b.shape)
         return self._scale * (a @ b)
 
-    def _whole(self, name: str) -> np.ndarray:
+    def _whole(self, name: str) -> AnyArray:
         leaf = self._reader.leaves[name]
         return self._reader.read(name, 0, leaf.size).astype(np.float32).reshape(leaf.shape)
 
 
 def folded_tree(reader: Reader, scale: float) -> Reader:
-    """An openpi checkpoint without LoRA leaves: they are folded in. The same reader if it has none.
+    """A checkpoint without LoRA leaves: they are folded in. The same reader if it has none.
 
     Raises:
         CorruptFileError: a LoRA leaf without its partner or its weight.

@@ -1,4 +1,5 @@
-"""Checkpoints by the shape of their folders: formats, places of weights and sidecar files, and how to write alike.
+# pyright: strict
+"""Opening a checkpoint, whose format its files tell, and beginning a new one in the same format.
 
 `sidecar` is the folder of what stands beside the weights: configuration, statistics, processors. Pickle files
 are never opened.
@@ -45,13 +46,16 @@ class Checkpoint:
     """Where its small files are copied from, later ones over earlier ones; empty: `sidecar` alone."""
 
 
-def open_checkpoint(path: str | Path, *, base: str | Path | None = None, lora_scale: float = 1.0) -> Checkpoint:
+def open_checkpoint(
+    path: str | Path, *, base: str | Path | None = None, lora_scale: float = 1.0, fold: bool = True
+) -> Checkpoint:
     """Open the headers of a checkpoint: a policy folder, a step of one, a params folder, a file, or an xp run.
 
     Args:
         path: the place; `FOLDER@STEP` chooses a step.
         base: for a LoRA adapter whose configuration names no folder beside it: the checkpoint it was trained on.
-        lora_scale: alpha / rank of LoRA weights inside an openpi checkpoint.
+        lora_scale: alpha / rank of LoRA weights that stand in a checkpoint beside the weights they adapt.
+        fold: whether those are folded in; else they are leaves of their own.
 
     Raises:
         UserError: nothing there that can be merged, or a damaged file.
@@ -60,7 +64,7 @@ def open_checkpoint(path: str | Path, *, base: str | Path | None = None, lora_sc
     if not root.exists():
         raise UserError(f"There is no checkpoint {root}. Give a run's or a policy's folder: merge.checkpoints=[A,B,C]")
     try:
-        return _opened(root, *_found(root, step), base=base, lora_scale=lora_scale)
+        return _opened(root, *_found(root, step), base=base, lora_scale=lora_scale if fold else None)
     except RefusedError as error:
         raise UserError(f"The checkpoint {path} is damaged: {error} Nothing was written.") from error
     except CorruptFileError as error:
@@ -132,7 +136,7 @@ def _safetensors(folder: Path, step: int | None) -> tuple[str, Path, Path | None
         return "safetensors", folder, None
     if any((folder / name).is_file() for name in (MODEL, INDEX)) or is_adapter(folder):
         return "safetensors", folder, folder
-    if (folder / "pretrained_model").is_dir():  # a step of LeRobot's own training
+    if (folder / "pretrained_model").is_dir():  # a step as some trainings save it
         return _safetensors(folder / "pretrained_model", None)
     return None
 
@@ -143,10 +147,11 @@ def _numbered(folder: Path) -> list[int]:
 
 
 def _opened(
-    path: Path, kind: str, place: Path, sidecar: Path | None, *, base: str | Path | None, lora_scale: float
+    path: Path, kind: str, place: Path, sidecar: Path | None, *, base: str | Path | None, lora_scale: float | None
 ) -> Checkpoint:
     if kind == "orbax":
-        reader: Reader = folded_tree(orbax.OrbaxReader(place), lora_scale)
+        tree = orbax.OrbaxReader(place)
+        reader: Reader = tree if lora_scale is None else folded_tree(tree, lora_scale)
     elif kind == "flax_msgpack":
         reader = open_msgpack(place)
     elif is_adapter(place):
@@ -160,7 +165,7 @@ def _folded(path: Path, place: Path, base: str | Path | None) -> Checkpoint:
     """An adapter, folded into the base that is given or that lies beside it."""
     if (place / MODEL).exists() or (place / INDEX).exists():
         raise UserError(
-            f"{place} holds a whole model and an adapter, and nothing says which of them is meant. Move one of them "
+            f"{place} holds a whole model and an adapter, and it is unclear which of them is meant. Move one of them "
             f"into a folder of its own: {MODEL}, or adapter_config.json and adapter_model.safetensors."
         )
     own = named_base(place, given=base is not None)

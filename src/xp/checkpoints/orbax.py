@@ -1,10 +1,10 @@
 """Orbax checkpoints (OCDBT or plain zarr), read and written leaf by leaf with tensorstore, without Orbax or JAX.
 
-`_METADATA` names the leaves by their keys in the tree; each is a zarr array at the keys joined by '.'. openpi wraps its
-weights as {"params": tree} and ends each path in "value" (an nnx state): both are left out of the names and kept in
-the file. As Orbax writes it a leaf is one zstd chunk: it is decoded as a stream, from its front (`chunks`). What is
-written here has chunks of a few layers, uncompressed (float weights compress by a tenth at the price of most of the
-time), so the next merge reads any layer.
+`_METADATA` names the leaves by their keys in the tree; each is a zarr array at the keys joined by '.'. Some programs
+wrap the weights as {"params": tree} and end each path in "value" (an nnx state): both are left out of the names and
+kept in the file. As Orbax writes it a leaf is one zstd chunk: it is decoded as a stream, from its front
+(`chunk_stream`). What is written here has chunks of a few layers, uncompressed (float weights compress by a tenth at
+the price of most of the time), so the next merge reads any layer.
 """
 
 import json
@@ -14,21 +14,22 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import tensorstore
 
-from xp.checkpoints.arrays import BFLOAT16, SMALL_FLOATS, CorruptFileError, Leaf
+from xp.checkpoints.arrays import BFLOAT16, AnyArray, CorruptFileError, Leaf, dtype_named
 from xp.checkpoints.chunk_stream import ChunkStream
 from xp.foreign.json_file import DEEPEST, Fields, read_fields
 from xp.foreign.paths import inside, member
 from xp.foreign.text import printable
 from xp.foreign.zarr_header import ArrayHeader, check_sizes, folder_bytes, read_array_header
+from xp.json_types import JSON, JSONObject
 
 METADATA = "_METADATA"
 CHUNK_BYTES = 8 << 20
-"""About how large a written chunk is; at least one row of the leading axis."""
+"""About how large a written chunk is (see `chunk_shape`)."""
 _CONTEXT = {"file_io_sync": False, "cache_pool": {"total_bytes_limit": 0}}
 """Files are synced once, when the folder is complete."""
 _HANDLER = "orbax.checkpoint._src.handlers.pytree_checkpoint_handler.PyTreeCheckpointHandler"
@@ -38,13 +39,21 @@ _HANDLER = "orbax.checkpoint._src.handlers.pytree_checkpoint_handler.PyTreeCheck
 class Tree:
     """What `_METADATA` says: for each leaf name, its entry there."""
 
-    content: dict[str, Any]
-    entries: dict[str, tuple[str, dict[str, Any]]]
-    """{leaf name: (key in tree_metadata, value there)}."""
+    content: dict[str, JSON]
+    entries: dict[str, "TreeEntry"]
+    """By the name of the leaf."""
 
     def path(self, name: str) -> str:
         """Where the array of a leaf lies in the store."""
-        return ".".join(str(part["key"]) for part in self.entries[name][1]["key_metadata"])
+        return ".".join(self.entries[name].parts)
+
+
+class TreeEntry(NamedTuple):
+    """A leaf in `_METADATA`: its key in `tree_metadata`, the keys that lead to it, and what stands there."""
+
+    key: str
+    parts: list[str]
+    content: JSONObject
 
 
 class OrbaxReader:
@@ -67,10 +76,10 @@ class OrbaxReader:
         self._streamed: dict[str, list[str]] = {}
         """{leaf name: the keys of its chunks in order}, of leaves that are decoded as a stream."""
         self._store = self._read_headers(folder)
-        self._stores: dict[str, Any] = {}
+        self._stores: dict[str, tensorstore.TensorStore] = {}
         self._local = threading.local()
 
-    def _read_headers(self, folder: Path) -> Any:
+    def _read_headers(self, folder: Path) -> tensorstore.KvStore:
         size = folder_bytes(folder, "a checkpoint")
         try:
             store = tensorstore.KvStore.open(self._kvstore, context=self._context).result()
@@ -96,7 +105,7 @@ class OrbaxReader:
         wanted = header.chunk_count
         if chunks < wanted and self.tree.content.get("store_array_data_equal_to_fill_value", True):
             raise CorruptFileError(f"{name} has {chunks} of {wanted} chunks")
-        self.leaves[name] = Leaf(name, header.shape, _dtype(header.word))
+        self.leaves[name] = Leaf(name, header.shape, dtype_named(header.word))
         if chunks == wanted and _is_streamed(header):
             rest = header.content.get("dimension_separator", ".") + "0"
             self._streamed[name] = [f"{path}/{i}{rest * (len(header.shape) - 1)}" for i in range(wanted)]
@@ -106,15 +115,16 @@ class OrbaxReader:
         return name in self._streamed
 
     def alignment(self, name: str) -> int:
-        """Elements of the leading rows that one chunk holds; all of them where chunks cut other axes too."""
+        """Elements of one chunk where chunks follow one another; else of the leading rows that chunks share."""
         if name in self._streamed:
             return 1
         shape, chunks = self.leaves[name].shape, self._headers[name].chunks
-        if not shape or chunks[1:] != shape[1:]:
-            return max(self.leaves[name].size, 1)
-        return min(chunks[0], shape[0]) * math.prod(shape[1:])
+        if not shape:
+            return 1
+        axis = _cut_axis(shape, chunks) or 0
+        return max(min(chunks[axis], shape[axis]) * math.prod(shape[axis + 1 :]), 1)
 
-    def read(self, name: str, start: int, stop: int) -> np.ndarray:
+    def read(self, name: str, start: int, stop: int) -> AnyArray:
         """See `Reader.read`."""
         leaf = self.leaves[name]
         if name in self._streamed:
@@ -126,14 +136,14 @@ class OrbaxReader:
             store = self._stores[name]
             if not leaf.shape:
                 return np.asarray(store.read().result()).reshape(1)
-            row = max(math.prod(leaf.shape[1:]), 1)
-            first, last = start // row, -(-stop // row)
-            rows = np.asarray(store[first:last].read().result()).reshape(-1)
+            axis = _cut_axis(leaf.shape, self._headers[name].chunks) or 0
+            box, first = _box(leaf.shape, axis, start, stop)
+            rows = np.asarray(store[box].read().result()).reshape(-1)
         except (ValueError, OSError) as error:
             raise CorruptFileError(f"the data of {name} cannot be read ({str(error).splitlines()[0][:200]})") from error
-        return rows[start - first * row : stop - first * row]
+        return rows[start - first : stop - first]
 
-    def _read_stream(self, leaf: Leaf, start: int, stop: int) -> np.ndarray:
+    def _read_stream(self, leaf: Leaf, start: int, stop: int) -> AnyArray:
         """The next elements of this thread's stream of the leaf; a new stream where they are not the next ones."""
         local, size, asked = self._local.__dict__, leaf.dtype.itemsize, (leaf.name, start, stop)
         if local.get("last") == asked:  # asked again: a reference that stands in for several checkpoints
@@ -184,13 +194,14 @@ def read_tree_metadata(folder: Path) -> Tree:
     listed = content.object("tree_metadata")
     keys = {key: _keys(entry) for key, entry in listed.objects()}
     if content.flag("use_zarr3", False):
-        raise CorruptFileError("it is stored as zarr 3; openpi and xp write zarr 2 (Orbax's use_zarr3=False)")
+        raise CorruptFileError("it is stored as zarr 3, and zarr 2 is read here (Orbax writes it with use_zarr3=False)")
     if not keys:
         raise CorruptFileError(f"{METADATA} lists no weights")
     front = 1 if all(parts[0] == "params" and len(parts) > 1 for parts in keys.values()) else 0
     back = 1 if all(parts[-1] == "value" and len(parts) > front + 1 for parts in keys.values()) else 0
     names = {key: "/".join(parts[front : len(parts) - back]) for key, parts in keys.items()}
-    tree = Tree(dict(content.content), {names[key]: (key, listed.content[key]) for key in keys})
+    entries = {names[key]: TreeEntry(key, parts, listed.object(key).content) for key, parts in keys.items()}
+    tree = Tree(dict(content.content), entries)
     if len(tree.entries) != len(keys):
         raise CorruptFileError(f"{METADATA} lists two arrays under one name")
     for name in tree.entries:
@@ -210,21 +221,54 @@ def _keys(entry: Fields) -> list[str]:
     return keys
 
 
-def _kvstore(folder: Path) -> dict[str, Any]:
+def _kvstore(folder: Path) -> dict[str, str]:
     base = f"file://{folder.absolute()}/"
     if (folder / "manifest.ocdbt").is_file():
         return {"driver": "ocdbt", "base": base}
     return {"driver": "file", "path": f"{folder.absolute()}/"}
 
 
-def _dtype(word: str) -> np.dtype:
-    return {dtype.name: dtype for dtype in SMALL_FLOATS}.get(word) or np.dtype(word)
+def chunk_shape(leaf: Leaf) -> tuple[int, ...]:
+    """The chunks that a leaf is written in: about `CHUNK_BYTES`, and each a range of the flattened array.
+
+    So they hold rows of the leading axis; where one row is larger, an equal part of it along the next axis that allows
+    it, and of one index of the axes before (all of that axis where only slivers would be equal).
+    """
+    shape = leaf.shape
+    for axis in range(len(shape)):
+        inner = max(math.prod(shape[axis + 1 :]) * leaf.dtype.itemsize, 1)
+        most = min(CHUNK_BYTES // inner, shape[axis])
+        if axis and most:
+            most = next(count for count in range(most, 0, -1) if shape[axis] % count == 0)
+            most = shape[axis] if most * inner < CHUNK_BYTES // 64 else most
+        if most:
+            return (*[1] * axis, most, *shape[axis + 1 :])
+    return (1, *shape[1:])
 
 
-def chunk_rows(leaf: Leaf) -> int:
-    """Rows of the leading axis in a written chunk."""
-    row = max(math.prod(leaf.shape[1:]) * leaf.dtype.itemsize, 1)
-    return max(1, min(CHUNK_BYTES // row, leaf.shape[0]))
+def _cut_axis(shape: Sequence[int], chunks: Sequence[int]) -> int | None:
+    """The axis that chunks cut where each is a range of the flattened array; None where they are none."""
+    axis = next((i for i, length in enumerate(chunks) if length > 1), len(shape) - 1)
+    whole = all(chunk >= length for chunk, length in zip(chunks[axis + 1 :], shape[axis + 1 :]))
+    return axis if whole and (axis == 0 or shape[axis] % chunks[axis] == 0) else None
+
+
+def _box(shape: Sequence[int], axis: int, start: int, stop: int) -> tuple[tuple[int | slice, ...], int]:
+    """The smallest part of an array, cut along `axis` or an axis before, that holds a range of its elements.
+
+    Returns:
+        Its index, and the number of its first element.
+    """
+    while True:
+        inner = max(math.prod(shape[axis + 1 :]), 1)
+        outer = inner * shape[axis]
+        if axis == 0 or start // outer == (stop - 1) // outer:
+            break
+        axis -= 1
+    before, rest = divmod(start, outer) if axis else (0, start)
+    leading = tuple(int(i) for i in np.unravel_index(before, shape[:axis])) if axis else ()
+    first, last = rest // inner, -(-(stop - before * outer) // inner)
+    return (*leading, slice(first, last)), before * outer + first * inner
 
 
 class OrbaxWriter:
@@ -236,17 +280,17 @@ class OrbaxWriter:
         self._leaves, self._tree = dict(leaves), tree
         self._kvstore = {"driver": "ocdbt", "base": f"file://{folder.absolute()}/"}
         self._context = tensorstore.Context(_CONTEXT)
-        self._stores: dict[str, Any] = {}
-        kept = {key: _unsharded(entry) for name, (key, entry) in tree.entries.items() if name in leaves}
+        kept: dict[str, JSON] = {e.key: _unsharded(e.content) for name, e in tree.entries.items() if name in leaves}
         content = {**tree.content, "tree_metadata": kept}
         (folder / METADATA).write_text(json.dumps(content), encoding="utf-8")
-        self._stores = {name: future.result() for name, future in [(n, self._create(n)) for n in leaves]}
+        created = [(name, self._create(name)) for name in leaves]
+        self._stores: dict[str, tensorstore.TensorStore] = {name: future.result() for name, future in created}
 
-    def _create(self, name: str) -> Any:
+    def _create(self, name: str) -> tensorstore.Future[tensorstore.TensorStore]:
         leaf = self._leaves[name]
         metadata = {
             "shape": list(leaf.shape),
-            "chunks": [chunk_rows(leaf), *leaf.shape[1:]] if leaf.shape else [],
+            "chunks": list(chunk_shape(leaf)) if leaf.shape else [],
             "dtype": "bfloat16" if leaf.dtype == BFLOAT16 else leaf.dtype.str,
             "compressor": None,
             "fill_value": None,
@@ -264,29 +308,37 @@ class OrbaxWriter:
 
     def alignment(self, name: str) -> int:
         """Elements of one chunk: smaller writes would read and rewrite it."""
-        leaf = self._leaves[name]
-        return chunk_rows(leaf) * math.prod(leaf.shape[1:]) if leaf.shape else 1
+        return max(math.prod(chunk_shape(self._leaves[name])), 1)
 
-    def write(self, name: str, start: int, data: np.ndarray) -> None:
-        """See `Writer.write`; whole rows only."""
+    def write(self, name: str, start: int, data: AnyArray) -> None:
+        """See `Writer.write`; whole chunks only (see `alignment`), or up to the end."""
         leaf, store = self._leaves[name], self._stores[name]
         if not leaf.shape:
             store.write(data.reshape(())).result()
             return
-        row = max(math.prod(leaf.shape[1:]), 1)
-        first = start // row
-        rows = data.reshape(-1, *leaf.shape[1:])
-        assert first * row == start and rows.size == data.size, "whole rows only"
-        store[first : first + len(rows)].write(rows).result()
+        axis, stop = _cut_axis(leaf.shape, chunk_shape(leaf)) or 0, start + data.size
+        chunk = self.alignment(name) if axis else max(leaf.size, 1)  # rows of the leading axis are written at once
+        writing: list[tensorstore.WriteFutures] = []
+        at = start
+        while at < stop:
+            end = min(stop, (at // chunk + 1) * chunk)
+            box, first = _box(leaf.shape, axis, at, end)
+            target = store[box]
+            assert first == at and math.prod(target.shape) == end - at, "whole rows only"
+            writing.append(target.write(data[at - start : end - start].reshape(target.shape)))
+            at = end
+        for future in writing:
+            future.result()
 
     def close(self) -> None:
         """Everything is committed when `write` returns."""
         self._stores = {}
 
 
-def _unsharded(entry: Mapping[str, Any]) -> dict[str, Any]:
+def _unsharded(entry: JSONObject) -> dict[str, JSON]:
     """A leaf's entry as that of a host array: it names no device it was once on and no shape of shards there."""
-    value = {key: word for key, word in entry["value_metadata"].items() if key != "write_shape"}
+    said = entry["value_metadata"]
+    value = {key: word for key, word in said.items() if key != "write_shape"} if isinstance(said, Mapping) else {}
     return {**entry, "value_metadata": {**value, "value_type": "np.ndarray"}}
 
 

@@ -1,4 +1,4 @@
-"""Which way round a matrix of a transformer lies: [out, in] as torch's Linear has it, or [in, out] as Conv1D does.
+"""How a transformer stores a matrix: [out, in] as torch's Linear does, or [in, out] as Conv1D does.
 
 PEFT asks the module; a folder has only names and shapes. A matrix that is not square says it by the shapes of its
 update, or by the length of its bias. A square one lies as the others of its name do (`h.0.attn.c_proj` as
@@ -43,7 +43,7 @@ def is_transposed(leaf: Leaf, a: Leaf, b: Leaf, config: AdapterConfig, known: Ma
     if leaf.name in known:
         return known[leaf.name]
     if leaf.shape[0] != leaf.shape[1]:
-        return False  # its shapes do not fit, which the caller says
+        return False  # its shapes do not fit, which the caller refuses
     alike = {turned for name, turned in known.items() if name.split(".")[-2:] == leaf.name.split(".")[-2:]}
     if len(alike) == 1:
         return alike.pop()
@@ -52,6 +52,6 @@ def is_transposed(leaf: Leaf, a: Leaf, b: Leaf, config: AdapterConfig, known: Ma
         return said
     raise config.refusal(
         "fan_in_fan_out",
-        f"the model has matrices of both kinds, and nothing tells which {printable(leaf.name)} {list(leaf.shape)} is. "
-        "Merge this adapter with PEFT itself (merge_and_unload).",
+        f"the model has matrices of both kinds, and it is unclear which kind {printable(leaf.name)} "
+        f"{list(leaf.shape)} is. Merge this adapter with PEFT itself (merge_and_unload).",
     )

@@ -1,4 +1,4 @@
-"""Regular expressions of an adapter's configuration, with Python's meaning and an end in sight.
+"""The regular expressions in an adapter's configuration, matched as Python does, within limits of time and memory.
 
 PEFT matches names of modules with `re`, and a pattern from a stranger can keep `re` at work for ever. Patterns without
 repetition are matched here, all others in a process of their own under limits of time and memory.

@@ -1,4 +1,4 @@
-"""PEFT LoRA adapters folded into the weights they adapt, as `merge_and_unload` of peft does it.
+"""PEFT's LoRA adapters, added to the weights that they adapt, as PEFT's `merge_and_unload` does it.
 
 W' = W + s B A for a linear layer or a convolution, with B [out, r], A [r, in] and s = alpha / r (alpha / sqrt(r) for
 rslora); the transposes for embeddings and layers stored [in, out] (peft/tuners/lora/layer.py). DoRA scales each output:
@@ -6,6 +6,7 @@ W' = m / |W + s B A| (W + s B A) (peft/tuners/lora/variants.py). Trained copies 
 embedding take the place of the base's. Products are taken in float64 and rounded once, to the base's type.
 """
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -21,6 +22,9 @@ from xp.foreign.paths import RefusedError, regular_file
 from xp.foreign.text import printable
 
 ADAPTER = "adapter_model.safetensors"
+ADDED = "added_weights.safetensors"
+"""Beside an adapter that xp trained: weights that its training made whole, under their own names. They are none of the
+base's, or stand for the base's of that name."""
 _PREFIX = "base_model.model."
 _PART = re.compile(
     r"(?P<module>.+)\.(?:"
@@ -73,9 +77,27 @@ def open_adapter(folder: Path, base: Reader) -> Reader:
     changes = fold.changes()
     if not changes:
         raise RefusedError(f"{file} holds no update and no trained copy of a weight: there is nothing to fold in.")
-    folded = Folded(base, changes, set())
+    folded = Folded(base, changes, set(), _added(folder, changes))
     folded.files = (folder, *base.files)
     return folded
+
+
+def _added(folder: Path, changes: Mapping[str, Change]) -> Reader | None:
+    """What lies beside the adapter, whole; None where there is nothing.
+
+    Raises:
+        RefusedError: one of them is for a weight that the adapter changes.
+    """
+    if not os.path.lexists(folder / ADDED):
+        return None
+    added = open_safetensors((regular_file(folder / ADDED, "weights beside an adapter"),))
+    for name in added.leaves:
+        if name in changes:
+            raise RefusedError(
+                f"{folder / ADDED} holds {printable(name)}, which {ADAPTER} changes: which of them is meant is not "
+                "said. Take one of them out."
+            )
+    return added
 
 
 def _parts(names: Iterable[str], base: Reader) -> _Parts:
@@ -182,7 +204,7 @@ class _Fold:
         keys = ("embedding_A", "embedding_B") if embedding else ("A", "B")
         others = {"magnitude"} if embedding else {"magnitude", "B_bias"}
         if not {*keys} <= found.keys() or found.keys() - {*keys} - others:
-            raise self._refused(f"{sorted(map(printable, found.values()))} make no whole update of {module}")
+            raise self._refused(f"{sorted(map(printable, found.values()))} are not a complete update of {module}")
         a, b = (self._adapter.leaves[found[key]] for key in keys)
         target = self._target(module, a.name)
         leaf = self._leaf(target, a.name)
@@ -231,7 +253,7 @@ class _Fold:
         outside, inside = (leaf.shape[1], leaf.shape[:1]) if transposed else (leaf.shape[0], leaf.shape[1:])
         if a.shape[1:] != inside or b.shape[0] != outside or any(size != 1 for size in b.shape[2:]):
             grouped = len(a.shape) > 2 and a.shape[2:] == inside[1:] and b.shape[0] == outside
-            hint = " A convolution in groups cannot be merged, by PEFT neither." if grouped else ""
+            hint = " A convolution in groups cannot be merged; PEFT cannot either." if grouped else ""
             raise self._refused(
                 f"A {list(a.shape)} and B {list(b.shape)} of {module} do not make its {list(leaf.shape)}.{hint}"
             )

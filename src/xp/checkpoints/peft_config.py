@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from xp.checkpoints.patterns import matches
 from xp.errors import join_names
 from xp.foreign.json_file import Fields, read_fields
 from xp.foreign.paths import RefusedError
 from xp.foreign.text import printable, shown
+from xp.json_types import JSON
 
 CONFIG = "adapter_config.json"
 _NUMBER = 10**9
@@ -163,7 +163,7 @@ class AdapterConfig:
     def _passed_over(self, name: str, module: str) -> RefusedError:
         return self.refusal(
             name,
-            f"by that PEFT passes over {printable(module)}, for which the folder has an update. Take one of them out.",
+            f"by it PEFT skips {printable(module)}, for which the folder has an update. Remove one of the two.",
         )
 
 
@@ -195,7 +195,7 @@ def read_adapter_config(folder: Path) -> Fields:
     return fields
 
 
-def _is_empty(value: Any) -> bool:
+def _is_empty(value: JSON) -> bool:
     return value is None or value is False or (isinstance(value, list | Mapping | str) and not value)
 
 

@@ -1,4 +1,5 @@
-"""How the elements of a leaf are cut into ranges."""
+# pyright: strict
+"""How the elements of an array are cut into ranges."""
 
 from collections.abc import Iterator
 

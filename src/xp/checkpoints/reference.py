@@ -1,3 +1,4 @@
+# pyright: strict
 """How users name a checkpoint: FOLDER, or FOLDER@STEP for one step of a run or of a policy folder with several."""
 
 import os

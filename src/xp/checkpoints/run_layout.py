@@ -1,3 +1,4 @@
+# pyright: strict
 """Where a run keeps the policies it made: `final/`, `best/` and `checkpoints/checkpoint-N/`."""
 
 import re

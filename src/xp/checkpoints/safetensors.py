@@ -1,3 +1,4 @@
+# pyright: strict
 """safetensors files, whole or sharded, read and written by their public layout.
 
 8 bytes little-endian length, a JSON header {name: {dtype, shape, data_offsets}}, then the data
@@ -10,16 +11,16 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import ml_dtypes
 import numpy as np
 
-from xp.checkpoints.arrays import CorruptFileError, Leaf
+from xp.checkpoints.arrays import AnyArray, AnyDType, Array, CorruptFileError, Leaf
 from xp.checkpoints.flat_file import Extent, FlatReader, FlatWriter
 from xp.foreign.json_file import read_fields
 from xp.foreign.paths import member, regular_file
 from xp.foreign.safetensors_header import Tensor, read_safetensors_header
+from xp.json_types import JSON
 
 MODEL = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -29,7 +30,7 @@ _TYPES = {
     "I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8,
     "U64": np.uint64, "U32": np.uint32, "U16": np.uint16, "U8": np.uint8, "BOOL": np.bool_,
 }  # fmt: skip
-_DTYPES = {word: np.dtype(kind) for word, kind in _TYPES.items()}
+_DTYPES: dict[str, AnyDType] = {word: np.dtype(kind) for word, kind in _TYPES.items()}
 _WORDS = {dtype: word for word, dtype in _DTYPES.items()}
 
 
@@ -153,7 +154,8 @@ def create_safetensors(
 
 def _write_header(file: Path, number: int, leaves: list[Leaf], metadata: dict[str, str]) -> dict[str, Extent]:
     front = _front(leaves, metadata)
-    extents, offset = {}, len(front)
+    extents: dict[str, Extent] = {}
+    offset = len(front)
     for leaf in leaves:
         extents[leaf.name] = Extent(leaf, number, offset)
         offset += leaf.nbytes
@@ -165,7 +167,7 @@ def _write_header(file: Path, number: int, leaves: list[Leaf], metadata: dict[st
 
 def _front(leaves: Iterable[Leaf], metadata: Mapping[str, str] | None = None) -> bytes:
     """What stands before the data, which follows in the leaves' order."""
-    header: dict[str, Any] = {} if metadata is None else {"__metadata__": metadata}
+    header: dict[str, JSON] = {} if metadata is None else {"__metadata__": metadata}
     offset = 0
     for leaf in leaves:
         span = [offset, offset + leaf.nbytes]
@@ -184,7 +186,7 @@ class Stored:
     sha256: str
 
 
-def write_arrays(path: Path, arrays: Mapping[str, Any]) -> Stored:
+def write_arrays(path: Path, arrays: Mapping[str, Array]) -> Stored:
     """Write arrays (numpy or on a device) as one file, one array in host memory at a time, in the order given.
 
     The caller makes it atomic.
@@ -198,18 +200,18 @@ def write_arrays(path: Path, arrays: Mapping[str, Any]) -> Stored:
     return Stored(written, digest.hexdigest())
 
 
-def _pieces(arrays: Mapping[str, Any]) -> Iterator[bytes | memoryview]:
+def _pieces(arrays: Mapping[str, Array]) -> Iterator[bytes | memoryview]:
     yield _front(Leaf(name, tuple(array.shape), np.dtype(array.dtype)) for name, array in arrays.items())
     for array in arrays.values():
         yield raw_bytes(np.ascontiguousarray(array))
 
 
-def raw_bytes(array: np.ndarray) -> memoryview:
+def raw_bytes(array: AnyArray) -> memoryview:
     """The bytes of a contiguous array, without a copy."""
     return memoryview(array.reshape(-1).view(np.uint8))
 
 
-def read_arrays(path: Path, stored: Stored, what: str = WEIGHTS) -> dict[str, np.ndarray]:
+def read_arrays(path: Path, stored: Stored, what: str = WEIGHTS) -> dict[str, AnyArray]:
     """Read what `write_arrays` wrote, after checking size and SHA-256.
 
     Args:

@@ -1,4 +1,5 @@
-"""The files beside the weights of a checkpoint: its statistics, by the names that each format gives them."""
+# pyright: strict
+"""The files of statistics beside a checkpoint's weights, by the names that each format gives them."""
 
 from pathlib import Path
 
@@ -9,7 +10,7 @@ STATISTICS = "a checkpoint's statistics"
 
 
 def statistics_files(folder: Path) -> dict[str, Path]:
-    """{path as it will be in the output: file} for openpi's, Octo's and LeRobot's statistics of a checkpoint."""
+    """{path as it will be in the output: file} for each file of statistics that a checkpoint has."""
     found: dict[str, Path] = {}
     for file in sorted((folder / "assets").rglob("norm_stats.json")) if (folder / "assets").is_dir() else ():
         name = file.relative_to(folder).as_posix()

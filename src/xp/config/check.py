@@ -1,21 +1,23 @@
 """Checks of one job before anything heavy is imported: types, words, bounds, and keys that must agree."""
 
-import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from xp.checkpoints.reference import CheckpointRef, exists, is_file, is_folder, missing_reference
-from xp.config.dataset_facts import choose_tasks, dataset_facts, find_format, missing_hint
+from xp.config.augmentation import assign_views, read_views
+from xp.config.dataset_facts import GROUP as DATASETS
+from xp.config.dataset_facts import choose_tasks, dataset_facts, dataset_looks, find_format, missing_hint
 from xp.config.devices import check_accumulate, check_devices
 from xp.config.merge_methods import NONE, merge_method_names
+from xp.config.model_families import refuse_unknown_family
 from xp.config.schema import SUITES, TASKS, Env
-from xp.config.sections import check_keys, check_section, check_sections, raw
+from xp.config.sections import check_section, check_sections, raw
 from xp.config.tokenizer import tokenizer_folder
 from xp.config.words import CLOSED_LOOP_EXECUTIONS, REPLAY_MODES
 from xp.errors import UserError, did_you_mean, join_names
-from xp.plugins import load_plugin
+from xp.plugins import find_entry, load_plugin
 from xp.shell import command
 
 
@@ -37,48 +39,9 @@ def check(config: DictConfig, *, complete: bool = True) -> None:
             part(config)
 
 
-def check_alike(config: DictConfig, changing: Sequence[str]) -> Callable[[], None]:
-    """The check of jobs that differ from one that has passed `check` in the values of a few keys, and in nothing else.
-
-    Only what reads one of those keys is looked at again: their own types, words and bounds, and the parts
-    (`_EVERY_TASK`, `_BY_TASK`) that have read a section with one of them (`_Noting` sees which).
-
-    Args:
-        config: holds the job that has passed, and later the others.
-        changing: dotted keys whose values, as they resolve, may differ; the keys themselves are there in every job.
-
-    Returns:
-        A function that checks what `config` holds when it is called; raises as `check` does.
-    """
-    sections = {key.partition(".")[0] for key in changing}
-    if "task" in sections or any(f"{name}.name" in changing for name in sections):
-        return lambda: check(config)
-    parts: list[Callable[[DictConfig], None]] = []
-    for part in (*_EVERY_TASK, *_BY_TASK[config.task.name]):
-        noting = _Noting(config)
-        part(noting)
-        if noting.sections_read & sections:
-            parts.append(part)
-
-    def again() -> None:
-        check_keys(config, changing)
-        for part in parts:
-            part(config)
-
-    return again
-
-
-class _Noting(DictConfig):
-    """A configuration that notes which of its sections are read."""
-
-    def __init__(self, config: DictConfig):
-        super().__init__(content=copy.deepcopy(config))
-        object.__setattr__(self, "sections_read", set())
-
-    def _get_node(self, key: Any, *args: Any, **kwargs: Any) -> Any:
-        if "sections_read" in self.__dict__:
-            self.__dict__["sections_read"].add(key)
-        return super()._get_node(key, *args, **kwargs)
+def parts_of_check(task: str) -> tuple[Callable[[DictConfig], None], ...]:
+    """What `check` is made of for a task, beside the types of all sections: functions that each check one thing."""
+    return (*_EVERY_TASK, *_BY_TASK[task])
 
 
 def _check_task(config: DictConfig) -> None:
@@ -87,6 +50,12 @@ def _check_task(config: DictConfig) -> None:
         raise UserError(
             f"task={task}: there is no such task. Tasks: {join_names(TASKS)}{did_you_mean(str(task), TASKS)}"
         )
+
+
+def _check_installed(config: DictConfig) -> None:
+    """The suite and the model family are installed, whether this task will ask for them or not."""
+    find_entry(SUITES, str(config.env.name), "env.name")
+    refuse_unknown_family(str(config.model.get("family")))
 
 
 def _check_batch(config: DictConfig) -> None:
@@ -113,16 +82,17 @@ def _check_data(config: DictConfig) -> None:
     data = config.data
     if data.root is None:
         raise UserError(
-            "data.root is not given. Give the folder of a LeRobotDataset v3: data.root=FOLDER, or record the embedded "
-            "suite with: xp task=collect, and train on it with data=arm"
+            f"data.root is not given. Give a dataset: data.root=FOLDER ({dataset_looks()}); or record the suite "
+            f"{config.env.name} with: {command('task=collect', data__root='FOLDER')}"
         )
     if not _made_by_another_job(config, "data.root") and not (is_folder(data.root) or find_format(data.root)):
         raise UserError(
             f"data.root={data.root}: there is no dataset. "
             + (
                 missing_hint(str(data.root))
-                or f"Record the embedded suite there with: {command('task=collect', data__root=data.root)} ; or give "
-                "the folder of a LeRobotDataset v3: data.root=FOLDER"
+                or f"Record the suite {config.env.name} there with: "
+                f"{command('task=collect', data__root=data.root)} ; or give a dataset: data.root=FOLDER "
+                f"({dataset_looks()})"
             )
         )
     made = _made_by_another_job(config, "data.split")
@@ -157,6 +127,15 @@ def _check_model(config: DictConfig) -> None:
             )
 
 
+def _check_augment(config: DictConfig) -> None:
+    """Operations and patterns of cameras are known, and fit the dataset's cameras where these are known."""
+    plain: Any = OmegaConf.to_container(config.augment, resolve=True)
+    views = read_views(plain["views"])
+    facts = dataset_facts(config.data.root) if views else None
+    if facts is not None:
+        assign_views(views, facts.cameras, f"the dataset {config.data.root}")
+
+
 def _check_language(config: DictConfig) -> None:
     """A model that reads text through T5 needs its tokenizer: asked for before a run, not at its first batch."""
     language = config.model.get("language")
@@ -173,7 +152,21 @@ def _check_cameras(config: DictConfig, key: str) -> None:
     if not isinstance(given, DictConfig) or not all(isinstance(camera, str | None) for camera in given.values()):
         raise UserError(
             f"{key}={given}: give {{the policy's camera: the camera that feeds it}}, for instance '{key}="
-            "{front: top}' (an Octo's may be null: it is masked), or null where the names are the same."
+            "{front: top}' (null for a camera that is masked, in families that can), or null where the names are the "
+            "same."
+        )
+
+
+def _check_load_options(config: DictConfig, key: str) -> None:
+    """Options of a family are a map of names to words or numbers; which there are, the policy's family says."""
+    given = OmegaConf.select(config, key)
+    if given is None:
+        return
+    plain = isinstance(given, DictConfig) and all(isinstance(v, str | int | float | None) for v in given.values())
+    if not plain:
+        raise UserError(
+            f"{key}={given}: give {{option: value}}, for instance '{key}={{dtype: bfloat16}}', or null. Which options "
+            "there are depends on the policy's family: a wrong one is answered with their names."
         )
 
 
@@ -197,13 +190,21 @@ def _check_predict(config: DictConfig) -> None:
     _check_folder(config, "predict.data_root")
     _check_folder(config, "predict.validation")
     _check_cameras(config, "predict.camera_map")
+    _check_load_options(config, "predict.load_options")
 
 
 def _check_eval(config: DictConfig) -> None:
+    if config.eval.name == "expert" or (config.eval.name == "returns" and config.eval.checkpoint is None):
+        _check_env(config)
+        return
     if config.eval.checkpoint is None:
         raise UserError("eval.checkpoint is not given: which policy? Give a run folder: eval.checkpoint=FOLDER")
     _check_folder(config, "eval.checkpoint")
+    if config.eval.name == "returns":
+        _check_env(config)
+        return
     _check_cameras(config, "eval.camera_map")
+    _check_load_options(config, "eval.load_options")
     if config.eval.name == "offline_replay":
         _check_replay(config)
         return
@@ -232,9 +233,37 @@ def _check_replay(config: DictConfig) -> None:
 
 
 def _check_collect(config: DictConfig) -> None:
+    _check_load_options(config, "collect.load_options")
     if config.data.root is None:
         raise UserError("data.root is not given: where shall the dataset be written? data.root=FOLDER")
+    find_entry(DATASETS, config.collect.format, "collect.format")
     _check_env(config)
+
+
+def _check_histories(config: DictConfig) -> None:
+    """Keys of histories are given with histories alone."""
+    collect = config.collect
+    if collect.histories is not None and (collect.noise or collect.label != "executed" or config.env.cameras):
+        raise UserError(
+            "collect.histories: histories are annealed (collect.anneal), hold executed actions and no pictures. Type "
+            "collect.noise=0 collect.label=executed 'env.cameras={}'"
+        )
+
+
+def _check_improvement(config: DictConfig) -> None:
+    if config.loop.name == "once":
+        raise UserError("task=loop loop=once: which loop? Type loop=self_improve, or loop=as_published")
+    if config.pretrained_path is None:
+        raise UserError(
+            "pretrained_path is not given: which policy shall improve? Give a run folder: pretrained_path=FOLDER"
+        )
+    _check_start(config)
+    _check_env(config)
+
+
+def _check_trained_once(config: DictConfig) -> None:
+    if config.loop.name != "once":
+        raise UserError(f"task=train loop={config.loop.name}: task=train trains once. Type loop=once, or task=loop")
 
 
 def _check_split(config: DictConfig) -> None:
@@ -253,11 +282,12 @@ def _check_split(config: DictConfig) -> None:
 
 
 def _check_dump(config: DictConfig) -> None:
+    _check_load_options(config, "dump.load_options")
     _check_folder(config, "dump.checkpoint")
     if config.dump.part == "train" and not config.dump.allow_training:
         raise UserError(
             "dump.part=train would write training episodes as a validation set: weights chosen on them favour the "
-            "model that learned them by heart. Give dump.part=val, or say that you mean it: dump.allow_training=true"
+            "model that has memorised them. Give dump.part=val, or say that you mean it: dump.allow_training=true"
         )
     if config.dump.checkpoint is None:
         _check_data(config)
@@ -275,6 +305,7 @@ def _check_env(config: DictConfig) -> None:
 
 
 def _check_merge(config: DictConfig) -> None:
+    _check_load_options(config, "merge.load_options")
     if config.merge_method.name == NONE:
         names = join_names(merge_method_names())
         raise UserError(f"task=merge needs a method: merge_method=average, or one of {names}")
@@ -291,18 +322,45 @@ def _check_merge(config: DictConfig) -> None:
         _check_folder(config, key)
 
 
+def _check_convert(config: DictConfig) -> None:
+    if config.convert.checkpoint is None:
+        raise UserError(
+            "convert.checkpoint is not given: which policy? Give a run folder or a policy folder: "
+            "convert.checkpoint=FOLDER"
+        )
+    _check_folder(config, "convert.checkpoint")
+    _check_load_options(config, "convert.load_options")
+
+
 def _check_report(config: DictConfig) -> None:
     _check_folder(config, "report.folder")
+    _check_folder(config, "report.base")
+    if config.report.base is not None and not config.report.runs:
+        raise UserError(
+            f"report.base={config.report.base} is compared with the runs of report.runs, which names none. Type "
+            "report.runs=[RUN]"
+        )
 
 
 _BY_TASK: dict[str, tuple[Callable[[DictConfig], None], ...]] = {
-    "train": (_check_batch, _check_rate, _check_start, _check_data, _check_model, _check_language),
+    "train": (
+        _check_trained_once,
+        _check_batch,
+        _check_rate,
+        _check_start,
+        _check_data,
+        _check_model,
+        _check_augment,
+        _check_language,
+    ),
     "predict": (_check_predict,),
     "eval": (_check_eval,),
-    "collect": (_check_collect,),
+    "collect": (_check_collect, _check_histories),
+    "loop": (_check_improvement,),
     "split": (_check_split,),
     "dump": (_check_dump,),
     "merge": (_check_merge,),
+    "convert": (_check_convert,),
     "report": (_check_report,),
     "status": (),
     "gc": (),
@@ -311,4 +369,4 @@ _BY_TASK: dict[str, tuple[Callable[[DictConfig], None], ...]] = {
 }
 """What each task needs, in independent parts: a large sweep repeats those alone that read what it sweeps."""
 
-_EVERY_TASK = (_check_task,)
+_EVERY_TASK = (_check_task, _check_installed)

@@ -7,12 +7,11 @@ alone; `xp.data.dataset` opens what it owns.
 import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib import metadata
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol, runtime_checkable
 
 from xp.errors import UserError, did_you_mean, join_names
+from xp.plugins import load_all
 
 GROUP = "xp.datasets"
 
@@ -27,6 +26,7 @@ class DatasetFacts:
     state_dim: int = 0
 
 
+@runtime_checkable
 class DescribedFormat(Protocol):
     """A data format as checks see it: names and JSON only, nothing heavy is imported."""
 
@@ -47,23 +47,16 @@ class DescribedFormat(Protocol):
         ...
 
 
-@cache
-def installed_formats() -> Mapping[str, Any]:
-    """{name: format} of all installed packages, each a `xp.data.dataset.DatasetFormat`.
+def installed_formats() -> Mapping[str, DescribedFormat]:
+    """{name: format}: xp's own and those of installed packages, each a `xp.data.dataset.DatasetFormat`.
 
     Raises:
-        UserError: not even xp's own are declared: the installed metadata is older than the source.
+        UserError: two packages offer one name, or what one offers is no format.
     """
-    found = {entry.name: entry.load() for entry in sorted(metadata.entry_points(group=GROUP), key=lambda e: e.name)}
-    if not found:
-        raise UserError(
-            f"No data format is installed (entry-point group {GROUP}): the installed xp is older than its source. "
-            "Install it again: make setup"
-        )
-    return found
+    return dict(sorted(load_all(GROUP, DescribedFormat).items()))
 
 
-def find_format(root: str | Path | None) -> Any:
+def find_format(root: str | Path | None) -> DescribedFormat | None:
     """The `DatasetFormat` that owns a file or folder; None where there is none.
 
     Raises:
@@ -86,12 +79,19 @@ def dataset_facts(root: str | Path | None) -> DatasetFacts | None:
     return None if found is None or root is None else found.facts(root)
 
 
+def dataset_looks() -> str:
+    """What datasets of the installed formats look like on disk, in words."""
+    return "; ".join(each.looks for each in installed_formats().values())
+
+
 def missing_hint(given: str) -> str:
     """What a `data.root` where nothing is may be meant as, by the first format that knows; else ""."""
     return next(filter(None, (each.hint(given) for each in installed_formats().values())), "")
 
 
-def choose_tasks(option: str, wanted: Sequence[Any], known: Sequence[str], root: Any) -> list[str]:
+def choose_tasks(
+    option: str, wanted: str | float | Sequence[object], known: Sequence[str], root: str | Path
+) -> list[str]:
     """The tasks that `data.tasks` or `data.exclude_tasks` means.
 
     Args:
@@ -117,13 +117,13 @@ def choose_tasks(option: str, wanted: Sequence[Any], known: Sequence[str], root:
         if not hits:
             hint = did_you_mean(str(entry), known)
             raise UserError(
-                f"{option} names {entry!r}, which is no task of {root}{hint}. {_known(known, root, option)}"
+                f"{option} names {entry!r}, which is not a task of {root}{hint}. {_known(known, root, option)}"
             )
         found += hits
     return found
 
 
-def _known(known: Sequence[str], root: Any, option: str) -> str:
+def _known(known: Sequence[str], root: str | Path, option: str) -> str:
     shown = [f"{number}: {task!r}" for number, task in enumerate(known[:20])]
     more = f", ... ({len(known)} in all)" if len(known) > len(shown) else ""
     text = f"'{option}=[\"{known[0]}\"]'" if known else f"'{option}=[\"push*\"]'"

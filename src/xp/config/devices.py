@@ -1,12 +1,11 @@
 """Checks of devices, strategy and parts of a batch, the same before a sweep and in the training loop."""
 
 import math
-from typing import Any
 
 from xp.errors import UserError
 
 
-def check_devices(devices: Any, strategy: str, compiled: bool) -> None:
+def check_devices(devices: object, strategy: str, compiled: bool) -> None:
     """Refuse numbers of devices that are none, and strategies that do not go with the rest.
 
     Raises:
@@ -43,6 +42,6 @@ def check_accumulate(size: int, accumulate: int, devices: int = 1) -> None:
         )
     raise UserError(
         f"trainer.batch_size={size} is shared by {devices} devices (trainer.devices), each in {accumulate} equal parts "
-        f"(trainer.accumulate), and {size} is no multiple of {parts}. Type for instance trainer.batch_size="
+        f"(trainer.accumulate), and {size} is not a multiple of {parts}. Type for instance trainer.batch_size="
         f"{max(1, size // parts) * parts}"
     )

@@ -37,7 +37,7 @@ def hydra_errors_as_user_errors(hydra: "Hydra", overrides: list[str], config_nam
 
 
 def refuse_misspelt_groups(hydra: "Hydra", overrides: list[str]) -> None:
-    """Refuse choices of groups that Hydra takes for files elsewhere, such as `model=../data/arm`.
+    """Refuse choices of groups that Hydra takes for files elsewhere, such as `model=../data/mine`.
 
     Raises:
         UserError: naming the override and the options of its group.
@@ -191,7 +191,7 @@ def _not_an_option(mistake: _Mistake) -> str:
     return ""
 
 
-def _choices(given: str) -> list[Any]:
+def _choices(given: str) -> list[object]:
     """The value of an override, or all those that a sweep names."""
     override = _parsed(given)
     if override is None:

@@ -1,7 +1,10 @@
 """The keys that a run's result depends on: those its task reads, without transient ones and new ones left unused."""
 
+from collections.abc import Mapping
 from functools import cache
-from typing import Any
+
+from xp.json_types import JSON, JSONObject, section
+from xp.nested import dotted
 
 IDENTITY_KEYS_BY_TASK: dict[str, tuple[str, ...]] = {
     "train": (
@@ -11,6 +14,7 @@ IDENTITY_KEYS_BY_TASK: dict[str, tuple[str, ...]] = {
         "horizon.train",
         "lr",
         "obs_dropout",
+        "augment",
         "action_space",
         "loop",
         "data",
@@ -18,11 +22,15 @@ IDENTITY_KEYS_BY_TASK: dict[str, tuple[str, ...]] = {
     ),
     "predict": ("seed", "predict", "horizon", "data"),
     "eval": ("seed", "eval", "env", "chunk_size"),
+    "eval=expert": ("eval", "env"),
     "eval=offline_replay": ("seed", "eval", "chunk_size", "data"),
+    "eval=returns": ("seed", "eval", "env"),
+    "loop": ("seed", "pretrained_path", "loop", "env"),
     "collect": ("seed", "collect", "env", "data.root", "chunk_size"),
     "split": ("split", "data"),
     "dump": ("seed", "dump", "data", "model", "horizon.train"),
     "merge": ("seed", "merge", "merge_method", "env", "chunk_size", "eval.episodes"),
+    "convert": ("convert",),
     "report": ("report",),
     "status": ("status",),
     "gc": ("gc",),
@@ -34,29 +42,60 @@ IDENTITY_KEYS_BY_TASK: dict[str, tuple[str, ...]] = {
 `TASK=NAME` is a task whose own section has that `name`."""
 
 TRANSIENT: tuple[str, ...] = (
+    "augment.name",
     "data.cache_gb",
     "data.decoder",
     "trainer.log_every",
     "trainer.checkpoint_every",
     "trainer.keep_checkpoints",
+    "trainer.record_answers",
     "trainer.profile_steps",
-    "trainer.scale",
     "trainer.accelerator",
     "trainer.strategy",
     "trainer.compile",
+    "trainer.figures",
+    "model.gradient_checkpointing",
     "trainer.sharding",
     "predict.batch_size",
     "collect.workers",
+    "eval.parallel",
+    "loop.threads",
     "merge.overwrite",
+    "convert.overwrite",
     "merge.memory",
     "eval.videos",
+    "eval.workers",
+    "eval.envs",
+    "eval.silence_s",
     "eval.figures",
     "eval.batch_size",
 )
-"""Machine and logging keys inside the sections above: they may change between a run and its resumption."""
+"""Machine and logging keys, and labels, inside the sections above: they may change between a run and its resumption."""
 
 
-NEUTRAL: dict[str, Any] = {}
+NEUTRAL: dict[str, JSON] = {
+    "augment": None,
+    "augment.views": {},
+    "collect.format": "lerobot",
+    "collect.label": "executed",
+    "model.stem.kernels": None,
+    "eval.blind": False,
+    "env.action": "joints",
+    "collect.load_options": None,
+    "dump.load_options": None,
+    "eval.load_options": None,
+    "merge.load_options": None,
+    "predict.load_options": None,
+    "collect.histories": None,
+    "collect.anneal": True,
+    "collect.span": 1.0,
+    "collect.max_steps": None,
+    "model.lora": None,
+    "report.runs": [],
+    "report.base": None,
+    "report.output": None,
+    "trainer.ema_warmup": True,
+}
 """{a key: the value of it that means "as before there was this key"}.
 
 Whoever adds a key to what a task reads writes it here, unless its default changes results. At that value the key is no
@@ -65,7 +104,7 @@ never taken out or changed: an entry says what older runs did, whatever the defa
 """
 
 
-def result_config(config: dict[str, Any]) -> dict[str, Any]:
+def result_config(config: JSONObject) -> dict[str, JSON]:
     """The part of a resolved configuration that the run's result depends on, as flat dotted keys.
 
     Args:
@@ -75,34 +114,32 @@ def result_config(config: dict[str, Any]) -> dict[str, Any]:
         {dotted key: value}: `task.name` and the keys its task reads, without the transient ones and without those that
         stand at their neutral value (`NEUTRAL`).
     """
-    task = config["task"]["name"]
-    flat = {"task.name": task}
+    task = str(section(config, "task").get("name"))
+    flat: dict[str, JSON] = {"task.name": task}
     choice = f"{task}={_at(config, f'{task}.name')}"
     for wanted in IDENTITY_KEYS_BY_TASK.get(choice) or IDENTITY_KEYS_BY_TASK[task]:
-        flat.update(_flatten(_at(config, wanted), wanted))
+        found = _at(config, wanted)
+        flat |= (
+            dotted(found, f"{wanted}.", keep_empty=True) if isinstance(found, Mapping) and found else {wanted: found}
+        )
     return {key: value for key, value in flat.items() if not (is_transient(key) or _is_neutral(key, value))}
 
 
 @cache
 def is_transient(key: str) -> bool:
-    """Whether a dotted key, or the section it lies in, is declared transient."""
+    """Whether a dotted key, or the section it is in, is declared transient."""
     return any(key == entry or key.startswith(entry + ".") for entry in TRANSIENT)
 
 
-def _is_neutral(key: str, value: Any) -> bool:
+def _is_neutral(key: str, value: JSON) -> bool:
     if key not in NEUTRAL:
         return False
     neutral = NEUTRAL[key]
     return value == neutral and isinstance(value, bool) == isinstance(neutral, bool)
 
 
-def _at(config: Any, dotted: str) -> Any:
+def _at(config: JSONObject, dotted: str) -> JSON:
+    node: JSON = config
     for part in dotted.split("."):
-        config = config.get(part) if config is not None else None
-    return config
-
-
-def _flatten(node: Any, prefix: str) -> dict[str, Any]:
-    if isinstance(node, dict) and node:
-        return {k: v for name, child in node.items() for k, v in _flatten(child, f"{prefix}.{name}").items()}
-    return {prefix: node}
+        node = node.get(part) if isinstance(node, Mapping) else None
+    return node

@@ -1,4 +1,4 @@
-"""Which merge methods are installed, and which keys each has in a configuration; loads nothing but the method named.
+"""Which merge methods are installed, and which configuration keys each has; only the method named is loaded.
 
 Packages offer methods through the entry-point group `xp.merge_methods`: each entry is called as its method, and leads
 to an object with a table of options (`xp.merging.method.MergeMethod`) in a module that imports nothing heavy.
@@ -7,17 +7,18 @@ to an object with a table of options (`xp.merging.method.MergeMethod`) in a modu
 from collections.abc import Iterator, Mapping
 from dataclasses import field, make_dataclass
 from functools import cache
-from importlib import metadata
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from xp.config.method_options import Option
 from xp.errors import UserError, did_you_mean, join_names
+from xp.plugins import entries, load_plugin
 
 GROUP = "xp.merge_methods"
 NONE = "none"
 """The option of the group `merge_method` with which nothing is merged."""
 
 
+@runtime_checkable
 class HasOptions(Protocol):
     """What a configuration needs to know of a merge method."""
 
@@ -29,23 +30,22 @@ class HasOptions(Protocol):
 
 def merge_method_names() -> list[str]:
     """Names of the installed methods, sorted."""
-    return sorted({entry.name for entry in metadata.entry_points(group=GROUP)})
+    return sorted(entries(GROUP))
 
 
 def load_merge_method(name: str) -> HasOptions:
     """What an installed package offers as merge method `name`.
 
     Raises:
-        UserError: there is none of that name.
+        UserError: there is none of that name, two packages offer it, or it has no options.
     """
-    for entry in metadata.entry_points(group=GROUP):
-        if entry.name == name:
-            return entry.load()
     names = merge_method_names()
-    raise UserError(
-        f"merge_method={name}: allowed are {join_names(names)}{did_you_mean(name, names)}. Packages add more through "
-        f"the entry-point group {GROUP}."
-    )
+    if name not in names:
+        raise UserError(
+            f"merge_method={name}: allowed are {join_names(names)}{did_you_mean(name, names)}. Packages add more "
+            f"through the entry-point group {GROUP}."
+        )
+    return load_plugin(GROUP, name, "merge_method", HasOptions)
 
 
 class MergeMethodSections(Mapping[str, type]):

@@ -4,20 +4,25 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from xp.errors import UserError, did_you_mean, join_names
+from xp.json_types import JSON
+
+type Bounds = Mapping[str, JSON]
+"""What `xp.config.schema` checks of a key: "min", "max", "allowed"."""
 
 
+@runtime_checkable
 class Option(Protocol):
     """What an option may be."""
 
     @property
-    def default(self) -> Any:
+    def default(self) -> JSON:
         """The value where none is given."""
         ...
 
-    def check(self, key: str, given: Any, count: int) -> Any:
+    def check(self, key: str, given: object, count: int) -> JSON:
         """The value as it will be used, for `count` checkpoints.
 
         Raises:
@@ -25,8 +30,8 @@ class Option(Protocol):
         """
         ...
 
-    def field(self) -> tuple[Any, dict[str, Any]]:
-        """Type and bounds ("min", "max", "allowed") of the key in a configuration, as `xp.config.schema` has them."""
+    def field(self) -> tuple[object, Bounds]:
+        """Type (as an annotation has it) and bounds of the key in a configuration, as `xp.config.schema` has them."""
         ...
 
 
@@ -41,7 +46,7 @@ class Number:
     whole: bool = False
     each: bool = False
 
-    def check(self, key: str, given: Any, count: int) -> Any:
+    def check(self, key: str, given: object, count: int) -> float | list[float]:
         """The value as it will be used.
 
         Raises:
@@ -56,16 +61,15 @@ class Number:
             return [self._one(key, value) for value in given]
         return self._one(key, given)
 
-    def field(self) -> tuple[Any, dict[str, Any]]:
+    def field(self) -> tuple[object, Bounds]:
         """See `Option.field`; a list is left to `check`."""
         if self.each:
             return Any, {}
         return (int if self.whole else float) | None, {"min": self.low, "max": self.high}
 
-    def _one(self, key: str, given: Any) -> float:
-        fits = isinstance(given, Real) and not isinstance(given, bool) and math.isfinite(given)
-        value = float(given) if fits else math.nan
-        if not fits or (self.whole and value != int(value)):
+    def _one(self, key: str, given: object) -> float:
+        value = float(given) if isinstance(given, Real) and not isinstance(given, bool) else math.nan
+        if not math.isfinite(value) or (self.whole and value != int(value)):
             more = ", or a list with one for each checkpoint" if self.each else ""
             raise UserError(
                 f"{key}={given}: expected {'a whole' if self.whole else 'a finite'} number{more}. Type for instance "
@@ -88,24 +92,25 @@ class Number:
 class Choice:
     """One of some words, or true and false."""
 
-    default: Any
-    allowed: tuple[Any, ...] = (True, False)
+    default: str | bool
+    allowed: tuple[str | bool, ...] = (True, False)
 
-    def check(self, key: str, given: Any, count: int) -> Any:
+    def check(self, key: str, given: object, count: int) -> str | bool:
         """The value.
 
         Raises:
             UserError: something else.
         """
-        if not any(given is word or (isinstance(given, str) and given == word) for word in self.allowed):
+        fitting = [word for word in self.allowed if given is word or (isinstance(given, str) and given == word)]
+        if not fitting:
             words = [str(word).lower() if isinstance(word, bool) else word for word in self.allowed]
             raise UserError(
                 f"{key}={given}: allowed are {join_names(words)}{did_you_mean(str(given), words)}. Type for instance "
                 f"{key}={str(self.default).lower()}"
             )
-        return given
+        return fitting[0]
 
-    def field(self) -> tuple[Any, dict[str, Any]]:
+    def field(self) -> tuple[object, Bounds]:
         """See `Option.field`."""
         return (bool | None, {}) if self.allowed == (True, False) else (str | None, {"allowed": self.allowed})
 
@@ -116,7 +121,7 @@ class ByGroup:
 
     default: float
 
-    def check(self, key: str, given: Any, count: int) -> Any:
+    def check(self, key: str, given: object, count: int) -> JSON:
         """The value.
 
         Raises:
@@ -129,12 +134,12 @@ class ByGroup:
             return {name: one.check(f"{key}.{name}", value, count) for name, value in given.items()}
         return one.check(key, given, count)
 
-    def field(self) -> tuple[Any, dict[str, Any]]:
+    def field(self) -> tuple[object, Bounds]:
         """See `Option.field`; everything is left to `check`."""
         return Any, {}
 
 
-def checked(method: str, options: Mapping[str, Option], given: Mapping[str, Any], count: int) -> dict[str, Any]:
+def checked(method: str, options: Mapping[str, Option], given: Mapping[str, object], count: int) -> dict[str, JSON]:
     """All options of a method: what is given, checked, and the defaults of the rest. None means the default.
 
     Raises:

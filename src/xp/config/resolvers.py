@@ -3,39 +3,64 @@
 `best` and `needs` belong to `xp.runs`, which knows stages and runs.
 """
 
-from typing import Any
+from omegaconf import DictConfig, OmegaConf
 
-from omegaconf import OmegaConf
+from xp.config.schema import SUITES
+from xp.errors import UserError
+from xp.plugins import make_plugin
 
-READS: dict[str, tuple[str, ...]] = {"is_null": (), "not": (), "any": (), "all": (), "by_scale": ("trainer.scale",)}
+READS: dict[str, tuple[str, ...]] = {
+    "is_null": (),
+    "not": (),
+    "any": (),
+    "all": (),
+    "at_most": (),
+    "by_scale": ("experiment.scale",),
+    "suite_tasks": (),
+}
 """{resolver: keys that it reads beside its arguments}; a sweep resolves these anew only where one of them differs."""
 
 
-def _is_null(value: Any) -> bool:
+def _is_null(value: object) -> bool:
     return value is None
 
 
-def _not(value: Any) -> bool:
+def _not(value: object) -> bool:
     return not value
 
 
-def _any(*values: Any) -> bool:
+def _any(*values: object) -> bool:
     return any(values)
 
 
-def _all(*values: Any) -> bool:
+def _all(*values: object) -> bool:
     return all(values)
 
 
-def _by_scale(small: Any, full: Any, *, _root_: Any) -> Any:
-    return full if _root_.trainer.scale == "full" else small
+def _at_most(value: float, limit: float) -> bool:
+    return value <= limit
+
+
+def _by_scale(small: object, full: object, *, _root_: DictConfig) -> object:
+    return full if _root_.experiment.scale == "full" else small
+
+
+def _suite_tasks(name: str, suite: str, first: int | None = None) -> list[str]:
+    try:
+        made = make_plugin(SUITES, name, {"suite": suite}, key="env.name", prefix="env.")
+    except UserError:
+        return []  # an unknown suite: the check of the section says so, of the key that names it
+    return list(made.tasks)[:first]  # pyright: ignore[reportAttributeAccessIssue] - the protocol is in a package above
 
 
 def register() -> None:
-    """Make `${is_null:x}`, `${not:x}`, `${any:x,y}`, `${all:x,y}` and `${by_scale:small,full}` known.
+    """Make the resolvers of `READS` known.
 
-    `by_scale` takes the value that fits `trainer.scale`. Repeated calls change nothing.
+    `by_scale` takes the value that fits `experiment.scale`; `${suite_tasks:NAME,SUITE}` gives the tasks of a simulated
+    suite that has an option `suite`, `${suite_tasks:NAME,SUITE,N}` the first N of them; `${at_most:A,B}` says whether
+    A is at most B. Repeated calls change nothing.
     """
     OmegaConf.register_new_resolver("by_scale", _by_scale, replace=True)
-    for name, function in {"is_null": _is_null, "not": _not, "any": _any, "all": _all}.items():
+    OmegaConf.register_new_resolver("suite_tasks", _suite_tasks, replace=True)
+    for name, function in {"is_null": _is_null, "not": _not, "any": _any, "all": _all, "at_most": _at_most}.items():
         OmegaConf.register_new_resolver(name, function, replace=True)

@@ -15,6 +15,7 @@ from xp.config.hydra_errors import explain_interpolation
 from xp.config.schema import FREE_SECTIONS, OF_EXPERIMENTS, OPEN_SECTIONS, SECTIONS, Top
 from xp.config.unknown_keys import shown, unknown_key
 from xp.errors import UserError, did_you_mean, join_names
+from xp.json_types import JSON
 
 _ONE = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 _MANY = {int: "whole numbers", float: "numbers", bool: "true or false", str: "texts"}
@@ -62,13 +63,14 @@ def check_section(config: DictConfig, name: str, schema: type) -> None:
     _check_section(name, schema, config, raw(config, name))
 
 
-def raw(config: DictConfig, key: str) -> Any:
+def raw(config: DictConfig, key: str) -> JSON:
     """What stands under a dotted key, unresolved; None where there is nothing."""
     node: Any = config
     for part in key.split("."):
         node = node._get_node(part, validate_access=False) if isinstance(node, DictConfig) else None
     if isinstance(node, Container):
-        return OmegaConf.to_container(node, resolve=False)
+        content: Any = OmegaConf.to_container(node, resolve=False)
+        return content
     return None if node is None else node._value()
 
 
@@ -164,7 +166,7 @@ def _check_value(path: str, value: Any, typed: DictConfig, key: str, spec: datac
         raise UserError(f"{path}={value}: must be {_bounds(value, low, high)}.")
 
 
-def _refuse_mistaken(value: Any, kind: Any) -> None:
+def _refuse_mistaken(value: object, kind: object) -> None:
     """Refuse a number where text is expected, and text that spells a number: OmegaConf takes either for the other."""
     inner = _without_none(kind)
     if inner is str and isinstance(value, int | float) or inner in (int, float, bool) and isinstance(value, str):
@@ -188,11 +190,11 @@ def _number(value: float | None) -> str:
     return str(int(value)) if value is not None and float(value).is_integer() else f"{value:g}"
 
 
-def _bare(value: Any) -> Any:
+def _bare(value: object) -> object:
     return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
 
 
-def _instead(path: str, value: Any, spec: dataclasses.Field) -> str:
+def _instead(path: str, value: object, spec: dataclasses.Field) -> str:
     """What to type for a value that is nearly right."""
     inner = _without_none(spec.type)
     if inner is int and isinstance(value, float) and value.is_integer():
@@ -206,7 +208,7 @@ def _instead(path: str, value: Any, spec: dataclasses.Field) -> str:
     return "."
 
 
-def wanted(kind: Any) -> str:
+def wanted(kind: object) -> str:
     """A type in words: `list[str] | None` is "a list of texts, or null"."""
     inner = _without_none(kind)
     origin, arguments = typing.get_origin(inner), typing.get_args(inner)
@@ -219,13 +221,13 @@ def wanted(kind: Any) -> str:
     return words if inner is kind else f"{words}, or null"
 
 
-def _many(kind: Any) -> str:
+def _many(kind: object) -> str:
     if typing.get_origin(kind) is list:
         return f"lists of {_MANY[typing.get_args(kind)[0]]}"
-    return _MANY[kind]
+    return _MANY.get(kind, "values")
 
 
-def _without_none(kind: Any) -> Any:
+def _without_none(kind: object) -> object:
     if isinstance(kind, types.UnionType):
         rest = [each for each in typing.get_args(kind) if each is not types.NoneType]
         return rest[0]

@@ -3,7 +3,7 @@
 import re
 
 _EPISODES = re.compile(r"(?:eval\.)?indices_episode=(-?\d+(?:,-?\d+)*)")
-_CAMERAS = re.compile(r"env\.cameras=\s*\{.*", re.DOTALL)
+_REPLACED = re.compile(r"env\.(cameras|kwargs)=\s*\{.*", re.DOTALL)
 
 
 def expand_shorthand(overrides: list[str]) -> list[str]:
@@ -12,6 +12,7 @@ def expand_shorthand(overrides: list[str]) -> list[str]:
     `indices_episode=0,1,2` becomes `eval.indices_episode=[0,1,2]`: one replay of these episodes, never a sweep.
     `env.cameras={...}` replaces the cameras: Hydra would merge it into those of the configuration, so that `{}` did
     nothing and a single camera came on top of the two there are. `env.cameras.top=[96,96]` still changes one.
+    `env.kwargs={...}` likewise: Hydra would refuse keys that do not stand there, and none do.
     """
     return [word for override in overrides for word in _expanded(override)]
 
@@ -19,6 +20,6 @@ def expand_shorthand(overrides: list[str]) -> list[str]:
 def _expanded(override: str) -> list[str]:
     if match := _EPISODES.fullmatch(override):
         return [f"eval.indices_episode=[{match[1]}]"]
-    if _CAMERAS.fullmatch(override):
-        return ["~env.cameras", f"+{override}"]
+    if match := _REPLACED.fullmatch(override):
+        return [f"~env.{match[1]}", f"+{override}"]
     return [override]

@@ -1,4 +1,4 @@
-"""Where T5's tokenizer lies on this machine: asked by the check of a job, and again when the first text comes."""
+"""Where T5's tokenizer is on this machine: asked by the check of a job, and again when the first text comes."""
 
 import os
 from pathlib import Path

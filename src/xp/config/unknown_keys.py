@@ -1,7 +1,6 @@
 """Where a dotted key leaves a configuration, and what stands there."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from xp.errors import did_you_mean, join_names
 
@@ -10,6 +9,7 @@ RENAMED = {
     "trainer.eval_windows": "trainer.val_windows",
     "trainer.decay": "trainer.weight_decay_params",
     "trainer.device": "trainer.accelerator",
+    "trainer.scale": "experiment.scale",
     "predict.cameras": "predict.camera_map",
     "predict.dataset": "predict.unnorm_key",
     "eval.cameras": "eval.camera_map",
@@ -19,7 +19,7 @@ RENAMED = {
 """{a key that was: the key it is now}. The old one does not work; whoever types it is told the new one."""
 
 
-def unknown_key(given: str, known: Mapping[str, Any], *, override: str = "") -> str:
+def unknown_key(given: str, known: Mapping[str, object], *, override: str = "") -> str:
     """Say where a dotted key leaves the configuration, and what stands there.
 
     Args:
@@ -27,7 +27,7 @@ def unknown_key(given: str, known: Mapping[str, Any], *, override: str = "") -> 
         known: the configuration it was looked up in, nested.
         override: the override that named it, as typed; it tells a new key (`+`) from one to be changed.
     """
-    node: Any = known
+    node: object = known
     walked: list[str] = []
     for part in given.split("."):
         if not isinstance(node, Mapping) or part not in node:
@@ -53,7 +53,7 @@ def _renamed(given: str) -> str | None:
     return RENAMED.get(given) or (bare[0] if len(bare) == 1 else None)
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """A value as one writes it in YAML or on the command line: null, true, text in quotes."""
     if value is None:
         return "null"
@@ -67,7 +67,7 @@ def shown(value: Any) -> str:
     return text if len(text) <= 200 else f"{text[:120]}... ({len(text)} characters)"
 
 
-def _there_already(given: str, node: Any, override: str) -> str:
+def _there_already(given: str, node: object, override: str) -> str:
     value = override.partition("=")[2]
     if override.startswith("~"):
         return f"{override}: {given} is {shown(node)} and stays in the configuration. Set it with {given}=VALUE"
@@ -80,7 +80,7 @@ def _there_already(given: str, node: Any, override: str) -> str:
     return f"{given} is there already: write {given}=VALUE{', without the plus' if override.startswith('+') else ''}."
 
 
-def _guess(missing: str, given: str, names: list[str], known: Mapping[str, Any], *, inside: bool) -> str:
+def _guess(missing: str, given: str, names: list[str], known: Mapping[str, object], *, inside: bool) -> str:
     """The same last word elsewhere (`trainer.batch_size` for `batch_size`), else the name that is most like it."""
     last = given.rpartition(".")[2]
     nested = [path for path in _dotted(known) if "." in path]
@@ -92,7 +92,7 @@ def _guess(missing: str, given: str, names: list[str], known: Mapping[str, Any],
     return "" if inside else did_you_mean(given, nested)
 
 
-def _dotted(node: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+def _dotted(node: Mapping[str, object], prefix: str = "") -> Iterator[str]:
     for name, child in node.items():
         yield f"{prefix}{name}"
         if isinstance(child, Mapping) and name != "hydra":

@@ -1,6 +1,6 @@
 """The words that keys allow and that code below asks for by name: said once, for the schema and for who reads them."""
 
-SCHEDULES = ("constant", "cosine", "linear_warmup")
+SCHEDULES = ("constant", "cosine", "linear_decay", "linear_warmup", "warmup_cosine")
 """`lr.schedule`: functions of `xp.training.schedules`."""
 PRECISIONS = ("float32", "bfloat16")
 """`trainer.precision`, of the computation."""
@@ -10,9 +10,15 @@ STRATEGIES = ("auto", "ddp", "fsdp")
 """`trainer.strategy`: how several devices share the work of a model in torch."""
 SHARDINGS = ("none", "data", "fsdp")
 """`trainer.sharding`: how several devices share the work of a model in JAX."""
+SCALES = ("small", "full")
+"""`experiment.scale`, of experiments that have two sizes."""
 EXECUTIONS = ("receding", "ensembling", "blend", "blend_two")
 """`chunk_size.execution`: how overlapping chunks become one action."""
 CLOSED_LOOP_EXECUTIONS = EXECUTIONS[:2]
 """Those that a running env can be given."""
 REPLAY_MODES = ("ground_truth", "self_chained", "delayed")
 """`eval.modes` of the offline replay: where the prefix of a query comes from."""
+EVALS = ("closed_loop", "expert", "offline_replay", "returns")
+"""What `task=eval` can measure: the options of the group `eval`, each with keys of its own."""
+LABELS = ("executed", "intended")
+"""What `task=collect` records as the expert's action where there is noise on it."""

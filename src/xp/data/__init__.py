@@ -1,4 +1,4 @@
-"""Datasets, frame cache, windows, batches, statistics, splits and dataset writing: numpy only at its border.
+"""Datasets, frame cache, windows, batches, statistics, splits, writing of datasets; what it hands out is numpy.
 
 `import xp.data` is light: every name below is imported when it is first used.
 """
@@ -7,11 +7,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from xp.data.array_dataset import ArrayDataset
     from xp.data.batches import Batches, Ordered, in_order
     from xp.data.cache import open_frames
     from xp.data.dataset import Dataset, DatasetFormat, Episodes, open_dataset
-    from xp.data.lerobot.info import DatasetInfo, dataset_info
-    from xp.data.lerobot.writer import DatasetWriter
     from xp.data.splits import Split, split_episodes
     from xp.data.statistics import (
         compute_statistics,
@@ -22,14 +21,14 @@ if TYPE_CHECKING:
         unnormalise,
     )
     from xp.data.windows import Windows
+    from xp.data.writer import DatasetWriter, writing_format
 
 _HOMES = {
+    "ArrayDataset": "array_dataset",
     "Batches": "batches",
     "Ordered": "batches",
     "in_order": "batches",
     "open_frames": "cache",
-    "DatasetInfo": "lerobot.info",
-    "dataset_info": "lerobot.info",
     "Dataset": "dataset",
     "DatasetFormat": "dataset",
     "Episodes": "dataset",
@@ -43,21 +42,21 @@ _HOMES = {
     "save_statistics": "statistics",
     "unnormalise": "statistics",
     "Windows": "windows",
-    "DatasetWriter": "lerobot.writer",
+    "DatasetWriter": "writer",
+    "writing_format": "writer",
 }
 
 __all__ = [
+    "ArrayDataset",
     "Batches",
     "Dataset",
     "DatasetFormat",
-    "DatasetInfo",
     "DatasetWriter",
     "Episodes",
     "Ordered",
     "Split",
     "Windows",
     "compute_statistics",
-    "dataset_info",
     "delta_statistics",
     "in_order",
     "load_statistics",
@@ -67,6 +66,7 @@ __all__ = [
     "save_statistics",
     "split_episodes",
     "unnormalise",
+    "writing_format",
 ]
 
 

@@ -2,18 +2,18 @@
 
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
+from jaxtyping import Int, UInt64
 
-from xp.data.windows import Windows
+from xp.data.windows import Batch, Windows
 from xp.errors import UserError
 
-_ORDER, _DROP = 0, 1
+_ORDER, _DROP, _AUGMENT = 0, 1, 2
 """Streams of random numbers that must not meet."""
 
 
-def _random_words(seed: int, stream: int, number: int, count: int) -> np.ndarray:
+def random_words(seed: int, stream: int, number: int, count: int) -> UInt64[np.ndarray, " {count}"]:
     """`count` uniform uint64 words, a pure function of the arguments.
 
     Raw Philox words (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011): NumPy promises that bit
@@ -34,22 +34,27 @@ class Batches:
         batch_size: B.
         seed: Any non-negative integer.
         drop_rate: With this probability per sample `observation_is_dropped` is True; the key is there only if > 0.
+        augment: Whether each sample gets a seed for `xp.data.augment`, the key `augment_seed`: a pure function of
+            `seed`, the step and the position in the batch.
 
     Raises:
         UserError: a batch size below 1, a negative seed, or a rate outside [0, 1].
     """
 
-    def __init__(self, windows: Windows, *, batch_size: int, seed: int, drop_rate: float = 0.0) -> None:
+    def __init__(
+        self, windows: Windows, *, batch_size: int, seed: int, drop_rate: float = 0.0, augment: bool = False
+    ) -> None:
         if batch_size < 1:
             raise UserError(f"trainer.batch_size={batch_size} is not possible. Type trainer.batch_size=1 or more.")
         if seed < 0:
             raise UserError(f"seed={seed} is not possible: seeds are 0 or more. Type for instance seed=0.")
         if not 0 <= drop_rate <= 1:
-            raise UserError(f"obs_dropout.rate={drop_rate} is no probability. Type a number from 0 to 1.")
+            raise UserError(f"obs_dropout.rate={drop_rate} is not a probability. Type a number from 0 to 1.")
         self.windows = windows
         self.batch_size = batch_size
         self.seed = seed
         self.drop_rate = drop_rate
+        self.augment = augment
         # Two epochs are enough: a step touches at most two unless a batch is larger than the data.
         self._order = lru_cache(maxsize=2)(self._shuffled)
 
@@ -62,7 +67,7 @@ class Batches:
         """How many times the data has been seen when `step` steps are done; 1.5 is half-way through the second."""
         return step * self.batch_size / len(self.windows)
 
-    def indices(self, step: int) -> np.ndarray:
+    def indices(self, step: int) -> Int[np.ndarray, " batch"]:
         """The window numbers [B] int64 of the batch at `step` (from 0)."""
         if step < 0:
             raise IndexError(f"steps count from 0, asked for {step}")
@@ -71,24 +76,26 @@ class Batches:
             return self._order(int(epoch[0]))[place]
         return np.concatenate([self._order(e)[place[epoch == e]] for e in range(int(epoch[0]), int(epoch[-1]) + 1)])
 
-    def at(self, step: int) -> dict[str, Any]:
+    def at(self, step: int) -> Batch:
         """The batch at `step` (from 0); keys as in `xp.models.policy.Batch`."""
         batch = self.windows.batch(self.indices(step))
         if self.drop_rate > 0:
             # 53 bits, as many as a float64 holds exactly.
-            uniform = (_random_words(self.seed, _DROP, step, self.batch_size) >> np.uint64(11)) * 2.0**-53
+            uniform = (random_words(self.seed, _DROP, step, self.batch_size) >> np.uint64(11)) * 2.0**-53
             batch["observation_is_dropped"] = uniform < self.drop_rate
+        if self.augment:
+            batch["augment_seed"] = random_words(self.seed, _AUGMENT, step, self.batch_size)
         return batch
 
-    def _shuffled(self, epoch: int) -> np.ndarray:
+    def _shuffled(self, epoch: int) -> Int[np.ndarray, " windows"]:
         """The order of the windows in one epoch: sorted by random 64-bit keys, ties (never, in practice) by number."""
-        return np.argsort(_random_words(self.seed, _ORDER, epoch, len(self.windows)), kind="stable")
+        return np.argsort(random_words(self.seed, _ORDER, epoch, len(self.windows)), kind="stable")
 
 
 class Ordered:
     """Batches of windows in the order of `indices`; the last batch may be smaller. `len()` is how many there are."""
 
-    def __init__(self, windows: Windows, batch_size: int, indices: np.ndarray) -> None:
+    def __init__(self, windows: Windows, batch_size: int, indices: Int[np.ndarray, " chosen"]) -> None:
         self.windows = windows
         self.batch_size = batch_size
         self.indices = indices
@@ -96,7 +103,7 @@ class Ordered:
     def __len__(self) -> int:
         return -(-len(self.indices) // self.batch_size)
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[Batch]:
         for start in range(0, len(self.indices), self.batch_size):
             yield self.windows.batch(self.indices[start : start + self.batch_size])
 

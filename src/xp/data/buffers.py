@@ -1,4 +1,4 @@
-"""Arrays whose memory is used again once nobody refers to them.
+"""Reuses the memory of arrays that nobody refers to any more.
 
 Fresh memory is not free: the kernel hands it out in pages that it clears first. For a batch of 2x480x640 images that
 costs as much as copying the pixels does (benchmarks/loader.py).

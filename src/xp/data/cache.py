@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -16,8 +16,23 @@ from xp.errors import UserError, did_you_mean, join_names
 _FORMAT = 1
 """Counted up when the pixels of an entry would change (other resizing, other decoding)."""
 
-Progress = Callable[..., AbstractContextManager[Any]]
-"""`progress(total, description, unit="frame")` gives a context manager with `.advance(n)`, such as `Run.progress`."""
+
+@runtime_checkable
+class ProgressBar(Protocol):
+    """How far a piece of work has come."""
+
+    def advance(self, steps: int = 1, /) -> None:
+        """So many steps more are done."""
+        ...
+
+
+@runtime_checkable
+class Progress(Protocol):
+    """Shows how far a piece of work has come, as `Run.progress` does."""
+
+    def __call__(self, total: int, description: str, *, unit: str) -> AbstractContextManager[ProgressBar]:
+        """A bar of `total` steps for the length of a `with` block."""
+        ...
 
 
 def open_frames(

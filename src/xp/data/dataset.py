@@ -1,4 +1,5 @@
-"""What a dataset is to the rest of xp: a protocol that every data format implements, and `open_dataset`.
+# pyright: strict
+"""The protocol of a dataset, which every data format implements, and `open_dataset`.
 
 A format is one object that a package names in the entry-point group `xp.datasets`; `owns` finds the one for a folder or
 file. LeRobot's (`xp.data.lerobot`) is the first. Nothing outside a format's own package knows its files.
@@ -10,15 +11,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from xp.array_types import Floats, Ints, Numbers, Pixels
 from xp.checkpoints.reference import exists
-from xp.config.dataset_facts import DescribedFormat, find_format, installed_formats, missing_hint
+from xp.config.dataset_facts import DescribedFormat, dataset_looks, find_format, installed_formats, missing_hint
 from xp.errors import UserError
 
-FramePieces = Iterator[tuple[np.ndarray, np.ndarray]]
+FramePieces = Iterator[tuple[Ints, Pixels]]
 """Row numbers [n] int64 and their frames [n, h, w, 3] uint8, until every row has been given once."""
 
 OPTIONAL_COLUMNS = {"reward": np.float32, "done": np.bool_, "step": np.int64}
@@ -40,9 +42,9 @@ class Episodes:
     (a learning history) gives one for each history, and the column `step` says where an attempt begins.
     """
 
-    starts: np.ndarray
-    lengths: np.ndarray
-    task_index: np.ndarray
+    starts: Ints
+    lengths: Ints
+    task_index: Ints
     """[E] int64: the task of each episode (of its first row)."""
     texts: tuple[str, ...]
     """Language instructions by task index."""
@@ -50,7 +52,7 @@ class Episodes:
     @cached_property
     def tasks(self) -> tuple[str, ...]:
         """The language instruction of each episode (of its first row)."""
-        return tuple(self.texts[index] for index in self.task_index)
+        return tuple(self.texts[int(index)] for index in self.task_index)
 
     @property
     def num(self) -> int:
@@ -60,7 +62,7 @@ class Episodes:
     def __len__(self) -> int:
         return len(self.starts)
 
-    def rows(self, episodes: np.ndarray | Sequence[int]) -> np.ndarray:
+    def rows(self, episodes: Ints | Sequence[int]) -> Ints:
         """All row numbers [n] int64 of the given episodes, in their order."""
         chosen = np.asarray(episodes, dtype=np.int64).reshape(-1)
         lengths = self.lengths[chosen]
@@ -78,10 +80,16 @@ class Groups:
     names: tuple[str, ...]
     action_dims: tuple[int, ...]
     state_dims: tuple[int, ...]
-    index: np.ndarray
+    index: Ints
     """[E] int64: the group of each episode, a place in `names`."""
+    parameter_groups: tuple[str, ...] = ()
+    """Of each group, whose encoders and decoders a model with modules per group uses; several groups of equal widths
+    may share them. Empty: each has its own, by its name."""
+    reward_scales: tuple[float, ...] = ()
+    """Of each group, what a model that reads rewards multiplies them by. Empty: 1."""
 
 
+@runtime_checkable
 class Dataset(Protocol):
     """A dataset opened for training, in its own units; all of its numbers are checked to be finite."""
 
@@ -116,37 +124,37 @@ class Dataset(Protocol):
         ...
 
     @property
-    def action(self) -> np.ndarray:
+    def action(self) -> Floats:
         """[N, A] float32."""
         ...
 
     @property
-    def state(self) -> np.ndarray:
+    def state(self) -> Floats:
         """[N, S] float32; S = 0 without a state."""
         ...
 
     @property
-    def environment_state(self) -> np.ndarray:
+    def environment_state(self) -> Floats:
         """[N, D] float32: what the robot does not sense itself; D = 0 in most datasets."""
         ...
 
     @property
-    def episode_index(self) -> np.ndarray:
+    def episode_index(self) -> Ints:
         """[N] int64, ascending."""
         ...
 
     @property
-    def frame_index(self) -> np.ndarray:
+    def frame_index(self) -> Ints:
         """[N] int64: 0, 1, 2, ... in each episode."""
         ...
 
     @property
-    def task_index(self) -> np.ndarray:
+    def task_index(self) -> Ints:
         """[N] int64."""
         ...
 
     @property
-    def columns(self) -> Mapping[str, np.ndarray]:
+    def columns(self) -> Mapping[str, Numbers]:
         """Those of `OPTIONAL_COLUMNS` that the dataset has, each [N]."""
         ...
 
@@ -195,7 +203,7 @@ class Dataset(Protocol):
         """What frames were asked to be decoded with (`data.decoder`)."""
         ...
 
-    def rows(self, episodes: np.ndarray | Sequence[int]) -> np.ndarray:
+    def rows(self, episodes: Ints | Sequence[int]) -> Ints:
         """`Episodes.rows`: all row numbers [n] int64 of the given episodes, in their order."""
         ...
 
@@ -218,6 +226,7 @@ class Dataset(Protocol):
         ...
 
 
+@runtime_checkable
 class DatasetFormat(DescribedFormat, Protocol):
     """A data format: what a package declares in the entry-point group `xp.datasets`."""
 
@@ -254,13 +263,18 @@ def open_dataset(
             or infinity in its numbers.
     """
     root = Path(root).expanduser()
-    found: DatasetFormat | None = find_format(root)
+    found = find_format(root)
     if found is None:
         raise _unknown(root)
+    if not isinstance(found, DatasetFormat):
+        raise UserError(
+            f"{root} is of the data format {found.name}, whose package has no way to open it (xp.data.dataset."
+            "DatasetFormat.open). Update that package."
+        )
     return found.open(root, decoder=decoder, cache_dir=cache_dir, cache_gb=cache_gb)
 
 
-def optional_columns(dataset: Dataset) -> dict[str, np.ndarray]:
+def optional_columns(dataset: Dataset) -> dict[str, Numbers]:
     """The dataset's optional columns with the types that windows promise, in the order of `OPTIONAL_COLUMNS`."""
     columns = dataset.columns
     unknown = sorted(set(columns) - set(OPTIONAL_COLUMNS))
@@ -275,17 +289,16 @@ def _unknown(root: Path) -> UserError:
             f"There is no dataset folder {root}. "
             + (
                 missing_hint(str(root))
-                or f"Make one with `xp task=collect data.root={root}` (expert episodes of the embedded suite), or give "
-                "a LeRobotDataset v3.0 folder recorded with LeRobot: data.root=<folder>."
+                or f"Make one with `xp task=collect data.root={root}` (episodes of a simulated suite), or give an "
+                f"existing one, data.root=<folder>: {dataset_looks()}."
             )
         )
     formats = list(installed_formats().values())
     inner = [path for path in _entries(root) if any(each.owns(path) for each in formats)]
     hint = f" It contains datasets: try data.root={inner[0]}." if inner else ""
-    known = "; ".join(each.looks for each in formats)
     return UserError(
-        f"{root} is no dataset of a format that xp knows ({known}).{hint} Give such a folder as data.root=<folder>, or "
-        "make one: `xp task=collect data.root=<new folder>`."
+        f"{root} is no dataset of a format that xp knows ({dataset_looks()}).{hint} Give such a folder as "
+        "data.root=<folder>, or make one: `xp task=collect data.root=<new folder>`."
     )
 
 

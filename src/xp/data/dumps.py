@@ -17,18 +17,21 @@ No pickle is ever read: a pickle can execute code.
 
 import json
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import Float32, Int
 
 from xp import atomic
+from xp.data.windows import Batch
 from xp.errors import UserError, join_names
 from xp.foreign.parquet import allowance
 from xp.foreign.paths import MissingError, regular_file
 from xp.foreign.text import printable
+from xp.json_types import JSON, JSONObject
 
 SUFFIXES = (".safetensors", ".npz")
 VERSION = 1
@@ -49,6 +52,41 @@ _NEEDED = (
 )  # fmt: skip
 
 
+@runtime_checkable
+class WindowSpec(Protocol):
+    """What a policy needs of windows: the part of its `PolicySpec` that is compared with a dump."""
+
+    @property
+    def horizon(self) -> int:
+        """H, the actions that it gives."""
+        ...
+
+    @property
+    def history(self) -> int:
+        """T, the observed steps that it takes."""
+        ...
+
+    @property
+    def action_dim(self) -> int:
+        """A."""
+        ...
+
+    @property
+    def state_dim(self) -> int:
+        """S; 0 where it reads no state."""
+        ...
+
+    @property
+    def environment_dim(self) -> int:
+        """E; 0 where it reads no environment state."""
+        ...
+
+    @property
+    def cameras(self) -> Mapping[str, tuple[int, int, int]]:
+        """Camera name to (height, width, channels)."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Dump:
     """An opened dump. `about` says where it came from: dataset, fingerprint, part, episodes, seed."""
@@ -56,10 +94,22 @@ class Dump:
     path: Path
     arrays: Mapping[str, np.ndarray]
     tasks: tuple[str, ...]
-    about: Mapping[str, Any]
+    about: JSONObject
 
     def __len__(self) -> int:
         return len(self.arrays["action"])
+
+    @property
+    def episodes(self) -> tuple[int, ...]:
+        """The episodes of the dataset that its windows are from."""
+        listed = self.about["episodes"]
+        return tuple(number for number in listed if isinstance(number, int)) if isinstance(listed, list) else ()
+
+    @property
+    def seed(self) -> int:
+        """The seed of its draws; 0 where it is not known."""
+        seed = self.about.get("seed", 0)
+        return seed if isinstance(seed, int) else 0
 
     @property
     def history(self) -> int:
@@ -79,10 +129,20 @@ class Dump:
     @property
     def cameras(self) -> dict[str, tuple[int, int, int]]:
         """Camera name to (height, width, 3)."""
-        found = {name: array.shape[2:] for name, array in self.arrays.items() if name.startswith(_IMAGES)}
-        return {name.removeprefix(_IMAGES): shape for name, shape in found.items()}
+        found: dict[str, tuple[int, int, int]] = {}
+        for name, array in self.arrays.items():
+            if name.startswith(_IMAGES):
+                height, width, channels = array.shape[2:]
+                found[name.removeprefix(_IMAGES)] = (height, width, channels)
+        return found
 
-    def batch(self, indices: Any, *, history: int | None = None, horizon: int | None = None) -> dict[str, Any]:
+    def batch(
+        self,
+        indices: Int[np.ndarray, " batch"] | Sequence[int],
+        *,
+        history: int | None = None,
+        horizon: int | None = None,
+    ) -> Batch:
         """Windows `indices` [B] as one batch, with `noise` and `time`; the last T and first H of its steps."""
         history, horizon = history or self.history, horizon or self.horizon
         chosen = {name: array[indices] for name, array in self.arrays.items()}
@@ -97,12 +157,12 @@ class Dump:
         chosen["time"] = chosen["time"][:, :, first:]
         return {**chosen, "task": task}
 
-    def batches(self, size: int, **shape: int) -> Iterator[dict[str, Any]]:
+    def batches(self, size: int, **shape: int) -> Iterator[Batch]:
         """All windows in order, `size` at a time; the last batch holds what is left."""
         for start in range(0, len(self), size):
             yield self.batch(np.arange(start, min(start + size, len(self))), **shape)
 
-    def refuse_unfit(self, spec: Any, policy: str) -> None:
+    def refuse_unfit(self, spec: WindowSpec, policy: str) -> None:
         """Refuse a policy (its `PolicySpec`) that needs other windows than these.
 
         Raises:
@@ -133,9 +193,7 @@ class Dump:
             )
 
 
-def save_dump(
-    path: str | Path, arrays: Mapping[str, np.ndarray], tasks: tuple[str, ...], about: Mapping[str, Any]
-) -> None:
+def save_dump(path: str | Path, arrays: Mapping[str, np.ndarray], tasks: tuple[str, ...], about: JSONObject) -> None:
     """Write a dump, whole or not at all; the suffix names the format.
 
     Raises:
@@ -188,7 +246,7 @@ def open_dump(path: str | Path) -> Dump:
     return Dump(path, arrays, tasks, about)
 
 
-def _contradiction(arrays: Mapping[str, np.ndarray], tasks: tuple[Any, ...]) -> str | None:
+def _contradiction(arrays: Mapping[str, np.ndarray], tasks: tuple[JSON, ...]) -> str | None:
     """What is wrong with the arrays of a dump; None where they fit each other."""
     count = len(arrays["action"]) if arrays["action"].ndim else 0
     if not count:
@@ -211,7 +269,9 @@ def _contradiction(arrays: Mapping[str, np.ndarray], tasks: tuple[Any, ...]) -> 
     return None
 
 
-def draws(seed: int, windows: int, count: int, history: int, horizon: int, action_dim: int) -> dict[str, np.ndarray]:
+def draws(
+    seed: int, windows: int, count: int, history: int, horizon: int, action_dim: int
+) -> dict[str, Float32[np.ndarray, "windows draws history ..."]]:
     """The fixed `noise` [N, D, T, H, A] and `time` [N, D, T] of a dump."""
     generator = np.random.default_rng([seed, VERSION])
     noise = generator.standard_normal((windows, count, history, horizon, action_dim), np.float32)
@@ -242,8 +302,11 @@ def refuse_foreign_file(path: Path) -> None:
 
 def _refuse_pickle(path: Path) -> None:
     with path.open("rb") as stream:
-        head = stream.read(2)
-    if path.suffix in (".pkl", ".pickle") or (head[:1] == b"\x80" and 2 <= head[1] <= 5):
+        head = stream.read(9)
+    # A safetensors file begins with the length of its JSON, whose bytes can be those that a pickle begins with.
+    is_safetensors = head[8:] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size
+    begins_so = head[:1] == b"\x80" and 2 <= head[1] <= 5 and not is_safetensors
+    if path.suffix in (".pkl", ".pickle") or begins_so:
         raise UserError(
             f"{path} is a pickle. Reading one can execute any code, so xp reads none; and the batches that "
             "dump_data.py pickled are training batches, augmented and already normalised. Make a held-out set instead: "

@@ -1,4 +1,4 @@
-"""Relative actions go by names where a dataset has them: what stays absolute, what is subtracted from what."""
+"""Relative actions by the names of dimensions: which stay absolute, and what is subtracted from what."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""What becomes of a full disk: one paragraph that says which disk it is, and what to type."""
+"""Errors of a full disk as one paragraph that says which disk it is, and what to type."""
 
 import errno
 import os

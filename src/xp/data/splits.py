@@ -5,9 +5,9 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from xp import atomic
 from xp.config.dataset_facts import choose_tasks
@@ -15,6 +15,7 @@ from xp.config.unknown_keys import shown
 from xp.data.dataset import Dataset
 from xp.errors import UserError, join_names
 from xp.foreign.text import printable
+from xp.json_types import JSON, JSONObject
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Split:
 
     train: tuple[int, ...]
     val: tuple[int, ...]
-    about: dict[str, Any] = field(default_factory=dict, compare=False)
+    about: JSONObject = field(default_factory=dict, compare=False)
 
     def save(self, path: str | Path) -> None:
         """Write the manifest as JSON, atomically."""
@@ -68,7 +69,7 @@ class Split:
             UserError: what there is, and what to type.
         """
         fraction = self.about.get("val_fraction")
-        if not fraction or self.val:
+        if not isinstance(fraction, int | float) or not fraction or self.val:
             return
         one = len(self.train) == 1
         there = "one episode" if one else f"one episode of each of its {len(self.train)} tasks"
@@ -92,7 +93,7 @@ class Split:
         made_from = self.about.get("dataset")
         if made_from not in (None, dataset.fingerprint):
             raise UserError(
-                f"The split manifest was made from another dataset than {dataset.root} ({made_from[:12]}..., not "
+                f"The split manifest was made from another dataset than {dataset.root} ({str(made_from)[:12]}..., not "
                 f"{dataset.fingerprint[:12]}...): its episode numbers mean something else. Give the dataset it was "
                 "made from (data.root=<folder>), or remove the manifest to split again."
             )
@@ -137,7 +138,7 @@ def split_episodes(
     else:
         held = _share_out(counts, num_val)
     train, val = _divide(chosen, held, seed)
-    about = {
+    about: dict[str, JSON] = {
         "dataset": dataset.fingerprint,
         "seed": seed,
         "val_fraction": val_fraction if num_val is None else None,
@@ -221,8 +222,8 @@ def _share_out(counts: list[int], total: int) -> list[int]:
     return shares
 
 
-def shuffled_order(task: str, count: int, seed: int) -> np.ndarray:
-    """A shuffled order of `count` episodes, a pure function of (task, count, seed); see `batches._random_words`."""
+def shuffled_order(task: str, count: int, seed: int) -> Int[np.ndarray, " {count}"]:
+    """A shuffled order of `count` episodes, a pure function of (task, count, seed); see `batches.random_words`."""
     if seed < 0:
         raise UserError(f"seed={seed} is not possible: seeds are 0 or more. Type for instance seed=0.")
     words = np.frombuffer(hashlib.sha256(task.encode()).digest(), dtype="<u4")

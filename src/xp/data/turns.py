@@ -1,4 +1,4 @@
-"""Whose turn it is to compute what many processes want: one at a time, another if that one dies, across nodes too.
+"""One of many processes computes what all of them want; another takes over if it dies, across machines too.
 
 A process has its turn while it holds an exclusive file lock and its claim stands: a small file beside the lock that
 says who holds it and is touched every two seconds. On one machine the lock alone decides: the system drops it when its

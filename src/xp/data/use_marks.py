@@ -1,4 +1,4 @@
-"""What another machine maps of a cache on a shared disk, where file locks may reach no further than one machine.
+"""Marks of what other machines map of a cache on a shared disk, where file locks may work within one machine only.
 
 A process that maps an entry of such a disk touches it every minute; an entry touched within the last five minutes is in
 use. Both times are the file server's: "now" is read from a file that was just written. On a local disk the locks say it

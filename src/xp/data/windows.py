@@ -1,13 +1,16 @@
 """Windows around frames: T observations up to frame t and the actions t-P .. t+H-1, as batches of numpy arrays."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
 
 from xp.data.buffers import Buffers
 from xp.data.dataset import Dataset, optional_columns
 from xp.errors import UserError
+
+Batch = dict[str, np.ndarray | list[str]]
+"""Arrays by LeRobot's keys, and the list of texts `task`; keys and shapes as in `xp.models.policy.Batch`."""
 
 
 class Windows:
@@ -32,7 +35,7 @@ class Windows:
     def __init__(
         self,
         dataset: Dataset,
-        frames: Mapping[str, np.ndarray],
+        frames: Mapping[str, UInt8[np.ndarray, "rows height width channels"]],
         episodes: Sequence[int],
         *,
         history: int,
@@ -60,29 +63,23 @@ class Windows:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def batch(self, indices: np.ndarray | Sequence[int]) -> dict[str, Any]:
+    def batch(self, indices: Int[np.ndarray, " batch"] | Sequence[int]) -> Batch:
         """The windows numbered `indices` [B] as one batch; keys and shapes as in `xp.models.policy.Batch`.
 
         All arrays are copies that the caller may change.
         """
-        index = np.asarray(indices, dtype=np.int64)
-        if index.size and (index.min() < 0 or index.max() >= len(self)):
-            raise IndexError(f"windows are numbered 0..{len(self) - 1}, asked for {index.min()}..{index.max()}")
-        data, row = self.dataset, self._rows[index]
+        data, row = self.dataset, self._rows[self._checked(indices)]
         episode = data.episode_index[row]
-        first = data.episodes.starts[episode, None]
-        last = first + data.episodes.lengths[episode, None] - 1
         seen = row[:, None] + self._past
-        inside = np.maximum(seen, first)
-        steps = row[:, None] + self._steps
-        near = np.minimum(np.maximum(steps, first), last)
-        batch: dict[str, Any] = {f"observation.images.{name}": self._images(name, inside) for name in self._pixels}
+        inside = np.maximum(seen, data.episodes.starts[episode, None])
+        near, is_pad = self._action_rows(row)
+        batch: Batch = {f"observation.images.{name}": self._images(name, inside) for name in self._pixels}
         batch["observation.state"] = data.state.take(inside, axis=0)
         if data.environment_dim:
             batch["observation.environment_state"] = data.environment_state.take(inside, axis=0)
         batch["observation_is_pad"] = inside != seen
         batch["action"] = data.action.take(near, axis=0)
-        batch["action_is_pad"] = near != steps
+        batch["action_is_pad"] = is_pad
         for name, column in self._optional.items():
             batch[name] = column.take(near, axis=0)
         if self._group_index is not None:
@@ -92,7 +89,33 @@ class Windows:
         batch["frame_index"] = data.frame_index[row]
         return batch
 
-    def _images(self, camera: str, rows: np.ndarray) -> np.ndarray:
+    def actions(
+        self, indices: Int[np.ndarray, " batch"] | Sequence[int]
+    ) -> tuple[Float[np.ndarray, "batch steps action"], Bool[np.ndarray, "batch steps"]]:
+        """`action` and `action_is_pad` of the windows numbered `indices`, as `batch` has them."""
+        near, is_pad = self._action_rows(self._rows[self._checked(indices)])
+        return self.dataset.action.take(near, axis=0), is_pad
+
+    def _checked(self, indices: Int[np.ndarray, " batch"] | Sequence[int]) -> Int[np.ndarray, " batch"]:
+        index = np.asarray(indices, dtype=np.int64)
+        if index.size and (index.min() < 0 or index.max() >= len(self)):
+            raise IndexError(f"windows are numbered 0..{len(self) - 1}, asked for {index.min()}..{index.max()}")
+        return index
+
+    def _action_rows(
+        self, row: Int[np.ndarray, " batch"]
+    ) -> tuple[Int[np.ndarray, "batch steps"], Bool[np.ndarray, "batch steps"]]:
+        """The dataset rows of the actions around `row`, those of the episode that are nearest, and where."""
+        episodes, episode = self.dataset.episodes, self.dataset.episode_index[row]
+        first = episodes.starts[episode, None]
+        last = first + episodes.lengths[episode, None] - 1
+        steps = row[:, None] + self._steps
+        near = np.minimum(np.maximum(steps, first), last)
+        return near, near != steps
+
+    def _images(
+        self, camera: str, rows: Int[np.ndarray, "batch history"]
+    ) -> UInt8[np.ndarray, "batch history height width channels"]:
         """The frames [B, T, h, w, 3] of `rows` [B, T], copied into memory nobody else uses."""
         pixels = self._pixels[camera]
         out = self._buffers[camera].empty((*rows.shape, *pixels.shape[1:]))

@@ -7,16 +7,16 @@ function `rollout` is not among them: the module of that name would take its pla
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from xp.envs.collect import Episode, collect_episode
-    from xp.envs.controls import Noop
+    from xp.envs.noop import Noop
+    from xp.envs.recording import Episode, collect_episode
     from xp.envs.rollout import EpisodeResult
     from xp.envs.suite import Actor, Env, Observation, Predict, StepResult, Suite, suite_named, suite_of
     from xp.envs.video import side_by_side, write_video
 
 _HOMES = {
-    "Episode": "collect",
-    "collect_episode": "collect",
-    "Noop": "controls",
+    "Episode": "recording",
+    "collect_episode": "recording",
+    "Noop": "noop",
     "EpisodeResult": "rollout",
     "Actor": "suite",
     "Env": "suite",

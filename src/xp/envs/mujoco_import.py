@@ -23,4 +23,4 @@ def _import() -> Any:
 
 
 mujoco: Any = _import()
-"""The module, typed Any: its bindings carry no type information."""
+"""The module, typed Any: its bindings have no types. What is used of its models and data: `xp.envs.mujoco_types`."""

@@ -11,11 +11,12 @@ brightness is rounded to 256 levels, and nothing in the scene lies exactly on a 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
 
 from xp.envs.mujoco_import import mujoco
+from xp.envs.mujoco_types import MjData, MjModel
 
 TABLE_GROUP, STATIC_GROUP, MOVING_GROUP = 0, 1, 2
 """Geom groups of a scene: the table (drawn as a `Table`), what else never moves, and what does."""
@@ -51,9 +52,9 @@ class _View:
     width: int
     focal: float
     """Pixels per unit of (side / depth)."""
-    x: np.ndarray
+    x: Float[np.ndarray, " width"]
     """To the right, of each column's pixel centres [w] at depth 1."""
-    y: np.ndarray
+    y: Float[np.ndarray, " height"]
     """Upwards, of each row's [h]."""
 
 
@@ -61,9 +62,9 @@ class _View:
 class _Still:
     """The picture [P, 3] uint8 of what does not move, its depths [P] in metres, and the world's rays [3, P]."""
 
-    image: np.ndarray
-    depth: np.ndarray
-    rays: np.ndarray
+    image: UInt8[np.ndarray, "pixels 3"]
+    depth: Float[np.ndarray, " pixels"]
+    rays: Float[np.ndarray, "3 pixels"]
 
 
 class RayCaster:
@@ -75,7 +76,7 @@ class RayCaster:
         table: what lies in the plane z = 0.
     """
 
-    def __init__(self, model: Any, cameras: Mapping[str, tuple[int, int]], *, table: Table):
+    def __init__(self, model: MjModel, cameras: Mapping[str, tuple[int, int]], *, table: Table):
         self._model = model
         self._board = table
         self._views = {name: _make_view(model, name, *size) for name, size in cameras.items()}
@@ -85,7 +86,7 @@ class RayCaster:
         self._tiles = _palette(np.array(table.colours))[:, _brightness(np.array([[0.0, 0.0, 1.0]]))[0]]
         self._corners = _box_corners(np.asarray(model.geom_aabb))
 
-    def render(self, data: Any, camera: str) -> np.ndarray:
+    def render(self, data: MjData, camera: str) -> UInt8[np.ndarray, "height width 3"]:
         """The image [h, w, 3] uint8 that `camera` sees in `data` (an MjData after mj_forward)."""
         view = self._views[camera]
         if camera not in self._fixed:
@@ -97,13 +98,13 @@ class RayCaster:
             image = self._draw(data, view, self._stills[camera], (MOVING_GROUP,))[0]
         return image.reshape(view.height, view.width, 3)
 
-    def _furniture(self, data: Any, view: _View) -> _Still:
+    def _furniture(self, data: MjData, view: _View) -> _Still:
         """Table and pedestal as a fixed camera always sees them."""
         table = self._table(data, view)
         image, depth = self._draw(data, view, table, (STATIC_GROUP,))
         return _Still(image, depth, table.rays)
 
-    def _table(self, data: Any, view: _View) -> _Still:
+    def _table(self, data: MjData, view: _View) -> _Still:
         """The checkered table (the plane z = 0, seen from above) and the sky."""
         rays = _world_rays(view, np.array(data.cam_xmat[view.camera]).reshape(3, 3))
         x0, y0, z0 = data.cam_xpos[view.camera]
@@ -118,7 +119,9 @@ class RayCaster:
         which = np.where(seen, (column + row) & 1, 2)
         return _Still(colours.take(which, axis=0), np.where(seen, depth, np.inf), rays)
 
-    def _draw(self, data: Any, view: _View, still: _Still, groups: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    def _draw(
+        self, data: MjData, view: _View, still: _Still, groups: tuple[int, ...]
+    ) -> tuple[UInt8[np.ndarray, "pixels 3"], Float[np.ndarray, " pixels"]]:
         """Image and depths after drawing the shapes of `groups` over a still picture."""
         image, depth = still.image.copy(), still.depth.copy()
         inside = np.flatnonzero(self._covered(data, view, groups))
@@ -131,7 +134,9 @@ class RayCaster:
             depth[pixels] = near[hit]
         return image, depth
 
-    def _cast(self, data: Any, view: _View, rays: np.ndarray, groups: tuple[int, ...]) -> tuple[np.ndarray, ...]:
+    def _cast(
+        self, data: MjData, view: _View, rays: Float[np.ndarray, "3 rays"], groups: tuple[int, ...]
+    ) -> tuple[Int[np.ndarray, " rays"], Float[np.ndarray, " rays"], Float[np.ndarray, "rays 3"]]:
         """What the rays [3, P] meet first in `groups`: id [P] (-1: none), depth [P] in metres, unit normal [P, 3]."""
         count = rays.shape[1]
         geom, depth, normal = np.empty(count, np.int32), np.empty(count), np.empty((count, 3))
@@ -142,7 +147,7 @@ class RayCaster:
         mujoco.mj_multiRay(self._model, data, position, flat, chosen, True, -1, geom, depth, out, count, FAR)
         return geom, depth, normal
 
-    def _covered(self, data: Any, view: _View, groups: tuple[int, ...]) -> np.ndarray:
+    def _covered(self, data: MjData, view: _View, groups: tuple[int, ...]) -> Bool[np.ndarray, " pixels"]:
         """Mask [P] of the pixels inside the box that some shape of `groups` covers in the image.
 
         A shape lies within the hull of its bounding box's eight corners. All eight beyond one side of the image: it is
@@ -169,7 +174,7 @@ class RayCaster:
         return mask.ravel()
 
 
-def _make_view(model: Any, name: str, height: int, width: int) -> _View:
+def _make_view(model: MjModel, name: str, height: int, width: int) -> _View:
     """Rays through the pixels' centres of MuJoCo's camera (looks along -z, y up, `fovy` degrees from top to bottom)."""
     camera = model.camera(name).id
     focal = height / 2 / np.tan(np.radians(float(model.cam_fovy[camera])) / 2)
@@ -178,26 +183,26 @@ def _make_view(model: Any, name: str, height: int, width: int) -> _View:
     return _View(camera, height, width, float(focal), x, y)
 
 
-def _box_corners(boxes: np.ndarray) -> np.ndarray:
+def _box_corners(boxes: Float[np.ndarray, "geoms 6"]) -> Float[np.ndarray, "geoms 8 3"]:
     """Corners [G, 8, 3] of local boxes [G, 6] (centre, half sides)."""
     signs = np.array(np.meshgrid([-1, 1], [-1, 1], [-1, 1], indexing="ij")).reshape(3, 8).T
     return boxes[:, None, :3] + signs[None] * boxes[:, None, 3:]
 
 
-def _world_rays(view: _View, rotation: np.ndarray) -> np.ndarray:
+def _world_rays(view: _View, rotation: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "3 pixels"]:
     """The view's rays [3, P] in the world; each number is a sum in a fixed order (see the module's text)."""
     right, up, back = rotation.T[:, :, None]
     columns, rows = view.x * right - back, view.y * up
     return (rows[:, :, None] + columns[:, None, :]).reshape(3, -1)
 
 
-def _brightness(normal: np.ndarray) -> np.ndarray:
+def _brightness(normal: Float[np.ndarray, "n 3"]) -> Int[np.ndarray, " n"]:
     """Level 0..255 of each unit normal [P, 3]: the cosine to the light, from facing away to facing it."""
     cosine = (normal[:, 0] * LIGHT[0] + normal[:, 1] * LIGHT[1]) + normal[:, 2] * LIGHT[2]
     return np.clip(np.rint((cosine + 1.0) * (_LEVELS - 1) / 2), 0, _LEVELS - 1).astype(np.int64)
 
 
-def _palette(colours: np.ndarray) -> np.ndarray:
+def _palette(colours: Float[np.ndarray, "geoms 3"]) -> UInt8[np.ndarray, "geoms 256 3"]:
     """Colours [G, 256, 3] uint8 of each base colour [G, 3] (0..1) at each brightness level.
 
     The whole range of the cosine, -1..1, is used, so that faces turned away still differ from one another (the idea of

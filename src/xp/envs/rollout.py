@@ -1,18 +1,23 @@
 """Closed-loop episodes: a policy's chunks executed in an env, from a fixed list of seeds.
 
 Two ways to execute chunks. `receding`: run the first `chunk_steps` actions of a chunk, then ask again. `ensembling`:
-ask at every step and average all chunks' opinions of the present action, weighted exp(-m i) with i = 0 for the oldest
+ask at every step and average all chunks' predictions for the present step, weighted exp(-m i) with i = 0 for the oldest
 ("temporal ensembling": Zhao et al., "Learning Fine-Grained Bimanual Manipulation with Low-Cost Hardware", RSS 2023,
 section IV-B, algorithm 2).
+
+An episode is a generator (`episode`): it yields a `Query` where the policy has to be asked, and is sent the chunk. So
+one loop serves an env in this process (`rollout`) and many envs whose queries are answered together
+(`xp.envs.evaluate`).
 """
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
+from jaxtyping import Float, UInt8
 
+from xp.envs.recording import Episode, Recorder, larger_reward
 from xp.envs.suite import Env, Observation, Predict
 from xp.errors import UserError, did_you_mean
 
@@ -20,17 +25,73 @@ EXECUTIONS = ("receding", "ensembling")
 ENSEMBLE_DECAY = 0.01
 """m of the weights exp(-m i): ACT's published value."""
 
+type Chunk = Float[np.ndarray, "horizon action"]
+"""What a policy answers to one query: actions from the present step on, in dataset units."""
+type Window = dict[str, np.ndarray | list[str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """How a policy's chunks become actions.
+
+    Raises:
+        UserError: another `name` than `EXECUTIONS`, or `chunk_steps` or `history` below 1.
+    """
+
+    chunk_steps: int
+    """Actions executed of each chunk (`receding`), or chunks averaged (`ensembling`); at most H."""
+    name: str = "receding"
+    history: int = 1
+    """Observations in the policy's window (T)."""
+    remembered: int = 0
+    """Executed actions that a query tells: a policy's `prefix_past`."""
+
+    def __post_init__(self) -> None:
+        if self.name not in EXECUTIONS:
+            raise UserError(
+                f"There is no execution '{self.name}'{did_you_mean(self.name, EXECUTIONS)}. "
+                "Give chunk_size.execution=receding or chunk_size.execution=ensembling."
+            )
+        if self.chunk_steps < 1 or self.history < 1:
+            raise UserError(
+                f"chunk_size.steps={self.chunk_steps} with a history of {self.history}: both must be at least 1, "
+                "e.g. chunk_size.steps=4."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Query:
+    """What an episode asks a policy: all that its answer may depend on, beside the policy and the run's seed."""
+
+    task: str
+    seed: int
+    """The episode's initial state."""
+    index: int
+    """The number of this query in its episode, from 0."""
+    window: Window
+    """The batch of one observation window that `Predict` takes."""
+    executed: Float[np.ndarray, "k action"]
+    """The last executed actions [k, A], at most `Execution.remembered`, fewer after the episode's begin."""
+    planned: Float[np.ndarray, "left action"]
+    """What is left of the last chunk from the present step on [m, A]; nothing before the first."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodeResult:
-    """How one episode went. `frames` [steps + 1, h, w, 3] of each recorded camera, the first observation's included."""
+    """How one episode went. `frames` [steps + 1, h, w, 3] of each recorded camera, the first observation's included.
+
+    `max_reward` is the largest reward of a step; None where the suite has no rewards.
+    """
 
     seed: int
     task: str
     success: bool
     steps: int
     queries: int
-    frames: Mapping[str, np.ndarray] = field(default_factory=dict)
+    max_reward: float | None = None
+    frames: Mapping[str, UInt8[np.ndarray, "frames height width 3"]] = field(default_factory=dict)
+    recorded: Episode | None = None
+    """The whole episode, where it was to be recorded."""
 
 
 class History:
@@ -45,45 +106,145 @@ class History:
         self._seen.append((observation, False))
         self._frame += 1
 
-    def batch(self) -> dict[str, Any]:
+    def batch(self) -> Window:
         """The window as the batch that `Predict` takes."""
-        keys = [key for key in self._seen[-1][0] if key != "task"]
-        window: dict[str, Any] = {key: np.stack([seen[key] for seen, _ in self._seen])[None] for key in keys}
+        newest = self._seen[-1][0]
+        keys = [key for key in newest if key != "task"]
+        window: Window = {key: np.stack([seen[key] for seen, _ in self._seen])[None] for key in keys}
         window["observation_is_pad"] = np.array([[pad for _, pad in self._seen]])
-        window["task"] = [self._seen[-1][0]["task"]]
+        window["task"] = [str(newest["task"])]
         window["episode_index"] = np.array([self._seed], np.int64)
         window["frame_index"] = np.array([self._frame], np.int64)
         return window
 
 
+class Film:
+    """The frames of some cameras."""
+
+    def __init__(self, cameras: Sequence[str]):
+        self._frames: dict[str, list[np.ndarray]] = {camera: [] for camera in cameras}
+
+    def add(self, observation: Observation) -> None:
+        """Append what is seen; a picture that no camera of the film has is not looked at."""
+        for camera, seen in self._frames.items():
+            seen.append(np.asarray(observation[f"observation.images.{camera}"]))
+
+    def frames(self) -> dict[str, UInt8[np.ndarray, "frames height width 3"]]:
+        """All frames of each camera."""
+        return {camera: np.stack(seen) for camera, seen in self._frames.items()}
+
+
 class Receding:
-    """Executes the first `chunk_steps` actions of each chunk, then asks for the next."""
+    """Executes the first `chunk_steps` actions of each chunk, then wants the next."""
 
-    def __init__(self, ask: Callable[[], np.ndarray], chunk_steps: int):
-        self._ask, self._steps = ask, chunk_steps
-        self._left: deque[np.ndarray] = deque()
+    def __init__(self, chunk_steps: int):
+        self._steps = chunk_steps
+        self._chunk, self._at = np.zeros((0, 0)), 0
 
-    def next(self) -> np.ndarray:
+    @property
+    def wants_chunk(self) -> bool:
+        """Whether a chunk has to be added before the next action."""
+        return self._at == min(len(self._chunk), self._steps)
+
+    @property
+    def planned(self) -> Chunk:
+        """What the last chunk says from now on [m, A]."""
+        return self._chunk[self._at :]
+
+    def add(self, chunk: Chunk) -> None:
+        """The policy's answer for now [H, A]."""
+        self._chunk, self._at = chunk, 0
+
+    def next(self) -> Float[np.ndarray, " action"]:
         """The action [A] to execute now."""
-        if not self._left:
-            self._left.extend(self._ask()[: self._steps])
-        return self._left.popleft()
+        self._at += 1
+        return self._chunk[self._at - 1]
 
 
 class Ensembling:
-    """Asks at every step; the action is the weighted mean of what the last `chunk_steps` chunks say about now."""
+    """Wants a chunk at every step; the action is the weighted mean of what the last `chunk_steps` chunks say of now."""
 
-    def __init__(self, ask: Callable[[], np.ndarray], chunk_steps: int, decay: float = ENSEMBLE_DECAY):
-        self._ask, self._decay = ask, decay
+    def __init__(self, chunk_steps: int, decay: float = ENSEMBLE_DECAY):
+        self._decay, self._steps = decay, chunk_steps
         self._chunks: deque[np.ndarray] = deque(maxlen=chunk_steps)
-        self._steps = chunk_steps
+        self.planned: Chunk = np.zeros((0, 0))
+        """What the last chunk says from now on [m, A]."""
+        self.wants_chunk = True
+        """Whether a chunk has to be added before the next action."""
 
-    def next(self) -> np.ndarray:
+    def add(self, chunk: Chunk) -> None:
+        """The policy's answer for now [H, A]."""
+        self._chunks.append(chunk[: self._steps])
+        self.planned, self.wants_chunk = chunk[1:], False
+
+    def next(self) -> Float[np.ndarray, " action"]:
         """The action [A] to execute now."""
-        self._chunks.append(self._ask()[: self._steps])
-        opinions = np.stack([chunk[age] for age, chunk in zip(range(len(self._chunks) - 1, -1, -1), self._chunks)])
-        weights = np.exp(-self._decay * np.arange(len(opinions)))
-        return np.average(opinions, axis=0, weights=weights)
+        self.wants_chunk = True
+        predictions = np.stack([chunk[age] for age, chunk in zip(range(len(self._chunks) - 1, -1, -1), self._chunks)])
+        weights = np.exp(-self._decay * np.arange(len(predictions)))
+        return np.average(predictions, axis=0, weights=weights)
+
+
+def episode(
+    env: Env,
+    seed: int,
+    execution: Execution,
+    *,
+    cameras: Sequence[str] = (),
+    record: bool = False,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Generator[Query, Chunk, EpisodeResult]:
+    """One episode: yields queries, is sent the chunks [at least chunk_steps, A] that answer them, returns how it went.
+
+    Args:
+        env: the environment; it is reset.
+        seed: the initial state.
+        execution: how chunks become actions.
+        cameras: those whose frames shall be kept.
+        record: whether the whole episode shall be kept, for a dataset.
+        on_step: called after each control step with (seed, step); what it raises ends the episode.
+
+    Raises:
+        UserError: a chunk that is too short, of another width, or not finite.
+    """
+    observation = env.reset(seed)
+    window = History(observation, execution.history, seed)
+    acting = (Receding if execution.name == "receding" else Ensembling)(execution.chunk_steps)
+    executed: deque[np.ndarray] = deque(maxlen=execution.remembered)
+    film, recorder = Film(cameras), Recorder(env) if record else None
+    film.add(observation)
+    queries, done, success, max_reward = 0, False, False, None
+    while not done:
+        if acting.wants_chunk:
+            told = np.stack(executed) if executed else np.zeros((0, len(env.action_low)), np.float32)
+            seen = window.batch()
+            chunk = yield Query(
+                task=env.task, seed=seed, index=queries, window=seen, executed=told, planned=acting.planned
+            )
+            queries += 1
+            acting.add(_checked_chunk(chunk, execution.chunk_steps, env, seed))
+        action = np.asarray(acting.next(), np.float32)
+        executed.append(action)
+        if recorder is not None:
+            recorder.note(observation, action)
+        result = env.step(action)
+        observation, done, success = result.observation, result.done, result.success
+        max_reward = larger_reward(max_reward, result.reward)
+        window.add(observation)
+        film.add(observation)
+        if on_step is not None:
+            on_step(seed, env.steps)
+    recorded = None if recorder is None else recorder.episode(seed, success=success, max_reward=max_reward)
+    return EpisodeResult(
+        seed=seed,
+        task=env.task,
+        success=success,
+        steps=env.steps,
+        queries=queries,
+        max_reward=max_reward,
+        frames=film.frames(),
+        recorded=recorded,
+    )
 
 
 def rollout(
@@ -97,86 +258,58 @@ def rollout(
     execution: str = "receding",
     record: Mapping[int, Sequence[str]] | None = None,
 ) -> list[EpisodeResult]:
-    """Run one episode a seed and say how each went, in the order of `seeds`.
+    """Run one episode a seed in one env and say how each went, in the order of `seeds`; `xp.envs.evaluate` runs many.
 
     Args:
         env: the environment; its cameras are what the policy sees.
         predict: the policy (see `Predict`).
         seeds: initial states; all are used.
-        chunk_steps: actions executed of each chunk (`receding`), or chunks averaged (`ensembling`); at most H.
-        history: observations in the policy's window (T).
-        on_step: called after each control step with (seed, step).
+        chunk_steps: as in `Execution`.
+        history: as in `Execution`.
+        on_step: as in `episode`.
         execution: `receding` or `ensembling`.
         record: seed to the env's cameras whose frames shall be kept.
 
     Raises:
-        UserError: another execution, chunk_steps or history below 1, a chunk shorter than `chunk_steps`, or actions
-            that are not finite.
+        UserError: as `Execution` and `episode`.
     """
-    if execution not in EXECUTIONS:
-        raise UserError(
-            f"There is no execution '{execution}'{did_you_mean(execution, EXECUTIONS)}. "
-            "Give chunk_size.execution=receding or chunk_size.execution=ensembling."
-        )
-    if chunk_steps < 1 or history < 1:
-        raise UserError(
-            f"chunk_size.steps={chunk_steps} with a history of {history}: both must be at least 1, "
-            "e.g. chunk_size.steps=4."
-        )
+    how = Execution(chunk_steps=chunk_steps, name=execution, history=history)
     record = record or {}
-    return [
-        _episode(env, predict, seed, chunk_steps, history, execution, on_step, tuple(record.get(seed, ())))
-        for seed in seeds
-    ]
+    results = []
+    for seed in seeds:
+        running = episode(env, seed, how, cameras=record.get(seed, ()), on_step=on_step)
+        query = next(running)
+        try:
+            while True:
+                query = running.send(one_chunk(predict(query.window)))
+        except StopIteration as end:
+            results.append(end.value)
+    return results
 
 
-def _episode(
-    env: Env,
-    predict: Predict,
-    seed: int,
-    chunk_steps: int,
-    history: int,
-    execution: str,
-    on_step: Callable[[int, int], None] | None,
-    cameras: tuple[str, ...],
-) -> EpisodeResult:
-    observation = env.reset(seed)
-    window = History(observation, history, seed)
-    queries = 0
+def one_chunk(actions: Float[np.ndarray, "..."]) -> Chunk:
+    """The chunk [H, A] of a prediction [1, H, A].
 
-    def ask() -> np.ndarray:
-        nonlocal queries
-        queries += 1
-        return _checked_chunk(predict(window.batch()), chunk_steps, env, seed)
-
-    execute = (Receding if execution == "receding" else Ensembling)(ask, chunk_steps)
-    frames = {camera: [observation[f"observation.images.{camera}"]] for camera in cameras}
-    done = success = False
-    while not done:
-        result = env.step(execute.next())
-        done, success = result.done, result.success
-        window.add(result.observation)
-        for camera, seen in frames.items():
-            seen.append(result.observation[f"observation.images.{camera}"])
-        if on_step is not None:
-            on_step(seed, env.steps)
-    stacked = {camera: np.stack(seen) for camera, seen in frames.items()}
-    return EpisodeResult(seed=seed, task=env.task, success=success, steps=env.steps, queries=queries, frames=stacked)
-
-
-def _checked_chunk(actions: np.ndarray, chunk_steps: int, env: Env, seed: int) -> np.ndarray:
-    """The chunk [H, A] of a prediction [1, H, A]."""
+    Raises:
+        UserError: another shape.
+    """
     actions = np.asarray(actions)
+    if actions.ndim != 3 or actions.shape[0] != 1:
+        raise UserError(f"The policy gave actions of shape {actions.shape} where [1, horizon, action] is needed.")
+    return actions[0]
+
+
+def _checked_chunk(chunk: Chunk, chunk_steps: int, env: Env, seed: int) -> Chunk:
     width = len(env.action_low)
-    if actions.ndim != 3 or actions.shape[0] != 1 or actions.shape[2] != width or actions.shape[1] < chunk_steps:
+    if chunk.ndim != 2 or chunk.shape[1] != width or len(chunk) < chunk_steps:
         raise UserError(
-            f"The policy gave actions of shape {actions.shape} where [1, at least {chunk_steps}, {width}] is needed: "
+            f"The policy gave actions of shape {chunk.shape} where [at least {chunk_steps}, {width}] is needed: "
             f"a chunk cannot be longer than the horizon. Give chunk_size.steps of at most the policy's horizon, "
             f"and a policy trained for {width} action dimensions."
         )
-    if not np.isfinite(actions).all():
+    if not np.isfinite(chunk).all():
         raise UserError(
             f"The policy gave a NaN or infinite action in the episode of seed {seed}, step {env.steps}: "
             "its weights are broken (look at the training log); give another checkpoint."
         )
-    return actions[0]
+    return chunk

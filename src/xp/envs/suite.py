@@ -1,4 +1,5 @@
-"""What a simulated suite is: its tasks and cameras as light facts, envs made on demand, and who must succeed or fail.
+# pyright: strict
+"""The protocol of a simulated suite: tasks and cameras as light facts, envs made on demand, experts that must fail.
 
 Suites are found by name through the entry-point group `xp.suites`; `env.name` chooses one. An entry is a class (or
 function) that takes the suite's own keys of the `env` section, `fps` and `max_steps` among them, and gives a `Suite`.
@@ -7,23 +8,31 @@ Nothing heavy is imported before `Suite.make` (no NumPy here either).
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 
 from xp.config.schema import SUITES
 from xp.errors import UserError, did_you_mean, join_names
+from xp.json_types import JSONObject
 from xp.plugins import make_plugin
 
 if TYPE_CHECKING:
-    import numpy as np
+    from omegaconf import DictConfig
+
+    from xp.array_types import Floats, Numbers
+    from xp.json_types import JSON
 
 COMMON_KEYS = ("name", "tasks", "cameras", "environment_state")
 """Keys of the `env` section that say what is asked of a suite; all others are the suite's own."""
 
-Observation = dict[str, Any]
-"""LeRobot's keys, unbatched: `observation.images.<camera>` [h, w, 3] uint8, `observation.state` [S] float32, `task`
-(the instruction); where it was asked for, `observation.environment_state` [E] float32."""
+type Observation = Mapping[str, Numbers | str]
+"""A dict, or a mapping that draws a picture when it is first looked at (`xp.envs.lazy`). LeRobot's keys, unbatched:
+`observation.images.<camera>` [h, w, 3] uint8, `observation.state` [S] float32, `task` (the instruction); where it was
+asked for, `observation.environment_state` [E] float32."""
 
-type Predict = Callable[[Mapping[str, Any]], np.ndarray]
+type Window = Mapping[str, Numbers | list[str]]
+"""A batch of one observation window, as `Predict` takes it."""
+
+type Predict = Callable[[Window], Floats]
 """Batch of one observation window -> actions [1, H, A] in dataset units.
 
 The batch: `observation.images.<camera>` [1, T, h, w, 3] uint8, `observation.state` [1, T, S] float32,
@@ -34,13 +43,18 @@ also `observation.environment_state` [1, T, E] float32 where the env gives it.
 
 @dataclass(frozen=True)
 class StepResult:
-    """What follows an action. `done` is true on success and when the step limit is reached."""
+    """What follows an action. `done` is true on success and when the step limit is reached.
+
+    `reward` is how good the step was by the suite's own measure; None where it has none. Success is not told by it.
+    """
 
     observation: Observation
     success: bool
     done: bool
+    reward: float | None = None
 
 
+@runtime_checkable
 class Env(Protocol):
     """One task of a suite, simulated. An episode is a pure function of (task, seed, actions)."""
 
@@ -75,12 +89,12 @@ class Env(Protocol):
         ...
 
     @property
-    def action_low(self) -> "np.ndarray":
+    def action_low(self) -> "Floats":
         """Least value of each action dimension [A]; a smaller one is clipped."""
         ...
 
     @property
-    def action_high(self) -> "np.ndarray":
+    def action_high(self) -> "Floats":
         """Largest value of each action dimension [A]; a larger one is clipped."""
         ...
 
@@ -88,7 +102,7 @@ class Env(Protocol):
         """Begin the episode of initial state `seed` and give its first observation."""
         ...
 
-    def step(self, action: "np.ndarray") -> StepResult:
+    def step(self, action: "Floats") -> StepResult:
         """Act for one control step with `action` [A].
 
         Raises:
@@ -101,6 +115,7 @@ class Env(Protocol):
         ...
 
 
+@runtime_checkable
 class Actor(Protocol):
     """What acts in an env that it was made for: a scripted expert, or a policy with its history."""
 
@@ -108,16 +123,32 @@ class Actor(Protocol):
         """Begin the episode that the env was just reset to."""
         ...
 
-    def act(self) -> "np.ndarray":
+    def act(self) -> "Floats":
         """The next action [A] float32."""
         ...
 
 
+@runtime_checkable
+class NoisyActor(Actor, Protocol):
+    """An actor that puts noise on its actions and knows what it meant."""
+
+    @property
+    def intended(self) -> "Floats":
+        """The action [A] float32 that `act` gave last, without the noise."""
+        ...
+
+
+@runtime_checkable
 class Suite(Protocol):
     """A suite with its options. Hashable and picklable (a frozen dataclass), so that processes can share and keep envs.
 
     A class may also have `schema`: a dataclass derived from `xp.config.schema.Env` with the suite's own keys, for the
     check of types, words and bounds before a run.
+
+    It may also have `refuse_seeds(first, count, keys)`, which raises a `UserError` where some of the initial states
+    first .. first + count - 1 do not exist although there is no single last one; `keys` are the configuration keys of
+    both, for the message; and `env_megabytes`, the memory that an env takes while an episode is under way, where that
+    is so much that fewer envs have to stand side by side.
     """
 
     @property
@@ -175,7 +206,7 @@ class Suite(Protocol):
         """Names of the experts gone wrong, for `failing_expert`; empty where there are none."""
         ...
 
-    def check(self, env: Mapping[str, Any]) -> None:
+    def check(self, env: JSONObject) -> None:
         """Refuse an `env` section beyond what `check_env` sees: sizes that cannot be drawn, say.
 
         Raises:
@@ -212,28 +243,28 @@ class Suite(Protocol):
         ...
 
 
-def suite_named(name: str, options: Mapping[str, Any]) -> Suite:
+def suite_named(name: str, options: JSONObject) -> Suite:
     """The suite that an installed package calls `name`, with its own keys of the `env` section.
 
     Raises:
-        UserError: there is none of that name, or it has no such key.
+        UserError: there is none of that name, two packages offer it, it has no such key, or it is no `Suite`.
     """
-    return make_plugin(SUITES, name, options, key="env.name", prefix="env.")
+    return make_plugin(SUITES, name, options, key="env.name", prefix="env.", kind=Suite)
 
 
-def suite_of(env: Mapping[str, Any]) -> Suite:
+def suite_of(env: "JSONObject | DictConfig") -> Suite:
     """The suite that an `env` section (plain or OmegaConf's) asks for, once its tasks and cameras are found there.
 
     Raises:
         UserError: there is no such suite, task or camera, or an option is impossible.
     """
-    from omegaconf import OmegaConf
-
-    plain: Any = OmegaConf.to_container(env, resolve=True) if OmegaConf.is_config(env) else env
-    suite = suite_named(plain["name"], {key: plain[key] for key in plain if key not in COMMON_KEYS})
-    for task in plain["tasks"]:
-        refuse_unknown_task(task, suite.tasks)
-    for camera in plain["cameras"]:
+    plain = _plain(env)
+    suite = suite_named(str(plain["name"]), {key: plain[key] for key in plain if key not in COMMON_KEYS})
+    tasks, cameras = plain["tasks"], plain["cameras"]
+    assert isinstance(tasks, Sequence) and isinstance(cameras, Mapping), "checked before a run"
+    for task in tasks:
+        refuse_unknown_task(str(task), suite.tasks)
+    for camera in cameras:
         refuse_unknown_camera(camera, suite.camera_names, suite.default_cameras)
     if plain["environment_state"] and not suite.environment_state_names:
         raise UserError(
@@ -243,7 +274,15 @@ def suite_of(env: Mapping[str, Any]) -> Suite:
     return suite
 
 
-def refuse_unknown_task(name: str, tasks: Mapping[str, Any]) -> None:
+def _plain(env: "JSONObject | DictConfig") -> JSONObject:
+    from omegaconf import DictConfig, OmegaConf
+
+    if not isinstance(env, DictConfig):
+        return env
+    return cast("dict[str, JSON]", OmegaConf.to_container(env, resolve=True))
+
+
+def refuse_unknown_task(name: str, tasks: Mapping[str, object]) -> None:
     """Refuse a task that a suite does not have.
 
     Raises:
@@ -265,7 +304,7 @@ def refuse_unknown_camera(name: str, cameras: Sequence[str], examples: Iterable[
     if name not in cameras:
         raise UserError(
             f"The suite has no camera '{name}'{did_you_mean(name, cameras)}. It has {join_names(cameras)}: "
-            f"give sizes for these alone, e.g. 'env.cameras={{{next(iter(examples), 'NAME')}: [96, 96]}}'."
+            f"give sizes for these alone, e.g. 'env.cameras={{{next(iter(examples), 'NAME')}: [64, 64]}}'."
         )
 
 
@@ -281,6 +320,9 @@ def refuse_missing_states(suite: Suite, first: int, count: int, keys: tuple[str,
     Raises:
         UserError: naming how many there are and what to type.
     """
+    refuse = getattr(suite, "refuse_seeds", None)
+    if refuse is not None:
+        refuse(first, count, keys)
     known = suite.num_initial_states
     if known is not None and first + count > known:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Flax's msgpack trees from outside: where each array lies, found without reading the data.
+"""Flax's msgpack trees from outside: where each array is, found without reading the data.
 
 Files are those of `flax.serialization`: nested maps whose arrays are extension type 1 (shape, dtype name, bytes),
 complex numbers type 2, numpy's scalars type 3 (the msgpack specification; flax.serialization._ndarray_to_bytes). No
@@ -46,7 +46,7 @@ class _FoundError(Exception):
 
 @dataclass(frozen=True)
 class Array:
-    """An array that lies in a file from `offset` on; `word` is its dtype's name."""
+    """An array that is in a file from `offset` on; `word` is its dtype's name."""
 
     offset: int
     shape: tuple[int, ...]
@@ -66,7 +66,11 @@ class Scalar:
     data: bytes
 
 
-def scan(path: str | Path, what: str) -> Any:
+type Tree = None | bool | int | float | complex | str | bytes | Array | Scalar | list[Tree] | dict[str, Tree]
+"""What a msgpack file of Flax holds."""
+
+
+def scan(path: str | Path, what: str) -> Tree:
     """The tree of a msgpack file, with an `Array` for each array and a `Scalar` for each number of numpy's.
 
     Args:
@@ -99,7 +103,7 @@ class _Walk:
     def __init__(self, handle: BinaryIO, size: int) -> None:
         self._handle, self._size, self._values = handle, size, 0
 
-    def value(self, depth: int) -> Any:
+    def value(self, depth: int) -> Tree:
         """The value that starts here."""
         self._count(depth)
         head = self._exactly(1)[0]
@@ -122,18 +126,18 @@ class _Walk:
             return self._extension(_FIXED_EXT[head] if head in _FIXED_EXT else self._number(_EXT[head]), depth)
         raise _FoundError(f"byte 0x{head:02x} starts no msgpack value")
 
-    def _map(self, count: int, depth: int) -> dict[str, Any]:
-        made: dict[str, Any] = {}
+    def _map(self, count: int, depth: int) -> dict[str, Tree]:
+        made: dict[str, Tree] = {}
         for _ in range(self._fitting(2 * count) // 2):
             name = self.value(depth + 1)
             if not isinstance(name, str) or "/" in name:
-                raise _FoundError(f"{shown(name)} is no name of a part of a tree")
+                raise _FoundError(f"{shown(name)} is not a name of a part of a tree")
             if name in made:
                 raise _FoundError(f"{shown(name)} is there twice")
             made[name] = self.value(depth + 1)
         return made
 
-    def _extension(self, length: int, depth: int) -> Any:
+    def _extension(self, length: int, depth: int) -> Array | Scalar | complex:
         kind = self._exactly(1)[0]
         end = self._handle.tell() + length
         if end > self._size:
@@ -173,11 +177,12 @@ class _Walk:
 
     def _complex(self, depth: int) -> complex:
         found = self.value(depth + 1)
-        if not isinstance(found, list) or len(found) != 2 or not all(isinstance(part, float) for part in found):
+        parts = [part for part in found if isinstance(part, float)] if isinstance(found, list) else []
+        if not isinstance(found, list) or len(found) != 2 or len(parts) != 2:
             raise _FoundError("a complex number without two parts")
-        return complex(found[0], found[1])
+        return complex(parts[0], parts[1])
 
-    def _word(self, name: Any) -> str:
+    def _word(self, name: object) -> str:
         word = name.decode("ascii", "replace") if isinstance(name, bytes) else name
         if not isinstance(word, str) or word not in ITEM_BYTES:
             raise _FoundError(f"the type of elements {shown(word)} is not known")

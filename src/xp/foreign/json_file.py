@@ -12,13 +12,14 @@ Memory: Python's objects for a JSON text take up to about 30 times its bytes, so
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from xp.foreign.paths import RefusedError, opened
 from xp.foreign.text import printable, shown
+from xp.json_types import JSON, JSONObject
 
 MOST = 16_000_000
 """Bytes of a JSON file that are read where a caller names no other bound."""
@@ -29,7 +30,7 @@ _LARGEST = 2**63 - 1
 _REQUIRED: Any = object()
 
 
-def read_json(path: str | Path, what: str, most: int = MOST, deepest: int = DEEPEST) -> Any:
+def read_json(path: str | Path, what: str, most: int = MOST, deepest: int = DEEPEST) -> JSON:
     """The content of a JSON file.
 
     Args:
@@ -53,7 +54,7 @@ def read_json(path: str | Path, what: str, most: int = MOST, deepest: int = DEEP
     return parsed(data, printable(path), what, deepest)
 
 
-def parsed(data: bytes, source: str, what: str, deepest: int = DEEPEST) -> Any:
+def parsed(data: bytes, source: str, what: str, deepest: int = DEEPEST) -> JSON:
     """The content of a JSON text that is in memory (a header, a line); raises as `read_json` does.
 
     Args:
@@ -77,7 +78,7 @@ def parsed(data: bytes, source: str, what: str, deepest: int = DEEPEST) -> Any:
     return content
 
 
-def read_object(path: str | Path, what: str, most: int = MOST) -> dict[str, Any]:
+def read_object(path: str | Path, what: str, most: int = MOST) -> dict[str, JSON]:
     """The object that a JSON file holds; raises as `read_json` does, and for anything but an object."""
     content = read_json(path, what, most)
     if not isinstance(content, dict):
@@ -117,7 +118,7 @@ class Fields:
     A field that is missing or null gives the default, and without a default a refusal.
     """
 
-    content: Mapping[str, Any]
+    content: JSONObject
     source: str
     """The file, for messages."""
     at: str = ""
@@ -251,10 +252,10 @@ class Fields:
             if name not in words:
                 raise RefusedError(f"{self.place(name)} is not known here: expected {', '.join(words)}.")
 
-    def _within(self, content: Mapping[str, Any], name: str) -> "Fields":
+    def _within(self, content: JSONObject, name: str) -> "Fields":
         return Fields(content, self.source, ".".join(filter(None, (self.at, name))))
 
-    def _typed(self, name: str, default: Any, fits: Callable[[Any], bool], expected: str) -> Any:
+    def _typed(self, name: str, default: Any, fits: Callable[[JSON], bool], expected: str) -> Any:
         value = self.content.get(name)
         if value is None and default is not _REQUIRED:
             return default
@@ -263,11 +264,11 @@ class Fields:
         return value
 
     def _list(
-        self, name: str, default: Any, fits: Callable[[Any], bool], words: str, count: int | None, most: int
+        self, name: str, default: Any, fits: Callable[[JSON], bool], words: str, count: int | None, most: int
     ) -> Any:
         number = f"at most {most:,}" if count is None else f"exactly {count}"
 
-        def is_list(value: Any) -> bool:
+        def is_list(value: JSON) -> bool:
             return (
                 isinstance(value, list)
                 and (len(value) <= most if count is None else len(value) == count)
@@ -277,7 +278,7 @@ class Fields:
         return self._typed(name, default, is_list, f"a list of {number} {words}")
 
 
-def is_shape(value: object, low: int = 0) -> bool:
+def is_shape(value: object, low: int = 0) -> TypeGuard[Sequence[int]]:
     """Whether a value is a list or tuple of at most 32 whole numbers from `low` up whose product is below 2**63."""
     return (
         isinstance(value, list | tuple)
@@ -287,7 +288,7 @@ def is_shape(value: object, low: int = 0) -> bool:
     )
 
 
-def _is_integer(value: object, low: float, high: float) -> bool:
+def _is_integer(value: object, low: float, high: float) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
 
@@ -306,7 +307,7 @@ def _between(kind: str, low: float, high: float) -> str:
     return " ".join([kind, *bounds])
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
     made = dict(pairs)
     if len(made) != len(pairs):
         seen: set[str] = set()
@@ -323,7 +324,7 @@ def _reason(error: ValueError) -> str:
     return str(error)
 
 
-def _depth(content: Any) -> int:
+def _depth(content: JSON) -> int:
     """Levels of nesting, found level by level."""
     level, depth = [content], 0
     while level := [node for node in level if type(node) in (dict, list)]:

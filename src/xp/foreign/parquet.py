@@ -47,7 +47,10 @@ def open_parquet(path: str | Path, what: str, *, most_rows: int | None = None) -
         raise RefusedError(
             f"{printable(path)} announces {rows:,} rows: expected {what}, of at most {most_rows:,} rows. {_AGAIN}"
         )
-    announced = _announced(file)
+    try:
+        announced = _announced(file)
+    except UnicodeDecodeError as error:  # names are decoded when they are first asked for
+        raise damaged(path, what, error) from error
     if announced > allowance(size) or rows > allowance(size):
         raise RefusedError(
             f"{printable(path)} ({size:,} bytes) announces {rows:,} rows of {announced:,} bytes in all: expected "
@@ -175,7 +178,8 @@ def _announced(file: "pq.ParquetFile") -> int:
     for column in _chunks(file):
         if column.total_uncompressed_size < 0 or column.num_values < 0:
             return 2**63
-        width = _WIDTHS.get(column.physical_type) or max(lengths.get(column.path_in_schema, 1), 1)
+        name = column.path_in_schema
+        width = _WIDTHS.get(column.physical_type) or max(lengths.get(name, 1), 1)
         total += max(column.total_uncompressed_size, column.num_values * width)
     return total
 

@@ -68,7 +68,7 @@ def opened(path: str | Path, what: str) -> BinaryIO:
 
 
 def inside(folder: str | Path, relative: str | Path, what: str) -> Path:
-    """`folder/relative`, if that lies inside the folder, wherever links lead. The file need not be there.
+    """`folder/relative`, if that is inside the folder, wherever links lead. The file need not be there.
 
     Links may lead into the `blobs` of a Hugging Face cache whose `snapshots/REVISION` the folder is.
 

@@ -52,7 +52,7 @@ def read_header(data: bytes, where: str) -> Header:
         header = _jpeg(data)
     else:
         raise RefusedError(
-            f"{where} is no picture: expected a PNG or a JPEG, and it begins with {data[:8]!r}. {_AGAIN}"
+            f"{where} is not a picture: expected a PNG or a JPEG, and it begins with {data[:8]!r}. {_AGAIN}"
         )
     if header is None or header.height < 1 or header.width < 1:
         raise RefusedError(f"{where} is cut short or damaged: its header gives no size. {_AGAIN}")

@@ -52,9 +52,9 @@ def read_safetensors_header(path: str | Path, what: str) -> Header:
 
     Raises:
         MissingError: the file is not there.
-        RefusedError: it is no safetensors file, is cut short or has more bytes than its header explains; a tensor has
-            an unknown type, a shape that is none, or bytes that overlap, leave a gap or do not fit its shape; or two
-            have one name.
+        RefusedError: it is not a safetensors file, is cut short or has more bytes than its header explains; a tensor
+            has an unknown type, a shape that is none, or bytes that overlap, leave a gap or do not fit its shape; or
+            two have one name.
     """
     name = printable(path)
     with opened(path, what) as handle:
@@ -63,15 +63,16 @@ def read_safetensors_header(path: str | Path, what: str) -> Header:
         front = handle.read(8)
         length = struct.unpack("<Q", front)[0] if len(front) == 8 else 0
         if not 2 <= length <= size - 8:
-            raise RefusedError(f"{name} ({size:,} bytes) is cut short or is no safetensors file ({what}). {_AGAIN}")
+            raise RefusedError(f"{name} ({size:,} bytes) is cut short or is not a safetensors file ({what}). {_AGAIN}")
         if length > LONGEST_HEADER:
             raise RefusedError(
                 f"{name} has a header of {length:,} bytes: expected {what}, with at most {LONGEST_HEADER:,}. {_AGAIN}"
             )
         text = handle.read(length)
     if not text.startswith(b"{"):
-        raise RefusedError(f"{name} ({size:,} bytes) is no safetensors file ({what}): it has no header. {_AGAIN}")
+        raise RefusedError(f"{name} ({size:,} bytes) is not a safetensors file ({what}): it has no header. {_AGAIN}")
     content = parsed(text, f"the header of {name}", what, deepest=4)
+    assert isinstance(content, dict), "what begins with { and is JSON is an object"
     return _checked(Fields(content, f"the header of {name}"), start=8 + length, size=size)
 
 

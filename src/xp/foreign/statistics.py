@@ -1,13 +1,14 @@
 """Statistics of actions and states from outside: one rule wherever they come from.
 
-They stand in a file that is given (data.statistics), in a checkpoint's dataset_statistics.json, in a LeRobotDataset's
-meta/stats.json and meta/episodes. Whatever is normalised by them is only as right as they are.
+They stand in a file that is given (data.statistics), in a checkpoint's dataset_statistics.json, in a dataset's
+own files. Whatever is normalised by them is only as right as they are.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
+from numpy.typing import NDArray
 
 from xp.foreign.paths import RefusedError
 from xp.foreign.text import printable, shown
@@ -18,15 +19,40 @@ _AGAIN = "Compute them again from the dataset (`xp task=train` and `xp task=spli
 _SLACK = 1e-4
 """Of the range: means and quantiles that were written rounded."""
 
+FeatureStatistics = Mapping[str, NDArray[Any]]
+"""Statistics of one feature by name, each [D]: `mean`, `std`, `mask` and more."""
 
-def checked_statistics(entry: Any, where: str, *, positive: bool = False, most: int = 1 << 16) -> dict[str, np.ndarray]:
+
+class GroupStatistics(TypedDict):
+    """Statistics of the episodes of one group (see `xp.data.dataset.Groups`), as wide as its own robot's numbers."""
+
+    action: FeatureStatistics
+    proprio: FeatureStatistics
+    num_transitions: int
+    num_trajectories: int
+
+
+class DatasetStatistics(TypedDict):
+    """The contents of a dataset_statistics.json."""
+
+    action: FeatureStatistics
+    proprio: FeatureStatistics
+    environment_state: NotRequired[FeatureStatistics]
+    num_transitions: NotRequired[int]
+    num_trajectories: NotRequired[int]
+    groups: NotRequired[dict[str, GroupStatistics]]
+
+
+def checked_statistics(
+    entry: object, where: str, *, positive: bool = False, most: int = 1 << 16
+) -> dict[str, np.ndarray]:
     """The statistics of one feature as arrays: float32, `mask` bool, `count` int64; other fields are left out.
 
     Args:
         entry: as JSON gives it: lists of numbers by name; `mean` and `std` at least.
         where: what it is, for the message: "PATH: action".
         positive: refuse a std of 0 where a dimension is normalised (`mask`, by default all), by which nothing can be
-            divided. Published Octo checkpoints have such entries for states that they do not use.
+            divided. Published checkpoints have such entries for states that they do not use.
         most: the most numbers in an array.
 
     Raises:
@@ -53,7 +79,7 @@ def checked_statistics(entry: Any, where: str, *, positive: bool = False, most: 
     return found
 
 
-def _numbers(value: Any, where: str, name: str, most: int) -> np.ndarray:
+def _numbers(value: object, where: str, name: str, most: int) -> np.ndarray:
     try:
         wide = np.asarray(value)
     except ValueError as error:  # rows of different lengths
@@ -72,7 +98,7 @@ def _numbers(value: Any, where: str, name: str, most: int) -> np.ndarray:
     return values
 
 
-def _mask(value: Any, where: str, shape: tuple[int, ...]) -> np.ndarray:
+def _mask(value: object, where: str, shape: tuple[int, ...]) -> np.ndarray:
     mask = np.asarray(value) if isinstance(value, list | tuple | np.ndarray) else np.asarray(None)
     if mask.dtype != np.bool_ and not (mask.size == 0 and shape == (0,)):
         raise _refusal(where, f"has mask = {shown(value)}", f"{shape} times true or false")
@@ -108,7 +134,7 @@ def _refuse_where(wrong: np.ndarray, where: str, what: str, expected: str) -> No
         raise _refusal(where, f"has {what} in dimension {places[0]}", expected)
 
 
-def _count(value: Any, where: str) -> np.ndarray:
+def _count(value: object, where: str) -> np.ndarray:
     count = np.asarray(value)
     if count.dtype.kind not in "iu" or count.size != 1 or count.reshape(-1)[0] < 1:
         raise _refusal(where, f"has count = {shown(value)}", "one whole number above 0")

@@ -1,4 +1,4 @@
-"""Zarr arrays from outside (`.zarray`, format 2, as Orbax and tensorstore write them) and the folder they lie in.
+"""Zarr arrays from outside (`.zarray`, format 2, as Orbax and tensorstore write them) and their folder.
 
 A header is a few hundred bytes and may announce any number of elements. The rule: all arrays of a folder together take
 at most `bounds.allowance` of the folder's own bytes.

@@ -1,17 +1,21 @@
 """Merging: arithmetic on named arrays, streamed from checkpoint files to a checkpoint file. Knows no framework."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from xp.config.method_options import ByGroup, Choice, Number
-    from xp.merging.api import Hooks, Merged, merge
+    from xp.merging.api import merge
+    from xp.merging.hooks import Hooks
+    from xp.merging.job import Merged
     from xp.merging.merge_rules import Linear, MergeRule
     from xp.merging.method import MergeInputs, MergeMethod, MethodConfig
     from xp.merging.weights import weight_table
 
 _LAZY = {
     "xp.config.method_options": ("ByGroup", "Choice", "Number"),
-    "xp.merging.api": ("Hooks", "Merged", "merge"),
+    "xp.merging.api": ("merge",),
+    "xp.merging.hooks": ("Hooks",),
+    "xp.merging.job": ("Merged",),
     "xp.merging.merge_rules": ("Linear", "MergeRule"),
     "xp.merging.method": ("MergeInputs", "MergeMethod", "MethodConfig"),
     "xp.merging.weights": ("weight_table",),
@@ -22,7 +26,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Import a public name when it is first used: a method's table of options loads nothing heavy."""
     from importlib import import_module
 

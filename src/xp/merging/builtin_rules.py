@@ -1,4 +1,4 @@
-"""How the built-in methods' rules are made, and their searches; imported when a merge begins."""
+"""Makes the rules and runs the searches of the built-in methods; imported when a merge begins."""
 
 from collections.abc import Callable, Mapping
 
@@ -6,7 +6,6 @@ import numpy as np
 
 from xp.merging import rules, search
 from xp.merging.angular import Angular, Lines
-from xp.merging.candidate_evaluator import CandidateEvaluator
 from xp.merging.merge_rules import Linear, MergeRule
 from xp.merging.method import MergeInputs, MethodConfig
 from xp.merging.relative import Selected, TaskVectors
@@ -19,26 +18,27 @@ ELECTING = ("ties", "dare_ties", "breadcrumbs_ties", "della")
 
 def weighted(config: MethodConfig, inputs: MergeInputs) -> Linear:
     """average, manual, linear and swa: merge.weights, or equal ones."""
-    normalize = config.options.get("normalize", True)
+    normalize = config.flag("normalize") if "normalize" in config.options else True
     return Linear(inputs.units, weight_table(config.weights, inputs.units, inputs.count, normalize=normalize))
 
 
 def interpolated(config: MethodConfig, inputs: MergeInputs) -> Linear:
     """interpolate: [1 - alpha, alpha] of the base and the checkpoint."""
     alpha = config.options["alpha"]
-    pairs = {key: [1 - a, a] for key, a in alpha.items()} if isinstance(alpha, Mapping) else [1 - alpha, alpha]
+    parts = alpha if isinstance(alpha, Mapping) else {"*": alpha}
+    pairs = {key: [1 - a, a] for key, a in parts.items() if isinstance(a, int | float)}
     return Linear(inputs.units, weight_table(pairs, inputs.units, 2, normalize=False))
 
 
 def averaged_over_steps(config: MethodConfig, inputs: MergeInputs) -> Linear:
     """ema: see `rules.ema_weights`."""
-    weights = rules.ema_weights(inputs.count, config.options["decay"])
+    weights = rules.ema_weights(inputs.count, config.number("decay"))
     return Linear(inputs.units, np.tile(weights, (inputs.units.count, 1)))
 
 
 def slerp(config: MethodConfig, inputs: MergeInputs) -> Angular:
     """slerp: at t along the great circle."""
-    t = config.options["t"]
+    t = config.number("t")
     return Angular("slerp", inputs.units, weight_table([1 - t, t], inputs.units, 2, normalize=False))
 
 
@@ -47,25 +47,27 @@ def angular(config: MethodConfig, inputs: MergeInputs) -> MergeRule:
     table = weight_table(config.weights, inputs.units, inputs.count, normalize=True)
     if config.name != "model_stock":
         not_negative(table, config.name)
-    if config.name == "nuslerp" and config.options["along"] != "tensor":
-        return Lines(inputs.units, table, config.options["along"], inputs.has_base)
+    along = config.options.get("along")
+    if config.name == "nuslerp" and along in ("last", "first"):
+        return Lines(inputs.units, table, str(along), inputs.has_base)
     return Angular(config.name, inputs.units, table, inputs.has_base)
 
 
 def selected(config: MethodConfig, inputs: MergeInputs) -> Selected:
     """Sce."""
-    return Selected(inputs.units, weight_table(None, inputs.units, inputs.count, normalize=True), **config.options)
+    table = weight_table(None, inputs.units, inputs.count, normalize=True)
+    return Selected(inputs.units, table, config.number("select_topk"))
 
 
 def task_vectors(config: MethodConfig, inputs: MergeInputs) -> TaskVectors:
     """task_arithmetic, and the methods that thin task vectors out first."""
-    options = config.options
+    normalize = config.flag("normalize")
     table = weight_table(
         config.weights,
         inputs.units,
         inputs.count,
         normalize=False,
-        divided=options["normalize"],
+        divided=normalize,
         default=1.0 if config.name == "task_arithmetic" else None,
         parts_may_be_zero=True,
     )
@@ -73,10 +75,10 @@ def task_vectors(config: MethodConfig, inputs: MergeInputs) -> TaskVectors:
         inputs.units,
         table,
         _trim(config, inputs),
-        options["scale"],
-        normalize=options["normalize"],
+        config.number("scale"),
+        normalize=normalize,
         elect=config.name in ELECTING,
-        match_l1=options.get("rescale") == "l1",
+        match_l1=config.options.get("rescale") == "l1",
     )
 
 
@@ -96,16 +98,24 @@ def _trim(config: MethodConfig, inputs: MergeInputs) -> Trim:
     return Random(density, inputs.seed, divide)
 
 
-def inverse_loss(config: MethodConfig, evaluator: CandidateEvaluator, tick: Callable[[], None]) -> search.Search:
+def inverse_loss(config: MethodConfig, evaluator: search.Evaluator, tick: Callable[[], None]) -> search.Search:
     """See `search.inverse_loss`."""
     return search.inverse_loss(evaluator, search.Candidates(evaluator, tick))
 
 
-def greedy(config: MethodConfig, evaluator: CandidateEvaluator, tick: Callable[[], None]) -> search.Search:
+def greedy(config: MethodConfig, evaluator: search.Evaluator, tick: Callable[[], None]) -> search.Search:
     """See `search.greedy`."""
     return search.greedy(evaluator, search.Candidates(evaluator, tick))
 
 
-def gradient_descent(config: MethodConfig, evaluator: CandidateEvaluator, tick: Callable[[], None]) -> search.Search:
+def gradient_descent(config: MethodConfig, evaluator: search.Evaluator, tick: Callable[[], None]) -> search.Search:
     """See `search.gradient_descent`."""
-    return search.gradient_descent(evaluator, search.Candidates(evaluator, tick), **config.options)
+    target, adaptive = config.options.get("target"), config.options.get("adaptive")
+    return search.gradient_descent(
+        evaluator,
+        search.Candidates(evaluator, tick),
+        iterations=int(config.number("iterations")),
+        learning_rate=config.number("learning_rate"),
+        adaptive=None if adaptive is None else str(adaptive),
+        target=None if target is None else config.number("target"),
+    )

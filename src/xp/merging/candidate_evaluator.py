@@ -1,4 +1,4 @@
-"""Candidate mixes in memory: weights in, loss and gradient with respect to the mixing weights out.
+"""Losses of candidate mixes: a mix is made in memory from mixing weights, and measured by the objective.
 
 Memory: the N checkpoints as they are stored, one mix and one gradient; with `memory="stream"` the checkpoints stay on
 disk and only the mix and the gradient are held. A mix is made by the same rule, in the same order and rounding, as the
@@ -20,6 +20,7 @@ from xp.merging.engine import BLOCK, WORKERS
 from xp.merging.groups import Units
 from xp.merging.merge_rules import Linear, pieces
 from xp.merging.objective import Objective
+from xp.merging.shapes import Shares, Table, Values
 
 MEMORY_MODES = ("ram", "stream")
 
@@ -54,16 +55,16 @@ class CandidateEvaluator:
                 self._mix[name][:] = readers[0].read(name, 0, leaf.size)
         self._losses: dict[bytes, float] = {}
 
-    def loss(self, weights: np.ndarray) -> float:
-        """The objective of the mix with weights [U, N]; every mix is measured once."""
+    def loss(self, weights: Table) -> float:
+        """The objective of the mix with these weights; every mix is measured once."""
         key = np.ascontiguousarray(weights, np.float64).tobytes()
         if key not in self._losses:
             self._fill(weights)
             self._losses[key] = float(self.objective.loss(self._shaped()))
         return self._losses[key]
 
-    def loss_and_slopes(self, weights: np.ndarray) -> tuple[float, np.ndarray]:
-        """Loss, and [U, N]: the gradient's inner product with checkpoint minus mix, within each unit.
+    def loss_and_slopes(self, weights: Table) -> tuple[float, Table]:
+        """Loss, and the gradient's inner product with checkpoint minus mix, for each checkpoint within each unit.
 
         For w = softmax(l) the derivative is dL/dl_k = w_k <grad L, theta_k - sum_j w_j theta_j>: the common part of the
         checkpoints, far larger than their differences, never enters the product.
@@ -78,27 +79,27 @@ class CandidateEvaluator:
                 slopes[unit] += products
         return float(value), slopes
 
-    def _fill(self, weights: np.ndarray) -> None:
+    def _fill(self, weights: Table) -> None:
         rule = Linear(self.units, weights)
         self._each(lambda leaf: self._mix_leaf(leaf, rule), [n for n, leaf in self._leaves.items() if leaf.is_float])
 
     def _shaped(self) -> dict[str, np.ndarray]:
         return {name: self._mix[name].reshape(leaf.shape) for name, leaf in self._leaves.items()}
 
-    def _each(self, work: Callable[[Leaf], list], names: Sequence[str]) -> list[list]:
+    def _each[Found](self, work: Callable[[Leaf], Found], names: Sequence[str]) -> list[Found]:
         leaves = sorted((self._leaves[name] for name in names), key=lambda leaf: -leaf.size)
         with ThreadPoolExecutor(WORKERS, "mix") as pool:
             return list(pool.map(work, leaves))
 
-    def _mix_leaf(self, leaf: Leaf, rule: Linear) -> list:
+    def _mix_leaf(self, leaf: Leaf, rule: Linear) -> None:
         for start, stop in self._ranges(leaf):
             part = self._mix[leaf.name][start:stop]
             rule.apply(leaf, start, (reader.read(leaf.name, start, stop) for reader in self._readers), part)
             if leaf.dtype != part.dtype:
                 part[:] = part.astype(leaf.dtype)
-        return []
 
-    def _project(self, leaf: Leaf, gradient: np.ndarray) -> list[tuple[int, np.ndarray]]:
+    def _project(self, leaf: Leaf, gradient: Values) -> list[tuple[int, Shares]]:
+        """(unit, its slopes' share) for each range of a leaf."""
         unit, mix = self.units.of_leaf[leaf.name], self._mix[leaf.name]
         found = []
         for start, stop in self._ranges(leaf):

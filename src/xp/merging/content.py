@@ -1,4 +1,4 @@
-"""Content digests: what a checkpoint's weights are, whatever file format, sharding or chunking holds them."""
+"""Digests of a checkpoint's weights that do not depend on file format, shards or chunks."""
 
 import hashlib
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Is this an average of one skill or of several? Angles and distances of the checkpoints, part by part.
+"""Warns where checkpoints look like different skills: angles and distances between them, by group of weights.
 
 Measured on a thirtieth of the weights while they stream past: 2048 of every 65536 elements. With a base, the cosines
 are those between task vectors; without one there is no origin to measure angles from, and distances are all there is.
@@ -6,12 +6,14 @@ are those between task vectors; without one there is no origin to measure angles
 
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import numpy as np
+from jaxtyping import Float64
 
 from xp.checkpoints.arrays import Leaf
 from xp.merging.groups import group_of
+from xp.merging.shapes import Products, Values
 
 FEWEST_ELEMENTS = 1000
 """A group with fewer sampled elements is reported, not judged."""
@@ -23,17 +25,37 @@ BARRIER = 0.2
 """A midpoint this much (relatively) worse than the mean of its two ends: they lie in different basins."""
 
 
+class GroupAngles(TypedDict):
+    """How far apart the checkpoints are in one group of weights; lists of lists are [N, N]."""
+
+    sampled_elements: int
+    distance: list[list[float]]
+    """Relative to the length of the base, or of the mean where there is none."""
+    task_vector_length: NotRequired[list[float]]
+    """[N], relative to the length of the base."""
+    cosine: NotRequired[list[list[float]]]
+    """Between task vectors."""
+
+
+class Barrier(TypedDict):
+    """The loss half-way between two checkpoints, and how far it is above the mean of their losses."""
+
+    pair: list[int]
+    midpoint: float
+    barrier: float
+
+
 class Angles:
     """Sums of products of the sampled elements, by group; several threads may add."""
 
     def __init__(self, groups: Mapping[str, Sequence[str]], *, has_base: bool) -> None:
         self._groups, self._has_base = groups, has_base
-        self._products: dict[str, np.ndarray] = {}
+        self._products: dict[str, Products] = {}
         self._length: dict[str, float] = {}
         self._count: dict[str, int] = {}
         self._lock = threading.Lock()
 
-    def sample(self, leaf: Leaf, arrays: Sequence[np.ndarray]) -> None:
+    def sample(self, leaf: Leaf, arrays: Sequence[Values]) -> None:
         """Add sampled elements of a leaf: the base first where there is one."""
         rows = np.stack(arrays).astype(np.float64)
         origin = rows[0] if self._has_base else rows.mean(axis=0)
@@ -45,25 +67,26 @@ class Angles:
             self._length[group] = self._length.get(group, 0.0) + length
             self._count[group] = self._count.get(group, 0) + rows.shape[1]
 
-    def report(self) -> dict[str, dict[str, Any]]:
-        """For each group: sampled elements, task vectors' relative lengths [N], distances and cosines [N, N]."""
+    def report(self) -> dict[str, GroupAngles]:
+        """The angles and distances by group."""
         return {group: self._of(group) for group in sorted(self._products)}
 
-    def _of(self, group: str) -> dict[str, Any]:
+    def _of(self, group: str) -> GroupAngles:
         products, length = self._products[group], max(self._length[group], 1e-300)
         squares = np.diag(products)
         distances = np.sqrt(np.maximum(squares[:, None] + squares[None] - 2 * products, 0.0) / length)
-        found: dict[str, Any] = {"sampled_elements": self._count[group], "distance": distances.tolist()}
+        found = GroupAngles(sampled_elements=self._count[group], distance=distances.tolist())
         if self._has_base:
             norms = np.sqrt(squares)
             scale = np.outer(norms, norms)
             cosines = np.divide(products, scale, out=np.full_like(products, np.nan), where=scale > 0)
-            found |= {"task_vector_length": np.sqrt(squares / length).tolist(), "cosine": cosines.tolist()}
+            found["task_vector_length"] = np.sqrt(squares / length).tolist()
+            found["cosine"] = cosines.tolist()
         return found
 
 
-def inner_products(rows: np.ndarray) -> np.ndarray:
-    """[N, N] of rows [N, n], N small: in the calling thread alone. BLAS would wake threads that spin for more work."""
+def inner_products(rows: Float64[np.ndarray, "models elements"]) -> Products:
+    """Of the rows of a few models, in the calling thread alone: BLAS would wake threads that spin for more work."""
     found = np.empty((len(rows), len(rows)))
     for i, row in enumerate(rows):
         for j in range(i + 1):
@@ -71,17 +94,15 @@ def inner_products(rows: np.ndarray) -> np.ndarray:
     return found
 
 
-def midpoints(losses: Mapping[tuple[int, int], float], singles: Sequence[float]) -> list[dict[str, Any]]:
+def midpoints(losses: Mapping[tuple[int, int], float], singles: Sequence[float]) -> list[Barrier]:
     """The loss barrier of each pair: the loss half-way, less the mean of the two ends' losses."""
     return [
-        {"pair": list(pair), "midpoint": loss, "barrier": loss - (singles[pair[0]] + singles[pair[1]]) / 2}
+        Barrier(pair=list(pair), midpoint=loss, barrier=loss - (singles[pair[0]] + singles[pair[1]]) / 2)
         for pair, loss in sorted(losses.items())
     ]
 
 
-def warnings(
-    angles: Mapping[str, Mapping[str, Any]], barriers: Sequence[Mapping[str, Any]], ends: Sequence[float]
-) -> list[str]:
+def warnings(angles: Mapping[str, GroupAngles], barriers: Sequence[Barrier], ends: Sequence[float]) -> list[str]:
     """What looks like averaging different skills, in words."""
     said = []
     for group, entry in angles.items():
@@ -125,7 +146,7 @@ def alike(contents: Sequence[str], names: Sequence[str], *, has_base: bool) -> l
     return said
 
 
-def _lowest(square: np.ndarray) -> tuple[int, int, float] | None:
+def _lowest(square: Products) -> tuple[int, int, float] | None:
     """The smallest entry off the diagonal: (row, column, value)."""
     upper = [(i, j, float(square[i, j])) for i in range(len(square)) for j in range(i + 1, len(square))]
     known = [entry for entry in upper if entry[2] == entry[2]]

@@ -1,4 +1,4 @@
-"""What disks refuse, in words: room is looked at before anything is written, and errors while writing are told."""
+"""Disks: room is checked before a merge writes anything, and errors of reading and writing become messages."""
 
 import errno
 import os
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from xp.checkpoints.arrays import Leaf
-from xp.errors import UserError
+from xp.errors import UserError, human_size
 
 SPARE = 10_000_000
 """Bytes beside the weights: configuration, tokenizer, statistics, merge.json."""
@@ -44,17 +44,17 @@ def check_room(output: Path, leaves: Mapping[str, Leaf]) -> None:
     needed = sum(leaf.nbytes for leaf in leaves.values())
     if needed + (SPARE if needed > SPARE else 0) > free:
         raise UserError(
-            f"The merged weights take {_size(needed)}, and {_size(free)} are free in {place}. Nothing was written. "
-            "Make room, or write elsewhere: merge.output=FOLDER"
+            f"The merged weights take {human_size(needed)}, and {human_size(free)} are free in {place}. Nothing was "
+            "written. Make room, or write elsewhere: merge.output=FOLDER"
         )
     if found.f_files and not found.f_favail:
         raise UserError(
-            f"The disk of {place} can hold no more files (no free inodes), although {_size(free)} are free. Nothing "
-            "was written. Remove files, or write elsewhere: merge.output=FOLDER"
+            f"The disk of {place} can hold no more files (no free inodes), although {human_size(free)} are free. "
+            "Nothing was written. Remove files, or write elsewhere: merge.output=FOLDER"
         )
 
 
-def told(error: OSError | ValueError, output: Path) -> UserError | None:
+def as_user_error(error: OSError | ValueError, output: Path) -> UserError | None:
     """The message for an error of reading or writing files; None for any other error."""
     if isinstance(error, ValueError) and not isinstance(error, OSError):
         match = _FROM_STORE.search(str(error))
@@ -66,10 +66,6 @@ def told(error: OSError | ValueError, output: Path) -> UserError | None:
 def _message(output: Path, number: int, detail: str) -> UserError:
     why = _REASONS.get(number, "files could not be read or written")
     return UserError(
-        f"Merging into {output} failed: {why} ({detail}). Nothing was kept. Make room or mend that, or write "
+        f"Merging into {output} failed: {why} ({detail}). Nothing was kept. Free some space or fix the cause, or write "
         "elsewhere: merge.output=FOLDER"
     )
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.2f} MB"

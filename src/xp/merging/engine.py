@@ -1,4 +1,4 @@
-"""Streaming: every leaf of every input once (or as often as the method looks), in ranges, into a writer.
+"""Streams every leaf of every input through a rule into a writer, in ranges, as often as the method needs.
 
 Nothing is held but the ranges at work. Formats that can be read anywhere are cut into jobs of `SEGMENT` elements;
 leaves that are decoded from their front or as a whole (Orbax) are one job each, the largest first, as many at once as
@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -20,8 +19,9 @@ from xp.checkpoints.arrays import BFLOAT16, Leaf, Reader, Writer
 from xp.checkpoints.ranges import cut, rounded_up
 from xp.errors import UserError
 from xp.merging.content import SEGMENT, Content, LeafDigest
-from xp.merging.interruptible import Interruptible, ended
+from xp.merging.interruptible import InterruptibleReader, as_completed
 from xp.merging.merge_rules import MergeRule
+from xp.merging.shapes import Values
 
 BLOCK = 1 << 17
 """Elements read at once from formats that can be read anywhere: buffers of half a megabyte stay in the cache."""
@@ -33,7 +33,7 @@ WORKERS = 2
 SAMPLED_AT_ONCE = 64
 """Ranges whose samples are handed on together."""
 
-Sampler = Callable[[Leaf, Sequence[np.ndarray]], None]
+Sampler = Callable[[Leaf, Sequence[Values]], None]
 
 
 class NotFinite(Exception):  # noqa: N818 - a finding, turned into a message where the inputs are known
@@ -46,13 +46,13 @@ class NotFinite(Exception):  # noqa: N818 - a finding, turned into a message whe
 
 @dataclass(frozen=True)
 class Job:
-    """Elements [start, stop) of a leaf, read and worked on `step` at a time, written `room` at a time."""
+    """Elements [start, stop) of a leaf, read and worked on `step` at a time, written `write_step` at a time."""
 
     leaf: Leaf
     start: int
     stop: int
     step: int
-    room: int
+    write_step: int
     cost: int
 
 
@@ -74,9 +74,9 @@ class Stream:
 
     def __post_init__(self) -> None:
         self.contents = [Content() for _ in self.readers]
-        self._left, self._plain = threading.Event(), self.readers
-        self.readers = [Interruptible(reader, self._left) for reader in self.readers]
-        self._gate = _Gate(MEMORY)
+        self._abandoned, self._plain = threading.Event(), self.readers
+        self.readers = [InterruptibleReader(reader, self._abandoned) for reader in self.readers]
+        self._bound = _MemoryBound(MEMORY)
 
     def run(self, jobs: Sequence[Job], rule: MergeRule, writer: Writer) -> None:
         """Do all jobs, after as many passes over the whole model as the method asks for.
@@ -88,7 +88,7 @@ class Stream:
         for pass_index in range(rule.model_passes):
             self._each(
                 [job for job in jobs if job.leaf.is_float],
-                lambda job, pass_index=pass_index: self._see(pass_index, job, rule),
+                lambda job, pass_index=pass_index: self._observe_model(pass_index, job, rule),
             )
         self._each(jobs, lambda job: self._work(job, rule, writer))
 
@@ -100,14 +100,14 @@ class Stream:
         with ThreadPoolExecutor(WORKERS, "merge") as pool:
             running = [pool.submit(work, job) for job in jobs]
             try:
-                for done in ended(running, self.stop):
+                for done in as_completed(running, self.stop):
                     done.result()
                     self.advance()
             except NotFinite as error:
-                self._left.set()
-                raise self._culprit(error) from None
+                self._abandoned.set()
+                raise self._not_finite(error) from None
             except BaseException:
-                self._left.set()
+                self._abandoned.set()
                 raise
             finally:
                 for future in running:
@@ -121,26 +121,33 @@ class Stream:
             written = getattr(writer, "alignment", _anywhere)(leaf.name)
             together = rule.alignment(leaf) if leaf.is_float else 1
             step = BLOCK if alignment == 1 else rounded_up(BLOCK, max(alignment, written))
-            room = step if alignment > 1 else rounded_up(BLOCK, written)
+            write_step = step if alignment > 1 else rounded_up(BLOCK, written)
             if together > 1:
-                step = room = rounded_up(BLOCK, math.lcm(max(alignment, written), together))
+                step = write_step = rounded_up(BLOCK, math.lcm(max(alignment, written), together))
             ordered = any(reader.requires_sequential_read(leaf.name) for reader in self.readers)
             whole = max(alignment, written, together) > 1 or ordered or rule.leaf_passes or leaf.size <= SEGMENT
             length = max(leaf.size, 1) if whole else SEGMENT
             jobs += [
-                Job(leaf, start, min(start + length, leaf.size), step, room, self._cost(leaf, step, room, rule))
+                Job(
+                    leaf,
+                    start,
+                    min(start + length, leaf.size),
+                    step,
+                    write_step,
+                    self._cost(leaf, step, write_step, rule),
+                )
                 for start in range(0, max(leaf.size, 1), length)
             ]
         return sorted(jobs, key=lambda job: job.start - job.stop)
 
-    def _cost(self, leaf: Leaf, step: int, room: int, rule: MergeRule) -> int:
+    def _cost(self, leaf: Leaf, step: int, write_step: int, rule: MergeRule) -> int:
         """About how many bytes a job holds: what is written, and the ranges it is made of."""
         size = leaf.dtype.itemsize
         inputs = 2 * size if rule.leaf_passes == 0 else (4 + size) * len(self.readers)
-        return min(room, leaf.size) * (4 + size) + min(step, leaf.size) * inputs
+        return min(write_step, leaf.size) * (4 + size) + min(step, leaf.size) * inputs
 
     def _work(self, job: Job, rule: MergeRule, writer: Writer) -> None:
-        with self._gate.holding(job.cost):
+        with self._bound.holding(job.cost):
             if not job.leaf.is_float:
                 self._copy(job, writer)
                 return
@@ -151,9 +158,9 @@ class Stream:
                     )
             self._merge(job, rule, writer)
 
-    def _see(self, pass_index: int, job: Job, rule: MergeRule) -> None:
+    def _observe_model(self, pass_index: int, job: Job, rule: MergeRule) -> None:
         """Show a method the ranges of a job, before anything is merged."""
-        with self._gate.holding(job.cost):
+        with self._bound.holding(job.cost):
             for start, stop in cut(job.start, job.stop, job.step):
                 rule.observe_model(
                     pass_index, job.leaf, start, [r.read(job.leaf.name, start, stop) for r in self.readers]
@@ -163,10 +170,10 @@ class Stream:
         leaf = job.leaf
         wide = np.dtype(np.float64 if leaf.dtype == np.float64 else np.float32)
         out = np.empty(min(job.step, job.stop - job.start), wide)
-        ready = np.empty(min(job.room, job.stop - job.start), leaf.dtype)
+        ready = np.empty(min(job.write_step, job.stop - job.start), leaf.dtype)
         digests = [LeafDigest() for _ in range(len(self.readers) + 1)]
         sampled: list[list[np.ndarray]] = []
-        for first, last in cut(job.start, job.stop, job.room):
+        for first, last in cut(job.start, job.stop, job.write_step):
             for start, stop in cut(first, last, job.step):
                 part = out[: stop - start]
                 sampled.append([])
@@ -197,7 +204,7 @@ class Stream:
             array = reader.read(leaf.name, start, stop)
             digest.update(array)
             if self.sample is not None:
-                sampled.append(_thinned(array))
+                sampled.append(_sampled_elements(array))
             yield array
 
     def _copy(self, job: Job, writer: Writer) -> None:
@@ -205,7 +212,7 @@ class Stream:
         leaf = job.leaf
         digests = [LeafDigest() for _ in range(len(self.readers) + 1)]
         differs = False
-        for start, stop in cut(job.start, job.stop, job.room):
+        for start, stop in cut(job.start, job.stop, job.write_step):
             first = self.readers[0].read(leaf.name, start, stop).copy()
             writer.write(leaf.name, start, first)
             digests[-1].update(first)
@@ -218,7 +225,7 @@ class Stream:
         if differs:
             self.unequal.append(leaf.name)
 
-    def _culprit(self, error: NotFinite) -> UserError:
+    def _not_finite(self, error: NotFinite) -> UserError:
         """Which input holds a value that is not finite: an angle spreads one over its whole tensor."""
         leaf = self.leaves[error.leaf]
         for reader in self._plain:
@@ -226,16 +233,16 @@ class Stream:
             if found is not None:
                 value, index = found
                 return UserError(
-                    f"{reader.files[0]} holds {value} in {leaf.name} at {_place(leaf, index)}. A checkpoint with NaN "
-                    "or infinite weights cannot be merged: leave it out of merge.checkpoints, or take an earlier step "
-                    "of its run."
+                    f"{reader.files[0]} holds {value} in {leaf.name} at {_index_in(leaf, index)}. A checkpoint with "
+                    "NaN or infinite weights cannot be merged: leave it out of merge.checkpoints, or take an earlier "
+                    "step of its run."
                 )
         largest = largest_of(leaf.dtype)
         remedy = "merge.dtype=bfloat16 or float32, or " if largest < largest_of(BFLOAT16) else ""
         return UserError(
-            f"{leaf.name} is {error.value:.6g} at {_place(leaf, error.index)} when merged, although every input is "
-            f"finite, and {leaf.dtype.name}, in which it would be written, ends at {largest:.6g}. Give {remedy}smaller "
-            "weights (merge.weights, merge_method.scale)."
+            f"{leaf.name} is {error.value:.6g} at {_index_in(leaf, error.index)} when merged, although every input is "
+            f"finite, and {leaf.dtype.name}, in which it would be written, holds at most {largest:.6g}. Give {remedy}"
+            "smaller weights (merge.weights, merge_method.scale)."
         )
 
 
@@ -272,7 +279,7 @@ def _first_not_finite(reader: Reader, leaf: Leaf) -> tuple[float, int] | None:
     return None
 
 
-def _place(leaf: Leaf, index: int) -> tuple[int, ...]:
+def _index_in(leaf: Leaf, index: int) -> tuple[int, ...]:
     return tuple(int(i) for i in np.unravel_index(index, leaf.shape)) if leaf.shape else ()
 
 
@@ -280,7 +287,7 @@ def _anywhere(name: str) -> int:
     return 1
 
 
-def _thinned(array: np.ndarray) -> np.ndarray:
+def _sampled_elements(array: np.ndarray) -> np.ndarray:
     """The first 2048 of each 65536 elements, as float32."""
     if len(array) <= 1 << 16:
         return array[:2048].astype(np.float32)
@@ -288,7 +295,7 @@ def _thinned(array: np.ndarray) -> np.ndarray:
     return array[: whole << 16].reshape(whole, 1 << 16)[:, :2048].astype(np.float32).reshape(-1)
 
 
-class _Gate:
+class _MemoryBound:
     """Lets jobs in while their costs fit; one alone always gets in."""
 
     def __init__(self, limit: int) -> None:
@@ -318,10 +325,10 @@ def verify(
     """
     assert dict(reader.leaves) == dict(leaves), "headers differ from what was to be written"
 
-    left = threading.Event()
-    source = Interruptible(reader, left)
+    abandoned = threading.Event()
+    source = InterruptibleReader(reader, abandoned)
 
-    def read(leaf: Leaf, start: int, end: int) -> Any:
+    def read(leaf: Leaf, start: int, end: int) -> tuple[Leaf, int, LeafDigest]:
         step = rounded_up(BLOCK, reader.alignment(leaf.name))
         digest = LeafDigest()
         for first in range(start, end, step):
@@ -339,11 +346,11 @@ def verify(
                 for start in range(0, max(leaf.size, 1), length)
             ]
         try:
-            for future in ended(futures, stop):
+            for future in as_completed(futures, stop):
                 leaf, start, digest = future.result()
                 found.add(leaf.name, start, digest)
         except BaseException:
-            left.set()
+            abandoned.set()
             raise
     wrong = found.differing(written)
     if wrong:

@@ -1,4 +1,4 @@
-"""Parts of a model by the names of its weights: groups (vision, language, action, ...) and layers."""
+"""Parts of a model by the names of its weights: groups (vision, language, action and others) and layers."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -9,6 +9,7 @@ import numpy as np
 
 from xp.checkpoints.arrays import Leaf
 from xp.errors import UserError, did_you_mean, join_names
+from xp.merging.shapes import Indices
 
 OTHER = "other"
 """The group of weights that no pattern matches."""
@@ -23,7 +24,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "language": ("*language_model*", "*lm_head*", "*/llm/*", "*task_tokenizers_language*", "*task_language*"),
 }  # fmt: skip
-"""fnmatch patterns on whole names, for openpi (JAX and torch), Octo, OpenVLA and LeRobot; the first match decides."""
+"""fnmatch patterns on whole names, by the names in published policies in JAX and torch; the first match decides."""
 STACKED = ("*/layers/*", "*/encoderblock/*", "layers/*", "encoderblock/*")
 """Leaves whose leading axis is the layer (scanned JAX modules)."""
 _LAYER_IN_NAME = re.compile(r"(?:layers?|blocks?|encoderblock)[._/](\d+)(?=[._/])|encoderblock_(\d+)")
@@ -65,7 +66,7 @@ class Units:
     """The parts of a model that have weights of their own: `names` [U], and which unit each leaf's rows are in."""
 
     names: tuple[str, ...]
-    of_leaf: Mapping[str, np.ndarray]
+    of_leaf: Mapping[str, Indices]
     """{leaf name: indices into `names`}: one, or one a row of a stacked leaf."""
 
     @property

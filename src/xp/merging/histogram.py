@@ -1,8 +1,10 @@
-"""Exact order statistics of streams: the k-th largest magnitude of values that are never held together."""
+"""The k-th largest magnitudes of a stream of values, exactly, without holding the values."""
 
 import math
 
 import numpy as np
+
+from xp.merging.shapes import Counts, Magnitudes
 
 BINS = 1 << 16
 
@@ -18,14 +20,14 @@ class MagnitudeHistogram:
     def __init__(self, *ranks: int) -> None:
         """With one rank `keep`, `keep` of the values are at or above the threshold (ties may add to them)."""
         self.ranks = ranks
-        self._high: np.ndarray | None = np.zeros(BINS, np.int64)
+        self._high: Counts | None = np.zeros(BINS, np.int64)
         self._bins: list[tuple[int, int]] = []
-        self._low: dict[int, np.ndarray] = {}
+        self._low: dict[int, Counts] = {}
         self.nonzero = 0
         """Values seen in pass 0 that are not 0."""
 
-    def observe(self, pass_index: int, values: np.ndarray) -> None:
-        """See values [n] float32: all of them in pass 0, and all of them again in pass 1."""
+    def observe(self, pass_index: int, values: Magnitudes) -> None:
+        """See values: all of them in pass 0, and all of them again in pass 1."""
         bits = np.abs(values).view(np.uint32)
         if pass_index == 0:
             assert self._high is not None
@@ -55,7 +57,7 @@ class MagnitudeHistogram:
         self._high = None
 
 
-def _from_above(counts: np.ndarray, wanted: int) -> tuple[int, int]:
+def _from_above(counts: Counts, wanted: int) -> tuple[int, int]:
     """The highest index from which on the counts add up to `wanted`, and how many of it those are."""
     sums = np.cumsum(counts[::-1])
     place = int(np.argmax(sums >= wanted))

@@ -1,10 +1,9 @@
-"""Work in threads that ends soon after it is asked to: a leaf may be gigabytes, and one job."""
+"""Threads that end soon after a merge is asked to stop, although a leaf of gigabytes is one job."""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from queue import Empty, SimpleQueue
-from typing import Any
 
 import numpy as np
 
@@ -14,15 +13,15 @@ ASKED_EVERY_S = 0.2
 """How often `stop` is asked while nothing ends."""
 
 
-class Left(Exception):  # noqa: N818 - an ending, not an error
-    """A thread gives up what it was at: nobody waits for it any more."""
+class AbandonedError(Exception):
+    """A thread gives up its work: nobody waits for it any more."""
 
 
-class Interruptible:
-    """A reader whose next read ends the thread once `left` is set."""
+class InterruptibleReader:
+    """A reader whose next read ends the thread once `abandoned` is set."""
 
-    def __init__(self, reader: Reader, left: threading.Event) -> None:
-        self._reader, self._left = reader, left
+    def __init__(self, reader: Reader, abandoned: threading.Event) -> None:
+        self._reader, self._abandoned = reader, abandoned
         self.leaves, self.ties, self.files = reader.leaves, reader.ties, reader.files
 
     def alignment(self, name: str) -> int:
@@ -34,15 +33,15 @@ class Interruptible:
         return self._reader.requires_sequential_read(name)
 
     def read(self, name: str, start: int, stop: int) -> np.ndarray:
-        """See `Reader.read`; raises `Left` where nobody waits for it."""
-        if self._left.is_set():
-            raise Left
+        """See `Reader.read`; raises `AbandonedError` where nobody waits for it."""
+        if self._abandoned.is_set():
+            raise AbandonedError
         return self._reader.read(name, start, stop)
 
 
-def ended(running: Sequence["Future[Any]"], stop: Callable[[], None]) -> Iterator["Future[Any]"]:
+def as_completed[Result](running: Sequence["Future[Result]"], stop: Callable[[], None]) -> Iterator["Future[Result]"]:
     """Each future when it is done, in that order; `stop`, which may raise, is asked after each and between."""
-    done: SimpleQueue[Future[Any]] = SimpleQueue()
+    done: SimpleQueue[Future[Result]] = SimpleQueue()
     for future in running:
         future.add_done_callback(done.put)
     for _ in running:

@@ -1,16 +1,21 @@
-"""How each method acts on a range of one leaf: the rules of `rules` bound to their weights and parameters."""
+# pyright: strict
+"""What a merge rule is (how a method treats a range of one leaf), and the commonest one, the weighted sum."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
-
-import numpy as np
+from typing import Protocol, runtime_checkable
 
 from xp.checkpoints.arrays import Leaf
+from xp.json_types import JSONObject
 from xp.merging import rules
 from xp.merging.groups import Units, rows_of
+from xp.merging.shapes import Table, Values
+
+type Report = dict[str, JSONObject]
+"""What the data decided, by tensor; becomes part of merge.json."""
 
 
+@runtime_checkable
 class MergeRule(Protocol):
     """A method at work. Ranges of a leaf come in order; with `leaf_passes` > 0 all of a leaf is seen so often
     beforehand, and with `model_passes` > 0 the whole model, in any order and by several threads, before the first leaf
@@ -19,26 +24,26 @@ class MergeRule(Protocol):
 
     leaf_passes: int
     model_passes: int
-    weights: np.ndarray
-    """[U, N]: for the record; the coefficients of the checkpoints in each unit."""
+    weights: Table
+    """For the record: the coefficients of the checkpoints in each unit."""
 
     def alignment(self, leaf: Leaf) -> int:
         """How many consecutive elements the rule must have in one range; ranges then begin at multiples of it."""
         ...
 
-    def observe_model(self, pass_index: int, leaf: Leaf, start: int, arrays: Sequence[np.ndarray]) -> None:
+    def observe_model(self, pass_index: int, leaf: Leaf, start: int, arrays: Sequence[Values]) -> None:
         """See elements [start, start + n) of every input."""
         ...
 
-    def observe(self, pass_index: int, leaf: Leaf, start: int, arrays: Sequence[np.ndarray]) -> None:
+    def observe(self, pass_index: int, leaf: Leaf, start: int, arrays: Sequence[Values]) -> None:
         """See elements [start, start + n) of every input."""
         ...
 
-    def apply(self, leaf: Leaf, start: int, arrays: Iterable[np.ndarray], out: np.ndarray) -> None:
+    def apply(self, leaf: Leaf, start: int, arrays: Iterable[Values], out: Values) -> None:
         """Write the merged elements into `out`; `arrays` are taken one by one where the rule allows it."""
         ...
 
-    def report(self) -> dict[str, dict[str, Any]]:
+    def report(self) -> Report:
         """What the data decided, by tensor, for the record; empty where weights say everything."""
         ...
 
@@ -59,7 +64,7 @@ class Linear:
     """A weighted sum; `units` and `weights` [U, N] give each leaf, or each layer of it, its weights."""
 
     units: Units
-    weights: np.ndarray
+    weights: Table
     leaf_passes: int = 0
     model_passes: int = 0
 
@@ -67,17 +72,17 @@ class Linear:
         """Element by element."""
         return 1
 
-    def observe_model(self, pass_index: int, leaf: Leaf, start: int, arrays: Sequence[np.ndarray]) -> None:
+    def observe_model(self, pass_index: int, leaf: Leaf, start: int, arrays: Sequence[Values]) -> None:
         """Nothing of the whole model is asked for."""
 
-    def observe(self, pass_index: int, leaf: Leaf, start: int, arrays: Sequence[np.ndarray]) -> None:
+    def observe(self, pass_index: int, leaf: Leaf, start: int, arrays: Sequence[Values]) -> None:
         """Nothing to learn from the data."""
 
-    def report(self) -> dict[str, dict[str, Any]]:
+    def report(self) -> Report:
         """The weights say everything."""
         return {}
 
-    def apply(self, leaf: Leaf, start: int, arrays: Iterable[np.ndarray], out: np.ndarray) -> None:
+    def apply(self, leaf: Leaf, start: int, arrays: Iterable[Values], out: Values) -> None:
         """See `rules.linear`."""
         unit = self.units.of_leaf[leaf.name]
         if len(unit) == 1:

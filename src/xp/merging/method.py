@@ -1,3 +1,4 @@
+# pyright: strict
 """What a merge method is, how an installed one is found, and what is checked before anything is opened.
 
 A method from outside is one module and one YAML file, without an edit here:
@@ -6,8 +7,9 @@ A method from outside is one module and one YAML file, without an edit here:
   (`xp.merging.merge_rules.Linear` with a `weight_table` is enough for a closed form).
 - An entry point in the package's metadata that is called as the method:
   `[project.entry-points."xp.merge_methods"]`, `median = "my_package.median:MEDIAN"`.
-- `my_package/conf/merge_method/median.yaml` with `name: median` and the options' defaults. Hydra finds it by a plugin,
-  a class in a module of the namespace package `hydra_plugins` (`hydra_plugins/my_package.py`, without __init__.py):
+- `my_package/conf/merge_method/median.yaml` with `name: median` and the options' defaults, and an empty
+  `my_package/conf/__init__.py`. Hydra finds it by a plugin, a class in a module of the namespace package
+  `hydra_plugins` (`hydra_plugins/my_package.py`, without __init__.py there):
 
       class MyPackage(SearchPathPlugin):  # hydra.plugins.search_path_plugin
           def manipulate_search_path(self, search_path):
@@ -16,18 +18,18 @@ A method from outside is one module and one YAML file, without an edit here:
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from xp.config.merge_methods import GROUP, load_merge_method, merge_method_names
 from xp.config.method_options import Option, checked
 from xp.errors import UserError, join_names
+from xp.json_types import JSON
 
 if TYPE_CHECKING:
     from xp.checkpoints.arrays import Leaf
-    from xp.merging.candidate_evaluator import CandidateEvaluator
     from xp.merging.groups import Units
     from xp.merging.merge_rules import MergeRule
-    from xp.merging.search import Search
+    from xp.merging.search import Evaluator, Search
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +58,7 @@ class MergeMethod:
     name: str
     rule: "Callable[[MethodConfig, MergeInputs], MergeRule] | None" = None
     """Makes the rule; imports numpy no earlier."""
-    search: "Callable[[MethodConfig, CandidateEvaluator, Callable[[], None]], Search] | None" = None
+    search: "Callable[[MethodConfig, Evaluator, Callable[[], None]], Search] | None" = None
     """Chooses mixing weights by an objective; calls its last argument after each loss."""
     gradient: bool = False
     """Whether a search needs the objective's gradient, too."""
@@ -72,9 +74,9 @@ class MergeMethod:
     """Exactly so many checkpoints; None: any number."""
     run: bool = False
     """Whether one run's folder stands for all its steps."""
-    options: Mapping[str, Option] = field(default_factory=dict)
+    options: Mapping[str, Option] = field(default_factory=dict[str, Option])
     """Its own keys, with their defaults and bounds."""
-    check: Callable[[Mapping[str, Any], int], None] = lambda options, count: None
+    check: Callable[[Mapping[str, JSON], int], None] = lambda options, count: None
     """Raises UserError for options (of `count` checkpoints) that do not fit each other."""
 
 
@@ -83,23 +85,38 @@ class MethodConfig:
     """A method with everything the user said about it, checked."""
 
     method: MergeMethod
-    weights: Any
-    options: Mapping[str, Any]
+    weights: object
+    """As given: `xp.merging.weights.weight_table` checks them. None: the method's own, or equal ones."""
+    options: Mapping[str, JSON]
+    """Checked, with the defaults of those that were not given."""
 
     @property
     def name(self) -> str:
         """The method's."""
         return self.method.name
 
+    def number(self, key: str) -> float:
+        """An option that is one number."""
+        value = self.options[key]
+        assert isinstance(value, int | float), f"merge_method.{key} is no number"
+        return float(value)
+
+    def flag(self, key: str) -> bool:
+        """An option that is true or false."""
+        return self.options[key] is True
+
     def each(self, key: str, count: int) -> list[float]:
         """An option as one number for each checkpoint; none where the method has no such option."""
         return for_each(self.options, key, count)
 
 
-def for_each(options: Mapping[str, Any], key: str, count: int) -> list[float]:
+def for_each(options: Mapping[str, JSON], key: str, count: int) -> list[float]:
     """An option as one number for each of `count` checkpoints; none where there is no such option."""
     value = options.get(key)
-    return [] if value is None else list(value) if isinstance(value, Sequence) else [value] * count
+    if value is None:
+        return []
+    found = list(value) if isinstance(value, Sequence) else [value] * count
+    return [each for each in found if isinstance(each, int | float)]
 
 
 def method_named(name: str) -> MergeMethod:
@@ -131,7 +148,7 @@ def _default_evaluations(method: MergeMethod) -> int:
 
 
 def validate_method(
-    method: MergeMethod, count: int, *, has_base: bool, weights: Any, options: Mapping[str, Any]
+    method: MergeMethod, count: int, *, has_base: bool, weights: object, options: Mapping[str, object]
 ) -> MethodConfig:
     """Check a method's needs before anything is opened.
 
@@ -151,7 +168,7 @@ def validate_method(
     return MethodConfig(method, weights, filled)
 
 
-def _check_needs(method: MergeMethod, count: int, has_base: bool, weights: Any) -> None:
+def _check_needs(method: MergeMethod, count: int, has_base: bool, weights: object) -> None:
     name = method.name
     if method.base and not has_base:
         raise UserError(
@@ -163,7 +180,7 @@ def _check_needs(method: MergeMethod, count: int, has_base: bool, weights: Any) 
             f"merge_method={name} takes {method.count} checkpoint{'s' if method.count > 1 else ' and merge.base'}; "
             f"merge.checkpoints has {count}. merge_method=average, manual, karcher and others take any number."
         )
-    if count < (1 if method.base or method.run else 2):
+    if count < (1 if method.base or method.run or has_base else 2):  # an adapter alone, folded into its base
         raise UserError(f"merge.checkpoints has {count} entries; give two or more: merge.checkpoints=[A,B,C]")
     if weights is None and method.weights == "must":
         raise UserError(

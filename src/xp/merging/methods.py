@@ -6,6 +6,7 @@ from typing import Any
 
 from xp.config.method_options import ByGroup, Choice, Number
 from xp.errors import UserError
+from xp.json_types import JSON
 from xp.merging.method import MergeMethod, for_each
 
 _GRADIENT = {"iterations": Number(50, 1, whole=True), "learning_rate": Number(0.05, 0)}
@@ -27,7 +28,7 @@ def _builtin(name: str) -> Callable[..., Any]:
     return lambda *given: getattr(import_module("xp.merging.builtin_rules"), name)(*given)
 
 
-def _check_odds(options: Mapping[str, Any], count: int) -> None:
+def _check_odds(options: Mapping[str, JSON], count: int) -> None:
     """Refuse della's probabilities outside of what can be divided by."""
     for density, epsilon in zip(for_each(options, "density", count), for_each(options, "epsilon", count), strict=True):
         if density < 1 and not LEAST_ODDS <= density - epsilon <= density + epsilon <= 1:
@@ -42,7 +43,7 @@ _WEIGHTED, _ANGULAR, _VECTORS = _builtin("weighted"), _builtin("angular"), _buil
 _DESCENT: dict[str, Any] = {
     "search": _builtin("gradient_descent"),
     "gradient": True,
-    "evaluations": lambda config, count: count + int(config.options["iterations"]) + 1,
+    "evaluations": lambda config, count: count + int(config.number("iterations")) + 1,
 }
 _TASK: dict[str, Any] = {"rule": _VECTORS, "base": True, "weights": "may"}
 _DRAWN = {"scale": _SCALE, "density": _ODDS, "normalize": _NO_SUM, "rescale": _RESCALE}

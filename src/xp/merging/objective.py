@@ -1,3 +1,4 @@
+# pyright: strict
 """What a merge is judged by: a loss of named weights, and its gradient where there is one.
 
 Methods that choose weights (`inverse_loss`, `greedy`, the gradient methods) ask an `Objective` and know nothing of
@@ -8,9 +9,9 @@ samples, the same noise and the same times for every candidate, so that two loss
 from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
-import numpy as np
+from xp.checkpoints.arrays import AnyArray
 
-Weights = Mapping[str, np.ndarray]
+Weights = Mapping[str, AnyArray]
 """Named arrays: the names and shapes of the first checkpoint's format; floats as float32, other types as stored."""
 
 
@@ -21,7 +22,7 @@ class Objective(Protocol):
     Both methods must only read `weights`: the arrays are views into buffers that are reused after the call returns,
     so an objective that keeps them must copy them (putting them on a device does).
 
-    An objective may also have `output_buffers() -> Mapping[str, np.ndarray]`: writable arrays, of the weights' names
+    An objective may also have `output_buffers() -> Mapping[str, AnyArray]`: writable arrays, of the weights' names
     and shapes, that it measures where they lie. Mixes are then made in them, and no copy of the weights stands between.
     """
 
@@ -31,7 +32,7 @@ class Objective(Protocol):
         """The loss of these weights over the whole validation set."""
         ...
 
-    def loss_and_gradient(self, weights: Weights) -> tuple[float, Mapping[str, np.ndarray]]:
+    def loss_and_gradient(self, weights: Weights) -> tuple[float, Mapping[str, AnyArray]]:
         """The same loss, and its gradient with respect to each float weight (same names and shapes, float32).
 
         A name that is left out counts as a gradient of zero. The arrays need to hold until the next call only.

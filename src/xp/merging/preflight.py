@@ -1,12 +1,10 @@
-"""Before any data is read: do the checkpoints have the same weights? All differences at once, from headers alone."""
+"""Checks before any data is read: whether the checkpoints have the same weights, all differences in one message."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from xp.checkpoints.arrays import Leaf, Reader
+from xp.checkpoints.arrays import AnyArray, AnyDType, Leaf, Reader
 from xp.checkpoints.open import Checkpoint
 from xp.errors import UserError, did_you_mean, join_names
 
@@ -50,7 +48,7 @@ def _one_sided(there: Reader, here: Reader, kind: str) -> Iterator[Difference]:
 
 
 def agree(
-    inputs: Sequence[Checkpoint], policy: str, *, base: Checkpoint | None = None, dtype: np.dtype | None = None
+    inputs: Sequence[Checkpoint], policy: str, *, base: Checkpoint | None = None, dtype: AnyDType | None = None
 ) -> tuple[list[Reader], dict[str, Leaf], list[str]]:
     """What will be merged, under a policy for differences.
 
@@ -121,7 +119,7 @@ class Patched:
         reader, own = self._source[name]
         return reader.requires_sequential_read(own)
 
-    def read(self, name: str, start: int, stop: int) -> np.ndarray:
+    def read(self, name: str, start: int, stop: int) -> AnyArray:
         """See `Reader.read`."""
         reader, own = self._source[name]
         values = reader.read(own, start, stop)

@@ -1,9 +1,8 @@
-"""Weights that mean something only together: codes and their scales. Sums of them are not sums of weights."""
+"""Refuses checkpoints whose weights are quantised: sums of codes are not sums of weights."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -12,6 +11,7 @@ from xp.checkpoints.open import Checkpoint
 from xp.errors import UserError
 from xp.foreign.json_file import read_object
 from xp.foreign.text import printable
+from xp.json_types import JSON, JSONObject
 
 ALWAYS = re.compile(
     r"SCB|CB|qweight|qzeros|g_idx|weight_g_idx|weight_packed|weight_shape|weight_scale(_inv|_2)?|scale_weight|"
@@ -56,7 +56,7 @@ def _by_names(leaves: Mapping[str, Leaf]) -> Iterator[str]:
     for name, leaf in leaves.items():
         parent, last = _split(name)
         if ALWAYS.fullmatch(last):
-            yield f"{_told(leaf)} belongs to {_owner(parent, last, leaves)}"
+            yield f"{_named(leaf)} belongs to {_owner(parent, last, leaves)}"
         if _is_narrow(leaf):
             narrow.setdefault(parent, leaf)
             narrow.setdefault(name, leaf)  # what hangs below the weight itself: weight.scale
@@ -65,10 +65,10 @@ def _by_names(leaves: Mapping[str, Leaf]) -> Iterator[str]:
         owner = narrow.get(parent)
         near = owner is not None and owner.name != name and BESIDE.fullmatch(last)
         if owner is not None and near and (parent or name.startswith(owner.name)):
-            yield f"{_told(owner)} means something only with {_told(leaf)}"
+            yield f"{_named(owner)} means something only with {_named(leaf)}"
     for leaf in leaves.values():
         if leaf.dtype.kind in "iu" and len(leaf.shape) >= 2 and CODES.fullmatch(_split(leaf.name)[1]):
-            yield f"{_told(leaf)} is a weight that is stored as integers"
+            yield f"{_named(leaf)} is a weight that is stored as integers"
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -79,10 +79,10 @@ def _split(name: str) -> tuple[str, str]:
 
 def _owner(parent: str, last: str, leaves: Mapping[str, Leaf]) -> str:
     if parent in leaves:
-        return _told(leaves[parent])
+        return _named(leaves[parent])
     beside = [leaf for name, leaf in leaves.items() if _split(name)[0] == parent and _split(name)[1] != last]
     codes = [leaf for leaf in beside if _is_narrow(leaf)] or [leaf for leaf in beside if len(leaf.shape) > 1]
-    return _told(codes[0]) if codes else f"the codes of {printable(parent) or 'a weight'}"
+    return _named(codes[0]) if codes else f"the codes of {printable(parent) or 'a weight'}"
 
 
 def _is_narrow(leaf: Leaf) -> bool:
@@ -92,7 +92,7 @@ def _is_narrow(leaf: Leaf) -> bool:
     return leaf.dtype.kind in "iu" and leaf.dtype.itemsize < 8 and len(leaf.shape) >= 2
 
 
-def _told(leaf: Leaf) -> str:
+def _named(leaf: Leaf) -> str:
     return f"{printable(leaf.name)} ({leaf.dtype.name})"
 
 
@@ -107,7 +107,7 @@ def _by_configuration(folder: Path) -> Iterator[str]:
             yield f"its config.json has {path}" + (f" ({printable(method)})" if method else "")
 
 
-def _fields(config: Mapping[str, Any], depth: int = 2) -> Iterable[tuple[str, Any]]:
+def _fields(config: JSONObject, depth: int = 2) -> Iterable[tuple[str, JSON]]:
     """What the configuration, or that of a part (text_config), says about quantisation."""
     for key, value in config.items():
         if key in FIELDS and value:

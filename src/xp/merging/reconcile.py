@@ -1,10 +1,9 @@
-"""What the files of one checkpoint say, brought together: shards, left-overs, and weights that are tied."""
+"""Checks that the files of one checkpoint agree: shards, index, configuration, and weights that are tied."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from xp.checkpoints.safetensors import INDEX, MODEL, read_index
 from xp.errors import UserError, join_names
 from xp.foreign.json_file import read_object
 from xp.foreign.text import printable, shown
+from xp.json_types import JSON, JSONObject
 from xp.merging.engine import BLOCK
 
 SHARD = re.compile(r"(.+)-(\d{1,6})-of-(\d{1,6})\.safetensors")
@@ -80,8 +80,8 @@ def _check_shards(folder: Path) -> None:
             beside = f" beside {MODEL}" if (folder / MODEL).is_file() else ""
             raise UserError(
                 f"{printable(folder)} holds {join_names(map(printable, strays[:3]))}{beside}, and "
-                f"{says}: what belongs to "
-                "the checkpoint cannot be told. Nothing was written. Copy the index, or remove what is left over."
+                f"{says}: it is unclear which files belong to "
+                "the checkpoint. Nothing was written. Copy the index, or remove what is left over."
             )
 
 
@@ -151,15 +151,16 @@ def _equal(reader: Reader, one: str, other: str) -> bool:
     return True
 
 
-def _flag(config: Mapping[str, Any]) -> bool | None:
+def _flag(config: JSONObject) -> bool | None:
     """tie_word_embeddings where it is said: at the top, or for the language model of several."""
     for node in (config, config.get("text_config"), config.get("llm_config")):
-        if isinstance(node, Mapping) and isinstance(node.get("tie_word_embeddings"), bool):
-            return node["tie_word_embeddings"]
+        said = node.get("tie_word_embeddings") if isinstance(node, Mapping) else None
+        if isinstance(said, bool):
+            return said
     return None
 
 
-def _config(folder: Path | None) -> Mapping[str, Any]:
+def _config(folder: Path | None) -> JSONObject:
     if folder is None or not (folder / "config.json").is_file():
         return {}
     return read_object(folder / "config.json", "a model's configuration")
@@ -184,7 +185,7 @@ def configurations_differ(checkpoints: Sequence[Checkpoint]) -> list[str]:
     return notes
 
 
-def _differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+def _differences(one: JSONObject, other: JSONObject) -> Iterator[tuple[str, JSON, JSON]]:
     for key in sorted((one.keys() | other.keys()) - LOCAL):
         if one.get(key) != other.get(key):
             yield key, one.get(key), other.get(key)

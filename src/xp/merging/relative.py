@@ -1,22 +1,27 @@
-"""Methods relative to a base at work: task vectors, thinned out and combined. The first input is the base."""
+"""The rules of methods relative to a base: task vectors are thinned out and combined. The first input is the base."""
 
 import threading
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
+from jaxtyping import Float64
 
 from xp.checkpoints.arrays import Leaf
 from xp.checkpoints.ranges import cut, rounded_up
+from xp.json_types import JSON
 from xp.merging import rules
 from xp.merging.groups import Units, rows_of
 from xp.merging.histogram import MagnitudeHistogram
-from xp.merging.merge_rules import pieces
+from xp.merging.merge_rules import Report, pieces
+from xp.merging.shapes import Entries, Magnitudes, Shares, Table, Values
 from xp.merging.trims import Tensor, Trim
 
 TILE = 1 << 14
 """Entries combined at once: a dozen float64 arrays of so many stay in a core's cache."""
+Vectors = Float64[np.ndarray, "models elements"]
+"""The task vectors of all checkpoints in a range."""
 
 
 @dataclass
@@ -24,8 +29,8 @@ class TaskVectors:
     """Base plus thinned task vectors: task_arithmetic, ties, dare, dare_ties, breadcrumbs, breadcrumbs_ties, della."""
 
     units: Units
-    weights: np.ndarray
-    """[U, N] of the N checkpoints, without the base."""
+    weights: Table
+    """Of the checkpoints, without the base."""
     trim: Trim
     scale: float = 1.0
     normalize: bool = False
@@ -37,7 +42,7 @@ class TaskVectors:
     _sums: dict[tuple[str, int], np.ndarray] = field(default_factory=dict)
     _kept: dict[tuple[str, int], np.ndarray] = field(default_factory=dict)
     _tensors: dict[tuple[str, int], Tensor] = field(default_factory=dict)
-    _lock: Any = field(default_factory=threading.Lock)
+    _lock: AbstractContextManager[object] = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         self.leaf_passes, self.model_passes = self.trim.leaf_passes + self.match_l1, self.trim.model_passes
@@ -46,12 +51,12 @@ class TaskVectors:
         """See `Trim.alignment`."""
         return self.trim.alignment(leaf)
 
-    def observe_model(self, pass_index: int, leaf: Leaf, start: int, arrays: Sequence[np.ndarray]) -> None:
+    def observe_model(self, pass_index: int, leaf: Leaf, start: int, arrays: Sequence[Values]) -> None:
         """See a range of the whole model, before any of it is merged."""
         for tensor, k, _, vector in self._vectors(leaf, start, arrays):
             self.trim.observe(pass_index, tensor, k, vector)
 
-    def observe(self, pass_index: int, leaf: Leaf, start: int, arrays: Sequence[np.ndarray]) -> None:
+    def observe(self, pass_index: int, leaf: Leaf, start: int, arrays: Sequence[Values]) -> None:
         """See a range of a leaf before it is merged."""
         for tensor, k, first, vector in self._vectors(leaf, start, arrays):
             if pass_index < self.trim.leaf_passes:
@@ -62,7 +67,7 @@ class TaskVectors:
             sums = self._sums.setdefault((leaf.name, tensor.row), np.zeros((2, self.weights.shape[1])))
             sums[:, k] += np.abs(vector).sum(), np.abs(left).sum()
 
-    def _vectors(self, leaf: Leaf, start: int, arrays: Sequence[np.ndarray]) -> Iterable[tuple]:
+    def _vectors(self, leaf: Leaf, start: int, arrays: Sequence[Values]) -> Iterable[tuple[Tensor, int, int, Entries]]:
         """(tensor, checkpoint, element of the leaf, entries) of a range, a tile at a time."""
         base, *tuned = arrays
         for row, part in pieces(leaf, start, len(base)):
@@ -71,7 +76,7 @@ class TaskVectors:
                     vector = rules.task_vector(base[first:last], array[first:last])
                     yield Tensor(leaf, row), k, start + first, vector
 
-    def apply(self, leaf: Leaf, start: int, arrays: Iterable[np.ndarray], out: np.ndarray) -> None:
+    def apply(self, leaf: Leaf, start: int, arrays: Iterable[Values], out: Values) -> None:
         """See `rules.combine`."""
         base, *tuned = arrays
         unit = self.units.of_leaf[leaf.name]
@@ -87,7 +92,7 @@ class TaskVectors:
                     origin, vectors, weights, scale=self.scale, normalize=self.normalize, elect=self.elect
                 )
 
-    def _left(self, tensor: Tensor, k: int, start: int, vector: np.ndarray) -> np.ndarray:
+    def _left(self, tensor: Tensor, k: int, start: int, vector: Entries) -> Entries:
         """What the trim leaves of a vector, counted for the record."""
         factor = self.trim.factor(tensor, k, start, vector)
         key = tensor.leaf.name, tensor.row
@@ -104,12 +109,15 @@ class TaskVectors:
         before, after = self._sums[key][:, k]
         return float(before / after) if after > 0 else 1.0
 
-    def report(self) -> dict[str, dict[str, Any]]:
+    def report(self) -> Report:
         """For each tensor: the share of entries that were kept of each checkpoint, and what decided it."""
-        found = {}
+        found: Report = {}
         for key in sorted(self._tensors):
             tensor = self._tensors[key]
-            entry = {"kept": (self._kept[key] / max(tensor.size, 1)).tolist(), **self.trim.report(tensor)}
+            entry: dict[str, JSON] = {
+                "kept": (self._kept[key] / max(tensor.size, 1)).tolist(),
+                **self.trim.report(tensor),
+            }
             if self.match_l1:
                 entry["stretched"] = [self._stretch(key, k) for k in range(self.weights.shape[1])]
             found[tensor.label] = entry
@@ -126,14 +134,14 @@ class Selected:
     """
 
     units: Units
-    weights: np.ndarray
-    """[U, N] equal: the rule finds its own, see `report`."""
+    weights: Table
+    """Equal: the rule finds its own, see `report`."""
     select_topk: float = 1.0
     leaf_passes: int = 1
     model_passes: int = 0
     _histograms: dict[tuple[str, int], MagnitudeHistogram] = field(default_factory=dict)
     _threshold: dict[tuple[str, int], float] = field(default_factory=dict)
-    _squares: dict[tuple[str, int], np.ndarray] = field(default_factory=dict)
+    _squares: dict[tuple[str, int], Shares] = field(default_factory=dict)
     _kept: dict[tuple[str, int], int] = field(default_factory=dict)
     _labels: dict[tuple[str, int], tuple[str, int]] = field(default_factory=dict)
 
@@ -144,10 +152,10 @@ class Selected:
         """One by one."""
         return 1
 
-    def observe_model(self, pass_index: int, leaf: Leaf, start: int, arrays: Sequence[np.ndarray]) -> None:
+    def observe_model(self, pass_index: int, leaf: Leaf, start: int, arrays: Sequence[Values]) -> None:
         """Nothing of the whole model is asked for."""
 
-    def observe(self, pass_index: int, leaf: Leaf, start: int, arrays: Sequence[np.ndarray]) -> None:
+    def observe(self, pass_index: int, leaf: Leaf, start: int, arrays: Sequence[Values]) -> None:
         """Count variances, twice; then add up squares of what they select."""
         for key, _, _, vectors in self._tiles(leaf, start, arrays):
             if pass_index == self.leaf_passes - 1:
@@ -159,7 +167,10 @@ class Selected:
                 known.ranks = (max(1, int(known.nonzero * self.select_topk)) if known.nonzero else 0,)
             known.observe(pass_index, _variance(vectors))
 
-    def _tiles(self, leaf: Leaf, start: int, arrays: Sequence[np.ndarray]) -> Iterable[tuple]:
+    def _tiles(
+        self, leaf: Leaf, start: int, arrays: Sequence[Values]
+    ) -> Iterable[tuple[tuple[str, int], int, int, Vectors]]:
+        """(tensor, first and last element of the range, task vectors of all checkpoints), a tile at a time."""
         base, *tuned = arrays
         for row, part in pieces(leaf, start, len(base)):
             key = leaf.name, row
@@ -168,7 +179,7 @@ class Selected:
                 origin = base[first:last]
                 yield key, first, last, np.stack([rules.task_vector(origin, array[first:last]) for array in tuned])
 
-    def _selected(self, key: tuple[str, int], vectors: np.ndarray) -> np.ndarray:
+    def _selected(self, key: tuple[str, int], vectors: Vectors) -> Vectors:
         if self.select_topk >= 1:
             return vectors
         if key not in self._threshold:
@@ -177,7 +188,7 @@ class Selected:
         with np.errstate(invalid="ignore"):
             return vectors * chosen
 
-    def apply(self, leaf: Leaf, start: int, arrays: Iterable[np.ndarray], out: np.ndarray) -> None:
+    def apply(self, leaf: Leaf, start: int, arrays: Iterable[Values], out: Values) -> None:
         """See `rules.combine`."""
         held = list(arrays)
         for key, first, last, vectors in self._tiles(leaf, start, held):
@@ -187,14 +198,14 @@ class Selected:
                 held[0][first:last], list(kept), self._shares(key), normalize=True, elect=True, weigh_votes=False
             )
 
-    def _shares(self, key: tuple[str, int]) -> np.ndarray:
-        """Weights [N] of a tensor; equal where nothing is selected."""
+    def _shares(self, key: tuple[str, int]) -> Shares:
+        """Weights of a tensor; equal where nothing is selected."""
         squares = self._squares[key]
         total = squares.sum()
         with np.errstate(invalid="ignore"):
             return np.full(len(squares), 1.0 / len(squares)) if total == 0 else squares / total
 
-    def report(self) -> dict[str, dict[str, Any]]:
+    def report(self) -> Report:
         """For each tensor: the weights that were calculated and the share of entries that were selected."""
         return {
             label: {"weights": self._shares(key).tolist(), "selected": self._kept.get(key, 0) / max(size, 1)}
@@ -203,7 +214,7 @@ class Selected:
         }
 
 
-def _variance(vectors: np.ndarray) -> np.ndarray:
-    """Variance [n] float32 over the first axis; exactly 0 where all are equal, whatever their mean rounds to."""
+def _variance(vectors: Vectors) -> Magnitudes:
+    """Variance of each entry over the checkpoints; exactly 0 where all are equal, whatever their mean rounds to."""
     with np.errstate(invalid="ignore", over="ignore"):
         return np.where(vectors.max(axis=0) == vectors.min(axis=0), 0.0, vectors.var(axis=0)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The merging rules: pure functions on equally long 1-D arrays, one implementation each, float32 accumulation.
+"""The arithmetic of merging: pure functions on 1-D arrays of equal length, one implementation each.
 
 `arrays` are the N checkpoints' values (any float dtype), `base` those of the model they were fine-tuned from, and a
 task vector is a checkpoint minus the base. Rules that need norms or angles of a whole tensor work from its Gram matrix
@@ -9,10 +9,12 @@ import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from jaxtyping import Float64
+
+from xp.merging.shapes import Entries, Numbers, Products, Shares, Values
 
 TILE = 1 << 16
 """Elements worked on at once, so that all operands stay in a core's cache."""
-Numbers = Sequence[float] | np.ndarray
 PARALLEL = 0.9995
 """Cosine above which slerp interpolates linearly (mergekit's DOT_THRESHOLD): the sine in its denominator vanishes."""
 CANCELLED = 1e-12
@@ -22,7 +24,7 @@ NEARLY_ONE = 1.0 - 1e-12
 """The same for nuslerp, which follows the great circle as long as float64 can tell the directions apart."""
 
 
-def linear(arrays: Iterable[np.ndarray], weights: Numbers, out: np.ndarray) -> np.ndarray:
+def linear(arrays: Iterable[Values], weights: Numbers, out: Values) -> Values:
     """sum_k weights[k] * arrays[k], in the order given, into `out` (float32 or float64); `arrays` are taken one by one.
 
     Weights of 0 are left out, so (1, 0, 0) gives the first array bit for bit. Equal weights that sum to 1 are a sum
@@ -52,7 +54,7 @@ def _is_share(weights: Numbers) -> bool:
     return math.isclose(weights[0] * len(weights), 1.0, rel_tol=1e-12)
 
 
-def _add(array: np.ndarray, weight: float, out: np.ndarray, scratch: np.ndarray, *, first: bool) -> None:
+def _add(array: Values, weight: float, out: Values, scratch: np.ndarray, *, first: bool) -> None:
     """Out += weight * array, tile by tile; the first one overwrites `out`."""
     factor = out.dtype.type(weight)
     for start in range(0, len(out), TILE):
@@ -66,15 +68,15 @@ def _add(array: np.ndarray, weight: float, out: np.ndarray, scratch: np.ndarray,
 
 
 def combine(
-    base: np.ndarray,
-    vectors: Sequence[np.ndarray],
+    base: Values,
+    vectors: Sequence[Entries],
     weights: Numbers,
     *,
     scale: float = 1.0,
     normalize: bool = False,
     elect: bool = False,
     weigh_votes: bool = True,
-) -> np.ndarray:
+) -> Entries:
     """Base + scale * the weighted sum of task vectors, float64: what all methods relative to a base have in common.
 
     Args:
@@ -107,7 +109,7 @@ def combine(
         return np.add(start, total, out=total)
 
 
-def _elected(vectors: Sequence[np.ndarray], weights: Numbers) -> np.ndarray:
+def _elected(vectors: Sequence[Entries], weights: Numbers) -> Entries:
     """The sum whose sign is elected [n]; 0 where it is nothing but what rounding left of terms that cancel out."""
     total, magnitudes = np.zeros(len(vectors[0])), np.zeros(len(vectors[0]))
     for vector, weight in zip(vectors, weights, strict=True):
@@ -118,23 +120,23 @@ def _elected(vectors: Sequence[np.ndarray], weights: Numbers) -> np.ndarray:
     return total
 
 
-def task_vector(base: np.ndarray, array: np.ndarray) -> np.ndarray:
+def task_vector(base: Values, array: Values) -> Entries:
     """What fine-tuning added: array - base [n], float64."""
     return array.astype(np.float64) - base.astype(np.float64)
 
 
-def task_arithmetic(base: np.ndarray, arrays: Sequence[np.ndarray], weights: Numbers, scale: float) -> np.ndarray:
+def task_arithmetic(base: Values, arrays: Sequence[Values], weights: Numbers, scale: float) -> Entries:
     """Base + scale * sum_k weights[k] * (arrays[k] - base). Ilharco et al., arXiv 2212.04089."""
     return combine(base, [task_vector(base, array) for array in arrays], weights, scale=scale)
 
 
 def ties(
-    base: np.ndarray,
-    arrays: Sequence[np.ndarray],
+    base: Values,
+    arrays: Sequence[Values],
     weights: Numbers,
     scale: float,
     thresholds: Numbers,
-) -> np.ndarray:
+) -> Entries:
     """Trim, elect sign, disjoint merge. Yadav et al., arXiv 2306.01708, with weights (all 1 in the paper).
 
     Of each task vector the entries below its threshold in magnitude are dropped (`trims.Largest` finds thresholds);
@@ -147,13 +149,13 @@ def ties(
 
 
 def dare(
-    base: np.ndarray,
-    arrays: Sequence[np.ndarray],
+    base: Values,
+    arrays: Sequence[Values],
     weights: Numbers,
     scale: float,
     drop: float,
-    draws: Sequence[np.ndarray],
-) -> np.ndarray:
+    draws: Sequence[Entries],
+) -> Entries:
     """Drop and rescale: task vectors lose entries at random, the rest is divided by 1 - drop. Yu et al., 2311.03099.
 
     `draws[k]` are uniform in [0, 1), one an element; an entry stays where its draw is at least `drop`.
@@ -163,7 +165,7 @@ def dare(
     return combine(base, kept, weights, scale=scale)
 
 
-def uniform_draws(key: int, start: int, count: int) -> np.ndarray:
+def uniform_draws(key: int, start: int, count: int) -> Float64[np.ndarray, " {count}"]:
     """Draws [count] in [0, 1) for the elements from `start` on: a function of (key, element), whatever the blocks.
 
     Philox is counter-based (Salmon et al., SC 2011): one 64-bit word an element, four words a counter step.
@@ -173,7 +175,7 @@ def uniform_draws(key: int, start: int, count: int) -> np.ndarray:
     return (source.random_raw(front + count)[front:] >> np.uint64(11)) * 2.0**-53
 
 
-def gram(arrays: Sequence[np.ndarray], base: np.ndarray | None = None) -> np.ndarray:
+def gram(arrays: Sequence[Values], base: Values | None = None) -> Products:
     """Inner products [N, N] float64 of the arrays, or of their task vectors."""
     total = np.zeros((len(arrays), len(arrays)))
     for start in range(0, len(arrays[0]), TILE):
@@ -184,7 +186,7 @@ def gram(arrays: Sequence[np.ndarray], base: np.ndarray | None = None) -> np.nda
     return total
 
 
-def slerp_weights(products: np.ndarray, t: float, parallel: float = PARALLEL) -> np.ndarray:
+def slerp_weights(products: Products, t: float, parallel: float = PARALLEL) -> Float64[np.ndarray, "2"]:
     """Weights [2] of spherical interpolation from the first array to the second. Shoemake, SIGGRAPH 1985.
 
     The angle is that between the arrays; nearly parallel ones (cosines beyond `parallel`) and arrays of zeros are
@@ -194,7 +196,9 @@ def slerp_weights(products: np.ndarray, t: float, parallel: float = PARALLEL) ->
     return line_weights(upper, np.array([t]), parallel)[:, 0]
 
 
-def line_weights(products: np.ndarray, t: np.ndarray, parallel: float = NEARLY_ONE) -> np.ndarray:
+def line_weights(
+    products: Float64[np.ndarray, "3 lines"], t: Float64[np.ndarray, " lines"], parallel: float = NEARLY_ONE
+) -> Float64[np.ndarray, "2 lines"]:
     """Weights [2, L] of spherical interpolation of L pairs at once, by t [L]; see `slerp_weights`.
 
     `products` [3, L]: inner products of the first with itself, of both, and of the second with itself.
@@ -208,9 +212,7 @@ def line_weights(products: np.ndarray, t: np.ndarray, parallel: float = NEARLY_O
     return np.where(straight, np.stack([1.0 - t, t]), bent)
 
 
-def karcher_weights(
-    products: np.ndarray, weights: Numbers, iterations: int = 30, tolerance: float = 1e-9
-) -> np.ndarray:
+def karcher_weights(products: Products, weights: Numbers, iterations: int = 30, tolerance: float = 1e-9) -> Shares:
     """Weights [N] that give the Karcher (Riemannian) mean of the arrays' directions, at their weighted mean length.
 
     The mean on the sphere lies in the span of its points, so each step of the fixed-point iteration (Krakowski et al.,
@@ -239,7 +241,7 @@ def karcher_weights(
     return mean / norms * (share @ norms)
 
 
-def model_stock_ratio(products: np.ndarray) -> float:
+def model_stock_ratio(products: Products) -> float:
     """How far to go from the base to the average of N fine-tuned models. Jang et al., arXiv 2403.19522, eq. 5.
 
     `products` are those of the task vectors; t = N cos / (1 + (N - 1) cos) with their mean pairwise cosine, kept in
@@ -254,7 +256,7 @@ def model_stock_ratio(products: np.ndarray) -> float:
     return 0.0 if cosine <= 0 else min(count * cosine / (1.0 + (count - 1) * cosine), 1.0)
 
 
-def ema_weights(count: int, decay: float) -> np.ndarray:
+def ema_weights(count: int, decay: float) -> Float64[np.ndarray, " {count}"]:
     """Weights [count] of checkpoints in order of their steps: proportional to decay^age, the newest has age 0.
 
     This is the moving average e = decay * e + (1 - decay) * next from e = 0, divided by the sum of its weights
@@ -265,7 +267,7 @@ def ema_weights(count: int, decay: float) -> np.ndarray:
     return weights / weights.sum()
 
 
-def inverse_loss_weights(losses: Numbers) -> np.ndarray:
-    """Weights proportional to (1 / (loss + 1e-8))^2, normalised: the seed's `inverse_loss`."""
+def inverse_loss_weights(losses: Numbers) -> Shares:
+    """Weights proportional to (1 / (loss + 1e-8))^2, normalised to a sum of 1."""
     raw = (1.0 / (np.asarray(losses, np.float64) + 1e-8)) ** 2
     return raw / raw.sum()

@@ -7,16 +7,19 @@ whose own loss was measured, never one picked by losses of different batches.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Protocol, TypedDict, runtime_checkable
 
 import numpy as np
+from jaxtyping import Float64
 
 from xp.errors import UserError
-from xp.merging.candidate_evaluator import CandidateEvaluator, finite
+from xp.merging.candidate_evaluator import finite
+from xp.merging.groups import Units
 from xp.merging.rules import inverse_loss_weights
+from xp.merging.shapes import Shares, Table
 
-SEED_TARGET = 0.05
-"""The loss at which the seed's adaptive method leaves the gradient as it is."""
+GRADIENT_TARGET = 0.05
+"""The loss at which `adaptive=gradient` leaves the gradient as it is, where no target is given."""
 STEP_BOUNDS = (0.1, 10.0)
 """How far `adaptive=step` may shrink or stretch an update."""
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
@@ -24,33 +27,58 @@ END_FACTOR = 0.01
 """The cosine ends at this share of the first learning rate."""
 
 
+@runtime_checkable
+class Evaluator(Protocol):
+    """Gives the losses of weighted sums of checkpoints: `xp.merging.candidate_evaluator.CandidateEvaluator`."""
+
+    count: int
+    """Number of checkpoints."""
+    units: Units
+
+    def loss(self, weights: Table) -> float:
+        """The loss of the mix with these weights."""
+        ...
+
+    def loss_and_slopes(self, weights: Table) -> tuple[float, Table]:
+        """The loss, and the gradient's inner product with checkpoint minus mix, for each checkpoint in each unit."""
+        ...
+
+
+class Candidate(TypedDict):
+    """A mix whose loss was measured, as merge.json tells it; `weights` has a row for each unit."""
+
+    name: str
+    weights: list[list[float]]
+    loss: float
+
+
 @dataclass
 class Search:
     """What was tried, in order, and what was chosen."""
 
-    weights: np.ndarray
-    """[U, N]"""
+    weights: Table
     loss: float
     chosen: str
-    candidates: list[dict[str, Any]] = field(default_factory=list)
+    """The name of the chosen candidate."""
+    candidates: list[Candidate] = field(default_factory=list)
 
 
 class Candidates:
     """Losses by name, kept for the record."""
 
-    def __init__(self, evaluator: CandidateEvaluator, tick: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, evaluator: Evaluator, tick: Callable[[], None] = lambda: None) -> None:
         """`tick` is called after each measurement."""
         self._evaluator, self._tick = evaluator, tick
-        self.tried: list[dict[str, Any]] = []
-        self._weights: list[np.ndarray] = []
+        self.tried: list[Candidate] = []
+        self._weights: list[Table] = []
 
-    def measure(self, name: str, weights: np.ndarray) -> float:
-        """The loss of a mix [U, N]."""
+    def measure(self, name: str, weights: Table) -> float:
+        """The loss of a mix."""
         loss = finite(self._evaluator.loss(weights), name)
         self.note(name, weights, loss)
         return loss
 
-    def note(self, name: str, weights: np.ndarray, loss: float) -> None:
+    def note(self, name: str, weights: Table, loss: float) -> None:
         """Keep a loss that was measured elsewhere."""
         self.tried.append({"name": name, "weights": weights.tolist(), "loss": loss})
         self._weights.append(weights)
@@ -63,24 +91,24 @@ class Candidates:
         return Search(self._weights[index], entry["loss"], entry["name"], self.tried)
 
 
-def shares(evaluator: CandidateEvaluator, weights: np.ndarray) -> np.ndarray:
-    """The same weights [N] in every unit: [U, N]."""
+def shares(evaluator: Evaluator, weights: Shares) -> Table:
+    """The same weights in every unit."""
     return np.tile(np.asarray(weights, np.float64), (evaluator.units.count, 1))
 
 
-def mix_of(evaluator: CandidateEvaluator, members: list[int]) -> np.ndarray:
-    """Equal weights of the members, 0 of the others: [U, N]."""
+def mix_of(evaluator: Evaluator, members: list[int]) -> Table:
+    """Equal weights of the members, 0 of the others, in every unit."""
     weights = np.zeros(evaluator.count)
     weights[members] = 1.0 / len(members)
     return shares(evaluator, weights)
 
 
-def singles(evaluator: CandidateEvaluator, tried: Candidates) -> list[float]:
+def singles(evaluator: Evaluator, tried: Candidates) -> list[float]:
     """The loss of each checkpoint alone."""
     return [tried.measure(f"checkpoint {k}", mix_of(evaluator, [k])) for k in range(evaluator.count)]
 
 
-def inverse_loss(evaluator: CandidateEvaluator, tried: Candidates) -> Search:
+def inverse_loss(evaluator: Evaluator, tried: Candidates) -> Search:
     """Weights by the inverse squared losses; the uniform mix is measured beside it.
 
     Raises:
@@ -100,10 +128,10 @@ def inverse_loss(evaluator: CandidateEvaluator, tried: Candidates) -> Search:
     return Search(weights, loss, "inverse_loss", tried.tried)
 
 
-def greedy(evaluator: CandidateEvaluator, tried: Candidates) -> Search:
+def greedy(evaluator: Evaluator, tried: Candidates) -> Search:
     """Start from the best checkpoint; add the one whose equal-weight mix is best, while that is strictly better.
 
-    Wortsman et al., arXiv 2203.05482 (greedy soup), in the seed's form: every remaining checkpoint is tried each time,
+    Wortsman et al., arXiv 2203.05482 (greedy soup), with one change: every remaining checkpoint is tried each time,
     and none enters twice. At most N (N + 1) / 2 evaluations, and the uniform mix beside them, which the search may not
     get to: the answer is the best of all that was measured.
     """
@@ -121,7 +149,7 @@ def greedy(evaluator: CandidateEvaluator, tried: Candidates) -> Search:
 
 
 def gradient_descent(
-    evaluator: CandidateEvaluator,
+    evaluator: Evaluator,
     tried: Candidates,
     *,
     iterations: int,
@@ -139,10 +167,10 @@ def gradient_descent(
         tried: the record.
         iterations: updates; the mix after the last one is measured too.
         learning_rate: of the first update; an update moves a log-weight by about so much.
-        adaptive: None; `gradient` multiplies the gradient by (loss / target)^2 before Adam, as the seed does, which
-            Adam, being scale-invariant, undoes but for how its averages weigh the iterations; `step` multiplies what
+        adaptive: None; `gradient` multiplies the gradient by (loss / target)^2 before Adam, which, being
+            scale-invariant, undoes that but for how its averages weigh the iterations; `step` multiplies what
             Adam gives, which stays: larger steps while the loss is high, smaller ones as it falls.
-        target: the loss at which nothing is scaled; None: 0.05 (the seed's) for `gradient`, that of the uniform mix
+        target: the loss at which nothing is scaled; None: `GRADIENT_TARGET` for `gradient`, that of the uniform mix
             for `step`.
     """
     singles(evaluator, tried)
@@ -153,7 +181,7 @@ def gradient_descent(
         loss, slopes = evaluator.loss_and_slopes(weights)
         tried.note("uniform" if step == 0 else f"iteration {step}", weights, finite(loss, f"iteration {step}"))
         if target is None:
-            target = SEED_TARGET if adaptive == "gradient" else loss
+            target = GRADIENT_TARGET if adaptive == "gradient" else loss
         gradient = weights * (slopes - (weights * slopes).sum(axis=1, keepdims=True))
         factor = (loss / target) ** 2 if adaptive else 1.0
         rate = cosine(learning_rate, step, iterations)
@@ -165,8 +193,8 @@ def gradient_descent(
     return tried.best()
 
 
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Over the last axis."""
+def softmax(logits: Table) -> Table:
+    """Over the models."""
     raised = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return raised / raised.sum(axis=-1, keepdims=True)
 
@@ -182,7 +210,7 @@ class Adam:
     def __init__(self, shape: tuple[int, ...]) -> None:
         self._mean, self._square, self._count = np.zeros(shape), np.zeros(shape), 0
 
-    def update(self, gradient: np.ndarray) -> np.ndarray:
+    def update(self, gradient: Float64[np.ndarray, "*shape"]) -> Float64[np.ndarray, "*shape"]:
         """The direction for a learning rate of 1."""
         self._count += 1
         self._mean = BETA1 * self._mean + (1 - BETA1) * gradient

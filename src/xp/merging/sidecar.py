@@ -1,4 +1,4 @@
-"""What stands beside the weights of a merged checkpoint: configuration, processors, statistics; and leftovers."""
+"""Copies what stands beside the weights into the merged checkpoint: configuration, processors, statistics."""
 
 import os
 import re
@@ -18,6 +18,8 @@ _KEPT = re.compile(r".+\.(json|txt|msgpack|model|jinja|yaml)|policy_.+\.safetens
 """Small files of the model; never code, pickles, optimiser states or other weights."""
 _ADDED = re.compile(r"tokenizer|special_tokens|added_tokens|vocab|merges|chat_template|spiece|.*statistics|norm_stats")
 """What an adapter without a configuration of its own adds to the sidecar files of its base."""
+_BESIDE_PARAMS = re.compile(r"xp_.+\.json|.*tokenizer\.model")
+"""Of an Orbax step: xp's notes and the tokeniser. Other configuration of such a checkpoint is code elsewhere."""
 _LEFT = {"merge.json", "model.safetensors.index.json", "adapter_config.json"}
 """Of these the merged checkpoint has its own, or none."""
 
@@ -30,8 +32,11 @@ def copy_sidecar(kind: str, folders: Sequence[Path], output: Path) -> None:
         folders: where they lie, later ones over earlier ones; of all but the first the tokenizer and the statistics.
         output: the merged checkpoint.
     """
-    if kind == "orbax":
-        return  # openpi keeps its configuration in code; the statistics are written by `write_statistics`
+    if kind == "orbax":  # the statistics are written by `write_statistics`
+        for folder in folders:
+            for file in (file for file in kept_files(folder) if _BESIDE_PARAMS.fullmatch(file.name)):
+                shutil.copyfile(file, output / STEP / file.name)
+        return
     for number, folder in enumerate(folders):
         for file in kept_files(folder):
             if number == 0 or _ADDED.match(file.name):
@@ -52,7 +57,7 @@ def kept_files(folder: Path) -> list[Path]:
 
 
 def _no_longer_adapter(output: Path) -> None:
-    """What LeRobot's configuration says of an adapter does not hold for whole weights: it would load the base alone."""
+    """What a configuration says of an adapter does not hold for whole weights: by it the base alone would be loaded."""
     (output / "train_config.json").unlink(missing_ok=True)
     config = output / "config.json"
     if not config.is_file():
@@ -66,8 +71,8 @@ def _no_longer_adapter(output: Path) -> None:
 def write_statistics(kind: str, folders: Sequence[Path], output: Path, pooled: Pooled) -> None:
     """The statistics files of the checkpoints, as they are or pooled.
 
-    openpi's go to `assets/<asset_id>/norm_stats.json` of the step, where its `create_trained_policy` looks, and to
-    `norm_stats.json` beside the step, where the model-arithmetic scripts look.
+    Of an Orbax checkpoint they go to `assets/<asset_id>/norm_stats.json` of the step, where code that serves policies
+    looks, and to `norm_stats.json` beside the step, where scripts that average checkpoints look.
     """
     found = [statistics_files(folder) for folder in folders]
     changed = dict(pooled.changed)

@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float64
+from numpy.typing import ArrayLike
 
 from xp import atomic
 from xp.checkpoints.safetensors import open_safetensors
 from xp.checkpoints.sidecar import STATISTICS, statistics_files
 from xp.errors import UserError, did_you_mean, join_names
-from xp.foreign.json_file import read_object
+from xp.foreign.json_file import read_fields, read_object
 from xp.foreign.statistics import checked_statistics
+from xp.json_types import JSONObject
 
 POLICIES = ("pool", "refuse")
 TOLERANCE = 1e-6
@@ -25,8 +28,8 @@ TOLERANCE = 1e-6
 LOW = ("min", "q01", "p01", "q10", "p10", "q05", "p05")
 HIGH = ("max", "q99", "p99", "q90", "p90", "q95", "p95")
 MIDDLE = ("q50", "p50", "median")
-Entry = Mapping[str, Any]
-"""Statistics of one feature: {mean, std, min, max, q01, ...: array}."""
+type Entry = Mapping[str, ArrayLike | None]
+"""Statistics of one feature, {mean, std, min, max, q01, ...: numbers}, each in its file's own form."""
 
 
 @dataclass(frozen=True)
@@ -49,14 +52,14 @@ def same(entries: Sequence[Entry]) -> bool:
     )
 
 
-def _close(key: str, one: Any, other: Any) -> bool:
+def _close(key: str, one: ArrayLike | None, other: ArrayLike | None) -> bool:
     if one is None or other is None:
         return one is other
     a, b = np.asarray(one, np.float64), np.asarray(other, np.float64)
     return a.shape == b.shape and (key == "count" or np.allclose(a, b, rtol=TOLERANCE, atol=1e-9))
 
 
-def pool(entries: Sequence[Entry], counts: Sequence[float]) -> dict[str, Any]:
+def pool(entries: Sequence[Entry], counts: Sequence[float]) -> dict[str, np.ndarray | None]:
     """Statistics of the joined data from those of its parts.
 
     Mean: sum n_k m_k / n. Variance: sum n_k (s_k^2 + (m_k - mean)^2) / n, the law of total variance, exact for
@@ -77,12 +80,13 @@ def pool(entries: Sequence[Entry], counts: Sequence[float]) -> dict[str, Any]:
     return {key: _pooled(key, entries, share) for key in keys}
 
 
-def _pooled(key: str, entries: Sequence[Entry], share: np.ndarray) -> Any:
-    if any(entry[key] is None for entry in entries):
+def _pooled(key: str, entries: Sequence[Entry], share: Float64[np.ndarray, " parts"]) -> np.ndarray | None:
+    given = [found for entry in entries if (found := entry[key]) is not None]
+    if len(given) < len(entries):
         return None
-    values = np.stack([np.asarray(entry[key], np.float64) for entry in entries])
+    values = np.stack([np.asarray(found, np.float64) for found in given])
     if key == "count":
-        return values.sum(axis=0).astype(np.asarray(entries[0][key]).dtype)
+        return values.sum(axis=0).astype(np.asarray(given[0]).dtype)
     if key in LOW:
         found = values.min(axis=0)
     elif key in HIGH:
@@ -92,7 +96,7 @@ def _pooled(key: str, entries: Sequence[Entry], share: np.ndarray) -> Any:
         spread = means - np.tensordot(share, means, axes=1)
         found = np.sqrt(np.tensordot(share, values**2 + spread**2, axes=1))
     elif key == "mask":
-        return values.all(axis=0)
+        return np.asarray(values.all(axis=0))
     elif key == "mean" or key in MIDDLE:
         found = np.tensordot(share, values, axes=1)
     else:
@@ -100,11 +104,11 @@ def _pooled(key: str, entries: Sequence[Entry], share: np.ndarray) -> Any:
             f"The statistic '{key}' cannot be pooled from that of the parts. Merge checkpoints that share their "
             "statistics (merge.statistics=refuse says which do not), or recompute them from the joined data."
         )
-    kind = np.asarray(entries[0][key]).dtype
+    kind = np.asarray(given[0]).dtype
     return found.astype(kind) if kind.kind == "f" else found
 
 
-def _shape(value: Any) -> tuple[int, ...] | None:
+def _shape(value: ArrayLike | None) -> tuple[int, ...] | None:
     return None if value is None else np.shape(value)
 
 
@@ -127,7 +131,9 @@ def merge_files(folders: Sequence[Path], policy: str) -> Pooled:
             f"The checkpoints do not carry the same statistics files ({text}). Copy the missing ones from where the "
             "checkpoints came from: a policy without its statistics acts wrongly."
         )
-    changed, unequal, counted = [], [], True
+    changed: list[tuple[str, Mapping[str, Entry]]] = []
+    unequal: list[str] = []
+    counted = True
     for name in files[0]:
         parts = [read(found[name]) for found in files]
         features = {feature: [part.get(feature, {}) for part, _ in parts] for feature in parts[0][0]}
@@ -143,7 +149,13 @@ def merge_files(folders: Sequence[Path], policy: str) -> Pooled:
     return _unequal(folders, unequal, policy, changed, counted)
 
 
-def _unequal(folders: Sequence[Path], unequal: list[str], policy: str, changed: list, counted: bool) -> Pooled:
+def _unequal(
+    folders: Sequence[Path],
+    unequal: list[str],
+    policy: str,
+    changed: Sequence[tuple[str, Mapping[str, Entry]]],
+    counted: bool,
+) -> Pooled:
     where = f"{join_names(unequal)} of {join_names(map(str, folders))}"
     if policy == "refuse":
         raise UserError(
@@ -180,15 +192,16 @@ def read(file: Path) -> tuple[dict[str, Entry], float | None]:
 
 def _entries(file: Path) -> tuple[dict[str, Entry], float | None]:
     if file.suffix == ".safetensors":
-        return _read_lerobot(file)
-    content = read_object(file, STATISTICS)
-    if "norm_stats" in content:
-        return {name: _numbers(entry) for name, entry in content["norm_stats"].items()}, None
-    return _flat_octo(content)
+        return _read_processor(file)
+    content = read_fields(file, STATISTICS)
+    if "norm_stats" in content.content:
+        entries = content.object("norm_stats").objects()
+        return {name: _numbers(entry.content) for name, entry in entries}, None
+    return _read_flat(content.content)
 
 
-def _read_lerobot(file: Path) -> tuple[dict[str, Entry], float | None]:
-    entries: dict[str, dict[str, Any]] = {}
+def _read_processor(file: Path) -> tuple[dict[str, Entry], float | None]:
+    entries: dict[str, dict[str, np.ndarray]] = {}
     for key, value in open_safetensors((file,), what="a processor's statistics").load().items():
         feature, _, word = key.rpartition(".")
         entries.setdefault(feature, {})[word] = value
@@ -196,28 +209,29 @@ def _read_lerobot(file: Path) -> tuple[dict[str, Entry], float | None]:
     return dict(entries), counts[0] if counts else None
 
 
-def _numbers(entry: Mapping[str, Any]) -> Mapping[str, Any]:
-    """An entry whose every field is numbers or null; its values stay as they are.
+def _numbers(entry: JSONObject) -> dict[str, np.ndarray | None]:
+    """An entry whose every field is numbers or null.
 
     Raises:
         ValueError, TypeError: something else.
     """
     for value in entry.values():
-        np.asarray(0.0 if value is None else value, np.float64)
-    return entry
+        np.array(0.0 if value is None else value, np.float64)
+    return {word: None if value is None else np.array(value) for word, value in entry.items()}
 
 
-def _flat_octo(content: Mapping[str, Any], prefix: str = "") -> tuple[dict[str, Entry], float | None]:
+def _read_flat(content: JSONObject, prefix: str = "") -> tuple[dict[str, Entry], float | None]:
     """`dataset_statistics.json` of one dataset, or of several by name (features then are `dataset/feature`)."""
     entries: dict[str, Entry] = {}
     for name, value in content.items():
         if isinstance(value, Mapping) and "mean" in value:
-            entries[prefix + name] = {word: np.asarray(v) for word, v in _numbers(value).items()}
+            entries[prefix + name] = _numbers(value)
         elif isinstance(value, Mapping) and not prefix:
-            entries |= _flat_octo(value, f"{name}/")[0]
+            entries |= _read_flat(value, f"{name}/")[0]
     if not entries:
         raise ValueError("no entry with a mean")
-    return entries, content.get("num_transitions")
+    count = content.get("num_transitions")
+    return entries, float(count) if isinstance(count, int | float) else None
 
 
 def write_like(sources: Sequence[Path], target: Path, entries: Mapping[str, Entry]) -> None:
@@ -230,6 +244,8 @@ def write_like(sources: Sequence[Path], target: Path, entries: Mapping[str, Entr
         flat = {f"{feature}.{word}": np.ascontiguousarray(v) for feature, e in entries.items() for word, v in e.items()}
         save_file(flat, target)
         return
+    content: dict[str, Any]  # as deep as its authors made it: changed where it stands
+    others: list[Any]
     content, *others = (read_object(file, STATISTICS) for file in sources)
     for count in ("num_transitions", "num_trajectories"):
         if count in content:

@@ -1,4 +1,4 @@
-"""Which entries of a task vector are kept, and by what they are multiplied: one class a way of thinning vectors out.
+"""Which entries of a task vector are kept, and what they are multiplied by: a class for each way of thinning out.
 
 Each is asked tensor by tensor (or layer by layer), for each checkpoint k, with float64 entries in order. What needs to
 know a whole tensor first is shown it beforehand (`leaf_passes`), what needs the whole model is shown all of it
@@ -8,16 +8,19 @@ Entries are multiplied by their factor, 0 where they are dropped: NaN and infini
 
 import threading
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol, runtime_checkable
 from zlib import crc32
 
 import numpy as np
 
 from xp.checkpoints.arrays import Leaf
+from xp.json_types import JSON
 from xp.merging.groups import rows_of
 from xp.merging.histogram import MagnitudeHistogram
 from xp.merging.rules import uniform_draws
+from xp.merging.shapes import Entries
 
 NODE_MOST = 1 << 20
 """Entries of one node, ranked together, where more of its axes than the last one are taken."""
@@ -50,17 +53,18 @@ def node_size(leaf: Leaf) -> int:
     return max(1, joined if 0 < joined <= NODE_MOST else shape[-1] if shape else 1)
 
 
+@runtime_checkable
 class Trim(Protocol):
     """A way of thinning out."""
 
     leaf_passes: int
     model_passes: int
 
-    def observe(self, pass_index: int, tensor: Tensor, k: int, vector: np.ndarray) -> None:
+    def observe(self, pass_index: int, tensor: Tensor, k: int, vector: Entries) -> None:
         """See entries [n] of checkpoint k's task vector; by several threads at once in a survey."""
         ...
 
-    def factor(self, tensor: Tensor, k: int, start: int, vector: np.ndarray) -> np.ndarray | None:
+    def factor(self, tensor: Tensor, k: int, start: int, vector: Entries) -> Entries | None:
         """[n] by what the entries from element `start` of the leaf on are multiplied; None: all stay as they are."""
         ...
 
@@ -68,7 +72,7 @@ class Trim(Protocol):
         """How many consecutive entries `factor` must see together."""
         ...
 
-    def report(self, tensor: Tensor) -> dict[str, Any]:
+    def report(self, tensor: Tensor) -> dict[str, JSON]:
         """What was found out about a tensor, for the record."""
         ...
 
@@ -78,10 +82,10 @@ class Whole:
 
     leaf_passes = model_passes = 0
 
-    def observe(self, pass_index: int, tensor: Tensor, k: int, vector: np.ndarray) -> None:
+    def observe(self, pass_index: int, tensor: Tensor, k: int, vector: Entries) -> None:
         """Nothing to learn."""
 
-    def factor(self, tensor: Tensor, k: int, start: int, vector: np.ndarray) -> None:
+    def factor(self, tensor: Tensor, k: int, start: int, vector: Entries) -> None:
         """All entries as they are."""
         return
 
@@ -89,7 +93,7 @@ class Whole:
         """One by one."""
         return 1
 
-    def report(self, tensor: Tensor) -> dict[str, Any]:
+    def report(self, tensor: Tensor) -> dict[str, JSON]:
         """Nothing."""
         return {}
 
@@ -113,13 +117,13 @@ class Largest:
     model_passes: int = 0
     _histograms: dict[tuple[str, int, int], MagnitudeHistogram] = field(default_factory=dict)
     _bounds: dict[tuple[str, int, int], tuple[float, float]] = field(default_factory=dict)
-    _lock: Any = field(default_factory=threading.Lock)
+    _lock: AbstractContextManager[object] = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         turns = 2 if min(self.density) < 1 else 0
         self.leaf_passes, self.model_passes = (0, turns) if self.whole_model else (turns, 0)
 
-    def observe(self, pass_index: int, tensor: Tensor, k: int, vector: np.ndarray) -> None:
+    def observe(self, pass_index: int, tensor: Tensor, k: int, vector: Entries) -> None:
         """Count magnitudes."""
         if self.density[k] >= 1:
             return
@@ -131,7 +135,7 @@ class Largest:
         with self._lock:
             self._histogram(key, self.whole_model).observe(pass_index, values)
 
-    def factor(self, tensor: Tensor, k: int, start: int, vector: np.ndarray) -> np.ndarray | None:
+    def factor(self, tensor: Tensor, k: int, start: int, vector: Entries) -> Entries | None:
         """1 for what is kept."""
         if self.density[k] >= 1:
             return None
@@ -143,10 +147,10 @@ class Largest:
         """One by one."""
         return 1
 
-    def report(self, tensor: Tensor) -> dict[str, Any]:
+    def report(self, tensor: Tensor) -> dict[str, JSON]:
         """The magnitudes between which entries are kept."""
         known = [self._bounds.get(self._key(tensor, k)) for k in range(len(self.density))]
-        found: dict[str, Any] = {"least_kept": [0.0 if bounds is None else bounds[0] for bounds in known]}
+        found: dict[str, JSON] = {"least_kept": [0.0 if bounds is None else bounds[0] for bounds in known]}
         if self.gamma is not None:
             found["largest_kept"] = [None if bounds is None or bounds[1] == np.inf else bounds[1] for bounds in known]
         return found
@@ -183,10 +187,10 @@ class Random:
     leaf_passes: int = 0
     model_passes: int = 0
 
-    def observe(self, pass_index: int, tensor: Tensor, k: int, vector: np.ndarray) -> None:
+    def observe(self, pass_index: int, tensor: Tensor, k: int, vector: Entries) -> None:
         """Nothing to learn."""
 
-    def factor(self, tensor: Tensor, k: int, start: int, vector: np.ndarray) -> np.ndarray | None:
+    def factor(self, tensor: Tensor, k: int, start: int, vector: Entries) -> Entries | None:
         """1 / probability for what is kept."""
         if self.density[k] >= 1:
             return None
@@ -194,15 +198,15 @@ class Random:
         kept = uniform_draws(self._key(tensor, k), start, len(vector)) >= 1 - odds
         return kept / odds if self.divide else kept.astype(np.float64)
 
-    def probability(self, tensor: Tensor, k: int, vector: np.ndarray) -> Any:
-        """Of each entry: [n], or one for all."""
+    def probability(self, tensor: Tensor, k: int, vector: Entries) -> Entries | float:
+        """Of each entry, or one for all."""
         return self.density[k]
 
     def alignment(self, leaf: Leaf) -> int:
         """One by one."""
         return 1
 
-    def report(self, tensor: Tensor) -> dict[str, Any]:
+    def report(self, tensor: Tensor) -> dict[str, JSON]:
         """Nothing but the shares that were kept, which are counted where they are used."""
         return {}
 
@@ -221,8 +225,8 @@ class Ranked(Random):
     epsilon: Sequence[float] = ()
     """[N] how far probabilities go from the density."""
 
-    def probability(self, tensor: Tensor, k: int, vector: np.ndarray) -> np.ndarray:
-        """[n] of whole nodes."""
+    def probability(self, tensor: Tensor, k: int, vector: Entries) -> Entries:
+        """Of each entry, for whole nodes."""
         width = node_size(tensor.leaf)
         magnitudes = np.abs(vector).reshape(-1, width)
         order = np.argsort(magnitudes, axis=1, kind="stable")

@@ -1,14 +1,16 @@
-"""Mixing weights as the user gives them: one a checkpoint, for the whole model or for each of its parts."""
+"""Mixing weights as the user gives them, checked: one a checkpoint, for the whole model or for each part of it."""
 
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any
+from functools import partial
+from typing import SupportsFloat
 
 import numpy as np
 
 from xp.errors import UserError, join_names
 from xp.merging.groups import Units
 from xp.merging.method import example
+from xp.merging.shapes import Shares, Table
 
 SMALLEST_SUM = 0.01
 """Weights are divided by their sum only where it is at least this share of their magnitudes: at less, what differs
@@ -18,7 +20,7 @@ SMALLEST_TOTAL = 1e-6
 
 
 def weight_table(
-    weights: Any,
+    weights: object,
     units: Units,
     count: int,
     *,
@@ -26,8 +28,8 @@ def weight_table(
     divided: bool = False,
     default: float | None = None,
     parts_may_be_zero: bool = False,
-) -> np.ndarray:
-    """[U, N] from the user's weights: a list of N, or {pattern of a group or unit: list of N}.
+) -> Table:
+    """The mixing weights of each unit from the user's: a list of N, or {pattern of a group or unit: list of N}.
 
     Args:
         weights: what was given; None: `default` each.
@@ -44,43 +46,35 @@ def weight_table(
     """
     if weights is None:
         return np.full((units.count, count), 1.0 / count if default is None else default)
+    row = partial(_row, count=count, normalize=normalize, divided=divided)
     if not isinstance(weights, Mapping):
-        row = _row("merge.weights", weights, count, normalize=normalize, divided=divided)
-        return np.tile(row, (units.count, 1))
-    rows = []
-    for unit in units.names:
-        key = next((key for key in weights if fnmatchcase(unit, key) or fnmatchcase(unit.partition(".")[0], key)), None)
-        if key is None:
-            raise UserError(
-                f"merge.weights says nothing about '{unit}'. Groups here: {join_names(units.names)}. "
-                f"Add its weights, or those of the rest: merge.weights={{...,*:{example(count)}}}"
-            )
-        rows.append(
-            _row(
-                f"merge.weights.{key}",
-                weights[key],
-                count,
-                normalize=normalize,
-                divided=divided,
-                may_be_zero=parts_may_be_zero,
-            )
-        )
-    table = np.stack(rows)
+        return np.tile(row("merge.weights", weights), (units.count, 1))
+    keys = [_key_of(unit, weights, units, count) for unit in units.names]
+    table = np.stack([row(f"merge.weights.{key}", weights[key], may_be_zero=parts_may_be_zero) for key in keys])
     if not table.any():
         raise _all_zero("merge.weights", dict(weights), count)
     return table
 
 
-def _row(
-    key: str, given: Any, count: int, *, normalize: bool, divided: bool = False, may_be_zero: bool = False
-) -> np.ndarray:
-    values = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
+def _key_of(unit: str, weights: Mapping[str, object], units: Units, count: int) -> str:
+    """The first pattern that matches a unit or its group."""
+    for key in weights:
+        if fnmatchcase(unit, key) or fnmatchcase(unit.partition(".")[0], key):
+            return key
+    raise UserError(
+        f"merge.weights says nothing about '{unit}'. Groups here: {join_names(units.names)}. "
+        f"Add its weights, or those of the rest: merge.weights={{...,*:{example(count)}}}"
+    )
+
+
+def _row(key: str, given: object, *, count: int, normalize: bool, divided: bool, may_be_zero: bool = False) -> Shares:
+    values: list[object] = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
     if len(values) != count:
         raise UserError(
             f"{key}={values}: {len(values)} weights for {count} checkpoints. Give one each: {example(count)}"
         )
     try:
-        row = np.array([float(value) for value in values])
+        row = np.array([_number(value) for value in values])
     except (TypeError, ValueError):
         raise UserError(f"{key}={values}: weights are numbers, for instance {example(count)}") from None
     with np.errstate(over="ignore"):
@@ -101,7 +95,13 @@ def _row(
     return row / total if normalize else row
 
 
-def not_negative(table: np.ndarray, method: str) -> np.ndarray:
+def _number(value: object) -> float:
+    if not isinstance(value, str | SupportsFloat):
+        raise TypeError(f"{value!r} is no number")
+    return float(value)
+
+
+def not_negative(table: Table, method: str) -> Table:
     """The weights of a method that has no meaning for negative ones.
 
     Raises:
@@ -115,7 +115,7 @@ def not_negative(table: np.ndarray, method: str) -> np.ndarray:
     return table
 
 
-def _all_zero(key: str, values: Any, count: int) -> UserError:
+def _all_zero(key: str, values: object, count: int) -> UserError:
     return UserError(
         f"{key}={values}: with weights that are all 0 (or nearly) nothing of the checkpoints is left. Give weights, "
         f"for instance {example(count)}"

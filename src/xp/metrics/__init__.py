@@ -16,8 +16,8 @@ from xp.metrics.density import calibration as calibration
 from xp.metrics.density import energy_score as energy_score
 from xp.metrics.density import gaussian_nll as gaussian_nll
 from xp.metrics.horizon import extend as extend
+from xp.metrics.horizon import join_answers as join_answers
 from xp.metrics.horizon import requery_frames as requery_frames
-from xp.metrics.horizon import stitch as stitch
 from xp.metrics.intervals import bootstrap as bootstrap
 from xp.metrics.intervals import paired_difference as paired_difference
 from xp.metrics.intervals import sum_by_episode as sum_by_episode

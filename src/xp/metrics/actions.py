@@ -1,3 +1,4 @@
+# pyright: strict
 """Errors between predicted and true action chunks, with padded steps left out.
 
 Every function takes `predictions` and `truth` of shape [..., H, A] in one unit (dataset units, or normalised: see
@@ -5,15 +6,22 @@ Every function takes `predictions` and `truth` of shape [..., H, A] in one unit 
 step that is not valid, NaN included, never changes a result.
 """
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
+from jaxtyping import Bool, Float
+
+from xp.array_types import Bools, Floats
 
 Kind = Literal["squared", "absolute"]
+FeatureStatistics = Mapping[str, Floats | Bools | Sequence[float | int]]
+"""Statistics of the action: `mean` and `std` [A], and `mask` [A] where some dimensions are not normalised."""
+Actions = Float[Floats, "*batch horizon action"]
+Valid = Bool[Bools, "*batch horizon"]
 
 
-def scale_of(statistics: Mapping[str, Any]) -> np.ndarray:
+def scale_of(statistics: FeatureStatistics) -> Float[Floats, " action"]:
     """Size of one normalised unit per action dimension [A]: the training standard deviation.
 
     Octo's rule (Octo Model Team 2024, `NormalizationType.NORMAL`): (x - mean) / (std + 1e-8) where the statistics'
@@ -25,7 +33,7 @@ def scale_of(statistics: Mapping[str, Any]) -> np.ndarray:
     return np.where(mask & (std > 1e-8), std + 1e-8, 1.0)
 
 
-def normalise(actions: np.ndarray, statistics: Mapping[str, Any]) -> np.ndarray:
+def normalise(actions: Float[Floats, "*batch action"], statistics: FeatureStatistics) -> Float[Floats, "*batch action"]:
     """Actions [..., A] from dataset units to the units models train in (see `scale_of`), float64."""
     std = np.asarray(statistics["std"], dtype=np.float64)
     mask = np.asarray(statistics.get("mask", np.ones(std.shape)), dtype=bool)
@@ -33,9 +41,7 @@ def normalise(actions: np.ndarray, statistics: Mapping[str, Any]) -> np.ndarray:
     return (np.asarray(actions, dtype=np.float64) - mean) / scale_of(statistics)
 
 
-def errors(
-    predictions: np.ndarray, truth: np.ndarray, valid: np.ndarray | None = None, kind: Kind = "absolute"
-) -> np.ndarray:
+def errors(predictions: Actions, truth: Actions, valid: Valid | None = None, kind: Kind = "absolute") -> Actions:
     """Squared or absolute error of each element [..., H, A], exactly 0 where `valid` is False."""
     predictions, truth = np.asarray(predictions, dtype=np.float64), np.asarray(truth, dtype=np.float64)
     assert predictions.shape == truth.shape, f"predictions {predictions.shape} and truth {truth.shape} differ"
@@ -46,21 +52,19 @@ def errors(
     return difference**2 if kind == "squared" else np.abs(difference)
 
 
-def mean_error(
-    predictions: np.ndarray, truth: np.ndarray, valid: np.ndarray | None = None, kind: Kind = "absolute"
-) -> float:
+def mean_error(predictions: Actions, truth: Actions, valid: Valid | None = None, kind: Kind = "absolute") -> float:
     """Mean over all valid steps and all dimensions; NaN when no step is valid."""
     error = errors(predictions, truth, valid, kind)
     count = error.size if valid is None else int(np.sum(valid)) * error.shape[-1]
     return float(error.sum() / count) if count else float("nan")
 
 
-def mse(predictions: np.ndarray, truth: np.ndarray, valid: np.ndarray | None = None) -> float:
+def mse(predictions: Actions, truth: Actions, valid: Valid | None = None) -> float:
     """Mean squared error over valid steps and dimensions (units squared)."""
     return mean_error(predictions, truth, valid, "squared")
 
 
-def mae(predictions: np.ndarray, truth: np.ndarray, valid: np.ndarray | None = None) -> float:
+def mae(predictions: Actions, truth: Actions, valid: Valid | None = None) -> float:
     """Mean absolute error over valid steps and dimensions; the L1 error of validation logs."""
     return mean_error(predictions, truth, valid, "absolute")
 
@@ -69,8 +73,8 @@ l1 = mae
 
 
 def per_step(
-    predictions: np.ndarray, truth: np.ndarray, valid: np.ndarray | None = None, kind: Kind = "absolute"
-) -> np.ndarray:
+    predictions: Actions, truth: Actions, valid: Valid | None = None, kind: Kind = "absolute"
+) -> Float[Floats, " horizon"]:
     """Error curve [H]: the mean over windows and dimensions at each step of the horizon; NaN where none is valid."""
     error = errors(predictions, truth, valid, kind)
     horizon = error.shape[-2]
@@ -80,8 +84,8 @@ def per_step(
 
 
 def per_dimension(
-    predictions: np.ndarray, truth: np.ndarray, valid: np.ndarray | None = None, kind: Kind = "absolute"
-) -> np.ndarray:
+    predictions: Actions, truth: Actions, valid: Valid | None = None, kind: Kind = "absolute"
+) -> Float[Floats, " action"]:
     """Error per action dimension [A]: the mean over all valid steps; NaN when no step is valid."""
     error = errors(predictions, truth, valid, kind)
     steps = error[..., 0].size if valid is None else np.sum(valid)
@@ -89,12 +93,12 @@ def per_dimension(
 
 
 def direction_accuracy(
-    predictions: np.ndarray,
-    truth: np.ndarray,
-    valid: np.ndarray | None = None,
+    predictions: Actions,
+    truth: Actions,
+    valid: Valid | None = None,
     *,
     threshold: float = 0.02,
-    reference: np.ndarray | float = 0.0,
+    reference: Float[Floats, "..."] | float = 0.0,
 ) -> float:
     """Share of true movements larger than `threshold` whose predicted sign agrees; NaN when nothing moves that far.
 
@@ -111,9 +115,9 @@ def direction_accuracy(
 
 
 def gripper_accuracy(
-    predictions: np.ndarray,
-    truth: np.ndarray,
-    valid: np.ndarray | None = None,
+    predictions: Actions,
+    truth: Actions,
+    valid: Valid | None = None,
     *,
     dim: int = -1,
     threshold: float = 0.5,
@@ -124,10 +128,10 @@ def gripper_accuracy(
     return _share(agree, counted)
 
 
-def _share(agree: np.ndarray, counted: np.ndarray) -> float:
+def _share(agree: Bool[Bools, "*axes"], counted: Bool[Bools, "*axes"]) -> float:
     total = int(np.sum(counted))
     return float(np.sum(agree & counted) / total) if total else float("nan")
 
 
-def _ratio(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
+def _ratio(sums: Float[Floats, " n"], counts: Float[Floats, " n"]) -> Float[Floats, " n"]:
     return np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)

@@ -1,3 +1,4 @@
+# pyright: strict
 """How continuous an executed trajectory is where one chunk follows another.
 
 A trajectory is x [F, A], one executed action a frame, in dataset units; `truth` [F, A] is what was demonstrated at the
@@ -12,22 +13,31 @@ executed.
 """
 
 import numpy as np
+from jaxtyping import Float, Int
+
+from xp.array_types import Floats, Ints
+
+Trajectory = Float[Floats, "frames action"]
+Steps = Float[Floats, "steps action"]
+"""Differences of a trajectory: `steps` is one or two less than its frames."""
+Boundaries = Int[Ints, " boundaries"]
+PerJoint = Float[Floats, " action"]
 
 REACH = 2
 """Frames on each side of a boundary that belong to its spike."""
 
 
-def velocity(x: np.ndarray) -> np.ndarray:
+def velocity(x: Trajectory) -> Steps:
     """Steps [F-1, A]; row k belongs to frame k+1."""
     return np.diff(np.asarray(x, dtype=np.float64), axis=0)
 
 
-def acceleration(x: np.ndarray) -> np.ndarray:
+def acceleration(x: Trajectory) -> Steps:
     """Differences of steps [F-2, A]; row k belongs to frame k+2."""
     return np.diff(velocity(x), axis=0)
 
 
-def variances(x: np.ndarray, order: int) -> np.ndarray:
+def variances(x: Trajectory, order: int) -> PerJoint:
     """Sample variance (n - 1) of each joint's `order`-th difference [A]: 1 velocity, 2 acceleration; NaN if too short.
 
     As `pandas.Series.diff().var()` sums: the frames before the first difference stand as zeros that are not counted.
@@ -42,22 +52,22 @@ def variances(x: np.ndarray, order: int) -> np.ndarray:
     return np.array([row.sum() for row in deviations**2]) / (len(steps) - 1)
 
 
-def u_v(x: np.ndarray) -> float:
+def u_v(x: Trajectory) -> float:
     """U_v = max over joints of the variance of the velocity."""
     return float(np.max(variances(x, 1)))
 
 
-def u_a(x: np.ndarray) -> float:
+def u_a(x: Trajectory) -> float:
     """U_a = max over joints of the variance of the acceleration."""
     return float(np.max(variances(x, 2)))
 
 
-def mean_speed(x: np.ndarray) -> float:
+def mean_speed(x: Trajectory) -> float:
     """mu_v = mean of |velocity| over frames and joints; NaN with one frame."""
     return _mean(np.abs(velocity(x)))
 
 
-def boundary_spike(x: np.ndarray, boundaries: np.ndarray) -> float:
+def boundary_spike(x: Trajectory, boundaries: Boundaries) -> float:
     """Mean |acceleration| within `REACH` frames of a boundary over that elsewhere, all joints pooled; NaN without."""
     size = np.abs(acceleration(x))
     frames = np.arange(2, len(x))
@@ -67,7 +77,7 @@ def boundary_spike(x: np.ndarray, boundaries: np.ndarray) -> float:
     return _mean(size[near]) / elsewhere if elsewhere > 0 else float("nan")
 
 
-def boundary_jump(x: np.ndarray, truth: np.ndarray, boundaries: np.ndarray, scale: np.ndarray) -> float:
+def boundary_jump(x: Trajectory, truth: Trajectory, boundaries: Boundaries, scale: PerJoint) -> float:
     """Mean |(x_b - x_{b-1}) - (truth_b - truth_{b-1})| / scale over boundaries b and joints: step less true step.
 
     Not |x_b - x_{b-1}|, which asks the robot to stand still at every boundary.
@@ -75,12 +85,12 @@ def boundary_jump(x: np.ndarray, truth: np.ndarray, boundaries: np.ndarray, scal
     return _mean(np.abs(_at(velocity(x), boundaries, 1) - _at(velocity(truth), boundaries, 1)) / scale)
 
 
-def jump_excess(x: np.ndarray, truth: np.ndarray, boundaries: np.ndarray, scale: np.ndarray) -> float:
+def jump_excess(x: Trajectory, truth: Trajectory, boundaries: Boundaries, scale: PerJoint) -> float:
     """Mean (|x_b - x_{b-1}| - |truth_b - truth_{b-1}|) / scale; negative where less moves than in the demonstration."""
     return _mean((np.abs(_at(velocity(x), boundaries, 1)) - np.abs(_at(velocity(truth), boundaries, 1))) / scale)
 
 
-def velocity_jump(x: np.ndarray, truth: np.ndarray, boundaries: np.ndarray, scale: np.ndarray) -> float:
+def velocity_jump(x: Trajectory, truth: Trajectory, boundaries: Boundaries, scale: PerJoint) -> float:
     """Mean |change of velocity across a boundary - the true change| / scale.
 
     The change is (x_{b+1} - x_b) - (x_{b-1} - x_{b-2}): the new chunk's first own step against the old chunk's last.
@@ -90,7 +100,7 @@ def velocity_jump(x: np.ndarray, truth: np.ndarray, boundaries: np.ndarray, scal
     return _mean(np.abs(_change(x, kept) - _change(truth, kept)) / scale)
 
 
-def acceleration_ratios(x: np.ndarray, truth: np.ndarray, scale: np.ndarray) -> np.ndarray:
+def acceleration_ratios(x: Trajectory, truth: Trajectory, scale: PerJoint) -> PerJoint:
     """U_a joint by joint over the demonstration's [A]: 1 as lively as it, below 1 smoother, above 1 rougher.
 
     NaN for a joint that the demonstration does not move.
@@ -100,7 +110,7 @@ def acceleration_ratios(x: np.ndarray, truth: np.ndarray, scale: np.ndarray) -> 
     return np.where(moves, own / np.where(moves, true, 1.0), np.nan)
 
 
-def u_a_ratio(x: np.ndarray, truth: np.ndarray, scale: np.ndarray) -> float:
+def u_a_ratio(x: Trajectory, truth: Trajectory, scale: PerJoint) -> float:
     """Geometric mean of `acceleration_ratios` over the joints that move; NaN where none does."""
     ratios = acceleration_ratios(x, truth, scale)
     ratios = ratios[np.isfinite(ratios)]
@@ -110,20 +120,20 @@ def u_a_ratio(x: np.ndarray, truth: np.ndarray, scale: np.ndarray) -> float:
         return float(np.exp(np.mean(np.log(ratios))))
 
 
-def tracking_error(x: np.ndarray, truth: np.ndarray) -> np.ndarray:
+def tracking_error(x: Trajectory, truth: Trajectory) -> PerJoint:
     """Mean |x - truth| of each joint [A], dataset units."""
     return np.abs(np.asarray(x, dtype=np.float64) - truth).mean(axis=0)
 
 
-def _change(x: np.ndarray, boundaries: np.ndarray) -> np.ndarray:
+def _change(x: Trajectory, boundaries: Boundaries) -> Float[Floats, "boundaries action"]:
     steps = velocity(x)
     return steps[boundaries] - steps[boundaries - 2]
 
 
-def _at(steps: np.ndarray, boundaries: np.ndarray, offset: int) -> np.ndarray:
+def _at(steps: Steps, boundaries: Boundaries, offset: int) -> Float[Floats, "kept action"]:
     kept = np.asarray(boundaries, dtype=np.int64) - offset
     return steps[kept[(kept >= 0) & (kept < len(steps))]]
 
 
-def _mean(values: np.ndarray) -> float:
+def _mean(values: Float[Floats, "..."]) -> float:
     return float(np.mean(values)) if np.size(values) else float("nan")

@@ -1,3 +1,4 @@
+# pyright: strict, reportMissingTypeStubs=false, reportUnknownVariableType=false
 """How well a Gaussian over action chunks fits what happened: likelihood, energy score, calibration.
 
 The density of one step is N(mean, L L^T) with L lower triangular (`scale_tril`): [A, A] for all, [N, A, A] shared over
@@ -5,15 +6,42 @@ the horizon, or [N, H, A, A]. The diagonal of L may have either sign; only L L^T
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
+from jaxtyping import Bool, Float
 from scipy.special import gammainc, gammaincinv
+
+from xp.array_types import Bools, Floats
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 
+Chunks = Float[Floats, "windows horizon action"]
+PerStep = Float[Floats, "windows horizon"]
+Factor = (
+    Float[Floats, "action action"]
+    | Float[Floats, "windows action action"]
+    | Float[Floats, "windows horizon action action"]
+)
+"""L of the covariance L L^T, for all steps, for each window or for each step."""
 
-def whiten(mean: np.ndarray, scale_tril: np.ndarray, truth: np.ndarray) -> np.ndarray:
+
+class CoverageCurve(TypedDict):
+    """The observed share of steps inside the region of each nominal share."""
+
+    nominal: list[float]
+    observed: list[float]
+
+
+class Calibration(TypedDict):
+    """What `calibration` gives."""
+
+    coverage: dict[str, float]
+    curve: CoverageCurve
+    error: float
+
+
+def whiten(mean: Chunks, scale_tril: Factor, truth: Chunks) -> Chunks:
     """Residuals in units of the predicted spread, L^-1 (truth - mean), shape [N, H, A], float64.
 
     One forward substitution for all windows at once: A steps of vectorised arithmetic, no inverse and no second
@@ -29,12 +57,12 @@ def whiten(mean: np.ndarray, scale_tril: np.ndarray, truth: np.ndarray) -> np.nd
     return solved
 
 
-def mahalanobis_squared(mean: np.ndarray, scale_tril: np.ndarray, truth: np.ndarray) -> np.ndarray:
+def mahalanobis_squared(mean: Chunks, scale_tril: Factor, truth: Chunks) -> PerStep:
     """(truth - mean)^T (L L^T)^-1 (truth - mean) per step [N, H]; chi-squared with A degrees if calibrated."""
     return np.square(whiten(mean, scale_tril, truth)).sum(axis=-1)
 
 
-def gaussian_nll(mean: np.ndarray, scale_tril: np.ndarray, truth: np.ndarray) -> np.ndarray:
+def gaussian_nll(mean: Chunks, scale_tril: Factor, truth: Chunks) -> PerStep:
     """-log N(truth; mean, L L^T) per step [N, H], in nats per step of the given units.
 
     1/2 |L^-1 r|^2 + sum_i log |L_ii| + A/2 log 2 pi.
@@ -45,9 +73,7 @@ def gaussian_nll(mean: np.ndarray, scale_tril: np.ndarray, truth: np.ndarray) ->
     return 0.5 * mahalanobis_squared(mean, scale_tril, truth) + np.log(diagonal).sum(axis=-1) + constant
 
 
-def energy_score(
-    mean: np.ndarray, scale_tril: np.ndarray, truth: np.ndarray, *, num_draws: int = 64, seed: int = 0
-) -> np.ndarray:
+def energy_score(mean: Chunks, scale_tril: Factor, truth: Chunks, *, num_draws: int = 64, seed: int = 0) -> PerStep:
     """E|X - y| - E|X - X'| / 2 per step [N, H], lower is better, in the units of the actions.
 
     Gneiting and Raftery (2007), "Strictly proper scoring rules", eq. 22, with `num_draws` seeded antithetic pairs of
@@ -64,7 +90,7 @@ def energy_score(
 
 
 def coverage(
-    squared: np.ndarray, action_dim: int, valid: np.ndarray, levels: Sequence[float] = LEVELS
+    squared: PerStep, action_dim: int, valid: Bool[Bools, "windows horizon"], levels: Sequence[float] = LEVELS
 ) -> dict[str, float]:
     """Share of valid steps inside the central region of each nominal level: `{"0.5": ..., "0.95": ...}`.
 
@@ -72,10 +98,13 @@ def coverage(
     2 * inverse incomplete gamma(A/2, p).
     """
     inside = np.asarray(squared)[np.asarray(valid, dtype=bool)]
-    return {f"{level:g}": float(np.mean(inside <= 2 * gammaincinv(action_dim / 2, level))) for level in levels}
+    edges = {level: 2 * float(gammaincinv(action_dim / 2, level)) for level in levels}
+    return {f"{level:g}": float(np.mean(inside <= edge)) for level, edge in edges.items()}
 
 
-def calibration(squared: np.ndarray, action_dim: int, valid: np.ndarray, *, bins: int = 20) -> dict[str, Any]:
+def calibration(
+    squared: PerStep, action_dim: int, valid: Bool[Bools, "windows horizon"], *, bins: int = 20
+) -> Calibration:
     """Coverage at the usual levels, the whole coverage curve, and its mean distance from the diagonal.
 
     The probability integral transform F(Mahalanobis^2), F the distribution function of chi-squared with A degrees, is
@@ -92,7 +121,7 @@ def calibration(squared: np.ndarray, action_dim: int, valid: np.ndarray, *, bins
     }
 
 
-def _per_step_tril(scale_tril: np.ndarray) -> np.ndarray:
+def _per_step_tril(scale_tril: Factor) -> Float[Floats, "... action action"]:
     """The factor with a horizon axis to broadcast over: [A, A] stays, [N, A, A] becomes [N, 1, A, A]."""
     tril = np.asarray(scale_tril, dtype=np.float64)
     return tril[:, None] if tril.ndim == 3 else tril

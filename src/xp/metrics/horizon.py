@@ -1,3 +1,4 @@
+# pyright: strict
 """A model trained on one horizon, asked for another: cut the chunk, hold its last action, or ask the model again.
 
 `requery` is pure index arithmetic: which frames to ask, and which of the answered actions stands at which step. It uses
@@ -7,14 +8,18 @@ the recorded observations of later frames, so beyond the trained horizon it meas
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Int, Num
 
+from xp.array_types import Ints, Numbers
 from xp.errors import UserError, did_you_mean, join_names
 
 Extend = Literal["hold_last", "requery"]
 EXTENDS: tuple[str, ...] = ("hold_last", "requery")
 
 
-def extend(predictions: np.ndarray, horizon: int) -> np.ndarray:
+def extend(
+    predictions: Num[Numbers, "windows trained action"], horizon: int
+) -> Num[Numbers, "windows {horizon} action"]:
     """Bring chunks [N, h, A] to `horizon` steps: cut when shorter, repeat the last action when longer.
 
     This is the rule of the first multi-horizon experiments with Octo (`octo_multi_horizon`).
@@ -24,7 +29,9 @@ def extend(predictions: np.ndarray, horizon: int) -> np.ndarray:
     return predictions[:, np.minimum(np.arange(horizon), trained - 1)]
 
 
-def requery_frames(starts: np.ndarray, last: np.ndarray, *, trained: int, horizon: int) -> np.ndarray:
+def requery_frames(
+    starts: Int[Ints, " windows"], last: Int[Ints, " windows"], *, trained: int, horizon: int
+) -> Int[Ints, "windows queries"]:
     """Frames to ask [N, K], K = ceil(horizon / trained): t, t + h, t + 2h, ... never past the episode's `last` frame.
 
     `starts` [N] and `last` [N] are row numbers of one numbering. Where a frame was cut to `last`, all steps it answers
@@ -36,7 +43,9 @@ def requery_frames(starts: np.ndarray, last: np.ndarray, *, trained: int, horizo
     return np.minimum(frames, np.asarray(last)[:, None])
 
 
-def stitch(chunks: np.ndarray, horizon: int) -> np.ndarray:
+def join_answers(
+    chunks: Num[Numbers, "windows queries trained action"], horizon: int
+) -> Num[Numbers, "windows {horizon} action"]:
     """Join the answers [N, K, h, A] of `requery_frames` into one prediction [N, horizon, A]."""
     num, queries, trained, action_dim = chunks.shape
     assert queries * trained >= horizon, f"{queries} chunks of {trained} steps cannot fill {horizon}"

@@ -1,4 +1,5 @@
-"""Intervals that respect how the data came: windows of one episode are not independent, so episodes are resampled.
+# pyright: strict, reportMissingTypeStubs=false, reportUnknownVariableType=false
+"""Confidence intervals by resampling episodes, because windows of one episode are not independent.
 
 A mean error is a ratio: the sum of errors over the number of valid steps, both summed per episode. The cluster
 bootstrap (Davison and Hinkley 1997, section 3.8) draws E episodes with replacement; drawing is a multinomial count per
@@ -9,31 +10,65 @@ pairs.
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
+from jaxtyping import Bool, Float, Int, Shaped
 from scipy.special import ndtr, ndtri, stdtrit
+
+from xp.array_types import Bools, Floats, Ints
 
 RESAMPLES = 10_000
 MOST_DRAWS = 20_000_000
 """Keeps the matrix of draws under 160 MB for data of many thousand episodes, whose intervals are stable with fewer."""
 
 
+Value = np.floating | Float[Floats, "..."]
+"""A mean: one number, or one for each step or joint."""
+End = float | Float[Floats, "..."] | None
+"""One end of an interval: a number, or one for each step or joint; None where there is no interval."""
+
+
+class Interval(TypedDict):
+    """An interval as metrics.json has it, and the amount of data behind it."""
+
+    low: End
+    high: End
+    level: float
+    n_episodes: int
+    n_windows: int
+
+
+class PairedDifference(TypedDict):
+    """A difference of two mean errors over the same episodes, with its interval where there is one."""
+
+    value: float
+    low: float | None
+    high: float | None
+    n_episodes: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sums:
     """Sums and counts per episode, both [E, ...]; the mean error is total sum over total count."""
 
-    episodes: np.ndarray
-    sums: np.ndarray
-    counts: np.ndarray
+    episodes: Shaped[Ints, " episodes"]
+    sums: Float[Floats, " episodes *axes"]
+    counts: Float[Floats, " episodes *axes"]
     windows: int
 
-    def mean(self) -> Any:
+    def mean(self) -> Value:
         """The point estimate (scalar or array): total sum over total count, NaN where nothing was counted."""
         return _ratio(self.sums.sum(axis=0), self.counts.sum(axis=0))
 
 
-def sum_by_episode(values: np.ndarray, valid: np.ndarray, episode_index: np.ndarray, *, per_step: bool = False) -> Sums:
+def sum_by_episode(
+    values: Float[Floats, "windows horizon"],
+    valid: Bool[Bools, "windows horizon"],
+    episode_index: Int[Ints, " windows"],
+    *,
+    per_step: bool = False,
+) -> Sums:
     """Sum step errors `values` [N, H] over the valid steps of each episode; with `per_step` keep the step axis [E, H].
 
     `episode_index` [N] says which episode each window came from.
@@ -51,16 +86,13 @@ def sum_by_episode(values: np.ndarray, valid: np.ndarray, episode_index: np.ndar
     return Sums(episodes=episodes, sums=sums, counts=counts, windows=len(kept))
 
 
-def bootstrap(data: Sums, *, seed: int = 0, level: float = 0.95, resamples: int = RESAMPLES) -> dict[str, Any]:
+def bootstrap(data: Sums, *, seed: int = 0, level: float = 0.95, resamples: int = RESAMPLES) -> Interval:
     """`{low, high, level, n_episodes, n_windows}`; low and high are None with one episode, and lists for curves."""
     low, high = interval(data, seed=seed, level=level, resamples=resamples)
-    ends = {"low": low, "high": high}
-    return {**ends, "level": level, "n_episodes": len(data.episodes), "n_windows": data.windows}
+    return {"low": low, "high": high, "level": level, "n_episodes": len(data.episodes), "n_windows": data.windows}
 
 
-def interval(
-    data: Sums, *, seed: int = 0, level: float = 0.95, resamples: int = RESAMPLES
-) -> tuple[Any, Any] | tuple[None, None]:
+def interval(data: Sums, *, seed: int = 0, level: float = 0.95, resamples: int = RESAMPLES) -> tuple[End, End]:
     """Expanded percentile interval of the mean error: two floats, two arrays for curves, or two None.
 
     The plain percentile interval is too short for few clusters, by sqrt((E-1)/E) and by using normal instead of t
@@ -72,13 +104,14 @@ def interval(
     if len(data.episodes) < 2:
         return None, None
     weights = _draws(len(data.episodes), seed, resamples)
-    means = _ratio(_resample(weights, data.sums), _resample(weights, data.counts))
-    return _ends(means, len(data.episodes), level)
+    means = np.asarray(_ratio(_resample(weights, data.sums), _resample(weights, data.counts)))
+    expanded = _expanded_percentile if means.ndim == 1 else _expanded_percentiles
+    return expanded(means, len(data.episodes), level)
 
 
 def paired_difference(
     first: Sums, second: Sums, *, seed: int = 0, level: float = 0.95, resamples: int = RESAMPLES
-) -> dict[str, Any]:
+) -> PairedDifference:
     """Mean error of `first` minus that of `second` on the same episodes: `{value, low, high, n_episodes}`.
 
     Both see the same draws of episodes, so what is hard for both cancels. Negative: `first` is better.
@@ -89,14 +122,14 @@ def paired_difference(
     if count < 2:
         return {"value": value, "low": None, "high": None, "n_episodes": count}
     weights = _draws(count, seed, resamples)
-    left = _ratio(_resample(weights, first.sums), _resample(weights, first.counts))
-    right = _ratio(_resample(weights, second.sums), _resample(weights, second.counts))
-    low, high = _ends(left - right, count, level)
+    left = np.asarray(_ratio(_resample(weights, first.sums), _resample(weights, first.counts)))
+    right = np.asarray(_ratio(_resample(weights, second.sums), _resample(weights, second.counts)))
+    low, high = _expanded_percentile(left - right, count, level)
     return {"value": value, "low": low, "high": high, "n_episodes": count}
 
 
 def crossed_interval(
-    values: np.ndarray, *, seed: int = 0, level: float = 0.95, resamples: int = RESAMPLES
+    values: Float[Floats, "trainings episodes"], *, seed: int = 0, level: float = 0.95, resamples: int = RESAMPLES
 ) -> tuple[float, float] | tuple[None, None]:
     """Interval of the mean of values [S, E] of S trainings (seeds) on the same E episodes.
 
@@ -109,9 +142,9 @@ def crossed_interval(
         return None, None
     means = _draws(episodes, seed, resamples) @ np.asarray(values, dtype=np.float64).T / episodes
     if trainings < 2:
-        return _ends(means[:, 0], episodes, level)
+        return _expanded_percentile(means[:, 0], episodes, level)
     shares = _draws(trainings, seed + 1, resamples)[: len(means)] / trainings
-    return _ends((means[: len(shares)] * shares).sum(axis=1), min(trainings, episodes), level)
+    return _expanded_percentile((means[: len(shares)] * shares).sum(axis=1), min(trainings, episodes), level)
 
 
 def wilson(successes: int, trials: int, level: float = 0.95) -> tuple[float, float]:
@@ -130,7 +163,7 @@ def wilson(successes: int, trials: int, level: float = 0.95) -> tuple[float, flo
 
 
 @lru_cache(maxsize=4)
-def _draws(episodes: int, seed: int, resamples: int) -> np.ndarray:
+def _draws(episodes: int, seed: int, resamples: int) -> Float[Floats, "resamples {episodes}"]:
     """How often each episode is drawn in each resample [R, E]; the same for every metric of one evaluation."""
     rng = np.random.default_rng(seed)
     resamples = max(1000, min(resamples, MOST_DRAWS // episodes))
@@ -139,23 +172,33 @@ def _draws(episodes: int, seed: int, resamples: int) -> np.ndarray:
     return draws
 
 
-def _resample(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
+def _resample(
+    weights: Float[Floats, "resamples episodes"], values: Float[Floats, " episodes *axes"]
+) -> Float[Floats, " resamples *axes"]:
     return np.tensordot(weights, values, axes=(1, 0))
 
 
-def _ends(means: np.ndarray, episodes: int, level: float) -> tuple[Any, Any]:
-    """Percentiles over resamples (axis 0), expanded for few episodes; resamples that counted nothing are left out."""
+def _expanded_percentile(means: Float[Floats, " resamples"], episodes: int, level: float) -> tuple[float, float]:
+    """`_expanded_percentiles` of one number."""
+    low, high = _expanded_percentiles(means[:, None], episodes, level)
+    return float(low[0]), float(high[0])
+
+
+def _expanded_percentiles(
+    means: Float[Floats, "resamples axis"], episodes: int, level: float
+) -> tuple[Float[Floats, " axis"], Float[Floats, " axis"]]:
+    """Percentiles over resamples, expanded for few episodes; resamples that counted nothing are left out."""
     widen = math.sqrt(episodes / (episodes - 1)) * stdtrit(episodes - 1, 0.5 - level / 2)
     tail = float(ndtr(widen))
-    if np.isnan(means).any():
-        keep = ~np.isnan(means).all(axis=0)
-        low, high = np.full((2, *means.shape[1:]), np.nan)
-        low[keep], high[keep] = np.nanquantile(means[:, keep], [tail, 1 - tail], axis=0)
-    else:
+    if not np.isnan(means).any():
         low, high = np.quantile(means, [tail, 1 - tail], axis=0)
-    return (float(low), float(high)) if np.ndim(low) == 0 else (low, high)
+        return low, high
+    keep = ~np.isnan(means).all(axis=0)
+    low, high = np.full((2, *means.shape[1:]), np.nan)
+    low[keep], high[keep] = np.nanquantile(means[:, keep], [tail, 1 - tail], axis=0)
+    return low, high
 
 
-def _ratio(sums: Any, counts: Any) -> Any:
+def _ratio(sums: Float[Floats, "*axes"] | np.floating, counts: Float[Floats, "*axes"] | np.floating) -> Value:
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(np.asarray(counts) > 0, np.asarray(sums) / np.asarray(counts), np.nan)[()]

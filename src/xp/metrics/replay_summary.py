@@ -1,20 +1,23 @@
+# pyright: strict
 """Everything `metrics.json` says about a replay: each measure of each row, over episodes, with an interval.
 
 A row is the policy, holding the last known action (`hold_last`), or the demonstration itself. Episodes count the same,
 however long they are; intervals resample episodes (see `xp.metrics.intervals`).
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
+from jaxtyping import Float, Int
 
+from xp.array_types import Floats, Ints
 from xp.metrics import continuity, smoothness
-from xp.metrics.actions import scale_of
-from xp.metrics.intervals import Sums, bootstrap
+from xp.metrics.actions import FeatureStatistics, scale_of
+from xp.metrics.intervals import End, Sums, Value, interval
 from xp.metrics.replay import Trace
-from xp.metrics.summary import plain
 
 ROWS = ("policy", "hold_last", "demonstration")
 
@@ -44,15 +47,83 @@ MEASURES: dict[str, Measure] = {
 """`std` is a joint's standard deviation in the training episodes, `unit` the dataset's unit."""
 
 
+class Mean(TypedDict):
+    """A mean over n episodes with its interval; None where there is none."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+
+
+class Means(TypedDict):
+    """Means over n episodes, one for each joint or each step of a chunk."""
+
+    value: list[float | None]
+    low: list[float | None] | None
+    high: list[float | None] | None
+    n: int
+
+
+class ReplaySummary(TypedDict):
+    """One row of a replay: what `summarise` gives."""
+
+    measures: dict[str, Mean]
+    episodes: dict[str, list[float | None]]
+    """`index` and each measure, by episode."""
+    per_joint: dict[str, Means]
+    per_step: dict[str, Means]
+    boundaries: int
+    unheard: int
+    """Answers that arrived after their own end."""
+
+
+class Spread(TypedDict):
+    """How far the values of neighbouring checkpoints lie apart."""
+
+    low: float | None
+    high: float | None
+    sd: float | None
+    n: int
+
+
+class ReplayMetrics(TypedDict):
+    """The metrics.json of an offline replay."""
+
+    checkpoint: str
+    dataset_fingerprint: str
+    fps: float
+    episodes: list[int]
+    held_out: str
+    joints: list[str]
+    horizon: int
+    prefix_past: int
+    prefix_future: int
+    chunk_steps: int
+    execution: str
+    delay: int
+    jitter: int
+    measures: dict[str, dict[str, str]]
+    """Label, unit and one sentence about each measure."""
+    image_sensitivity: Mapping[str, float | bool]
+    policy: str
+    """The checkpoint that `replay` is about."""
+    replay: dict[str, dict[str, ReplaySummary]]
+    """By mode and row."""
+    checkpoints: dict[str, dict[str, dict[str, float | None]]]
+    """Each checkpoint's values by mode and measure."""
+    spread: dict[str, dict[str, Spread]]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Scales:
     """What the measures are relative to: `std` [A] (see `actions.scale_of`) and the frames per second."""
 
-    std: np.ndarray
+    std: Float[Floats, " action"]
     fps: float
 
     @classmethod
-    def of(cls, statistics: Mapping[str, Any], fps: float) -> "Scales":
+    def of(cls, statistics: FeatureStatistics, fps: float) -> "Scales":
         """From the dataset statistics' `action` entry."""
         return cls(std=scale_of(statistics), fps=fps)
 
@@ -77,65 +148,94 @@ def episode_measures(trace: Trace, scales: Scales) -> dict[str, float]:
 
 def demonstration_of(trace: Trace) -> Trace:
     """The demonstration as if it had been executed, with the same boundaries."""
-    return replace(trace, x=trace.truth, chunks=(), unheard=0)
+    return replace(trace, x=trace.truth, chunks=(), discarded=0)
 
 
 def summarise(
     traces: Sequence[Trace], episodes: Sequence[int], scales: Scales, *, seed: int, resamples: int
-) -> dict[str, Any]:
+) -> ReplaySummary:
     """One row as plain JSON values: `measures` with intervals, `episodes` behind them, `per_joint` and `per_step`."""
     by_episode = [episode_measures(trace, scales) for trace in traces]
     columns = {name: np.array([measures[name] for measures in by_episode]) for name in MEASURES}
+    index = np.asarray(episodes, dtype=np.int64)
 
-    def told(values: np.ndarray) -> dict[str, Any]:
-        return estimate(values, np.asarray(episodes), seed=seed, resamples=resamples)
+    def means(values: list[Float[Floats, " place"]]) -> Means:
+        return estimates(np.array(values), index, seed=seed, resamples=resamples)
 
-    ratios = [continuity.acceleration_ratios(trace.x, trace.truth, scales.std) for trace in traces]
-    row = {
-        "measures": {name: told(values) for name, values in columns.items()},
-        "episodes": {"index": np.asarray(episodes), **columns},
+    return {
+        "measures": {name: estimate(column, index, seed=seed, resamples=resamples) for name, column in columns.items()},
+        "episodes": {"index": index.tolist(), **{name: _all_finite(column) for name, column in columns.items()}},
         "per_joint": {
-            "l1": told(np.array([continuity.tracking_error(trace.x, trace.truth) for trace in traces])),
-            "u_a_ratio": told(np.array(ratios)),
+            "l1": means([continuity.tracking_error(trace.x, trace.truth) for trace in traces]),
+            "u_a_ratio": means([continuity.acceleration_ratios(t.x, t.truth, scales.std) for t in traces]),
         },
-        "per_step": {"l1": told(np.array([_step_errors(trace, scales.std) for trace in traces]))},
-        "boundaries": int(sum(len(trace.boundaries) for trace in traces)),
-        "unheard": int(sum(trace.unheard for trace in traces)),
+        "per_step": {"l1": means([_step_errors(trace, scales.std) for trace in traces])},
+        "boundaries": sum(len(trace.boundaries) for trace in traces),
+        "unheard": sum(trace.discarded for trace in traces),
     }
-    return plain(row)
 
 
-def estimate(values: np.ndarray, episodes: np.ndarray, *, seed: int, resamples: int) -> dict[str, Any]:
-    """Mean of `values` [E, ...] over episodes with its interval: `{value, low, high, n}`; NaN is left out."""
+def estimate(
+    values: Float[Floats, " episodes"], episodes: Int[Ints, " episodes"], *, seed: int, resamples: int
+) -> Mean:
+    """Mean of `values` [E] over episodes with its interval; NaN is left out."""
+    sums = _known(values, episodes)
+    low, high = interval(sums, seed=seed, resamples=resamples)
+    return {"value": _finite(sums.mean()), "low": _finite(low), "high": _finite(high), "n": len(sums.episodes)}
+
+
+def estimates(
+    values: Float[Floats, "episodes place"], episodes: Int[Ints, " episodes"], *, seed: int, resamples: int
+) -> Means:
+    """Means of `values` over episodes at each place (joint or step) with their intervals; NaN is left out."""
+    sums = _known(values, episodes)
+    low, high = interval(sums, seed=seed, resamples=resamples)
+    return {
+        "value": _all_finite(sums.mean()),
+        "low": None if low is None else _all_finite(low),
+        "high": None if high is None else _all_finite(high),
+        "n": len(sums.episodes),
+    }
+
+
+def _known(values: Float[Floats, " episodes *places"], episodes: Int[Ints, " episodes"]) -> Sums:
+    """The finite values and how many there are, without episodes that have none."""
     known = np.isfinite(values)
     some = known.reshape(len(values), -1).any(axis=1)
-    sums = Sums(
+    return Sums(
         episodes=episodes[some],
         sums=np.where(known, values, 0.0)[some],
         counts=known.astype(np.float64)[some],
         windows=int(some.sum()),
     )
-    ends = bootstrap(sums, seed=seed, resamples=resamples)
-    return {"value": sums.mean(), "low": ends["low"], "high": ends["high"], "n": int(some.sum())}
 
 
-def spread(checkpoints: Sequence[Mapping[str, Mapping[str, float | None]]]) -> dict[str, dict[str, Any]]:
+def _finite(value: Value | End) -> float | None:
+    """A number as JSON holds it: None for what is not finite."""
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+def _all_finite(values: Value | End) -> list[float | None]:
+    return [_finite(value) for value in np.asarray(values, dtype=np.float64).tolist()]
+
+
+def spread(checkpoints: Sequence[Mapping[str, Mapping[str, float | None]]]) -> dict[str, dict[str, Spread]]:
     """How far neighbouring checkpoints lie apart, `{mode: {measure: {low, high, sd, n}}}`, from each one's values.
 
     The standard deviation is None with one checkpoint. A difference between two trainings that is smaller than this is
     no finding.
     """
-    result: dict[str, dict[str, Any]] = {}
+    result: dict[str, dict[str, Spread]] = {}
     for mode, measures in checkpoints[0].items():
         for name in measures:
             values = [value for each in checkpoints if (value := each[mode][name]) is not None]
             sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
-            ends = {"low": min(values, default=None), "high": max(values, default=None)}
-            result.setdefault(mode, {})[name] = {**ends, "sd": sd, "n": len(values)}
+            low, high = min(values, default=None), max(values, default=None)
+            result.setdefault(mode, {})[name] = {"low": low, "high": high, "sd": sd, "n": len(values)}
     return result
 
 
-def _step_errors(trace: Trace, std: np.ndarray) -> np.ndarray:
+def _step_errors(trace: Trace, std: Float[Floats, " action"]) -> Float[Floats, " steps"]:
     """Mean |chunk - demonstration| / std at each step of the chunks [C], executed or not; NaN without chunks."""
     if not trace.chunks:
         return np.full(1, np.nan)

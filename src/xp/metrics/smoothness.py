@@ -1,3 +1,4 @@
+# pyright: strict
 """How smooth a movement is by itself: jerk, and the spectral arc length of its speed.
 
 Smoothness is no virtue of its own: standing still is smoothest. Read these beside the tracking error and beside the
@@ -5,6 +6,9 @@ demonstration's own values.
 """
 
 import numpy as np
+from jaxtyping import Float
+
+from xp.array_types import Floats
 
 AMPLITUDE = 0.05
 """Below this share of the largest amplitude a spectrum counts as noise."""
@@ -13,18 +17,18 @@ PADDING = 4
 """The transform is at least 2^4 times as long as the movement, for a fine grid of frequencies."""
 
 
-def mean_jerk(x: np.ndarray, scale: np.ndarray, fps: float) -> float:
+def mean_jerk(x: Float[Floats, "frames action"], scale: Float[Floats, " action"], fps: float) -> float:
     """Mean |third difference| of x [F, A] in units of `scale` [A] per second cubed; NaN with fewer than four frames."""
     third = np.diff(np.asarray(x, dtype=np.float64) / scale, n=3, axis=0)
     return float(np.mean(np.abs(third)) * fps**3) if len(third) else float("nan")
 
 
-def speed(x: np.ndarray, scale: np.ndarray, fps: float) -> np.ndarray:
+def speed(x: Float[Floats, "frames action"], scale: Float[Floats, " action"], fps: float) -> Float[Floats, " frames-1"]:
     """Euclidean length of the velocity of x [F, A] in units of `scale` [A] per second [F-1]."""
     return np.linalg.norm(np.diff(np.asarray(x, dtype=np.float64) / scale, axis=0), axis=1) * fps
 
 
-def spectral_arc_length(profile: np.ndarray, fps: float) -> float:
+def spectral_arc_length(profile: Float[Floats, " frames"], fps: float) -> float:
     """SPARC of a speed profile [F]: 0 or less, nearer to 0 is smoother, independent of amplitude and duration.
 
     Minus the arc length of the amplitude spectrum, scaled to 1 at zero frequency, over the band from 0 to the last

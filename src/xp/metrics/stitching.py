@@ -1,7 +1,8 @@
-"""From overlapping chunks to one action a frame: which chunks speak at a frame, and with what weight.
+# pyright: strict
+"""From overlapping chunks to one action a frame: which chunks count at a frame, and with what weight.
 
 A chunk is placed at a frame (its first action's), takes over at a frame (not before it has arrived), and ends. At a
-frame those chunks speak that have taken over and not ended; a rule weighs them. All rules are causal: weights depend on
+frame those chunks count that have taken over and not ended; a rule weighs them. All rules are causal: weights depend on
 nothing that arrives later, so they can be used on a robot.
 
 - last: the newest chunk alone.
@@ -19,6 +20,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from xp.array_types import Bools, Floats, Ints
 
 RULES = ("last", "ensembling", "blend", "blend_two")
 ENSEMBLE_DECAY = 0.01
@@ -31,22 +35,24 @@ class PlacedChunk:
 
     start: int
     takeover: int
-    actions: np.ndarray
+    actions: Float[Floats, "steps action"]
 
     @property
     def end(self) -> int:
-        """The first frame that the chunk says nothing about."""
+        """The first frame for which the chunk has no action."""
         return self.start + len(self.actions)
 
     @property
-    def is_heard(self) -> bool:
+    def is_used(self) -> bool:
         """False where the chunk arrived after its end."""
         return self.takeover < self.end
 
 
-def weights(chunks: Sequence[PlacedChunk], first: int, last: int, rule: str, *, advance: int) -> np.ndarray:
+def weights(
+    chunks: Sequence[PlacedChunk], first: int, last: int, rule: str, *, advance: int
+) -> Float[Floats, "chunks frames"]:
     """Weight of each chunk at the frames first .. last-1, [len(chunks), last - first]; each column sums to 1, or to 0
-    where no chunk speaks.
+    where no chunk counts.
 
     Args:
         chunks: in the order in which they took over.
@@ -59,40 +65,48 @@ def weights(chunks: Sequence[PlacedChunk], first: int, last: int, rule: str, *, 
     frames = np.arange(first, last)
     takeover = np.array([chunk.takeover for chunk in chunks], dtype=np.int64)[:, None]
     end = np.array([chunk.end for chunk in chunks], dtype=np.int64)[:, None]
-    speaks = (takeover <= frames) & (frames < end)
+    active = (takeover <= frames) & (frames < end)
     if rule == "ensembling":
-        raw = np.where(speaks, np.exp(-ENSEMBLE_DECAY * (np.cumsum(speaks, axis=0) - 1)), 0.0)
+        raw = np.where(active, np.exp(-ENSEMBLE_DECAY * (np.cumsum(active, axis=0) - 1)), 0.0)
     elif rule == "blend":
-        raw = np.where(speaks, np.minimum(frames - takeover + 1, end - frames), 0.0)
+        raw = np.where(active, np.minimum(frames - takeover + 1, end - frames), 0.0)
     else:
-        raw = _newest(speaks)
+        raw = _newest(active)
         if rule == "blend_two":
-            raw = _two(chunks, speaks, raw, frames, advance)
+            raw = _oldest_and_newest(chunks, active, raw, frames, advance)
     total = raw.sum(axis=0)
     return raw / np.where(total > 0, total, 1.0)
 
 
 def stitch(
-    chunks: Sequence[PlacedChunk], first: int, last: int, rule: str, *, advance: int, before: np.ndarray
-) -> np.ndarray:
-    """Actions [last - first, A] at the frames first .. last-1; where no chunk speaks, the action before is held.
+    chunks: Sequence[PlacedChunk],
+    first: int,
+    last: int,
+    rule: str,
+    *,
+    advance: int,
+    before: Float[Floats, " action"],
+) -> Float[Floats, "frames action"]:
+    """Actions [last - first, A] at the frames first .. last-1; where no chunk active, the action before is held.
 
     `before` [A] is the action at frame first-1; the other arguments are those of `weights`.
     """
     chunks = [chunk for chunk in chunks if chunk.end > first and chunk.takeover < last]
-    newest = _held(chunks, first, last, before)
+    newest = _newest_or_held(chunks, first, last, before)
     if rule == "last" or not chunks:
         return newest
     result = newest.copy()
     for share, chunk in zip(weights(chunks, first, last, rule, advance=advance), chunks):
-        spoken = np.flatnonzero(share)
-        said = chunk.actions[first - chunk.start + spoken]
-        result[spoken] += share[spoken, None] * (said - newest[spoken])  # chunks that agree stay exactly as they are
+        kept = np.flatnonzero(share)
+        proposed = chunk.actions[first - chunk.start + kept]
+        result[kept] += share[kept, None] * (proposed - newest[kept])  # chunks that agree stay exactly as they are
     return result
 
 
-def _held(chunks: Sequence[PlacedChunk], first: int, last: int, before: np.ndarray) -> np.ndarray:
-    """What the newest chunk says at each frame, or the action before where none speaks."""
+def _newest_or_held(
+    chunks: Sequence[PlacedChunk], first: int, last: int, before: Float[Floats, " action"]
+) -> Float[Floats, "frames action"]:
+    """The newest chunk's action at each frame, or the action before where no chunk counts."""
     result = np.full((last - first, len(before)), np.nan)
     for chunk in chunks:
         start = max(chunk.takeover, first)
@@ -103,17 +117,21 @@ def _held(chunks: Sequence[PlacedChunk], first: int, last: int, before: np.ndarr
     return result
 
 
-def _newest(speaks: np.ndarray) -> np.ndarray:
-    """1 for the last chunk that speaks at each frame."""
-    later = np.cumsum(speaks[::-1], axis=0)[::-1]
-    return np.where(speaks & (later == 1), 1.0, 0.0)
+def _newest(active: Bool[Bools, "chunks frames"]) -> Float[Floats, "chunks frames"]:
+    """1 for the last chunk that counts at each frame."""
+    later = np.cumsum(active[::-1], axis=0)[::-1]
+    return np.where(active & (later == 1), 1.0, 0.0)
 
 
-def _two(
-    chunks: Sequence[PlacedChunk], speaks: np.ndarray, newest: np.ndarray, frames: np.ndarray, advance: int
-) -> np.ndarray:
+def _oldest_and_newest(
+    chunks: Sequence[PlacedChunk],
+    active: Bool[Bools, "chunks frames"],
+    newest: Float[Floats, "chunks frames"],
+    frames: Int[Ints, " frames"],
+    advance: int,
+) -> Float[Floats, "chunks frames"]:
     """The oldest and the newest chunk at each frame, mixed by how long the newest has been there."""
-    oldest = np.where(speaks & (np.cumsum(speaks, axis=0) == 1), 1.0, 0.0)
+    oldest = np.where(active & (np.cumsum(active, axis=0) == 1), 1.0, 0.0)
     boundary = (newest * np.array([chunk.takeover for chunk in chunks])[:, None]).sum(axis=0)
     overlap = np.array([len(chunk.actions) for chunk in chunks])[:, None] - advance
     overlap = (newest * overlap).sum(axis=0)

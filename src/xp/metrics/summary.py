@@ -1,15 +1,23 @@
+# pyright: strict
 """Everything `metrics.json` says about one trained model asked for one horizon."""
 
-import math
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Float, Int
 
+from xp.array_types import Bools, Floats, Ints
+from xp.atomic import plain
 from xp.errors import UserError
+from xp.json_types import JSON
 from xp.metrics import actions, baselines, density
 from xp.metrics.intervals import RESAMPLES, sum_by_episode
-from xp.metrics.scores import KINDS, Resampling, by_episode, comparison, curve, described, pooled, scorer
+from xp.metrics.scores import KINDS, Resampling, Scores, by_episode, compare, curve, error_summary, pooled, scorer
+
+Chunks = Float[Floats, "windows horizon action"]
+Valid = Bool[Bools, "windows horizon"]
+Distribution = tuple[Chunks, density.Factor]
+"""Mean and covariance factor."""
 
 UNITS = {
     "mse": "normalised action units squared, padded steps left out",
@@ -22,22 +30,22 @@ UNITS = {
 
 
 def prediction_metrics(
-    predictions: np.ndarray,
-    truth: np.ndarray,
+    predictions: Chunks,
+    truth: Chunks,
     *,
-    is_pad: np.ndarray,
-    episode_index: np.ndarray,
-    statistics: Mapping[str, Any],
+    is_pad: Valid,
+    episode_index: Int[Ints, " windows"],
+    statistics: actions.FeatureStatistics,
     training_horizon: int,
     prediction_horizon: int | None = None,
-    held_action: np.ndarray | None = None,
-    distribution: tuple[np.ndarray, np.ndarray] | None = None,
+    held_action: Float[Floats, "windows action"] | None = None,
+    distribution: Distribution | None = None,
     gripper_dim: int | None = None,
     gripper_threshold: float = 0.5,
     seed: int = 0,
     resamples: int = RESAMPLES,
-    extra: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+    extra: Mapping[str, object] | None = None,
+) -> dict[str, JSON]:
     """The metrics of held-out windows as plain JSON values (no NaN: what cannot be computed is None).
 
     Args:
@@ -45,7 +53,7 @@ def prediction_metrics(
         truth: [N, H, A] in dataset units.
         is_pad: [N, H], True past the episode's end; those steps are left out everywhere.
         episode_index: [N], the episode of each window; intervals resample episodes.
-        statistics: dataset statistics of the training episodes, with an `action` entry (mean, std, mask).
+        statistics: the `action` entry of the statistics of the training episodes (mean, std, mask).
         training_horizon: what the model was trained on; steps beyond it were extended.
         prediction_horizon: checked against H when given.
         held_action: [N, A] from `baselines.held_actions`, for the hold-last baseline.
@@ -60,56 +68,63 @@ def prediction_metrics(
     Raises:
         UserError: predictions hold NaN or infinity, or no step is valid.
     """
-    predictions, truth, episode_index = np.asarray(predictions), np.asarray(truth), np.asarray(episode_index)
-    valid = ~np.asarray(is_pad, dtype=bool)
+    valid = ~is_pad
     _check(predictions, truth, valid, episode_index, prediction_horizon)
     resampling = Resampling(seed=seed, resamples=resamples)
-    score = scorer(truth, valid, episode_index, statistics["action"])
+    score = scorer(truth, valid, episode_index, statistics)
     own = score(predictions)
+    rivals = {name: score(chunk) for name, chunk in _rivals(truth.shape, statistics, held_action).items()}
     result = {
         "training_horizon": int(training_horizon),
+        **_errors(own, predictions, truth, valid, episode_index, resampling),
+        "baselines": {name: error_summary(rival, resampling) for name, rival in rivals.items()},
+        "beats_baselines": {name: compare(own, rival, resampling) for name, rival in rivals.items()},
+    }
+    if gripper_dim is not None:
+        result["gripper_accuracy"] = actions.gripper_accuracy(
+            predictions, truth, valid, dim=gripper_dim, threshold=gripper_threshold
+        )
+    if distribution is not None:
+        scale = actions.scale_of(statistics)
+        result |= _density_metrics(distribution, truth, valid, episode_index, scale, resampling)
+    return _joined(result, extra or {})
+
+
+def _joined(metrics: Mapping[str, object], extra: Mapping[str, object]) -> dict[str, JSON]:
+    clash = set(metrics) & set(extra)
+    assert not clash, f"extra entries {sorted(clash)} would replace metrics"
+    return plain({**metrics, **extra})
+
+
+def _errors(
+    own: Scores,
+    predictions: Chunks,
+    truth: Chunks,
+    valid: Valid,
+    episode_index: Int[Ints, " windows"],
+    resampling: Resampling,
+) -> dict[str, object]:
+    """The policy's own errors, what they are errors of, and the amount of data behind them."""
+    return {
         "prediction_horizon": truth.shape[1],
         "num_trajectories": len(np.unique(episode_index)),
-        **described(own, resampling),
+        **error_summary(own, resampling),
         "predictions_shape": list(predictions.shape),
         "ground_truth_shape": list(truth.shape),
         "num_windows": len(truth),
         "num_steps": int(valid.sum()),
-        "seed": seed,
+        "seed": resampling.seed,
         "units": UNITS,
         "per_dimension": {name: actions.per_dimension(predictions, truth, valid, kind) for name, kind in KINDS.items()},
         "episodes": by_episode(own),
     }
-    rivals = {name: score(chunk) for name, chunk in _rivals(truth.shape, statistics["action"], held_action).items()}
-    result["baselines"] = {name: described(rival, resampling) for name, rival in rivals.items()}
-    result["beats_baselines"] = {name: comparison(own, rival, resampling) for name, rival in rivals.items()}
-    if gripper_dim is not None:
-        options = {"dim": gripper_dim, "threshold": gripper_threshold}
-        result["gripper_accuracy"] = actions.gripper_accuracy(predictions, truth, valid, **options)
-    if distribution is not None:
-        scale = actions.scale_of(statistics["action"])
-        result.update(_density_metrics(distribution, truth, valid, episode_index, scale, resampling))
-    clash = set(result) & set(extra or {})
-    assert not clash, f"extra entries {sorted(clash)} would replace metrics"
-    return plain({**result, **(extra or {})})
-
-
-def plain(value: Any) -> Any:
-    """`value` with arrays and numpy scalars as Python ones and NaN or infinity as None, ready for strict JSON."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(entry) for key, entry in value.items()}
-    if isinstance(value, np.ndarray):
-        return plain(value.tolist())
-    if isinstance(value, (list, tuple)):
-        return [plain(entry) for entry in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _rivals(
-    shape: tuple[int, ...], statistics: Mapping[str, Any], held_action: np.ndarray | None
-) -> dict[str, np.ndarray]:
+    shape: tuple[int, ...],
+    statistics: actions.FeatureStatistics,
+    held_action: Float[Floats, "windows action"] | None,
+) -> dict[str, Chunks]:
     num, horizon, action_dim = shape
     chunks = {
         "zero": baselines.zero_action(num, horizon, action_dim),
@@ -119,13 +134,13 @@ def _rivals(
 
 
 def _density_metrics(
-    distribution: tuple[np.ndarray, np.ndarray],
-    truth: np.ndarray,
-    valid: np.ndarray,
-    episode_index: np.ndarray,
-    scale: np.ndarray,
+    distribution: Distribution,
+    truth: Chunks,
+    valid: Valid,
+    episode_index: Int[Ints, " windows"],
+    scale: Float[Floats, " action"],
     resampling: Resampling,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """NLL, energy score and calibration; a change to normalised units takes sum(log scale) off the NLL."""
     mean, scale_tril = np.asarray(distribution[0], dtype=np.float64), np.asarray(distribution[1], dtype=np.float64)
     known = np.where(valid[..., None], truth, mean)
@@ -153,9 +168,7 @@ def _density_metrics(
     }
 
 
-def _check(
-    predictions: np.ndarray, truth: np.ndarray, valid: np.ndarray, episode_index: np.ndarray, horizon: int | None
-) -> None:
+def _check(predictions: Floats, truth: Floats, valid: Bools, episode_index: Ints, horizon: int | None) -> None:
     """Refuse what cannot be scored, saying which array is wrong."""
     assert predictions.shape == truth.shape, f"predictions {predictions.shape} and truth {truth.shape} differ"
     assert valid.shape == truth.shape[:2] and episode_index.shape == truth.shape[:1], "is_pad or episode_index misfit"

@@ -1,4 +1,4 @@
-"""Models: the contracts in `policy`, one package a family, and the way in: `build`, `load_policy`, `camera_sizes`."""
+"""Models: the interfaces (`policy`), one package per family, and the functions that make and load them."""
 
 from xp.models.families import build, camera_sizes, load_policy
 

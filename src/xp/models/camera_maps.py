@@ -1,11 +1,11 @@
-"""Which camera feeds which of a policy's own, as a user maps them. Light: no numpy, no frameworks."""
+"""Checks and shows a user's map from a policy's cameras to those at hand. Imports nothing heavy."""
 
 from collections.abc import Collection, Mapping
 
 from xp.errors import UserError, did_you_mean, join_names
 
 
-def shown(cameras: Mapping[str, str]) -> str:
+def format_map(cameras: Mapping[str, str]) -> str:
     """A map as it is typed: `{front: top, wrist: wrist}`."""
     return "{" + ", ".join(f"{name}: {camera}" for name, camera in cameras.items()) + "}"
 
@@ -26,7 +26,7 @@ def check_map(given: Mapping[str, str | None], names: Collection[str], what: str
             raise UserError(
                 f"The map of cameras names '{name}', which is no {what}{did_you_mean(name, names)}. There are "
                 f"{join_names(names)}; the map gives each the camera that feeds it, for instance "
-                f"{shown({next(iter(names), 'ITS_CAMERA'): str(camera)})}"
+                f"{format_map({next(iter(names), 'ITS_CAMERA'): str(camera)})}"
             )
 
 
@@ -46,5 +46,5 @@ def mismatch(key: str, fed: Mapping[str, str], cameras: Collection[str], where: 
     here = f"{where} has" if where else "here are"
     return (
         f"The policy's cameras are {join_names(fed)}{asked}; {here} {join_names(cameras)}. Say which feeds which (the "
-        f"policy's name first): '{key}={shown(pairs)}'"
+        f"policy's name first): '{key}={format_map(pairs)}'"
     )

@@ -1,19 +1,20 @@
-"""Model families by name, and saved policies by the shape of their folder. Light: families import what is heavy."""
+# pyright: strict
+"""Finds a family by its name, and that of a saved policy by the files in its folder. Imports no framework."""
 
-from collections.abc import Iterable, Mapping
-from functools import cache, partial
-from importlib import metadata
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from xp.checkpoints.reference import CheckpointRef
 from xp.checkpoints.run_layout import candidate_policy_dirs
+from xp.config.model_families import GROUP, models_of, refuse_unknown_family
 from xp.errors import UserError, did_you_mean, join_names
+from xp.json_types import JSONObject
 from xp.models.family import Family
-from xp.models.policy import DataSpec, DataTransforms, Policy
+from xp.models.policy import DataSpec, DataTransforms, Policy, Statistics
 from xp.models.trainable import Trainable
-
-GROUP = "xp.families"
+from xp.plugins import load_all, load_plugin
 
 
 class FoundPolicy(NamedTuple):
@@ -24,39 +25,30 @@ class FoundPolicy(NamedTuple):
     step: int | None
 
 
-@cache
 def installed() -> Mapping[str, Family]:
-    """{name: family}: xp's own, those that lie beside this module, and those of the entry-point group `xp.families`.
+    """{name: family}: xp's own and those that packages offer through the entry-point group `xp.families`.
 
-    xp's own stand in that group too. They are found without it because code also runs from a snapshot or a PYTHONPATH
-    whose metadata are missing or older than it is.
+    Raises:
+        UserError: two packages offer one name, or what one offers is no `Family`.
     """
-    names = sorted(place.parent.name for place in Path(__file__).parent.glob("*/family.py"))
-    own = [metadata.EntryPoint(name, f"{__package__}.{name}.family:FAMILY", GROUP) for name in names]
-    found = {entry.name: entry for entry in (*own, *metadata.entry_points(group=GROUP))}
-    return {name: entry.load() for name, entry in found.items()}
+    return load_all(GROUP, Family)
 
 
 def family_named(name: str) -> Family:
     """The installed family of a name.
 
     Raises:
-        UserError: there is none of that name.
+        UserError: there is none of that name, two packages offer it, or what one offers is no `Family`.
     """
-    families = installed()
-    if name not in families:
-        raise UserError(
-            f"model.family={name}: allowed are {join_names(families)}{did_you_mean(name, families)}. Choose a model "
-            f"that exists: {_models_of(families)}; packages add families through the entry-point group {GROUP}."
-        )
-    return families[name]
+    refuse_unknown_family(name)
+    return load_plugin(GROUP, name, "model.family", Family)
 
 
 def build(
-    model_cfg: Mapping[str, Any],
+    model_cfg: JSONObject,
     *,
     data: DataSpec,
-    statistics: Mapping[str, Any],
+    statistics: Statistics,
     horizon: int,
     seed: int,
     pretrained_path: str | None = None,
@@ -68,7 +60,7 @@ def build(
         UserError: an unknown family, options that do not fit, or a `pretrained_path` that is no saved policy.
     """
     family, transforms = family_named(str(model_cfg.get("family"))), transforms or DataTransforms()
-    pretrained = locate(pretrained_path) if pretrained_path else None
+    pretrained = _start(family, pretrained_path) if pretrained_path else None
     _refuse_relative(family, transforms)
     family.check(model_cfg, transforms)
     build_one = family.build
@@ -87,24 +79,24 @@ def build(
     )
 
 
-def import_family(model_cfg: Mapping[str, Any]) -> None:
+def import_family(model_cfg: JSONObject) -> None:
     """Import what `build` will need for these options, the framework included, and make nothing."""
     family_named(str(model_cfg.get("family"))).prepare_imports(model_cfg)
 
 
 def camera_sizes(
-    model_cfg: Mapping[str, Any], cameras: Mapping[str, Any], pretrained_path: str | None = None
+    model_cfg: JSONObject, cameras: Mapping[str, Sequence[int]], pretrained_path: str | None = None
 ) -> dict[str, tuple[int, int]]:
     """Size (height, width) in pixels at which a model wants each dataset camera that it uses; imports nothing heavy."""
     family = family_named(str(model_cfg.get("family")))
-    return family.camera_sizes(model_cfg, cameras, locate(pretrained_path)[0] if pretrained_path else None)
+    return family.camera_sizes(model_cfg, cameras, _start(family, pretrained_path)[0] if pretrained_path else None)
 
 
 def load_policy(
     path: str | Path,
     device: str | None = None,
     camera_map: Mapping[str, str | None] | None = None,
-    **options: Any,
+    **options: str | None,
 ) -> Policy:
     """The policy saved at `path`: a policy folder of any family, or an xp run folder.
 
@@ -114,12 +106,9 @@ def load_policy(
         path: the folder.
         device: for a JAX policy a jax platform such as "cpu" or "gpu", for a torch policy a torch device; None takes
             the framework's default.
-        camera_map: {the policy's camera (of an Octo: image slot): the camera that feeds it}, where the names differ.
-            An Octo's slot may be fed by None: it is masked.
-        options: what one family alone can be told (None: not given). `unnorm_key`: whose statistics an Octo uses, where
-            its folder has those of several datasets. `mask`: of an act_smooth `training` or `original`, where the
-            folder's configuration is not to decide: one without the field is of the published plugin, whose mask is
-            `original`.
+        camera_map: {the policy's camera: the camera that feeds it}, where the names differ; None feeds a camera
+            nothing, where the family can mask it.
+        options: what the policy's family alone can be told (None: not given), by the names of its `load_options`.
 
     Raises:
         UserError: nothing loadable there, a damaged or inconsistent folder, or an option that is not its family's.
@@ -152,6 +141,7 @@ def find_policy(path: str | Path) -> FoundPolicy:
         family = _owner(candidate) if candidate.is_dir() else None
         if family is not None:
             return FoundPolicy(family, candidate, None)
+    _refuse_adapter(folder, step)
     raise UserError(_nothing(folder, step))
 
 
@@ -184,6 +174,18 @@ def _owner(folder: Path) -> Family | None:
     return owners[0] if owners else None
 
 
+def _start(family: Family, pretrained_path: str) -> tuple[Path, int | None]:
+    """The folder and step of a policy to start from, which must be of the model's own family."""
+    found = find_policy(pretrained_path)
+    if found.family.name != family.name:
+        raise UserError(
+            f"pretrained_path={pretrained_path}: a policy of the family {found.family.name}, while model.family="
+            f"{family.name}. Give a policy of the family {family.name}, or choose a model that starts from this one: "
+            f"{models_of([found.family.name])}."
+        )
+    return found.folder, found.step
+
+
 def _refuse_relative(family: Family, transforms: DataTransforms) -> None:
     def can(each: Family) -> bool:
         return each.takes_relative_actions or each.wraps_transforms
@@ -192,30 +194,33 @@ def _refuse_relative(family: Family, transforms: DataTransforms) -> None:
         able = [name for name, each in installed().items() if can(each)]
         raise UserError(
             f"action_space=relative: models of the family {family.name} take actions as the dataset has them. Type "
-            f"action_space=absolute, or take a model that can: {_models_of(able)}."
+            f"action_space=absolute, or take a model that can: {models_of(able)}."
         )
 
 
-def _models_of(families: Iterable[str]) -> str:
-    """`model=NAME, NAME`: the options of conf/model that are of these families."""
-    from xp.config.compose import conf_folder
+def _refuse_adapter(folder: Path, step: int | None) -> None:
+    """Refuse a PEFT adapter that no family takes as it is: its weights are its base's, changed."""
+    from xp.checkpoints.peft_adapter import is_adapter
 
-    chosen, places = set(families), sorted((conf_folder() / "model").glob("*.yaml"))
-    return "model=" + ", ".join(place.stem for place in places if _family_in(place) in chosen)
-
-
-def _family_in(place: Path) -> str | None:
-    """The family that a file of conf/model names, itself or through the first of its defaults."""
-    from omegaconf import OmegaConf
-
-    content: Any = OmegaConf.load(place)
-    if "family" in content:
-        return str(content["family"])
-    defaults = content.get("defaults")
-    return _family_in(place.with_name(f"{defaults[0]}.yaml")) if defaults else None
+    for place in (folder, folder / "pretrained_model", *candidate_policy_dirs(folder, step)):
+        if is_adapter(place):
+            raise UserError(
+                f"{place} holds a PEFT adapter, which works only with the base that it was trained on. Merge it "
+                "into that base, and give the result: xp task=merge merge_method=interpolate merge_method.alpha=1 "
+                f"merge.checkpoints=[{place}] merge.base=BASE merge.output=FOLDER"
+            )
 
 
 def _nothing(folder: Path, step: int | None) -> str:
+    from xp.models.network_family.folder import family_in
+
+    places = (folder, *candidate_policy_dirs(folder, step))
+    for name in filter(None, (family_in(place) for place in places if place.is_dir())):
+        return (
+            f"The policy in {folder} is of the family {name}, which no installed package brings"
+            f"{did_you_mean(name, installed())}; installed are {join_names(installed())}. Install the package that it "
+            "was trained with."
+        )
     inside = join_names(sorted(entry.name for entry in folder.iterdir())[:12])
     layouts = ", for ".join(sorted(family.folder_layout for family in installed().values()))
     run = f"checkpoints/checkpoint-{step}" if step is not None else "final/, best/ or checkpoints/checkpoint-N/"

@@ -1,3 +1,4 @@
+# pyright: strict
 """What a model family is to the rest of xp: one object that builds, loads and recognises its models.
 
 A family is found by its name in the entry-point group `xp.families`, which names an instance of a subclass of `Family`.
@@ -6,12 +7,14 @@ heavy is imported inside the methods.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from xp.errors import UserError, did_you_mean, join_names
-from xp.models.policy import DataSpec, DataTransforms, Framework, Policy
+from xp.json_types import JSONObject
+from xp.models.converter import Converter
+from xp.models.policy import DataSpec, DataTransforms, Framework, Policy, Statistics
 from xp.models.trainable import Trainable
 
 
@@ -30,6 +33,8 @@ class Family(ABC):
     """Whether one policy folder may hold several steps, so that `FOLDER@STEP` chooses one of them."""
     takes_relative_actions: ClassVar[bool] = False
     """Whether its models can themselves learn actions as differences (`action_space=relative`)."""
+    converter: ClassVar[Converter | None] = None
+    """What converts its checkpoints between the formats of several programs."""
     wraps_transforms: ClassVar[bool] = False
     """Whether xp hides states and makes actions relative around its models (`xp.models.transforms`), so that `build`
     gets data that are so already and no `transforms`. For families that do not do it themselves and whose folders no
@@ -38,10 +43,10 @@ class Family(ABC):
     @abstractmethod
     def build(
         self,
-        model_cfg: Mapping[str, Any],
+        model_cfg: JSONObject,
         *,
         data: DataSpec,
-        statistics: Mapping[str, Any],
+        statistics: Statistics,
         horizon: int,
         seed: int,
         pretrained: tuple[Path, int | None] | None = None,
@@ -70,7 +75,7 @@ class Family(ABC):
         step: int | None = None,
         device: str | None = None,
         camera_map: Mapping[str, str | None] | None = None,
-        options: Mapping[str, Any] | None = None,
+        options: Mapping[str, str] | None = None,
     ) -> Policy:
         """The policy saved in `folder`, a folder that `owns` recognises.
 
@@ -89,13 +94,15 @@ class Family(ABC):
     def owns(self, folder: Path) -> bool:
         """Whether an existing folder is a policy of this family, judged by names and JSON alone.
 
+        A PEFT adapter is one only of a family that loads adapters; where none does, `find_policy` says what to do.
+
         Raises:
             UserError: it is something of this family's that cannot be loaded: says what to do with it.
         """
 
     @abstractmethod
     def camera_sizes(
-        self, model_cfg: Mapping[str, Any], cameras: Mapping[str, Any], pretrained: Path | None = None
+        self, model_cfg: JSONObject, cameras: Mapping[str, Sequence[int]], pretrained: Path | None = None
     ) -> dict[str, tuple[int, int]]:
         """Size (height, width) in pixels at which a model wants each dataset camera that it uses.
 
@@ -105,7 +112,7 @@ class Family(ABC):
             pretrained: folder of the policy that it is started from.
         """
 
-    def prepare_imports(self, model_cfg: Mapping[str, Any]) -> None:  # noqa: B027 - nothing more to import is common
+    def prepare_imports(self, model_cfg: JSONObject) -> None:  # noqa: B027 - nothing more to import is common
         """Import what `build` will need for these options, the framework included, and make nothing."""
 
     def trained_fps(self, folder: Path) -> float | None:
@@ -113,7 +120,7 @@ class Family(ABC):
         return None
 
     def check(  # noqa: B027 - a family may take whatever `build` takes
-        self, model_cfg: Mapping[str, Any], transforms: DataTransforms
+        self, model_cfg: JSONObject, transforms: DataTransforms
     ) -> None:
         """Refuse options and transforms that this family's models do not take; called before `build`.
 
@@ -123,7 +130,7 @@ class Family(ABC):
             UserError: what was given and what to type instead.
         """
 
-    def refuse_options(self, folder: Path, options: Mapping[str, Any]) -> None:
+    def refuse_options(self, folder: Path, options: Mapping[str, str]) -> None:
         """Refuse options of `load` that this family does not take.
 
         Raises:

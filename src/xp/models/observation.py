@@ -1,14 +1,14 @@
-"""What `predict` is asked with, brought to one form: [B, T, ...] for every key, whichever axes were left out.
+"""Brings what `predict` is given to one form: [B, T, ...] for every key, whichever axes were left out.
 
 Decided by the rank of each key alone: a picture [h, w, 3] or a state [S] is one observation, one axis more is a batch
 [B, ...] of the present step, two more are a batch with its history [B, T, ...]. Pure numpy.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
-from typing import Any
 
 import numpy as np
+from jaxtyping import Float32, Shaped, UInt8
 
 from xp.errors import UserError, join_names
 from xp.models.policy import Batch, PolicySpec
@@ -16,7 +16,7 @@ from xp.models.policy import Batch, PolicySpec
 STATE, ENVIRONMENT, TASK, IMAGES = "observation.state", "observation.environment_state", "task", "observation.images."
 
 
-def as_windows(observation: Batch, spec: PolicySpec, goals: Collection[str] = ()) -> dict[str, Any]:
+def as_windows(observation: Batch, spec: PolicySpec, goals: Collection[str] = ()) -> dict[str, object]:
     """The observation as `Batch` has it, checked against what the policy reads.
 
     Args:
@@ -43,14 +43,14 @@ def as_windows(observation: Batch, spec: PolicySpec, goals: Collection[str] = ()
     for key in (key for key in goals if observation.get(key) is not None):
         goal = _picture(key, observation[key])
         found[key] = goal[None] if goal.ndim == 3 else goal
-    read = [key for key in (*sizes, STATE, ENVIRONMENT) if isinstance(found.get(key), np.ndarray)]
-    _check_rows(observation, found, read)
-    rows = len(found[read[0]]) if read else 1
+    read = {key: each for key in (*sizes, STATE, ENVIRONMENT) if isinstance(each := found.get(key), np.ndarray)}
+    _check_rows(observation, read)
+    rows = len(next(iter(read.values()))) if read else 1
     found[TASK] = _texts(observation.get(TASK), rows)
     return found
 
 
-def _picture(key: str, given: Any) -> np.ndarray:
+def _picture(key: str, given: object) -> UInt8[np.ndarray, "*lead height width 3"]:
     array = np.asarray(given)
     if array.dtype != np.uint8 or array.ndim not in (3, 4, 5) or array.shape[-1] != 3:
         raise UserError(
@@ -70,19 +70,19 @@ def _advice(array: np.ndarray) -> str:
     return f"Type {' and '.join(steps)}." if steps else "Convert them to this form."
 
 
-def _numbers(key: str, given: Any, size: int) -> np.ndarray:
+def _numbers(key: str, given: object, size: int) -> Float32[np.ndarray, "*lead {size}"]:
     array: np.ndarray = np.empty(0, np.float32)
     with suppress(TypeError, ValueError):
         array = np.asarray(given, np.float32)
     if array.ndim not in (1, 2, 3) or array.shape[-1] != size:
         raise UserError(
-            f"{key} has shape {np.shape(given)}; the policy wants ({size},), (B, {size}) or (B, T, {size}), as many "
-            "numbers as it was trained on. Give the states the policy was trained on."
+            f"{key} has shape {np.asarray(given).shape}; the policy wants ({size},), (B, {size}) or (B, T, {size}), as "
+            "many numbers as it was trained on. Give the states the policy was trained on."
         )
     return array
 
 
-def _windows(array: np.ndarray, own: int, spec: PolicySpec) -> np.ndarray:
+def _windows(array: Shaped[np.ndarray, "..."], own: int, spec: PolicySpec) -> Shaped[np.ndarray, "batch history ..."]:
     """[..., own axes] as [B, T, own axes]."""
     if array.ndim == own:
         array = array[None]
@@ -91,18 +91,21 @@ def _windows(array: np.ndarray, own: int, spec: PolicySpec) -> np.ndarray:
     return array
 
 
-def _check_rows(observation: Batch, found: Mapping[str, Any], read: Collection[str]) -> None:
+def _check_rows(observation: Batch, read: Mapping[str, np.ndarray]) -> None:
     """Every key must have the same B and T."""
-    if len({found[key].shape[:2] for key in read}) > 1:
-        shapes = join_names(f"{key} {list(np.shape(observation[key]))}" for key in read)
+    if len({array.shape[:2] for array in read.values()}) > 1:
+        shapes = join_names(f"{key} {list(np.asarray(observation[key]).shape)}" for key in read)
         raise UserError(
             f"The observation's keys are of different numbers of rows or steps: {shapes}. Give all of them without a "
             "batch (picture [h, w, 3], state [S]), all as [B, ...], or all as [B, T, ...] with the same B and T."
         )
 
 
-def _texts(given: Any, rows: int) -> list[str]:
-    texts = [given] * rows if given is None or isinstance(given, str) else list(given)
+def _texts(given: object, rows: int) -> list[str]:
+    if given is None or isinstance(given, str):
+        given = [given] * rows
+    assert isinstance(given, Iterable)
+    texts = list(given)
     if len(texts) != rows:
         raise UserError(
             f"task holds {len(texts)} texts for {rows} observation{'s' if rows != 1 else ''}. Give one text for all of "

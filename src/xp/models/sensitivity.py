@@ -1,27 +1,30 @@
-"""Does what a policy sees reach what it does? Asked before a policy is scored."""
+"""Measures whether the images that a policy sees change what it does, before it is scored."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import Float
 
 from xp.errors import UserError
+from xp.models.policy import Batch
 
 FLOOR = 1e-6
 """Relative change of the actions below which a policy counts as blind: float32 rounding, with room."""
 
 
+@runtime_checkable
 class Predicts(Protocol):
     """The part of a `Policy` that is asked here."""
 
-    def predict(self, observation: Mapping[str, Any], *, seed: int = 0) -> np.ndarray:
+    def predict(self, observation: Batch, *, seed: int = 0) -> Float[np.ndarray, "batch horizon action"]:
         """Observation in, actions out."""
         ...
 
 
 def image_sensitivity(
-    policy: Predicts, observations: Sequence[Mapping[str, Any]], *, where: str, allow_blind: bool = False
-) -> dict[str, Any]:
+    policy: Predicts, observations: Sequence[Batch], *, where: str, allow_blind: bool = False
+) -> dict[str, float | bool]:
     """Compare the actions on real images with those on black and on noise images, all else equal.
 
     Args:
@@ -58,7 +61,7 @@ def image_sensitivity(
     return {**changes, "blind": blind}
 
 
-def _with_images(observation: Mapping[str, Any], kind: str) -> dict[str, Any]:
+def _with_images(observation: Batch, kind: str) -> Batch:
     draw = np.random.default_rng(0)
     other = {
         key: np.zeros_like(value) if kind == "black" else draw.integers(0, 256, value.shape, dtype=np.uint8)
@@ -67,5 +70,5 @@ def _with_images(observation: Mapping[str, Any], kind: str) -> dict[str, Any]:
     return {**observation, **other}
 
 
-def _images(observation: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in observation.items() if key.startswith("observation.images.")}
+def _images(observation: Batch) -> dict[str, np.ndarray]:
+    return {key: np.asarray(value) for key, value in observation.items() if key.startswith("observation.images.")}

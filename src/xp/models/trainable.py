@@ -1,13 +1,25 @@
-"""What every model family gives the rest of xp to train: a `Trainable`, in JAX or in torch.
+# pyright: strict
+"""The interface of every model in training: a `Trainable`, in JAX or in torch.
 
 Letters: B batch, T observation history, H horizon, A action, S state.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
+
+from xp.checkpoints.arrays import Array
 from xp.models.policy import Batch, Framework, Policy, PolicySpec
+from xp.models.tree import Tree
+
+if TYPE_CHECKING:
+    import jax
+    import torch
+
+    type Parts = dict[str, jax.Array]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,10 +41,10 @@ class Trainable:
     framework: ClassVar[Framework]
 
     spec: PolicySpec
-    prepare: Callable[[Batch], dict[str, Any]]
+    prepare: Callable[[Batch], Mapping[str, object]]
     """Turns a numpy batch into the model's inputs on the host (normalised, tokenised)."""
-    policy: Callable[[Any], Policy]
-    """Wraps weights as a deployable Policy."""
+    policy: Callable[..., Policy]
+    """Wraps weights, in the form of the framework, as a deployable Policy."""
     frozen: Sequence[str] = ()
     """Patterns (fnmatch on whole names) of weights that the model itself never trains, such as a language encoder."""
     load_report: LoadReport = field(default_factory=LoadReport)
@@ -42,16 +54,22 @@ class Trainable:
 class JaxTrainable(Trainable):
     """A model as the JAX loop sees it: initial weights and pure functions on them.
 
-    `weights` is a nested dict of float32 arrays. `loss(weights, inputs, key, train)` is jit-able and returns the scalar
-    objective (mean over valid elements) and a dict of scalar parts. `prepare(batch)` gives numpy arrays.
-    `freeze_presets` are patterns by name, which `trainer.freeze` may name instead of patterns.
+    `weights` is a nested dict of float32 arrays; `policy(weights)` takes them so. `loss(weights, inputs, key, train)`
+    is jit-able and returns the scalar objective (mean over valid elements) and a dict of scalar parts. `prepare(batch)`
+    gives numpy arrays. `freeze_presets` are patterns by name, which `trainer.freeze` may name instead of patterns.
     """
 
     framework: ClassVar[Framework] = "jax"
 
-    weights: Any
-    loss: Callable[..., tuple[Any, dict[str, Any]]]
-    freeze_presets: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    prepare: Callable[[Batch], dict[str, NDArray[np.generic]]]
+    policy: "Callable[[Tree[jax.Array]], Policy]"
+    weights: Tree[Array]
+    loss: (
+        "Callable[[Tree[jax.Array], Mapping[str, jax.Array], jax.Array, bool], tuple[jax.Array, dict[str, jax.Array]]]"
+    )
+    freeze_presets: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,12 +86,14 @@ class TorchTrainable(Trainable):
 
     framework: ClassVar[Framework] = "torch"
 
-    module: Any
-    loss: Callable[[dict[str, Any]], tuple[Any, Mapping[str, Any]]]
+    prepare: "Callable[[Batch], dict[str, torch.Tensor | list[str]]]"
+    policy: "Callable[[Mapping[str, torch.Tensor] | None], Policy]"
+    module: "torch.nn.Module"
+    loss: "Callable[[dict[str, torch.Tensor | list[str]]], tuple[torch.Tensor, Mapping[str, torch.Tensor | float]]]"
     to_device: Callable[[str], None] = lambda device: None
     decay: Sequence[str] = ("*",)
     """Patterns of the weights that decay where `trainer.weight_decay_params` does not say it."""
-    lr_multipliers: Mapping[str, float] = field(default_factory=dict)
+    lr_multipliers: Mapping[str, float] = field(default_factory=dict[str, float])
     """Factor on the learning rate by weight; 1 for those not named."""
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8

@@ -1,4 +1,5 @@
-"""Hidden states and relative actions around any model: what it is shown in training, and what its chunks mean.
+# pyright: strict
+"""Hides states and makes actions relative around any model, in training and in prediction.
 
 For families whose models have no such thing themselves (`Family.wraps_transforms`). Before `prepare` a batch loses the
 states that observation dropout hides and gets its actions as differences to the last observed state; after `predict`
@@ -12,17 +13,35 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
+from jaxtyping import Float32, Shaped
+from numpy.typing import NDArray
 
 from xp.atomic import write_json
 from xp.errors import UserError, join_names
 from xp.foreign.json_file import read_fields
 from xp.foreign.paths import member
+from xp.json_types import JSONObject
 from xp.models.observation import STATE
-from xp.models.policy import Batch, DataSpec, DataTransforms, Distribution, Framework, JaxPolicy, Policy, TorchPolicy
+from xp.models.policy import (
+    Batch,
+    DataSpec,
+    DataTransforms,
+    Distribution,
+    Framework,
+    JaxPolicy,
+    Policy,
+    Seed,
+    Statistics,
+    TorchPolicy,
+)
 from xp.models.trainable import Trainable
+
+if TYPE_CHECKING:
+    import jax
+    import torch
 
 NOTES = "xp_transforms.json"
 """What is noted beside a policy whose actions are relative."""
@@ -38,7 +57,7 @@ class RelativeActions:
     action_dim: int
     excluded: tuple[int, ...] = ()
 
-    def anchor(self, observation: Batch) -> np.ndarray:
+    def anchor(self, observation: Batch) -> Float32[NDArray[np.float32], "batch 1 action"]:
         """What is subtracted from every action of a chunk: [B, 1, A], zero where actions stay absolute.
 
         `observation.state` may be [S], [B, S] or [B, T, S].
@@ -63,54 +82,65 @@ class RelativeActions:
         anchor[:, 0, relative] = state[:, relative]
         return anchor
 
-    def shown(self, batch: Batch) -> Batch:
+    def to_relative(self, batch: Batch) -> Batch:
         """A batch with its actions [B, F, A] as differences; one without actions as it is."""
         if "action" not in batch:
             return batch
         return {**batch, "action": np.asarray(batch["action"], np.float32) - self.anchor(batch)}
 
 
-def hidden(batch: Batch, mean: np.ndarray) -> Batch:
+def hide_states(batch: Batch, mean: Shaped[NDArray[np.generic], " state"]) -> Batch:
     """A batch in which the states that observation dropout hides are the mean state [S], 0 when normalised."""
     if DROPPED not in batch:
         return batch
     found = {name: value for name, value in batch.items() if name != DROPPED}
     if STATE in found:
-        found[STATE] = np.where(np.asarray(batch[DROPPED])[:, None, None], mean.astype(np.float32), found[STATE])
+        dropped, state = np.asarray(batch[DROPPED]), np.asarray(found[STATE])
+        found[STATE] = np.where(dropped[:, None, None], mean.astype(np.float32), state)
     return found
 
 
 def build_transformed(
     build: Callable[..., Trainable],
-    model_cfg: Mapping[str, Any],
+    model_cfg: JSONObject,
     *,
     data: DataSpec,
-    statistics: Mapping[str, Any],
+    statistics: Statistics,
     horizon: int,
+    seed: int,
     transforms: DataTransforms,
     pretrained: tuple[Path, int | None] | None = None,
-    **given: Any,
 ) -> Trainable:
     """What `build` gives (a `Family.build`), with observation dropout and relative actions around it.
 
     Raises:
         UserError: as `build` does; or actions that cannot be relative to the state.
     """
-    relative = _relative(data, transforms) if transforms.is_relative else None
+    relative = relative_actions(data, transforms) if transforms.is_relative else None
     if pretrained and saved_relative(pretrained[0]) is not None and relative is None:
         raise UserError("The pretrained policy's actions are relative to the state. Type action_space=relative.")
-    shown = {**statistics, "action": _differences(transforms, relative, horizon)} if relative else statistics
-    given |= {"data": data, "horizon": horizon, "pretrained": pretrained}
-    trainable = build(model_cfg, statistics=shown, transforms=DataTransforms(), **given)
+    learned = statistics
+    if relative:
+        learned: Statistics = {**statistics, "action": difference_statistics(transforms, relative, horizon)}
+    trainable = build(
+        model_cfg,
+        data=data,
+        statistics=learned,
+        horizon=horizon,
+        seed=seed,
+        pretrained=pretrained,
+        transforms=DataTransforms(),
+    )
     if relative is not None:
         _check_spec(trainable)
-    mean = np.asarray(statistics["proprio"]["mean"])
+    mean: NDArray[np.float32] = statistics["proprio"]["mean"]
 
-    def prepare(batch: Batch) -> dict[str, Any]:
-        return trainable.prepare(hidden(relative.shown(batch) if relative else batch, mean))
+    def prepare(batch: Batch) -> Mapping[str, object]:
+        return trainable.prepare(hide_states(relative.to_relative(batch) if relative else batch, mean))
 
-    def policy(weights: Any) -> Policy:
-        return trainable.policy(weights) if relative is None else with_relative(trainable.policy(weights), relative)
+    def policy(*weights: object) -> Policy:
+        made = trainable.policy(*weights)
+        return made if relative is None else with_relative(made, relative)
 
     return dataclasses.replace(trainable, prepare=prepare, policy=policy)
 
@@ -118,8 +148,10 @@ def build_transformed(
 def with_relative(policy: Policy, relative: RelativeActions) -> Policy:
     """A policy whose model gives differences, as one that gives actions."""
     if policy.framework == "jax":
-        return RelativeJaxPolicy(cast(JaxPolicy, policy), relative)
-    return RelativeTorchPolicy(cast(TorchPolicy, policy), relative)
+        assert isinstance(policy, JaxPolicy)
+        return RelativeJaxPolicy(policy, relative)
+    assert isinstance(policy, TorchPolicy)
+    return RelativeTorchPolicy(policy, relative)
 
 
 def saved_relative(folder: Path) -> RelativeActions | None:
@@ -134,7 +166,12 @@ def saved_relative(folder: Path) -> RelativeActions | None:
     return RelativeActions(width, tuple(notes.integers("excluded", low=0, high=width - 1)))
 
 
-def _relative(data: DataSpec, transforms: DataTransforms) -> RelativeActions:
+def relative_actions(data: DataSpec, transforms: DataTransforms) -> RelativeActions:
+    """Which actions of a dataset are relative to the state.
+
+    Raises:
+        UserError: another anchor, or actions beyond the state's dimensions.
+    """
     if transforms.anchor not in (None, STATE):
         raise UserError(
             f"action_space.anchor={transforms.anchor}: this model is not told which actions are committed, so it "
@@ -153,7 +190,9 @@ def _relative(data: DataSpec, transforms: DataTransforms) -> RelativeActions:
     return RelativeActions(data.action_dim, excluded)
 
 
-def _differences(transforms: DataTransforms, relative: RelativeActions, horizon: int) -> dict[str, np.ndarray]:
+def difference_statistics(
+    transforms: DataTransforms, relative: RelativeActions, horizon: int
+) -> dict[str, NDArray[np.generic]]:
     """Statistics of relative actions in the form of those of actions."""
     assert transforms.deltas is not None
     found = transforms.deltas([(0, step) for step in range(horizon)], STATE, relative.excluded)
@@ -167,15 +206,15 @@ def _check_spec(trainable: Trainable) -> None:
     if spec.window[0] or spec.prefix_future:
         why = "committed actions" if spec.prefix_future else "actions before the present step"
         raise UserError(
-            f"action_space=relative: this model is trained on {why} too, which have another anchor than the present "
+            f"action_space=relative: this model is trained on {why} too, whose anchor is not the present "
             "state. Type action_space=absolute, or for a model with a history model.history=1."
         )
 
 
-class _RelativePolicy:
+class _RelativePolicy[P: Policy]:
     """What both frameworks share: everything but the loss of weights. See `xp.models.policy.Policy`."""
 
-    def __init__(self, policy: Any, relative: RelativeActions) -> None:
+    def __init__(self, policy: P, relative: RelativeActions) -> None:
         self.inner, self.relative = policy, relative
         self.spec = policy.spec
 
@@ -184,7 +223,9 @@ class _RelativePolicy:
         """See `Policy.camera_slots`."""
         return self.inner.camera_slots
 
-    def predict(self, observation: Batch, *, seed: int = 0, **options: Any) -> np.ndarray:
+    def predict(
+        self, observation: Batch, *, seed: Seed = 0, **options: object
+    ) -> Float32[NDArray[np.float32], "*draws batch horizon action"]:
         """Actions [..., B, H, A] in dataset units: the model's differences and the state that they are to."""
         anchor = self.relative.anchor(observation)
         return self.inner.predict(observation, seed=seed, **options) + anchor
@@ -194,15 +235,11 @@ class _RelativePolicy:
         found = self.inner.predict_distribution(observation)
         return found and dataclasses.replace(found, mean=found.mean + self.relative.anchor(observation))
 
-    def prepare(self, batch: Batch) -> Mapping[str, Any]:
-        """A batch as the model's inputs, its actions as differences."""
-        return self.inner.prepare(self.relative.shown(batch))
-
     def loss(self, batch: Batch, *, seed: int = 0) -> dict[str, float]:
         """The model's objective on differences."""
-        return self.inner.loss(self.relative.shown(batch), seed=seed)
+        return self.inner.loss(self.relative.to_relative(batch), seed=seed)
 
-    def weights(self) -> Mapping[str, np.ndarray]:
+    def weights(self) -> Mapping[str, NDArray[np.generic]]:
         """The model's weights."""
         return self.inner.weights()
 
@@ -213,25 +250,29 @@ class _RelativePolicy:
         write_json(Path(folder) / NOTES, {"relative_actions": notes})
 
 
-class RelativeJaxPolicy(_RelativePolicy):
+class RelativeJaxPolicy(_RelativePolicy[JaxPolicy]):
     """A `JaxPolicy` whose model gives differences."""
 
     framework: ClassVar[Framework] = "jax"
 
-    def with_weights(self, weights: Mapping[str, np.ndarray]) -> "RelativeJaxPolicy":
+    def prepare(self, batch: Batch) -> Mapping[str, NDArray[np.generic]]:
+        """A batch as the model's inputs, its actions as differences."""
+        return self.inner.prepare(self.relative.to_relative(batch))
+
+    def with_weights(self, weights: Mapping[str, NDArray[np.generic]]) -> "RelativeJaxPolicy":
         """See `Policy.with_weights`."""
         return RelativeJaxPolicy(self.inner.with_weights(weights), self.relative)
 
-    def loss_inputs(self, batch: Batch, rows: int) -> tuple[Mapping[str, Any], int]:
+    def loss_inputs(self, batch: Batch, rows: int) -> tuple[Mapping[str, NDArray[np.generic]], int]:
         """See `JaxPolicy.loss_inputs`."""
-        return self.inner.loss_inputs(self.relative.shown(batch), rows)
+        return self.inner.loss_inputs(self.relative.to_relative(batch), rows)
 
-    def loss_function(self) -> Callable[[Mapping[str, Any], Mapping[str, Any]], Any]:
+    def loss_function(self) -> "Callable[[Mapping[str, jax.Array], Mapping[str, jax.Array]], jax.Array]":
         """See `JaxPolicy.loss_function`."""
         return self.inner.loss_function()
 
 
-class RelativeTorchPolicy(_RelativePolicy):
+class RelativeTorchPolicy(_RelativePolicy[TorchPolicy]):
     """A `TorchPolicy` whose model gives differences."""
 
     framework: ClassVar[Framework] = "torch"
@@ -240,10 +281,16 @@ class RelativeTorchPolicy(_RelativePolicy):
         super().__init__(policy, relative)
         self.module = policy.module
 
-    def with_weights(self, weights: Mapping[str, np.ndarray]) -> "RelativeTorchPolicy":
+    def prepare(self, batch: Batch) -> "Mapping[str, torch.Tensor | list[str]]":
+        """A batch as the model's inputs, its actions as differences."""
+        return self.inner.prepare(self.relative.to_relative(batch))
+
+    def with_weights(self, weights: Mapping[str, NDArray[np.generic]]) -> "RelativeTorchPolicy":
         """See `Policy.with_weights`."""
         return RelativeTorchPolicy(self.inner.with_weights(weights), self.relative)
 
-    def loss_with_graph(self, inputs: Mapping[str, Any], seed: int) -> tuple[Any, Mapping[str, Any]]:
+    def loss_with_graph(
+        self, inputs: "Mapping[str, torch.Tensor | list[str]]", seed: int
+    ) -> "tuple[torch.Tensor, Mapping[str, torch.Tensor | float]]":
         """See `TorchPolicy.loss_with_graph`."""
         return self.inner.loss_with_graph(inputs, seed)

@@ -1,12 +1,13 @@
 """What the charts show: series of numbers from the runs, independent of how they are drawn."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
-from xp.report.bounded import MOST_LINES, ends
-from xp.report.matrix import BASELINES
+from xp.json_types import JSON, JSONObject
+from xp.report.bounded import MOST_LINES, best_and_worst
+from xp.report.estimates import BASELINES
+from xp.report.json_values import real, reals, section
 from xp.report.read import Entry, Experiment
 from xp.report.results import label_of
 
@@ -53,17 +54,19 @@ def step_charts(experiment: Experiment) -> list[Chart]:
     if not runs:
         return []
     longest = max(run.horizons[1] for run in runs if run.horizons)
-    shown = ends([run for run in runs if run.horizons and run.horizons[1] == longest], MOST_LINES)
+    shown = best_and_worst([run for run in runs if run.horizons and run.horizons[1] == longest], MOST_LINES)
     shown.sort(key=_trained)
     trained = sorted({_trained(run) for run in runs})
-    series = [_step_series(run, trained.index(_trained(run)), shown) for run in shown]
-    for name, label in BASELINES.items():
-        entry = next(
-            (run.metrics["baselines"][name] for run in shown if name in run.metrics.get("baselines", {})), None
+    series = [
+        replace(
+            _step_series(_model_name(run, shown), run.metrics, trained.index(_trained(run))), solid_until=_trained(run)
         )
+        for run in shown
+    ]
+    for name, label in BASELINES.items():
+        entry = next((found for run in shown if (found := section(run.metrics, "baselines", name))), None)
         if entry:
-            curve = entry["per_step"]["normalised"]["mae"]
-            series.append(_clean(Series(name=label, x=range(1, longest + 1), y=curve["value"], style=name)))
+            series.append(replace(_step_series(label, entry, name), low=None, high=None))
     note = (
         f"Mean absolute error at each of {longest} future steps, held-out episodes, padding left out. Bands are 95% "
         "intervals. A dotted part lies beyond the trained horizon, where predictions are extended."
@@ -84,15 +87,15 @@ def step_charts(experiment: Experiment) -> list[Chart]:
 def calibration_charts(experiment: Experiment) -> list[Chart]:
     """Observed against nominal coverage at the models' own horizons, with the diagonal of a calibrated density."""
     own = [run for run in experiment.predictions if run.horizons and run.horizons[0] == run.horizons[1]]
-    own = sorted(ends([run for run in own if run.metrics.get("calibration")], MOST_LINES), key=_trained)
+    own = sorted(best_and_worst([run for run in own if run.metrics.get("calibration")], MOST_LINES), key=_trained)
     if not own:
         return []
     trained = sorted({_trained(run) for run in experiment.predictions})
     series = [
         Series(
             name=_model_name(run, own),
-            x=[100 * value for value in run.metrics["calibration"]["curve"]["nominal"]],
-            y=[100 * value for value in run.metrics["calibration"]["curve"]["observed"]],
+            x=_percents(run, "nominal"),
+            y=_percents(run, "observed"),
             style=trained.index(_trained(run)),
         )
         for run in own
@@ -115,6 +118,11 @@ def calibration_charts(experiment: Experiment) -> list[Chart]:
     ]
 
 
+def _percents(run: Entry, key: str) -> list[float]:
+    shares = reals(section(run.metrics, "calibration", "curve").get(key))
+    return [100 * share for share in shares if share is not None]
+
+
 def curve_charts(experiment: Experiment) -> list[Chart]:
     """Training loss, validation loss and validation L1 error by step: one chart per stage, one line per run."""
     kinds = (
@@ -127,7 +135,7 @@ def curve_charts(experiment: Experiment) -> list[Chart]:
     for key, log, column, title in kinds:
         for stage, runs in stages.items():
             logged = [run for run in runs if getattr(run, log)]
-            shown = ends(logged, MOST_LINES)
+            shown = best_and_worst(logged, MOST_LINES)
             series = [
                 made
                 for index, run in enumerate(shown)
@@ -167,8 +175,9 @@ def _curve_chart(key: str, title: str, stage: str, series: list[Series], runs: i
     )
 
 
-def _log_series(rows: list[dict[str, Any]], column: str, name: str, index: int) -> Series | None:
-    points = [(float(row["step"]), float(row[column])) for row in rows if _usable(row, column)]
+def _log_series(rows: Sequence[JSONObject], column: str, name: str, index: int) -> Series | None:
+    known = [(real(row.get("step")), real(row.get(column))) for row in rows]
+    points = [(x, y) for x, y in known if x is not None and y is not None and math.isfinite(x) and math.isfinite(y)]
     if not points:
         return None
     size = math.ceil(len(points) / MOST_POINTS)
@@ -189,38 +198,23 @@ def _without_first_spike(series: list[Series]) -> tuple[float, float] | None:
     return low - margin, high + margin
 
 
-def _step_series(run: Entry, style: int, shown: list[Entry]) -> Series:
-    curve = run.metrics["per_step"]["normalised"]["mae"]
-    steps = range(1, len(curve["value"]) + 1)
-    has_band = curve.get("low") is not None
-    return _clean(
-        Series(
-            name=_model_name(run, shown),
-            x=steps,
-            y=curve["value"],
-            low=curve["low"] if has_band else None,
-            high=curve["high"] if has_band else None,
-            style=style,
-            solid_until=_trained(run),
-        )
-    )
+def _step_series(name: str, entry: JSONObject, style: int | str) -> Series:
+    """The mean absolute error at each step of one entry of metrics.json, without steps that no window reaches."""
+    curve = section(entry, "per_step", "normalised", "mae")
+    values = reals(curve.get("value"))
+    kept = [index for index, value in enumerate(values) if value is not None]
 
-
-def _clean(series: Series) -> Series:
-    """Leave out steps without a value (no window reaches that far)."""
-    kept = [index for index, value in enumerate(series.y) if value is not None]
-
-    def pick(values: Sequence[float] | None) -> list[float] | None:
-        return None if values is None or any(values[index] is None for index in kept) else [values[i] for i in kept]
+    def pick(column: JSON) -> list[float] | None:
+        numbers = [number for index, number in enumerate(reals(column)) if index in kept and number is not None]
+        return numbers if len(numbers) == len(kept) else None
 
     return Series(
-        name=series.name,
-        x=[series.x[index] for index in kept],
-        y=[series.y[index] for index in kept],
-        low=pick(series.low),
-        high=pick(series.high),
-        style=series.style,
-        solid_until=series.solid_until,
+        name=name,
+        x=[index + 1 for index in kept],
+        y=pick(curve.get("value")) or [],
+        low=pick(curve.get("low")),
+        high=pick(curve.get("high")),
+        style=style,
     )
 
 
@@ -233,7 +227,3 @@ def _model_name(run: Entry, shown: list[Entry]) -> str:
 def _trained(run: Entry) -> int:
     assert run.horizons is not None
     return run.horizons[0]
-
-
-def _usable(row: Mapping[str, Any], column: str) -> bool:
-    return all(isinstance(row.get(key), (int, float)) and math.isfinite(row[key]) for key in ("step", column))

@@ -1,10 +1,11 @@
-"""The error of whole chunks at each of their steps, one line per arm: how far ahead a policy can be followed."""
+"""The error of whole chunks at each of their steps, one line per variant: how far ahead a policy can be trusted."""
 
 import numpy as np
 
 from xp.metrics.replay import MODES
 from xp.report.charts import Chart, Series
-from xp.report.continuity import Arm, Comparison, comparisons
+from xp.report.comparisons import Comparison, Variant, comparisons
+from xp.report.json_values import reals, section
 from xp.report.read import Experiment
 
 
@@ -15,7 +16,7 @@ def continuity_charts(experiment: Experiment) -> list[Chart]:
 
 def _chart(found: Comparison) -> Chart | None:
     mode = found.main_mode
-    series = [line for index, arm in enumerate(found.everyone) if (line := _line(arm, mode, index)) is not None]
+    series = [line for index, variant in enumerate(found.everyone) if (line := _line(variant, mode, index)) is not None]
     if not series:
         return None
     held = _curve(found.everyone[0], mode, "hold_last")
@@ -33,17 +34,18 @@ def _chart(found: Comparison) -> Chart | None:
     )
 
 
-def _line(arm: Arm, mode: str, index: int) -> Series | None:
-    curve = _curve(arm, mode, "policy")
-    return Series(name=arm.name, x=range(1, len(curve) + 1), y=curve, style=index) if curve else None
+def _line(variant: Variant, mode: str, index: int) -> Series | None:
+    curve = _curve(variant, mode, "policy")
+    return Series(name=variant.name, x=range(1, len(curve) + 1), y=curve, style=index) if curve else None
 
 
-def _curve(arm: Arm, mode: str, row: str) -> list[float]:
+def _curve(variant: Variant, mode: str, row: str) -> list[float]:
     """The mean over seeds of one row's error curve; empty where a replay has none."""
     curves = [
-        ((replay.metrics["replay"].get(mode) or {}).get(row) or {}).get("per_step", {}).get("l1", {}).get("value")
-        for _, replay in arm.replays
+        reals(section(replay.metrics, "replay", mode, row, "per_step", "l1").get("value"))
+        for _, replay in variant.replays
     ]
-    if not curves or any(not curve or None in curve for curve in curves):
+    known = [[value for value in curve if value is not None] for curve in curves]
+    if not curves or any(not curve or len(curve) < len(whole) for curve, whole in zip(known, curves)):
         return []
-    return np.mean(curves, axis=0).tolist()
+    return np.mean(known, axis=0).tolist()

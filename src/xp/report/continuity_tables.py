@@ -10,7 +10,7 @@ from rich.text import Text
 
 from xp.metrics.replay import MODES
 from xp.metrics.replay_summary import MEASURES, estimate
-from xp.report.continuity import SHOWN, Arm, Comparison, Difference, comparisons, paired, paired_grids
+from xp.report.comparisons import SHOWN, Comparison, ReplayDifference, Variant, comparisons, paired, paired_grids
 from xp.report.findings import Finding
 from xp.report.numbers import interval, number
 from xp.report.read import Experiment
@@ -21,15 +21,15 @@ SIGNS = {"lower": "↓", "higher": "↑", "not distinguishable": "≈"}
 
 
 def continuity_tables(experiment: Experiment) -> list[Table]:
-    """For each comparison and mode: every measure of every arm, its difference from the baseline, and the spread."""
+    """For each comparison and mode: each measure of each variant, its difference from the baseline, and the spread."""
     return [_table(found, mode) for found in comparisons(experiment) for mode in found.modes]
 
 
 def _table(found: Comparison, mode: str) -> Table:
-    heads = ["arm", "n"]
+    heads = ["variant", "n"]
     for measure in SHOWN:
         heads += [_label(measure), *(["against the baseline"] if found.baseline else []), "spread"]
-    rows = [_row(found, arm, mode) for arm in found.everyone]
+    rows = [_row(found, variant, mode) for variant in found.everyone]
     rows += [_reference(found, name, mode) for name in REFERENCES]
     return Table(
         title=f"{found.title}: {MODES.get(mode, mode)}", heads=tuple(heads), rows=tuple(rows), note=_note(found)
@@ -49,33 +49,33 @@ def _note(found: Comparison) -> str:
     )
 
 
-def _row(found: Comparison, arm: Arm, mode: str) -> tuple[str, ...]:
-    name = f"{arm.name} (baseline)" if arm is found.baseline else arm.name
-    cells = [name, _counted(arm, mode)]
+def _row(found: Comparison, variant: Variant, mode: str) -> tuple[str, ...]:
+    name = f"{variant.name} (baseline)" if variant is found.baseline else variant.name
+    cells = [name, _episodes_and_seeds(variant, mode)]
     for measure in SHOWN:
-        cells.append(mean_of(arm, mode, measure))
+        cells.append(mean_of(variant, mode, measure))
         if found.baseline is not None:
-            cells.append(told(found.difference(arm, mode, measure)))
-        cells.append(_spread(arm, mode, measure))
+            cells.append(format_difference(found.difference(variant, mode, measure)))
+        cells.append(_spread(variant, mode, measure))
     return tuple(cells)
 
 
 def _reference(found: Comparison, row: str, mode: str) -> tuple[str, ...]:
     """What holding the last action, or the demonstration itself, scores on the same episodes."""
-    arm = found.everyone[0]
-    cells = [REFERENCES[row], _counted(arm, mode)]
+    variant = found.everyone[0]
+    cells = [REFERENCES[row], _episodes_and_seeds(variant, mode)]
     for measure in SHOWN:
-        cells += [mean_of(arm, mode, measure, row), *(["–"] if found.baseline else []), "–"]
+        cells += [mean_of(variant, mode, measure, row), *(["–"] if found.baseline else []), "–"]
     return tuple(cells)
 
 
-def mean_of(arm: Arm, mode: str, measure: str, row: str = "policy") -> str:
+def mean_of(variant: Variant, mode: str, measure: str, row: str = "policy") -> str:
     """`0.41 [0.38, 0.45]`: the mean over episodes (each averaged over seeds) and its interval over episodes."""
-    value, low, high = _mean(arm, mode, measure, row)
+    value, low, high = _mean(variant, mode, measure, row)
     return number(value) if low is None else f"{number(value)} {interval(low, high)}"
 
 
-def told(difference: Difference | None) -> str:
+def format_difference(difference: ReplayDifference | None) -> str:
     """`−0.02 [−0.05, 0.01], not distinguishable`."""
     if difference is None:
         return "–"
@@ -83,25 +83,25 @@ def told(difference: Difference | None) -> str:
     return f"{number(difference.value)} {ends}, {difference.verdict}"
 
 
-def _mean(arm: Arm, mode: str, measure: str, row: str) -> tuple[float | None, float | None, float | None]:
-    grid = arm.grid(mode, measure, row)
+def _mean(variant: Variant, mode: str, measure: str, row: str) -> tuple[float | None, float | None, float | None]:
+    grid = variant.grid(mode, measure, row)
     episodes = sorted({episode for _, episode in grid})
     if not episodes:
         return None, None, None
     values = np.array([np.mean([value for (_, e), value in grid.items() if e == episode]) for episode in episodes])
     entry = estimate(values, np.array(episodes), seed=0, resamples=2000)
-    return float(entry["value"]), entry["low"], entry["high"]
+    return entry["value"], entry["low"], entry["high"]
 
 
-def _spread(arm: Arm, mode: str, measure: str) -> str:
-    seeds, between = arm.by_seed(mode, measure), arm.spread_over_checkpoints(mode, measure)
+def _spread(variant: Variant, mode: str, measure: str) -> str:
+    seeds, between = variant.by_seed(mode, measure), variant.spread_over_checkpoints(mode, measure)
     parts = [f"{number(min(seeds))} to {number(max(seeds))}"] if len(seeds) > 1 else []
     parts += [f"ckpt {number(between)}"] if between is not None else []
     return ", ".join(parts) or "–"
 
 
-def _counted(arm: Arm, mode: str) -> str:
-    grid = arm.grid(mode, "l1")
+def _episodes_and_seeds(variant: Variant, mode: str) -> str:
+    grid = variant.grid(mode, "l1")
     return f"{len({e for _, e in grid})} episodes × {len({s for s, _ in grid})} seeds".replace("× 1 seeds", "× 1 seed")
 
 
@@ -111,18 +111,18 @@ def _label(measure: str) -> str:
 
 
 def continuity_findings(experiment: Experiment) -> Iterator[Finding]:
-    """For each comparison: the arm that tracks best with evidence, and what differs from the baseline."""
+    """For each comparison: the variant that tracks best with evidence, and what differs from the baseline."""
     for found in comparisons(experiment):
         yield from _best(found)
         yield from _against_baseline(found)
 
 
 def _best(found: Comparison) -> Iterator[Finding]:
-    """The arm with the lowest tracking error, its rival in pairs, and whether it beats holding still."""
+    """The variant with the lowest tracking error, its rival in pairs, and whether it beats holding still."""
     mode = found.main_mode
     ranked = sorted(
-        (arm for arm in found.everyone if arm.grid(mode, "l1")),
-        key=lambda arm: _mean(arm, mode, "l1", "policy")[0] or 0,
+        (variant for variant in found.everyone if variant.grid(mode, "l1")),
+        key=lambda variant: _mean(variant, mode, "l1", "policy")[0] or 0,
     )
     if not ranked:
         return
@@ -142,7 +142,7 @@ def _best(found: Comparison) -> Iterator[Finding]:
         else:
             why = "too few episodes to tell" if difference.too_few else "the interval holds 0"
             text = (
-                f"{found.title}: no arm is shown to track best. The lowest error is that of {best.name}, "
+                f"{found.title}: no variant is shown to track best. The lowest error is that of {best.name}, "
                 f"{mean_of(best, mode, 'l1')} std, before {second}; the paired difference may be chance ({ends}: {why})"
             )
             yield Finding(f"{text}.")
@@ -155,24 +155,24 @@ def _best(found: Comparison) -> Iterator[Finding]:
 
 
 def _against_baseline(found: Comparison) -> Iterator[Finding]:
-    """Which arms differ from the baseline in which measure, and which do not."""
+    """Which variants differ from the baseline in which measure, and which do not."""
     mode = found.main_mode
-    rivals = [arm for arm in found.arms if arm is not found.baseline]
+    rivals = [variant for variant in found.variants if variant is not found.baseline]
     if found.baseline is None or not rivals:
         return
     for measure in SHOWN:
-        known = {arm: found.difference(arm, mode, measure) for arm in rivals}
-        told_of = [difference for difference in known.values() if difference is not None]
-        if told_of and all(difference.too_few for difference in told_of):
-            few = min(told_of, key=lambda difference: difference.episodes)
+        known = {variant: found.difference(variant, mode, measure) for variant in rivals}
+        known_differences = [difference for difference in known.values() if difference is not None]
+        if known_differences and all(difference.too_few for difference in known_differences):
+            few = min(known_differences, key=lambda difference: difference.episodes)
             yield Finding(
-                f"{found.title}: {_pairs(few)} are too few to tell any arm from {found.baseline.name}; at least "
+                f"{found.title}: {_pairs(few)} are too few to tell any variant from {found.baseline.name}; at least "
                 f"{_enough(few.level)} episodes are needed for {len(rivals)} comparisons at 95%."
             )
             return
-        clear = [f"{arm.name} is {d.verdict} ({number(d.value)} {interval(d.low, d.high)})"
-                 for arm, d in known.items() if d is not None and d.is_clear]  # fmt: skip
-        rest = [arm.name for arm, d in known.items() if d is not None and not d.is_clear]
+        clear = [f"{variant.name} is {d.verdict} ({number(d.value)} {interval(d.low, d.high)})"
+                 for variant, d in known.items() if d is not None and d.is_clear]  # fmt: skip
+        rest = [variant.name for variant, d in known.items() if d is not None and not d.is_clear]
         parts = clear + ([f"{', '.join(rest)}: not distinguishable"] if rest else [])
         if parts:
             label = MEASURES[measure].label
@@ -184,13 +184,13 @@ def _enough(level: float) -> int:
     return math.ceil(1 - math.log2(1 - level))
 
 
-def _pairs(difference: Difference) -> str:
+def _pairs(difference: ReplayDifference) -> str:
     seeds = "1 seed" if difference.seeds == 1 else f"{difference.seeds} seeds"
     return f"{difference.episodes} episodes and {seeds}"
 
 
 def continuity_terminal(experiment: Experiment) -> list[Terminal | Text]:
-    """For each comparison a table that fits 80 columns, and in words which arm tracks best.
+    """For each comparison a table that fits 80 columns, and in words which variant tracks best.
 
     The table has the main mode and three measures, with differences below the values.
     """
@@ -202,7 +202,8 @@ def continuity_terminal(experiment: Experiment) -> list[Terminal | Text]:
 
 def _terminal(found: Comparison) -> Terminal:
     mode = found.main_mode
-    caption = f"{_counted(found.everyone[0], mode)}, {MODES.get(mode, mode)}. [95% interval], std of training."
+    caption = f"{_episodes_and_seeds(found.everyone[0], mode)}, {MODES.get(mode, mode)}. "
+    caption += "[95% interval], std of training."
     if found.baseline is not None:
         caption += " Below: paired difference from the baseline; ↓ lower, ↑ higher, ≈ not distinguishable."
     table = Terminal(title=found.title, caption=caption)
@@ -210,19 +211,19 @@ def _terminal(found: Comparison) -> Terminal:
     measures = [measure for measure in SHOWN if measure != "velocity_jump"]
     for measure in measures:
         table.add_column(MEASURES[measure].label, justify="right")
-    for arm in found.everyone:
-        cells = [_cell(found, arm, mode, measure) for measure in measures]
-        name = f"{escape(arm.name)}\n[dim](baseline)[/dim]" if arm is found.baseline else escape(arm.name)
-        table.add_row(name, *cells, end_section=arm is found.everyone[-1])
+    for variant in found.everyone:
+        cells = [_cell(found, variant, mode, measure) for measure in measures]
+        name = f"{escape(variant.name)}\n[dim](baseline)[/dim]" if variant is found.baseline else escape(variant.name)
+        table.add_row(name, *cells, end_section=variant is found.everyone[-1])
     for row, name in REFERENCES.items():
         cells = [_stacked(mean_of(found.everyone[0], mode, measure, row)) for measure in measures]
         table.add_row(name, *cells, style="dim")
     return table
 
 
-def _cell(found: Comparison, arm: Arm, mode: str, measure: str) -> str:
-    text = _stacked(mean_of(arm, mode, measure))
-    difference = found.difference(arm, mode, measure)
+def _cell(found: Comparison, variant: Variant, mode: str, measure: str) -> str:
+    text = _stacked(mean_of(variant, mode, measure))
+    difference = found.difference(variant, mode, measure)
     if difference is None:
         return text
     return f"{text}\n{number(difference.value)} {SIGNS[difference.verdict]}"

@@ -3,14 +3,19 @@
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from xp.atomic import write_bytes
 from xp.report.charts import Chart, Series
-from xp.report.matrix import BASELINES, Cell, Estimate, Matrix
+from xp.report.estimates import BASELINES, Estimate
+from xp.report.matrix import Cell, Matrix
 from xp.report.numbers import interval, number
 from xp.report.policy_plot import Panel
 from xp.report.svg import COLOURS, y_range
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 PALETTE = ("#0b6bb0", "#c8501e", "#12805c", "#8e4a9e", "#a06a00", "#b3365f")
 """One colour per model, at least 3:1 against white and apart from each other for colour-blind readers."""
@@ -34,9 +39,10 @@ def draw_panels(folder: Path, panels: Sequence[Panel]) -> list[Path]:
     return [save_figure(_panel(panel), folder / f"{panel.key}.png") for panel in panels]
 
 
-def _panel(panel: Panel) -> Any:
+def _panel(panel: Panel) -> "Figure":
     figure, axes = _figure(6.4, 1.2 + 0.32 * len(panel.dots))
-    colours = {"single": PALETTE[0], "merge": PALETTE[1], "reference": PALETTE[2], "baseline": GREYS["mean"]}
+    colours = {"single": PALETTE[0], "merge": PALETTE[1], "reference": PALETTE[2], "policy": PALETTE[0]}
+    colours["baseline"] = GREYS["mean"]
     for row, dot in enumerate(panel.dots):
         colour = colours[dot.kind]
         if dot.low is not None and dot.high is not None:
@@ -59,17 +65,22 @@ def _panel(panel: Panel) -> Any:
     return figure
 
 
-def _figure(width: float, height: float) -> tuple[Any, Any]:
-    """A figure that never touches pyplot: no display, no global state, safe in any worker."""
+def _figure(width: float, height: float) -> "tuple[Figure, Axes]":
+    figure, axes = blank_figure(width, height)
+    return figure, axes[0]
+
+
+def blank_figure(width: float, height: float, *, rows: int = 1, columns: int = 1) -> "tuple[Figure, list[Axes]]":
+    """A figure (inches) and its axes, row by row, that never touch pyplot: no display, no global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, figure.add_subplot()
+    return figure, [figure.add_subplot(rows, columns, place + 1) for place in range(rows * columns)]
 
 
-def save_figure(figure: Any, path: Path) -> Path:
+def save_figure(figure: "Figure", path: Path) -> Path:
     """Write whole or not at all; without a date or version inside, so that the same numbers give the same bytes."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
@@ -77,7 +88,7 @@ def save_figure(figure: Any, path: Path) -> Path:
     return path
 
 
-def _heatmap(matrix: Matrix) -> Any:
+def _heatmap(matrix: Matrix) -> "Figure":
     names = matrix.baseline_names()
     rows, columns = len(matrix.trained) + len(names), len(matrix.predicted)
     figure, axes = _figure(2.2 + 1.75 * columns, 1.6 + 0.72 * rows)
@@ -99,7 +110,7 @@ def _heatmap(matrix: Matrix) -> Any:
     return figure
 
 
-def _draw_cell(axes: Any, row: int, column: int, matrix: Matrix, cell: Cell) -> None:
+def _draw_cell(axes: "Axes", row: int, column: int, matrix: Matrix, cell: Cell) -> None:
     _draw_box(axes, row, column, matrix, cell.estimate, cell.standing)
     if cell.own:
         from matplotlib.patches import Rectangle
@@ -107,7 +118,7 @@ def _draw_cell(axes: Any, row: int, column: int, matrix: Matrix, cell: Cell) -> 
         axes.add_patch(Rectangle((column - 0.46, row - 0.45), 0.92, 0.9, fill=False, edgecolor="black", linewidth=1.2))
 
 
-def _draw_box(axes: Any, row: int, column: int, matrix: Matrix, estimate: Estimate | None, instead: str) -> None:
+def _draw_box(axes: "Axes", row: int, column: int, matrix: Matrix, estimate: Estimate | None, instead: str) -> None:
     from matplotlib.patches import Rectangle
 
     colour = _shade(matrix.shade(estimate)) if estimate else "#ffffff"
@@ -132,7 +143,7 @@ def _shade(share: float) -> tuple[float, float, float]:
     return tuple(a + share * (b - a) for a, b in zip(low, high))  # type: ignore[return-value]
 
 
-def _chart(chart: Chart) -> Any:
+def _chart(chart: Chart) -> "Figure":
     figure, axes = _figure(6.4, 4.0)
     for line in chart.series:
         _draw_line(axes, line, chart.markers)
@@ -151,7 +162,7 @@ def _chart(chart: Chart) -> Any:
     return figure
 
 
-def _draw_line(axes: Any, line: Series, markers: bool) -> None:
+def _draw_line(axes: "Axes", line: Series, markers: bool) -> None:
     if isinstance(line.style, str):
         colour, dash = GREYS[line.style], DASHES[line.style]
     else:

@@ -6,13 +6,17 @@ from typing import Literal
 
 import numpy as np
 
-from xp.metrics.intervals import paired_difference
+from xp.json_types import JSONObject
+from xp.metrics.intervals import PairedDifference, paired_difference
 from xp.metrics.scores import sums_from_episodes
-from xp.report.matrix import BASELINES, MAE, Cell, Estimate, Matrix, build_matrix, has_matrix
+from xp.report.estimates import BASELINES, MAE, format_estimate
+from xp.report.json_values import real, section
+from xp.report.matrix import Cell, Matrix, build_matrix, has_matrix
 from xp.report.numbers import enumeration, interval, number, percent
 from xp.report.policies import policies_of
 from xp.report.read import Entry, Experiment
-from xp.report.results import Success, best_run, label_of, successes
+from xp.report.results import best_run, label_of
+from xp.report.scored import CONTROLS, Rate, scored_policies
 
 _NAMED = 8
 """Runs that a sentence names, and sentences of one kind."""
@@ -75,25 +79,27 @@ def verdict(cell: Cell, baseline: str) -> str:
 
 
 def _verdict_of(run: Entry, baseline: str) -> str:
-    rival = (run.metrics.get("baselines") or {}).get(baseline) or {}
-    ends = [
-        ((run.metrics.get(f"{key}_interval") or {}), (rival.get(f"{key}_interval") or {})) for key in ("mse", "mae")
-    ]
-    if any(side.get("low") is None for pair in ends for side in pair):
+    own = [_interval_of(run.metrics, key) for key in ("mse", "mae")]
+    rival = [_interval_of(section(run.metrics, "baselines", baseline), key) for key in ("mse", "mae")]
+    pairs = [(mine, theirs) for mine, theirs in zip(own, rival) if mine and theirs]
+    if len(pairs) < len(own):
         return "unknown"
-    if all(mine["high"] < theirs["low"] for mine, theirs in ends):
+    if all(mine[1] < theirs[0] for mine, theirs in pairs):
         return "beats"
-    return "loses" if all(mine["low"] > theirs["high"] for mine, theirs in ends) else "overlaps"
+    return "loses" if all(mine[0] > theirs[1] for mine, theirs in pairs) else "overlaps"
+
+
+def _interval_of(entry: JSONObject, key: str) -> tuple[float, float] | None:
+    """Both ends of a metric's interval; None without one."""
+    ends = section(entry, f"{key}_interval")
+    low, high = real(ends.get("low")), real(ends.get("high"))
+    return None if low is None or high is None else (low, high)
 
 
 def _versus(matrix: Matrix, cell: Cell, baseline: str) -> str:
     rival = matrix.baselines[(baseline, cell.predicted)]
     assert cell.estimate is not None
-    return f"{_told(cell.estimate)} vs {_told(rival)} at {_steps(cell.predicted)}"
-
-
-def _told(estimate: Estimate) -> str:
-    return f"{number(estimate.value)} {interval(estimate.low, estimate.high)}"
+    return f"{format_estimate(cell.estimate)} vs {format_estimate(rival)} at {_steps(cell.predicted)}"
 
 
 def _steps(count: int) -> str:
@@ -111,10 +117,10 @@ def _best_horizon(matrix: Matrix) -> Iterator[Finding]:
     assert best.estimate and second.estimate
     text = (
         f"Asked for {_steps(longest)}, the model trained on h{best.trained} has the lowest error: MAE "
-        f"{_told(best.estimate)}; next h{second.trained} with {_told(second.estimate)}"
+        f"{format_estimate(best.estimate)}; next h{second.trained} with {format_estimate(second.estimate)}"
     )
     difference = _paired(best, second)
-    if difference is None or difference["low"] is None:
+    if difference is None or difference["low"] is None or difference["high"] is None:
         yield Finding(f"{text}.")
         return
     sure = difference["high"] < 0
@@ -126,14 +132,14 @@ def _best_horizon(matrix: Matrix) -> Iterator[Finding]:
     )
 
 
-def _paired(first: Cell, second: Cell) -> dict | None:
+def _paired(first: Cell, second: Cell) -> PairedDifference | None:
     """Paired difference of two cells' MAE over the same held-out episodes; None where the episodes differ."""
     if len(first.runs) != 1 or len(second.runs) != 1:
         return None
-    entries = [cell.runs[0].metrics.get("episodes") for cell in (first, second)]
+    entries = [section(cell.runs[0].metrics, "episodes") for cell in (first, second)]
     if not all(entries):
         return None
-    left, right = (sums_from_episodes(entry, "mae") for entry in entries if entry)
+    left, right = (sums_from_episodes(entry, "mae") for entry in entries)
     if not np.array_equal(left.episodes, right.episodes):
         return None
     return paired_difference(left, right)
@@ -144,36 +150,38 @@ def _calibration(matrix: Matrix) -> Iterator[Finding]:
     shares = {}
     for cell in matrix.cells.values():
         metrics = next((run.metrics for run in cell.runs if run.metrics), {})
-        share = ((metrics.get("calibration") or {}).get("coverage") or {}).get("0.9")
+        share = real(section(metrics, "calibration", "coverage").get("0.9"))
         if cell.own and share is not None:
             shares[cell.trained] = share
     if shares:
-        told = enumeration([f"{percent(share)} (h{trained})" for trained, share in shares.items()])
+        listed = enumeration([f"{percent(share)} (h{trained})" for trained, share in shares.items()])
         tone = "neutral" if all(0.85 <= share <= 0.95 for share in shares.values()) else "bad"
-        yield Finding(f"Predicted 90% regions hold {told} of the held-out steps at the models' own horizons.", tone)
+        yield Finding(f"Predicted 90% regions hold {listed} of the held-out steps at the models' own horizons.", tone)
 
 
 def _success(experiment: Experiment) -> Iterator[Finding]:
-    """Closed-loop success of each evaluated policy over all tasks, beside the policy that does nothing."""
-    scored = [run for run in experiment.runs if run.metrics.get("policies")]
+    """Closed-loop success of each evaluated policy over all tasks and seeds, beside its controls."""
+    scored = scored_policies(experiment)
     if len(scored) > _NAMED:
-        yield Finding(f"{len(scored)} runs were evaluated in closed loop; the table of successes has their rates.")
+        above = sum(policy.is_above_controls for policy in scored)
+        yield Finding(
+            f"{len(scored)} policies were evaluated in closed loop, {above} of them with a success rate above that of "
+            "all their controls; the table has their rates."
+        )
         return
-    for run in scored:
-        overall = {score.policy: score for score in successes(run) if score.task == "all tasks"}
-        idle = overall.pop("noop", None)
-        for name, score in overall.items():
-            who = run.name if name == "policy" else f"{run.name} ({name})"
-            text = f"{who} succeeds in {score.successes} of {score.episodes} episodes: {_rate(score)}"
-            if idle is None:
-                yield Finding(f"{text}.")
-            else:
-                tone: Tone = "good" if score.low > idle.high else "bad"
-                yield Finding(f"{text}; doing nothing: {_rate(idle)}.", tone)
+    for policy in scored:
+        rate = policy.rate()
+        if rate is None:
+            continue
+        text = f"{policy.name} succeeds in {rate.successes} of {rate.episodes} episodes: {_rate(rate)}"
+        beside = "".join(f"; {CONTROLS[name]}: {_rate(control)}" for name, control in policy.controls.items())
+        tone: Tone = "neutral" if not beside else "good" if policy.is_above_controls else "bad"
+        yield Finding(f"{text}{beside}.", tone)
 
 
-def _rate(score: Success) -> str:
-    return f"{percent(score.rate)} [{percent(score.low)}, {percent(score.high)}]"
+def _rate(rate: Rate) -> str:
+    low, high = rate.interval
+    return f"{percent(rate.value)} [{percent(low)}, {percent(high)}]"
 
 
 def _best_of_sweep(experiment: Experiment) -> Iterator[Finding]:
@@ -191,9 +199,9 @@ def _best_of_sweep(experiment: Experiment) -> Iterator[Finding]:
 def _incomplete(experiment: Experiment, matrix: Matrix | None) -> Iterator[Finding]:
     """What is not there: failed runs, missing cells, runs still to come."""
     if experiment.broken:
-        told = "; ".join(f"{run.name} ({run.standing}{_because(run)})" for run in experiment.broken[:_NAMED])
-        told += f"; and {len(experiment.broken) - _NAMED} more" if len(experiment.broken) > _NAMED else ""
-        yield Finding(f"{len(experiment.broken)} of {len(experiment.runs)} runs have no result: {told}.", "bad")
+        listed = "; ".join(f"{run.name} ({run.standing}{_because(run)})" for run in experiment.broken[:_NAMED])
+        listed += f"; and {len(experiment.broken) - _NAMED} more" if len(experiment.broken) > _NAMED else ""
+        yield Finding(f"{len(experiment.broken)} of {len(experiment.runs)} runs have no result: {listed}.", "bad")
     if matrix:
         missing = [f"train h{c.trained}, predict h{c.predicted}" for c in matrix.cells.values() if not c.runs]
         if missing:

@@ -1,4 +1,4 @@
-"""report.html: one file that needs no network, from the tables, charts and findings."""
+"""Writes report.html: one file that needs no network, from the tables, charts and findings."""
 
 import math
 from dataclasses import replace
@@ -8,23 +8,25 @@ from pathlib import Path
 from typing import Any
 
 from xp.atomic import write_text
-from xp.report.bounded import MOST_RUNS, arms_table, shortened
+from xp.report.bounded import MOST_RUNS, shortened, variants_table
 from xp.report.charts import Chart, all_charts
 from xp.report.continuity_charts import continuity_charts
 from xp.report.continuity_tables import continuity_findings, continuity_tables
+from xp.report.estimates import BASELINES, Estimate, with_n
 from xp.report.figures import draw_figures, draw_panels
 from xp.report.findings import findings
-from xp.report.matrix import BASELINES, Estimate, Matrix, build_matrices
+from xp.report.matrix import Matrix, build_matrices
 from xp.report.numbers import interval, number
 from xp.report.policies import Policies, policies_of
-from xp.report.policy_plot import dot_plot, panels
+from xp.report.policy_plot import Panel, dot_plot, panels
 from xp.report.policy_plot import legend as dot_legend
 from xp.report.policy_table import policy_findings, policy_table
 from xp.report.read import Experiment, read_experiment
 from xp.report.results import differences
+from xp.report.scored_tables import difference_tables, scored_table, success_findings, success_panel
 from xp.report.summary_files import write_summaries, write_table
 from xp.report.svg import legend, line_chart
-from xp.report.tables import Table, counted, provenance_table, runs_table, success_table, verdict_table
+from xp.report.tables import Table, provenance_table, runs_table, success_table, verdict_table
 from xp.report.utilisation import utilisation
 
 FIGURES, REPORT, RUNS = "figures", "report.html", "runs.csv"
@@ -56,7 +58,7 @@ def write_report(experiment_folder: str | Path, *, now: datetime | None = None) 
     if len(experiment.runs) > MOST_RUNS:
         write_table(experiment.folder / RUNS, runs_table(experiment))
     figures = draw_figures(experiment.folder / FIGURES, matrices, charts)
-    figures += draw_panels(experiment.folder / FIGURES, panels(policies)) if policies else []
+    figures += draw_panels(experiment.folder / FIGURES, _panels(experiment, policies))
     page = render(experiment, policies, matrices, charts, figures, now or datetime.now(UTC))
     path = experiment.folder / REPORT
     write_text(path, page)
@@ -74,24 +76,27 @@ def render(
     """The page as text."""
     done = sum(run.standing == "done" for run in experiment.runs)
     short = shortened(experiment)
-    dots = [{"panel": p, "svg": dot_plot(p), "legend": dot_legend(p)} for p in panels(policies)] if policies else []
+    dots = [{"panel": p, "svg": dot_plot(p), "legend": dot_legend(p)} for p in _panels(experiment, policies)]
     return _template().render(
         experiment=experiment,
         subtitle=f"{done} of {len(experiment.runs)} runs done",
         findings=[
             *(policy_findings(policies) if policies else ()),
             *continuity_findings(experiment),
+            *(() if policies else success_findings(experiment)),
             *findings(experiment),
         ],
         policies=policy_table(policies) if policies else None,
         dots=dots,
         heatmaps=[_heatmap(matrix) for matrix in matrices],
         verdicts=None if policies else verdict_table(experiment),
+        scored=None if policies else scored_table(experiment),
+        differing=[] if policies else difference_tables(experiment),
         success=success_table(short),
         continuity=continuity_tables(experiment),
         pictures=[(run, run.figures) for run in short.runs if run.metrics.get("replay") and run.figures],
         charts=[{"chart": chart, "svg": line_chart(chart), "legend": legend(chart)} for chart in charts],
-        arms=arms_table(experiment),
+        variants=variants_table(experiment),
         runs=_runs(experiment, short),
         utilisation=utilisation(short),
         differences=differences(short),
@@ -104,13 +109,21 @@ def render(
     )
 
 
+def _panels(experiment: Experiment, policies: Policies | None) -> list[Panel]:
+    """Merged policies side by side, or those of closed-loop evaluations."""
+    if policies:
+        return panels(policies)
+    scored = success_panel(experiment)
+    return [scored] if scored else []
+
+
 def _runs(experiment: Experiment, short: Experiment) -> Table:
     """The table of runs; of many the ends, with the name of the file that has all of them."""
     table = runs_table(short)
     if len(short.runs) == len(experiment.runs):
         return table
-    told = f"{len(short.runs)} of {len(experiment.runs)} runs: failures, the best and the worst. All are in {RUNS}."
-    return replace(table, note=told)
+    note = f"{len(short.runs)} of {len(experiment.runs)} runs: failures, the best and the worst. All are in {RUNS}."
+    return replace(table, note=note)
 
 
 def _heatmap(matrix: Matrix) -> dict[str, Any]:
@@ -135,7 +148,7 @@ def _box(matrix: Matrix, estimate: Any, standing: str, own: bool) -> dict[str, A
         "value": number(estimate.value),
         "interval": interval(estimate.low, estimate.high),
         "count": _count(estimate),
-        "title": counted(estimate),
+        "title": with_n(estimate),
         "shade": math.floor(100 * matrix.shade(estimate)),
         "own": own,
     }

@@ -2,58 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
+from xp.report.estimates import BASELINES, METRICS, Estimate, Metric
+from xp.report.json_values import section
 from xp.report.read import Entry, Experiment
-
-BASELINES = {"zero": "zero action", "mean": "mean action", "hold_last": "hold-last"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """A value with the interval and the amount of data behind it. With several runs: their mean and range."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-    episodes: int | None = None
-    windows: int | None = None
-    runs: int = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Metric:
-    """Where a metric stands in metrics.json and what to call it. Lower is better for all of them."""
-
-    key: str
-    label: str
-    unit: str
-    path: tuple[str, ...]
-
-    def of(self, metrics: Mapping[str, Any]) -> Estimate | None:
-        """The estimate in one metrics.json (or one baseline's entry of it); None where it is absent."""
-        holder: Any = metrics
-        for part in self.path[:-1]:
-            holder = holder.get(part) or {}
-        value, ends = holder.get(self.path[-1]), holder.get(f"{self.path[-1]}_interval") or {}
-        if value is None:
-            return None
-        return Estimate(
-            value=float(value),
-            low=ends.get("low"),
-            high=ends.get("high"),
-            episodes=ends.get("n_episodes", metrics.get("num_trajectories")),
-            windows=ends.get("n_windows", metrics.get("num_windows")),
-        )
-
-
-MAE = Metric(key="mae", label="Mean absolute error", unit="normalised units", path=("mae",))
-MSE = Metric(key="mse", label="Mean squared error", unit="normalised units squared", path=("mse",))
-MAE_DATASET = Metric(
-    key="mae_dataset_units", label="Mean absolute error", unit="dataset units", path=("dataset_units", "mae")
-)
-NLL = Metric(key="nll", label="Negative log-likelihood", unit="nats per step, normalised units", path=("nll",))
-METRICS = (MAE, MSE, MAE_DATASET, NLL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,8 +98,7 @@ def _cell(trained: int, predicted: int, runs: list[Entry], metric: Metric) -> Ce
 def _baseline(name: str, runs: list[Entry], metric: Metric) -> Estimate | None:
     """The baseline at one predicted horizon: the same held-out windows stand behind every run of the column."""
     for run in runs:
-        entry = (run.metrics.get("baselines") or {}).get(name)
-        if entry and (estimate := metric.of(entry)):
+        if estimate := metric.of(section(run.metrics, "baselines", name)):
             return estimate
     return None
 

@@ -1,18 +1,19 @@
-"""Policies of one experiment side by side: those that were merged, what came of them, and a reference."""
+"""Policies of one experiment side by side: those that were merged, the results of merging, and a reference."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
 from xp.checkpoints.reference import CheckpointRef
-from xp.metrics.intervals import Sums, paired_difference
+from xp.json_types import JSON, JSONObject
+from xp.metrics.intervals import PairedDifference, Sums, paired_difference
 from xp.metrics.scores import sums_from_episodes
-from xp.report.matrix import MAE, Estimate
+from xp.report.estimates import MAE, Estimate, estimate_from
+from xp.report.json_values import is_number, items, real, section
 from xp.report.read import Entry, Experiment
-from xp.report.results import Success, successes
+from xp.report.results import SuccessRate, successes
 
 SINGLE, MERGE, REFERENCE = "single", "merge", "reference"
 LOSS, ERROR, RATE = "loss", "MAE", "success"
@@ -20,7 +21,7 @@ MEASURES = (LOSS, ERROR, RATE)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
+class EvaluatedPolicy:
     """One policy and what was measured of it. `kind` is single (an input of a merge), merge, or reference."""
 
     run: Entry
@@ -44,7 +45,7 @@ class Measured:
         return MAE.of(self.prediction.metrics) if self.prediction else None
 
     @cached_property
-    def success(self) -> Success | None:
+    def success(self) -> SuccessRate | None:
         """Closed-loop success over all tasks."""
         return _overall(self.evaluation, "policy") if self.evaluation else None
 
@@ -54,9 +55,10 @@ class Measured:
             return _failures(self.evaluation)
         metrics = self.prediction.metrics if self.prediction else {}
         if measure == LOSS:
-            episodes = (metrics.get("validation") or {}).get("episodes")
+            episodes = section(metrics, "validation", "episodes")
             return sums_from_episodes(episodes, "loss") if episodes else None
-        return sums_from_episodes(metrics["episodes"], "mae") if metrics.get("episodes") else None
+        episodes = section(metrics, "episodes")
+        return sums_from_episodes(episodes, "mae") if episodes else None
 
     @cached_property
     def weights(self) -> tuple[float, ...] | None:
@@ -68,14 +70,16 @@ class Measured:
 class Policies:
     """All measured policies, in the order singles, merges, references; and the single that merges are compared with."""
 
-    members: tuple[Measured, ...]
-    best_single: Measured | None
+    members: tuple[EvaluatedPolicy, ...]
+    best_single: EvaluatedPolicy | None
 
-    def of(self, kind: str) -> list[Measured]:
+    def of(self, kind: str) -> list[EvaluatedPolicy]:
         """The policies of one kind."""
         return [member for member in self.members if member.kind == kind]
 
-    def difference(self, member: Measured, measure: str, rival: Measured | None = None) -> dict[str, Any] | None:
+    def difference(
+        self, member: EvaluatedPolicy, measure: str, rival: EvaluatedPolicy | None = None
+    ) -> PairedDifference | None:
         """The policy's measure minus the rival's (default: the best single's) on the same episodes, with its interval.
 
         For success it is the difference of failure rates: below 0 the policy is better, as for the errors.
@@ -88,10 +92,10 @@ class Policies:
             return None
         return paired_difference(left, right)
 
-    def verdict(self, member: Measured, measure: str, rival: Measured | None = None) -> str:
+    def verdict(self, member: EvaluatedPolicy, measure: str, rival: EvaluatedPolicy | None = None) -> str:
         """`better`, `worse`, `not distinguishable`, or a dash where there is nothing to compare."""
         found = self.difference(member, measure, rival)
-        if found is None or found["low"] is None:
+        if found is None or found["low"] is None or found["high"] is None:
             return "–"
         return "better" if found["high"] < 0 else "worse" if found["low"] > 0 else "not distinguishable"
 
@@ -99,13 +103,13 @@ class Policies:
     def baselines(self) -> Mapping[str, Estimate]:
         """MAE of the baselines on the same windows."""
         for member in self.members:
-            found = (member.prediction.metrics.get("baselines") or {}) if member.prediction else {}
+            found = section(member.prediction.metrics, "baselines") if member.prediction else {}
             if found:
                 return {name: estimate for name, entry in found.items() if (estimate := MAE.of(entry))}
         return {}
 
     @property
-    def idle(self) -> Success | None:
+    def idle(self) -> SuccessRate | None:
         """Success of doing nothing."""
         known = (_overall(member.evaluation, "noop") for member in self.members if member.evaluation)
         return next((score for score in known if score), None)
@@ -116,7 +120,7 @@ def policies_of(experiment: Experiment) -> Policies | None:
     merges = [run for run in experiment.runs if run.task == "merge"]
     if not merges:
         return None
-    inputs = {path for run in merges for path in _section(run, "merge").get("checkpoints") or ()}
+    inputs = {str(path) for run in merges for path in items(section(run.config, "merge").get("checkpoints"))}
     kinds = {run.name: MERGE for run in merges}
     kinds |= {run.name: SINGLE for run in experiment.runs if any(_is_at(run, path) for path in inputs)}
     found: dict[str, dict[str, Entry]] = {}
@@ -127,7 +131,13 @@ def policies_of(experiment: Experiment) -> Policies | None:
             found.setdefault(target.name, {})[key] = run
     by_name = {run.name: run for run in experiment.runs}
     members = [
-        Measured(run=by_name[name], kind=kinds.get(name, REFERENCE), **measured) for name, measured in found.items()
+        EvaluatedPolicy(
+            run=by_name[name],
+            kind=kinds.get(name, REFERENCE),
+            prediction=by_kind.get("prediction"),
+            evaluation=by_kind.get("evaluation"),
+        )
+        for name, by_kind in found.items()
     ]
     if not members:
         return None
@@ -137,10 +147,10 @@ def policies_of(experiment: Experiment) -> Policies | None:
     return Policies(members=tuple(members), best_single=_best(members))
 
 
-def _best(members: Sequence[Measured]) -> Measured | None:
+def _best(members: Sequence[EvaluatedPolicy]) -> EvaluatedPolicy | None:
     """The single with the lowest validation loss: chosen on other episodes than those it is compared on."""
     scored = [
-        (float(loss), member)
+        (loss, member)
         for member in members
         if member.kind == SINGLE and (loss := _validation_loss(member.run)) is not None
     ]
@@ -148,18 +158,13 @@ def _best(members: Sequence[Measured]) -> Measured | None:
 
 
 def _validation_loss(run: Entry) -> float | None:
-    values = [row.get("val_loss") for row in run.validation]
-    return next((value for value in reversed(values) if isinstance(value, int | float)), None)
-
-
-def _section(run: Entry, name: str) -> Mapping[str, Any]:
-    section = run.config.get(name)
-    return section if isinstance(section, Mapping) else {}
+    values = [real(row.get("val_loss")) for row in run.validation]
+    return next((value for value in reversed(values) if value is not None), None)
 
 
 def _target(experiment: Experiment, run: Entry) -> Entry | None:
     """The run whose policy a prediction or evaluation is about."""
-    path = str(_section(run, run.task).get("checkpoint") or "")
+    path = str(section(run.config, run.task).get("checkpoint") or "")
     return next((other for other in experiment.runs if path and _is_at(other, path)), None)
 
 
@@ -169,38 +174,29 @@ def _is_at(run: Entry, path: str) -> bool:
     return path == str(run.folder.resolve()) or path.endswith(f"/{run.name}")
 
 
-def _loss(metrics: Mapping[str, Any]) -> Estimate | None:
-    entry = metrics.get("validation") or {}
-    ends = entry.get("loss_interval") or {}
-    if entry.get("loss") is None:
-        return None
-    return Estimate(
-        value=float(entry["loss"]),
-        low=ends.get("low"),
-        high=ends.get("high"),
-        episodes=ends.get("n_episodes"),
-        windows=ends.get("n_windows"),
-    )
+def _loss(metrics: JSONObject) -> Estimate | None:
+    entry = section(metrics, "validation")
+    value = real(entry.get("loss"))
+    return None if value is None else estimate_from(value, section(entry, "loss_interval"), {})
 
 
-def _overall(run: Entry, policy: str) -> Success | None:
+def _overall(run: Entry, policy: str) -> SuccessRate | None:
     return next((score for score in successes(run) if (score.policy, score.task) == (policy, "all tasks")), None)
 
 
 def _failures(run: Entry | None) -> Sums | None:
     """Failed episodes by initial state and task: the same states stand behind every policy."""
-    entry = ((run.metrics.get("policies") or {}).get("policy") or {}).get("all") if run else None
-    if not entry or not entry.get("successes"):
+    outcomes = items(section(run.metrics, "policies", "policy", "all").get("successes")) if run else ()
+    if not outcomes:
         return None
-    failed = 1.0 - np.asarray(entry["successes"], np.float64)
+    failed = 1.0 - np.asarray(outcomes, np.float64)
     # Tasks share their initial states' numbers, so an episode is named by its place.
     return Sums(episodes=np.arange(len(failed)), sums=failed, counts=np.ones(len(failed)), windows=len(failed))
 
 
-def _weights(summary: Any) -> tuple[float, ...] | None:
-    weights = summary.get("weights") if isinstance(summary, Mapping) else None
+def _weights(summary: JSON) -> tuple[float, ...] | None:
+    weights = section(summary).get("weights")
     if isinstance(weights, Mapping) and len(weights) == 1:  # by unit: here the whole policy is one
         weights = next(iter(weights.values()))
-    if isinstance(weights, Sequence) and weights and all(isinstance(value, int | float) for value in weights):
-        return tuple(float(value) for value in weights)
-    return None
+    known = [float(value) for value in items(weights) if is_number(value)]
+    return tuple(known) if known and len(known) == len(items(weights)) else None

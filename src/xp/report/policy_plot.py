@@ -4,14 +4,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from xp.report.matrix import BASELINES
+from xp.report.estimates import BASELINES
 from xp.report.numbers import interval, number, percent
 from xp.report.policies import MERGE, REFERENCE, SINGLE, Policies
 from xp.report.svg import nice_ticks
 
 WIDTH, ROW, TOP, BOTTOM, SIDE = 440, 36, 8, 46, 20
-STYLES = {SINGLE: "s0", MERGE: "s1", REFERENCE: "s2", "baseline": "base-mean"}
-NAMES = {SINGLE: "trained on a part", MERGE: "merged", REFERENCE: "reference", "baseline": "baseline"}
+POLICY, BASELINE = "policy", "baseline"
+STYLES = {SINGLE: "s0", MERGE: "s1", REFERENCE: "s2", POLICY: "s0", BASELINE: "base-mean"}
+NAMES = {
+    SINGLE: "trained on a part",
+    MERGE: "merged",
+    REFERENCE: "reference",
+    POLICY: "policy",
+    BASELINE: "baseline",
+}
 FAR = 3.0
 """A value further above the policies' median than so many times their middle spread is shown at the edge."""
 
@@ -56,7 +63,7 @@ def panels(policies: Policies) -> list[Panel]:
         if m.error
     ]
     rivals = [
-        Dot(name=BASELINES[name], kind="baseline", value=e.value, low=e.low, high=e.high)
+        Dot(name=BASELINES[name], kind=BASELINE, value=e.value, low=e.low, high=e.high)
         for name, e in policies.baselines.items()
     ]
     rates = [
@@ -72,7 +79,7 @@ def panels(policies: Policies) -> list[Panel]:
     if rates:
         idle = policies.idle
         extra = (
-            [Dot(name="doing nothing", kind="baseline", value=idle.rate, low=idle.low, high=idle.high)] if idle else []
+            [Dot(name="doing nothing", kind=BASELINE, value=idle.rate, low=idle.low, high=idle.high)] if idle else []
         )
         title, label = "Closed-loop success", "share of episodes, 95% Wilson interval"
         dots = (*rates, *extra)
@@ -97,7 +104,7 @@ def dot_plot(panel: Panel) -> str:
     """One `<svg>`: a name above each line, so that long names fit a phone."""
     height = TOP + ROW * len(panel.dots) + BOTTOM
     base = height - BOTTOM
-    parts = [f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(spoken(panel))}" class="chart">']
+    parts = [f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(aria_label(panel))}" class="chart">']
     for tick in nice_ticks(panel.low, panel.high, 5):
         x = place(panel, tick)
         text = panel.text(tick)
@@ -112,10 +119,10 @@ def dot_plot(panel: Panel) -> str:
     return "".join(parts)
 
 
-def spoken(panel: Panel) -> str:
+def aria_label(panel: Panel) -> str:
     """The panel in words, for screen readers."""
-    told = "; ".join(f"{dot.name}: {panel.text(dot.value)} {_ends(panel, dot)}" for dot in panel.dots)
-    return f"{panel.title}. {panel.label}. {told}"
+    values = "; ".join(f"{dot.name}: {panel.text(dot.value)} {_format_interval(panel, dot)}" for dot in panel.dots)
+    return f"{panel.title}. {panel.label}. {values}"
 
 
 def place(panel: Panel, value: float) -> float:
@@ -131,7 +138,7 @@ def legend(panel: Panel) -> list[tuple[str, str]]:
 
 def _row(panel: Panel, dot: Dot, top: float) -> list[str]:
     style, y = STYLES[dot.kind], top + 26
-    title = f"<title>{escape(dot.name)}: {panel.text(dot.value)} {_ends(panel, dot)}</title>"
+    title = f"<title>{escape(dot.name)}: {panel.text(dot.value)} {_format_interval(panel, dot)}</title>"
     side = panel.side(dot.value)
     value = {-1: "← {}", 0: "{}", 1: "{} →"}[side].format(panel.text(dot.value))
     parts = [f'<text class="name" x="{SIDE}" y="{top + 15}">{escape(dot.name)} · {value}</text>']
@@ -153,7 +160,7 @@ def _chevron(style: str, x: float, y: float, side: int) -> str:
     return f'<polyline class="line {style}" points="{points}" fill="none"/>'
 
 
-def _ends(panel: Panel, dot: Dot) -> str:
+def _format_interval(panel: Panel, dot: Dot) -> str:
     if dot.low is None or dot.high is None or not panel.share:
         return interval(dot.low, dot.high)
     return f"[{percent(dot.low)}, {percent(dot.high)}]"

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 
+from xp.metrics.intervals import PairedDifference
+from xp.report.estimates import BASELINES, Estimate, format_estimate
 from xp.report.findings import Finding
-from xp.report.matrix import BASELINES, Estimate
 from xp.report.numbers import enumeration, interval, number, percent
-from xp.report.policies import ERROR, LOSS, MERGE, RATE, REFERENCE, SINGLE, Measured, Policies
-from xp.report.results import Success
-from xp.report.tables import Table, told
+from xp.report.policies import ERROR, LOSS, MERGE, RATE, REFERENCE, SINGLE, EvaluatedPolicy, Policies
+from xp.report.results import SuccessRate
+from xp.report.tables import Table
 
 KINDS = {SINGLE: "trained on a part", MERGE: "merged", REFERENCE: "reference"}
 
@@ -20,8 +21,8 @@ def policy_table(policies: Policies) -> Table:
         (
             member.name + (" (best single)" if member is best else ""),
             KINDS[member.kind],
-            told(member.loss),
-            told(member.error),
+            format_estimate(member.loss),
+            format_estimate(member.error),
             _rate(member.success),
             _count(member),
             _difference(policies, member, ERROR),
@@ -32,7 +33,7 @@ def policy_table(policies: Policies) -> Table:
     ]
     dashes = ("–",) * 3
     for name, estimate in policies.baselines.items():
-        rows.append((BASELINES[name], "baseline", "–", told(estimate), "–", _episodes(estimate), *dashes))
+        rows.append((BASELINES[name], "baseline", "–", format_estimate(estimate), "–", _episodes(estimate), *dashes))
     if policies.idle:
         idle = policies.idle
         rows.append(("doing nothing", "baseline", "–", "–", _rate(idle), f"{idle.episodes} states", *dashes))
@@ -64,9 +65,9 @@ def policy_findings(policies: Policies) -> Iterator[Finding]:
 
 
 def _compared(
-    policies: Policies, merges: list[Measured], measure: str, what: str, rival: Measured, who: str
+    policies: Policies, merges: list[EvaluatedPolicy], measure: str, what: str, rival: EvaluatedPolicy, who: str
 ) -> Iterator[Finding]:
-    verdicts: dict[str, list[Measured]] = {}
+    verdicts: dict[str, list[EvaluatedPolicy]] = {}
     for merge in merges:
         verdicts.setdefault(policies.verdict(merge, measure, rival), []).append(merge)
     verdicts.pop("–", None)
@@ -83,7 +84,9 @@ def _compared(
     )
 
 
-def _largest(policies: Policies, verdicts: dict[str, list[Measured]], measure: str, rival: Measured) -> str:
+def _largest(
+    policies: Policies, verdicts: dict[str, list[EvaluatedPolicy]], measure: str, rival: EvaluatedPolicy
+) -> str:
     """The paired difference of the best of the better ones, with its interval and n."""
     if "better" not in verdicts:
         return ""
@@ -91,40 +94,40 @@ def _largest(policies: Policies, verdicts: dict[str, list[Measured]], measure: s
     known = {name: entry for name, entry in found.items() if entry}
     name = min(known, key=lambda name: known[name]["value"])
     entry = known[name]
-    sign = -1 if measure == RATE else 1
-    ends = sorted((sign * entry["low"], sign * entry["high"]))
-    return (
-        f" (largest: {name.removeprefix('merge_')} {number(sign * entry['value'])} {interval(*ends)}, "
-        f"n = {entry['n_episodes']})"
-    )
+    value, low, high = _as_success(entry) if measure == RATE else (entry["value"], entry["low"], entry["high"])
+    return f" (largest: {name.removeprefix('merge_')} {number(value)} {interval(low, high)}, n = {entry['n_episodes']})"
 
 
-def _bare(member: Measured) -> str:
+def _as_success(entry: PairedDifference) -> tuple[float, float | None, float | None]:
+    """A difference of failure rates as one of success rates: value, low, high."""
+    low, high = entry["low"], entry["high"]
+    return -entry["value"], None if high is None else -high, None if low is None else -low
+
+
+def _bare(member: EvaluatedPolicy) -> str:
     return member.name.removeprefix("merge_")
 
 
-def weights_text(member: Measured) -> str:
+def weights_text(member: EvaluatedPolicy) -> str:
     """`0.25 0.25 0.25 0.25`, or a dash where there is not one weight per checkpoint."""
     return " ".join(f"{weight:.2f}" for weight in member.weights) if member.weights else "–"
 
 
-def _difference(policies: Policies, member: Measured, measure: str) -> str:
+def _difference(policies: Policies, member: EvaluatedPolicy, measure: str) -> str:
     found = policies.difference(member, measure)
     if found is None or found["low"] is None:
         return "–"
-    value, low, high = found["value"], found["low"], found["high"]
-    if measure == RATE:
-        value, low, high = -value, -high, -low
+    value, low, high = _as_success(found) if measure == RATE else (found["value"], found["low"], found["high"])
     return f"{number(value)} {interval(low, high)} · {policies.verdict(member, measure)}"
 
 
-def _rate(score: Success | None) -> str:
+def _rate(score: SuccessRate | None) -> str:
     if score is None:
         return "–"
     return f"{score.successes}/{score.episodes} = {percent(score.rate)} [{percent(score.low)}, {percent(score.high)}]"
 
 
-def _count(member: Measured) -> str:
+def _count(member: EvaluatedPolicy) -> str:
     parts = [_episodes(member.error) if member.error else ""]
     parts.append(f"{member.success.episodes} states" if member.success else "")
     return ", ".join(part for part in parts if part) or "–"

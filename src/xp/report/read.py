@@ -1,13 +1,14 @@
-"""An experiment as its run folders tell it. Reads files only; a damaged folder becomes a marked entry, not a crash."""
+"""Reads an experiment from its run folders: files only; a damaged folder becomes a marked entry, not a crash."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from xp.errors import UserError
+from xp.json_types import JSON, JSONObject
+from xp.report.json_values import is_number, section
 from xp.runs import RunFolder, find_runs
 from xp.runs.records.folder import CONFIG, is_run
 from xp.runs.records.json_io import read_object
@@ -24,13 +25,14 @@ class Entry:
     folder: Path
     standing: str
     """pending, running, done, failed, cancelled, interrupted, or damaged."""
-    config: Mapping[str, Any] = field(default_factory=dict)
-    record: Mapping[str, Any] = field(default_factory=dict)
-    job: Mapping[str, Any] = field(default_factory=dict)
-    summary: Any = field(default_factory=dict)
-    metrics: Mapping[str, Any] = field(default_factory=dict)
-    training: list[dict[str, Any]] = field(default_factory=list)
-    validation: list[dict[str, Any]] = field(default_factory=list)
+    config: JSONObject = field(default_factory=dict)
+    record: JSONObject = field(default_factory=dict)
+    job: JSONObject = field(default_factory=dict)
+    summary: JSON = field(default_factory=dict)
+    metrics: JSONObject = field(default_factory=dict)
+    training: Sequence[JSONObject] = ()
+    """A row for each logged step, as in training_log.csv."""
+    validation: Sequence[JSONObject] = ()
     problem: str = ""
     """Why it failed: a sentence; the whole traceback is in `traceback`."""
     traceback: str = ""
@@ -46,7 +48,7 @@ class Entry:
         return str(task.get("name", "")) if isinstance(task, Mapping) else str(task)
 
     @cached_property
-    def flat(self) -> dict[str, Any]:
+    def flat(self) -> JSONObject:
         """The configuration by dotted keys."""
         return flat(self.config)
 
@@ -60,8 +62,8 @@ class Entry:
         """(trained, predicted) of a prediction run, else None."""
         if {"training_horizon", "prediction_horizon"} <= set(self.metrics):
             return _pair(self.metrics["training_horizon"], self.metrics["prediction_horizon"])
-        horizon = self.config.get("horizon")
-        if self.task == "predict" and isinstance(horizon, Mapping) and {"train", "predict"} <= set(horizon):
+        horizon = section(self.config, "horizon")
+        if self.task == "predict" and {"train", "predict"} <= set(horizon):
             return _pair(horizon["train"], horizon["predict"])
         match = _CELL_NAME.search(self.name)
         return (int(match[1]), int(match[2])) if match else None
@@ -126,18 +128,18 @@ def read_experiment(folder: str | Path) -> Experiment:
             f"{folder} holds no run to report on: no folder in it has a record.json or job.json. Give the folder of an "
             "experiment, such as multirun/multi_horizon, or run one first: python -m xp +experiment=multi_horizon -m"
         )
-    return Experiment(folder=folder, runs=tuple(sorted(entries, key=lambda entry: natural(entry.name))))
+    return Experiment(folder=folder, runs=tuple(sorted(entries, key=lambda entry: natural_order(entry.name))))
 
 
-def natural(name: str) -> list[Any]:
+def natural_order(name: str) -> list[tuple[int, float, str]]:
     """Sorting key by which h4 comes before h16 and lr=3e-5 before lr=1e-4."""
     parts = re.split(r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?)", name)
     return [(1, float(part), "") if index % 2 else (0, 0.0, part) for index, part in enumerate(parts)]
 
 
-def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(config: JSONObject, prefix: str = "") -> dict[str, JSON]:
     """A nested mapping as dotted keys; lists stay values."""
-    result: dict[str, Any] = {}
+    result: dict[str, JSON] = {}
     for key, value in config.items():
         if isinstance(value, Mapping) and value:
             result.update(flat(value, f"{prefix}{key}."))
@@ -148,17 +150,15 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _read_entry(run: RunFolder, root: Path) -> Entry:
     troubles: list[str] = []
-    job = _try(lambda: read_object(run.path / "job.json", default={}), {}, troubles)
-    frozen = job.get("config") if isinstance(job.get("config"), dict) else {}
-    config = _try(lambda: read_object(run.path / CONFIG, default=frozen), {}, troubles)
+    nothing: dict[str, JSON] = {}
+    job = _try(lambda: read_object(run.path / "job.json", default=nothing), nothing, troubles)
+    frozen = section(job, "config")
+    config = _try(lambda: read_object(run.path / CONFIG, default=frozen), nothing, troubles)
     record = _try(run.record, None, troubles)
     standing = _try(lambda: record.standing, "damaged", troubles) if record is not None else "damaged"
-    fields = {
-        "summary": _try(run.summary, {}, troubles),
-        "metrics": _try(lambda: read_object(run.path / "metrics.json", default={}), {}, troubles),
-        "training": _try(run.training_log, [], troubles),
-        "validation": _try(run.validation_log, [], troubles),
-    }
+    summary = _try(run.summary, nothing, troubles)
+    metrics = _try(lambda: read_object(run.path / "metrics.json", default=nothing), nothing, troubles)
+    training, validation = _try(run.training_log, [], troubles), _try(run.validation_log, [], troubles)
     record_data = dict(record or {})
     return Entry(
         name="." if run.path == root else run.path.relative_to(root).as_posix(),
@@ -167,23 +167,26 @@ def _read_entry(run: RunFolder, root: Path) -> Entry:
         config=config,
         record=record_data,
         job=job,
+        summary=summary,
+        metrics=metrics,
+        training=training,
+        validation=validation,
         problem=" ".join(troubles) or _problem(record_data),
         traceback=str(record_data.get("traceback") or ""),
         seconds=_try(lambda: record.seconds, None, []) if record is not None else None,
         videos=tuple(_below(run.path, root, "videos")),
         figures=tuple(_below(run.path, root, "figures")),
-        **fields,
     )
 
 
-def _pair(*given: Any) -> tuple[int, int] | None:
+def _pair(one: JSON, other: JSON) -> tuple[int, int] | None:
     """Two whole numbers as a file has them; None where one is something else."""
-    if not all(isinstance(each, int | float) and float(each).is_integer() for each in given):
-        return None
-    return int(given[0]), int(given[1])
+    if is_number(one) and is_number(other) and float(one).is_integer() and float(other).is_integer():
+        return int(one), int(other)
+    return None
 
 
-def _try(read: Callable[[], Any], default: Any, troubles: list[str]) -> Any:
+def _try[T](read: Callable[[], T], default: T, troubles: list[str]) -> T:
     """What `read` gives; the default and a note in `troubles` where a file is damaged."""
     try:
         return read()
@@ -192,7 +195,7 @@ def _try(read: Callable[[], Any], default: Any, troubles: list[str]) -> Any:
         return default
 
 
-def _problem(record: Mapping[str, Any]) -> str:
+def _problem(record: JSONObject) -> str:
     """The failure in one sentence: the recorded message, or the last line of the traceback."""
     error = record.get("error")
     if isinstance(error, Mapping):
@@ -206,4 +209,4 @@ def _problem(record: Mapping[str, Any]) -> str:
 
 def _below(folder: Path, root: Path, kind: str) -> list[str]:
     found = (path for pattern in _SHOWN[kind] for path in (folder / kind).glob(pattern))
-    return sorted((path.relative_to(root).as_posix() for path in found), key=natural)
+    return sorted((path.relative_to(root).as_posix() for path in found), key=natural_order)

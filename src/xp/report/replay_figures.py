@@ -1,14 +1,21 @@
 """A replayed episode as pictures: each joint's trajectory, and its acceleration, with the chunk boundaries marked."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from xp.metrics.continuity import acceleration
 from xp.metrics.replay import Trace
 from xp.report.figures import GREYS, PALETTE, save_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Values = Callable[[np.ndarray], np.ndarray]
+"""From a trajectory [F, A] to what is drawn of it."""
 
 MOST_LABELLED = 40
 """Beyond so many boundaries (ensembling has one a frame) the lines would hide the curves."""
@@ -40,8 +47,8 @@ def _positions(x: np.ndarray) -> np.ndarray:
 
 
 def _picture(
-    traces: Mapping[str, Trace], joints: Sequence[str], fps: float, offset: int, values: Any, title: str
-) -> Any:
+    traces: Mapping[str, Trace], joints: Sequence[str], fps: float, offset: int, values: Values, title: str
+) -> "Figure":
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -69,7 +76,7 @@ def _picture(
 
 
 def _row(
-    axes: Any,
+    axes: "Axes",
     time: np.ndarray,
     own: np.ndarray,
     truth: np.ndarray,
@@ -77,7 +84,7 @@ def _row(
     index: int,
     offset: int,
     fps: float,
-    values: Any,
+    values: Values,
 ) -> None:
     axes.plot(time, truth, color=GREYS["hold_last"], linewidth=1.2, label="demonstration")
     axes.plot(time, own, color=PALETTE[1], linewidth=1.2, label="policy")

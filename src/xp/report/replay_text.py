@@ -1,16 +1,16 @@
 """A replay's results as text of at most 80 columns: results.txt, and what the terminal shows."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from xp.metrics.replay import MODES
+from xp.metrics.replay_summary import Mean, ReplayMetrics, ReplaySummary
 from xp.report.numbers import interval, number
 
 ROW_NAMES = {"policy": "policy", "hold_last": "hold-last", "demonstration": "recorded"}
 LABEL, COLUMN = 20, 26
 
 
-def replay_text(metrics: Mapping[str, Any]) -> str:
+def replay_text(metrics: ReplayMetrics) -> str:
     """Each measure of policy, hold-last and demonstration in each mode; joints; and the spread over checkpoints."""
     parts = [_head(metrics)]
     for mode, rows in metrics["replay"].items():
@@ -20,7 +20,7 @@ def replay_text(metrics: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _head(metrics: Mapping[str, Any]) -> str:
+def _head(metrics: ReplayMetrics) -> str:
     count = len(metrics["episodes"])
     return "\n".join(
         [
@@ -35,7 +35,7 @@ def _head(metrics: Mapping[str, Any]) -> str:
     )
 
 
-def _no_overlap(metrics: Mapping[str, Any]) -> list[str]:
+def _no_overlap(metrics: ReplayMetrics) -> list[str]:
     """Blending that has nothing to blend: each chunk ends where the next begins."""
     if not metrics["execution"].startswith("blend") or metrics["chunk_steps"] < metrics["horizon"]:
         return []
@@ -46,7 +46,7 @@ def _no_overlap(metrics: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _measures(mode: str, rows: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
+def _measures(mode: str, rows: Mapping[str, ReplaySummary], metrics: ReplayMetrics) -> str:
     policy = rows["policy"]
     extra = f", delay {metrics['delay']} + 0..{metrics['jitter']} frames" if mode == "delayed" else ""
     lines = [f"{MODES[mode]}{extra}: {policy['boundaries']} boundaries"]
@@ -60,13 +60,13 @@ def _measures(mode: str, rows: Mapping[str, Any], metrics: Mapping[str, Any]) ->
     return "\n".join(lines)
 
 
-def _cell(entry: Mapping[str, Any], row: str) -> str:
+def _cell(entry: Mean, row: str) -> str:
     if row == "demonstration" or entry["low"] is None:
         return number(entry["value"])
     return f"{number(entry['value'])} {interval(entry['low'], entry['high'])}"
 
 
-def _folded(label: str, rows: Mapping[str, Any], key: str) -> str:
+def _folded(label: str, rows: Mapping[str, ReplaySummary], key: str) -> str:
     """Intervals on a line of their own."""
     entries = [rows[row]["measures"][key] for row in ROW_NAMES]
     values = "".join(f"{number(entry['value']):{COLUMN}}" for entry in entries)
@@ -75,19 +75,19 @@ def _folded(label: str, rows: Mapping[str, Any], key: str) -> str:
     return f"{label:{LABEL}}{values}".rstrip() + "\n" + f"{'':{LABEL}}{ends}".rstrip()
 
 
-def _joints(policy: Mapping[str, Any], names: list[str]) -> str:
+def _joints(policy: ReplaySummary, names: list[str]) -> str:
     error, ratio = policy["per_joint"]["l1"], policy["per_joint"]["u_a_ratio"]
     lines = [f"{'policy, by joint':{LABEL}}{'tracking error (unit)':{COLUMN + 4}}U_a over the demonstration's"]
     for index, name in enumerate(names):
         cells = [
-            f"{number(each['value'][index])} {interval(*(_at(each[end], index) for end in ('low', 'high')))}"
+            f"{number(each['value'][index])} {interval(_at(each['low'], index), _at(each['high'], index))}"
             for each in (error, ratio)
         ]
         lines.append(f"  {name:18}{cells[0]:{COLUMN + 4}}{cells[1]}")
     return "\n".join(lines)
 
 
-def _checkpoints(metrics: Mapping[str, Any]) -> str:
+def _checkpoints(metrics: ReplayMetrics) -> str:
     """Every checkpoint's value of the measures that differ most between neighbours."""
     lines = ["Spread over checkpoints: " + ", ".join(metrics["checkpoints"])]
     for mode in metrics["replay"]:
@@ -99,5 +99,5 @@ def _checkpoints(metrics: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _at(values: Any, index: int) -> float | None:
+def _at(values: Sequence[float | None] | None, index: int) -> float | None:
     return None if values is None else values[index]

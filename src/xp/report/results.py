@@ -3,8 +3,10 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeGuard
 
+from xp.json_types import JSON, JSONObject
+from xp.report.json_values import count, is_number, real, section
 from xp.report.read import Entry, Experiment
 
 _NOT_SCIENCE = ("hydra.", "paths.", "stages.", "experiment.", "logger.")
@@ -72,7 +74,7 @@ def varied(run: Entry, keys: Sequence[str]) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Success:
+class SuccessRate:
     """Closed-loop success of one policy on one task, or on all tasks of a run (`task` is then `all tasks`)."""
 
     run: Entry
@@ -85,42 +87,41 @@ class Success:
     episodes: int
 
 
-def successes(run: Entry) -> list[Success]:
+def successes(run: Entry) -> list[SuccessRate]:
     """The success rates in an evaluation's metrics.json: per policy, all tasks first, then each; empty without any."""
-    result = []
-    for policy, entry in (run.metrics.get("policies") or {}).items():
-        tasks = entry.get("tasks") or {}
-        scored = [("all tasks", entry.get("all") or {}), *(tasks.items() if len(tasks) > 1 else ())]
-        for task, scores in scored:
-            ends = scores.get("success_interval")
-            if scores.get("success_rate") is not None and ends:
-                result.append(
-                    Success(
-                        run=run,
-                        policy=policy,
-                        task=task,
-                        rate=scores["success_rate"],
-                        low=ends["low"],
-                        high=ends["high"],
-                        successes=scores["num_success"],
-                        episodes=scores["num_episodes"],
-                    )
-                )
-    return result
+    found = []
+    for policy, entry in section(run.metrics, "policies").items():
+        tasks = section(entry, "tasks")
+        scored = [("all tasks", section(entry, "all")), *(tasks.items() if len(tasks) > 1 else ())]
+        found += [rate for task, scores in scored if (rate := _success_rate(run, policy, task, section(scores)))]
+    return found
+
+
+def _success_rate(run: Entry, policy: str, task: str, scores: JSONObject) -> SuccessRate | None:
+    ends = section(scores, "success_interval")
+    rate, low, high = real(scores.get("success_rate")), real(ends.get("low")), real(ends.get("high"))
+    won, episodes = count(scores.get("num_success")), count(scores.get("num_episodes"))
+    if rate is None or low is None or high is None or won is None or episodes is None:
+        return None
+    return SuccessRate(
+        run=run, policy=policy, task=task, rate=rate, low=low, high=high, successes=won, episodes=episodes
+    )
 
 
 def last_values(run: Entry) -> dict[str, float]:
     """The last known number of each column of the training and then the validation log."""
     found: dict[str, float] = {}
     for row in [*run.training, *run.validation]:
-        found.update({key: float(value) for key, value in row.items() if key not in _NOT_SHOWN and _is_number(value)})
+        found.update({key: float(value) for key, value in row.items() if key not in _NOT_SHOWN and _is_finite(value)})
     return found
 
 
 def best_of(run: Entry) -> tuple[float, int, str] | None:
     """(lowest value, its step, column) of the run's validation log, or of its training loss where it has no other."""
     for rows, key in ((run.validation, "val_loss"), (run.validation, "l1_error"), (run.training, "loss")):
-        known = [(float(row[key]), int(row.get("step") or 0), key) for row in rows if _is_number(row.get(key))]
+        known = [
+            (float(value), int(real(row.get("step")) or 0), key) for row in rows if _is_finite(value := row.get(key))
+        ]
         if known:
             return min(known)
     return None
@@ -148,7 +149,7 @@ def flat_value(run: Entry, key: str) -> str:
     return "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _shown(value: Any, experiment: Experiment) -> str:
+def _shown(value: JSON, experiment: Experiment) -> str:
     """A configuration value as text, with paths relative to the experiment."""
     if isinstance(value, float):
         return f"{value:g}"
@@ -158,5 +159,5 @@ def _shown(value: Any, experiment: Experiment) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def _is_finite(value: JSON) -> TypeGuard[int | float]:
+    return is_number(value) and math.isfinite(value)

@@ -2,11 +2,13 @@
 
 import csv
 import io
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from xp.atomic import write_json, write_text
-from xp.report.matrix import BASELINES
+from xp.json_types import JSON, JSONObject
+from xp.report.estimates import BASELINES
+from xp.report.json_values import section
 from xp.report.read import Entry, Experiment
 from xp.report.results import last_values
 from xp.report.tables import Table
@@ -39,7 +41,7 @@ def write_table(path: Path, table: Table) -> None:
     write_text(path, text.getvalue())
 
 
-def summary_entries(experiment: Experiment) -> list[dict[str, Any]]:
+def summary_entries(experiment: Experiment) -> list[JSONObject]:
     """The entries of summary.json, in natural order of the runs' names."""
     predicted = [run for run in experiment.predictions if run.metrics]
     if predicted:
@@ -47,32 +49,31 @@ def summary_entries(experiment: Experiment) -> list[dict[str, Any]]:
     return [{"run": run.name, "state": run.standing, **_result(run)} for run in experiment.runs if _result(run)]
 
 
-def _result(run: Entry) -> dict[str, Any]:
-    summary = run.summary if isinstance(run.summary, dict) else {}
-    return {**last_values(run), **summary, **run.metrics}
+def _result(run: Entry) -> JSONObject:
+    return {**last_values(run), **section(run.summary), **run.metrics}
 
 
-def _row(entry: dict[str, Any]) -> dict[str, Any]:
+def _row(entry: JSONObject) -> dict[str, JSON]:
     """The scalars of an entry; intervals as *_low and *_high, baselines as *_mse and *_mae."""
-    row: dict[str, Any] = {}
+    row: dict[str, JSON] = {}
     for key, value in entry.items():
         if isinstance(value, (str, int, float, bool)) or value is None:
             row[key] = value
-        elif key.endswith("_interval") and isinstance(value, dict):
+        elif key.endswith("_interval") and isinstance(value, Mapping):
             name = key.removesuffix("_interval")
             row |= {f"{name}_low": value.get("low"), f"{name}_high": value.get("high")}
     for key in ("mse", "mae"):
-        row |= _some({f"dataset_units_{key}": (entry.get("dataset_units") or {}).get(key)})
+        row |= _some({f"dataset_units_{key}": section(entry, "dataset_units").get(key)})
         for name in BASELINES:
-            row |= _some({f"{name}_{key}": ((entry.get("baselines") or {}).get(name) or {}).get(key)})
+            row |= _some({f"{name}_{key}": section(entry, "baselines", name).get(key)})
     return row
 
 
-def _some(values: dict[str, Any]) -> dict[str, Any]:
+def _some(values: dict[str, JSON]) -> dict[str, JSON]:
     return {key: value for key, value in values.items() if value is not None}
 
 
-def _csv(rows: list[dict[str, Any]]) -> str:
+def _csv(rows: list[dict[str, JSON]]) -> str:
     present = dict.fromkeys(key for row in rows for key in row)
     columns = [key for key in _LEADING if key in present] + [key for key in present if key not in _LEADING]
     text = io.StringIO()

@@ -22,7 +22,7 @@ def line_chart(chart: Chart) -> str:
     x, y = _linear(min(xs), max(xs), LEFT, WIDTH - RIGHT), _y_scale(chart, low, high)
     clip = f"clip-{escape(chart.key)}"
     parts = [
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(_spoken(chart))}" class="chart">',
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(_aria_label(chart))}" class="chart">',
         f'<defs><clipPath id="{clip}"><rect x="{LEFT - 4}" y="{TOP}" width="{WIDTH - LEFT - RIGHT + 8}" '
         f'height="{HEIGHT - TOP - BOTTOM + 1}"/></clipPath></defs>',
         *_y_axis(chart, low, high, y),
@@ -178,7 +178,7 @@ def _tick(value: float, ticks: Sequence[float]) -> str:
     return f"{value:,.{decimals}f}".replace("-", "−")
 
 
-def _spoken(chart: Chart) -> str:
+def _aria_label(chart: Chart) -> str:
     """The chart in words, for screen readers: each line's first and last value."""
     lines = [f"{line.name}: {number(line.y[0])} to {number(line.y[-1])}" for line in chart.series]
     return f"{chart.title}. {chart.y_label} by {chart.x_label}. " + "; ".join(lines)

@@ -1,13 +1,15 @@
 """The report's tables as plain rows of text, for HTML and terminal alike."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from xp.errors import some
+from xp.json_types import JSON
+from xp.report.estimates import BASELINES, MAE, MSE, Estimate, format_estimate
 from xp.report.findings import verdict
-from xp.report.matrix import BASELINES, MAE, MSE, Estimate, build_matrix
-from xp.report.numbers import duration, interval, number, percent
+from xp.report.json_values import section
+from xp.report.matrix import build_matrix
+from xp.report.numbers import duration, number, percent
 from xp.report.read import Entry, Experiment
 from xp.report.results import best_of, columns_of, differing_keys, flat_value, last_values, successes, varied
 
@@ -37,7 +39,7 @@ def verdict_table(experiment: Experiment) -> Table | None:
         for cell in matrix.cells.values():
             if cell.own and cell.estimate:
                 rivals = [_rival(matrix.baselines.get((name, cell.predicted)), verdict(cell, name)) for name in names]
-                rows.append((f"h{cell.trained}", metric.key.upper(), told(cell.estimate), *rivals))
+                rows.append((f"h{cell.trained}", metric.key.upper(), format_estimate(cell.estimate), *rivals))
     if not rows:
         return None
     heads = ("model", "metric", "error", *(BASELINES[name] for name in names))
@@ -85,10 +87,9 @@ def provenance_table(experiment: Experiment) -> Table:
     for label, key in (("git commit", "git"), ("host", "host"), ("Python", "python")):
         rows.append((label, _all(run.record.get(key) for run in experiment.runs)))
     rows.append(("seed", _all(run.config.get("seed") for run in experiment.runs)))
-    packages: dict[str, list[Any]] = {}
+    packages: dict[str, list[JSON]] = {}
     for run in experiment.runs:
-        versions = run.record.get("versions")
-        for name, version in versions.items() if isinstance(versions, Mapping) else ():
+        for name, version in section(run.record, "versions").items():
             packages.setdefault(name, []).append(version)
     rows += [(name, _all(found)) for name, found in packages.items()]
     known = [run.seconds for run in experiment.runs if run.seconds is not None]
@@ -96,35 +97,20 @@ def provenance_table(experiment: Experiment) -> Table:
     return Table(title="Provenance", heads=("what", "value"), rows=tuple(rows))
 
 
-def told(estimate: Estimate | None) -> str:
-    """`0.123 [0.110, 0.134]`."""
-    return "–" if estimate is None else f"{number(estimate.value)} {interval(estimate.low, estimate.high)}"
-
-
-def counted(estimate: Estimate) -> str:
-    """What stands behind a value: `12 episodes, 480 windows`, and how many runs if several."""
-    parts = [
-        f"{estimate.episodes} episodes" if estimate.episodes else "",
-        f"{estimate.windows} windows" if estimate.windows else "",
-    ]
-    parts.append(f"range of {estimate.runs} runs" if estimate.runs > 1 else "")
-    return ", ".join(part for part in parts if part)
-
-
 def _rival(estimate: Estimate | None, outcome: str) -> str:
-    return "–" if estimate is None else f"{told(estimate)} · {VERDICTS[outcome]}"
+    return "–" if estimate is None else f"{format_estimate(estimate)} · {VERDICTS[outcome]}"
 
 
 def _result(run: Entry) -> str:
     """A prediction's error, an evaluation's success rate, a training's best validation."""
     if (estimate := MAE.of(run.metrics)) is not None:
-        return f"MAE {told(estimate)}"
+        return f"MAE {format_estimate(estimate)}"
     for score in successes(run):
         return f"success {percent(score.rate)}"
     best = best_of(run)
     return "–" if best is None else f"{best[2]} {number(best[0])} at step {best[1]:,}"
 
 
-def _all(values: Any) -> str:
+def _all(values: Iterable[JSON]) -> str:
     shown = dict.fromkeys(str(value) for value in values if value not in (None, ""))
     return some(shown, 12) if shown else "–"

@@ -5,48 +5,65 @@ from pathlib import Path
 from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from xp.foreign.text import printable
-from xp.report.bounded import arms_table, shortened
+from xp.report.bounded import shortened, variants_table
 from xp.report.continuity_tables import continuity_terminal
-from xp.report.matrix import BASELINES, MAE, MSE, Estimate, Matrix, build_matrix, has_matrix
+from xp.report.estimates import BASELINES, MAE, MSE, Estimate
+from xp.report.matrix import Matrix, build_matrix, has_matrix
 from xp.report.numbers import interval, number, percent
 from xp.report.policies import ERROR, Policies, policies_of
 from xp.report.policy_table import weights_text
 from xp.report.read import Experiment, read_experiment
-from xp.report.results import Success
+from xp.report.results import SuccessRate
+from xp.report.scored_tables import success_terminal
 from xp.report.tables import runs_table
 
 _WIDTH = 80
 _CELL = 30
 """Characters of a cell that is no name."""
-_ARMS, _ENDS = 20, 12
+_VARIANTS, _SHOWN_RUNS = 20, 12
 
 
-def terminal_table(folder: str | Path) -> Table | Group:
-    """Comparisons of replays, policies of an experiment that merges, the horizon matrix; or else a row per run."""
+def terminal_table(folder: str | Path) -> Table | Text | Group:
+    """Comparisons of replays, policies of an experiment that merges, the horizon matrix, or else a row per run.
+
+    Policies that were evaluated in closed loop come last: their success.
+    """
     experiment = read_experiment(folder)
+    policies = policies_of(experiment)
+    if policies:
+        return _policies_table(policies, experiment)
+    shown = [*_errors(experiment)]
+    scored = success_terminal(experiment)
+    if scored:
+        shown.append(scored)
+    elif not shown:
+        return _runs(experiment)
+    return Group(*shown) if len(shown) > 1 else shown[0]
+
+
+def _errors(experiment: Experiment) -> list[Table | Text]:
+    """Comparisons of replays, or the horizon matrix; nothing where there is neither."""
     replays = continuity_terminal(experiment)
     if replays:
-        return Group(*replays)
+        return list(replays)
     metric = next(
         (metric for metric in (MAE, MSE) if has_matrix(experiment) and build_matrix(experiment, metric)), None
     )
     matrix = build_matrix(experiment, metric) if metric else None
-    policies = policies_of(experiment)
-    if policies:
-        return _policies_table(policies, experiment)
-    return _matrix_table(matrix, experiment) if matrix else _runs(experiment)
+    return [_matrix_table(matrix, experiment)] if matrix else []
 
 
 def _policies_table(policies: Policies, experiment: Experiment) -> Table:
     """A row per policy: value over interval, and on the third line a merge's weights; fits 80 columns."""
     best = policies.best_single
     known = next((member for member in policies.members if member.error), None)
-    counted = f"n = {known.error.episodes} test episodes" if known and known.error else ""
+    size = f"n = {known.error.episodes} test episodes" if known and known.error else ""
     states = next((m.success.episodes for m in policies.members if m.success), None)
-    counted += f", {states} initial states" if states else ""
-    caption = f"{counted}. 95% intervals. " if counted else "95% intervals. "
+    size += f", {states} initial states" if states else ""
+    caption = f"{size}. 95% intervals. " if size else "95% intervals. "
     caption += f"Against {best.name}, the best single by validation loss, in pairs." if best else ""
     table = Table(title=f"{experiment.name}: merged policies", caption=caption)
     for head in ("policy", "loss", "MAE", "success", "MAE vs best"):
@@ -68,7 +85,7 @@ def _estimate(estimate: Estimate | None) -> str:
     return _cell(estimate.value, estimate.low, estimate.high) if estimate else "–"
 
 
-def _rate(score: Success | None) -> str:
+def _rate(score: SuccessRate | None) -> str:
     if score is None:
         return "–"
     ends = f"[{percent(score.low)}, {percent(score.high)}]"
@@ -108,19 +125,21 @@ def _cell(value: float, low: float | None, high: float | None, own: bool = False
 
 
 def _runs(experiment: Experiment, width: int = _WIDTH) -> Table | Group:
-    """A row per run, with as many columns as a line takes; of many runs the arms and a few runs of each end."""
-    arms = arms_table(experiment, _ARMS)
-    if arms is None:
+    """A row per run, with as many columns as a line takes; of many runs the variants and a few runs of each end."""
+    variants = variants_table(experiment, _VARIANTS)
+    if variants is None:
         return _run_table(experiment, width)
-    table = Table(title=f"{experiment.name}: {len(experiment.runs)} runs by what they vary", caption=arms.note)
-    kept = [i for i in range(len(arms.heads)) if i or len({row[0] for row in arms.rows}) > 1]
+    table = Table(title=f"{experiment.name}: {len(experiment.runs)} runs by what they vary", caption=variants.note)
+    kept = [i for i in range(len(variants.heads)) if i or len({row[0] for row in variants.rows}) > 1]
     for index in kept:
-        justify = "right" if index in arms.numeric else "left"
-        table.add_column(arms.heads[index], justify=justify, overflow="fold", no_wrap=arms.heads[index] != "arm")
-    for row in arms.rows:
+        justify = "right" if index in variants.numeric else "left"
+        table.add_column(
+            variants.heads[index], justify=justify, overflow="fold", no_wrap=variants.heads[index] != "variant"
+        )
+    for row in variants.rows:
         table.add_row(*(escape(row[index]) for index in kept))
-    few = _run_table(shortened(experiment, _ENDS), width)
-    few.title = f"{_ENDS} of {len(experiment.runs)} runs: failures, the best and the worst (all: runs.csv)"
+    few = _run_table(shortened(experiment, _SHOWN_RUNS), width)
+    few.title = f"{_SHOWN_RUNS} of {len(experiment.runs)} runs: failures, the best and the worst (all: runs.csv)"
     return Group(table, few)
 
 

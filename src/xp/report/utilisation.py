@@ -1,11 +1,10 @@
-"""Who was busy when: hosts by time, one bar per job, from the runs' records alone, whatever launched them."""
+"""The utilisation of hosts over time: one bar per job, from the runs' records alone, whatever launched them."""
 
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from html import escape
-from typing import Any
 
 from xp.report.read import Entry, Experiment
 from xp.report.svg import COLOURS, nice_ticks
@@ -17,7 +16,7 @@ LONGEST = 18
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bar:
+class JobSpan:
     """The last attempt of one job."""
 
     name: str
@@ -29,7 +28,7 @@ class Bar:
     standing: str
 
 
-def bars(experiment: Experiment) -> list[Bar]:
+def job_spans(experiment: Experiment) -> list[JobSpan]:
     """A bar per run that has begun, by start. One that has not ended reaches to the last time that is known."""
     begun = [(run, _time(run, "started")) for run in experiment.runs]
     known = [(run, start, _time(run, "ended")) for run, start in begun if start is not None and run.record.get("host")]
@@ -38,16 +37,16 @@ def bars(experiment: Experiment) -> list[Bar]:
     zero = min(start for _, start, _ in known)
     last = max(max(start, end or start) for _, start, end in known)
     found = [
-        Bar(name=run.name, stage=run.stage, host=str(run.record["host"]), start=start - zero,
+        JobSpan(name=run.name, stage=run.stage, host=str(run.record["host"]), start=start - zero,
             end=max(start, last if end is None else end) - zero, standing=run.standing)
         for run, start, end in known
     ]  # fmt: skip
     return sorted(found, key=lambda bar: (bar.start, bar.name))
 
 
-def lanes(of_host: Sequence[Bar]) -> list[list[Bar]]:
+def lanes(of_host: Sequence[JobSpan]) -> list[list[JobSpan]]:
     """The bars of one host on as few lanes as keep them apart: its workers or GPUs. Bars must be sorted by start."""
-    found: list[list[Bar]] = []
+    found: list[list[JobSpan]] = []
     for bar in of_host:
         free = next((lane for lane in found if lane[-1].end <= bar.start), None)
         if free is None:
@@ -57,34 +56,44 @@ def lanes(of_host: Sequence[Bar]) -> list[list[Bar]]:
     return found
 
 
-def busy_share(of_host: Sequence[Bar], span: float) -> float:
+def busy_share(of_host: Sequence[JobSpan], span: float) -> float:
     """The share of a host's lanes and of the experiment's `span` of seconds in which a job was at work."""
     number = len(lanes(of_host))
     return sum(bar.end - bar.start for bar in of_host) / (number * span) if span > 0 and number else 0.0
 
 
-def utilisation(experiment: Experiment) -> dict[str, Any] | None:
-    """What the page shows: the picture, its legend and the numbers behind it; None if nothing has run yet."""
-    found = bars(experiment)
+@dataclass(frozen=True, kw_only=True)
+class Utilisation:
+    """What the page shows: the picture as SVG, its legend (css class, stage) and a row of numbers for each host."""
+
+    svg: str
+    legend: list[tuple[str, str]]
+    rows: list[tuple[str, int, str, str]]
+    """Host, jobs, time at work, share of the time at work."""
+
+
+def utilisation(experiment: Experiment) -> Utilisation | None:
+    """Who was busy when; None if nothing has run yet."""
+    found = job_spans(experiment)
     span = max((bar.end for bar in found), default=0.0)
     if span <= 0:
         return None
-    hosts: dict[str, list[Bar]] = defaultdict(list)
+    hosts: dict[str, list[JobSpan]] = defaultdict(list)
     for bar in sorted(found, key=lambda bar: bar.host):
         hosts[bar.host].append(bar)
     hosts = {host: sorted(mine, key=lambda bar: (bar.start, bar.name)) for host, mine in hosts.items()}
     stages = list(dict.fromkeys(bar.stage for bar in found))
-    return {
-        "svg": _picture(hosts, stages, span),
-        "legend": [(f"s{index % COLOURS}", stage) for index, stage in enumerate(stages)],
-        "rows": [
+    return Utilisation(
+        svg=_picture(hosts, stages, span),
+        legend=[(f"s{index % COLOURS}", stage) for index, stage in enumerate(stages)],
+        rows=[
             (host, len(mine), clock_text(sum(bar.end - bar.start for bar in mine)), f"{busy_share(mine, span):.0%}")
             for host, mine in hosts.items()
         ],
-    }
+    )
 
 
-def _picture(hosts: dict[str, list[Bar]], stages: list[str], span: float) -> str:
+def _picture(hosts: dict[str, list[JobSpan]], stages: list[str], span: float) -> str:
     rows = {host: lanes(mine) for host, mine in hosts.items()}
     height = TOP + sum(len(mine) * LANE + GAP for mine in rows.values()) + BOTTOM
     scale = (WIDTH - LEFT - RIGHT) / span
@@ -98,12 +107,12 @@ def _picture(hosts: dict[str, list[Bar]], stages: list[str], span: float) -> str
             y += LANE
         y += GAP
     shares = "; ".join(f"{host}: {len(mine)} jobs, {busy_share(mine, span):.0%} busy" for host, mine in hosts.items())
-    spoken = escape(f"Hosts by time. {shares}")
-    head = f'<svg viewBox="0 0 {WIDTH} {height}" role="img" class="timeline" aria-label="{spoken}">'
+    label = escape(f"Hosts by time. {shares}")
+    head = f'<svg viewBox="0 0 {WIDTH} {height}" role="img" class="timeline" aria-label="{label}">'
     return "".join([head, *_axis(span, scale, y), *parts, "</svg>"])
 
 
-def _bar(bar: Bar, x: float, y: float, scale: float, stage: int) -> str:
+def _bar(bar: JobSpan, x: float, y: float, scale: float, stage: int) -> str:
     words = f"{bar.name}: {clock_text(bar.start)} to {clock_text(bar.end)} on {bar.host}, {bar.standing}"
     broken = "" if bar.standing in ("done", "running") else " broken"
     width = max(1.5, (bar.end - bar.start) * scale - 1)

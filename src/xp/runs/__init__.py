@@ -1,4 +1,4 @@
-"""Runs: folder, record, identity, resume, frozen jobs, the executor protocol. Imports nothing heavy."""
+"""Runs: folder, record, identity, resume, frozen jobs, executors. Imports nothing heavy."""
 
 from xp.runs.execution.execute import execute, exit_code
 from xp.runs.execution.progress import Progress

@@ -1,4 +1,4 @@
-"""`xp task=attach`: follow a run's log until the run ends, from any shell; Ctrl-C leaves the run at work."""
+"""`xp task=attach`: follow a run's log until the run ends, from any shell; Ctrl-C does not stop the run."""
 
 import time
 from pathlib import Path
@@ -38,9 +38,9 @@ def _only_one(config: DictConfig) -> RunFolder:
     if len(running) == 1:
         return RunFolder(running[0].folder)
     if not running:
-        raise UserError("Nothing runs now. Choose a run whose log to show: attach.run=FOLDER")
+        raise UserError("No run is running now. Choose a run whose log to show: attach.run=FOLDER")
     raise UserError(
-        f"{len(running)} runs do: {some(near(row.folder) for row in running)}. Choose one, for instance: "
+        f"{len(running)} runs are running: {some(near(row.folder) for row in running)}. Choose one, for instance: "
         f"{command('task=attach', attach__run=near(running[0].folder))}"
     )
 

@@ -1,4 +1,4 @@
-"""`xp task=cancel`: end what waits and runs below a folder, whatever launched it, from any shell."""
+"""`xp task=cancel`: cancel the waiting and running jobs below a folder, whatever launched them, from any shell."""
 
 import os
 import signal

@@ -1,25 +1,24 @@
-"""`xp task=collect`: record episodes of a simulated suite as a LeRobotDataset."""
+"""`xp task=collect`: record episodes of a simulated suite as a dataset (`collect.format`)."""
 
-import os
-import signal
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from multiprocessing import TimeoutError, get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from xp.data import writing_format
 from xp.envs import Episode, Suite
+from xp.envs.maker import EnvMaker
 from xp.envs.suite import refuse_missing_states
-from xp.errors import UserError
+from xp.errors import UserError, join_names
 from xp.metrics.success import success_metrics
 from xp.models.families import locate
 from xp.runs import Run
-from xp.tasks._lib.recorders import EnvMaker, ExpertRecorder, PolicyRecorder, Recorder
+from xp.tasks._lib.pools import Processes, in_order, workers_of
+from xp.tasks._lib.recorders import ExpertRecorder, PolicyRecorder, Recorder
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -28,21 +27,22 @@ if TYPE_CHECKING:
 
 ATTEMPTS = 3
 """How many initial states are tried for each wanted episode before collecting gives up."""
-HEARD_EVERY_S = 0.1
-"""How often it is asked whether to leave while an episode is recorded elsewhere."""
 
 
 def run(run: Run) -> None:
     """Leaves a dataset at data.root, which appears whole or not at all, and every attempt's outcome in summary.json."""
     config = run.config
+    if config.collect.histories is not None:
+        from xp.tasks._lib.histories import record_histories
+
+        record_histories(run)
+        return
     envs = EnvMaker.of(config.env, environment_state=config.env.environment_state)
     suite = envs.suite
+    _refuse_unseen(envs)
     _refuse_impossible(config, suite)
-
-    from xp.data import DatasetWriter
-
     root = Path(config.data.root)
-    writer = DatasetWriter(
+    with writing_format(config.collect.format, "collect.format").create(
         root,
         fps=config.env.fps,
         cameras=dict(envs.cameras),
@@ -52,18 +52,41 @@ def run(run: Run) -> None:
         robot_type=suite.robot_type,
         use_videos=config.collect.use_videos,
         overwrite=run.resuming or root.resolve().is_relative_to(run.folder.resolve()),
-    )
-    with writer:
+    ) as writer:
         attempts = _record(run, envs, writer)
     run.write_summary(_summary(run, suite, root, attempts))
     run.log(f"{sum(map(len, attempts.values()))} episodes attempted; the dataset is {root}")
 
 
+def _refuse_unseen(envs: EnvMaker) -> None:
+    """Refuse a recording in which nothing could be seen but the robot's own state."""
+    if envs.cameras or envs.environment_state:
+        return
+    suite = envs.suite
+    name, (height, width) = next(iter(suite.default_cameras.items()), ("NAME", (96, 96)))
+    told = ", or record where things are: env.environment_state=true" if suite.environment_state_names else ""
+    raise UserError(
+        f"env.cameras={{}}: nothing would be recorded but the robot's own state. The suite {suite.name} has the "
+        f"cameras {join_names(suite.camera_names)}: type for instance "
+        f"'env.cameras={{{name}: [{height}, {width}]}}'{told}"
+    )
+
+
 def _refuse_impossible(config: "DictConfig", suite: Suite) -> None:
-    """A policy that is not there, or more than the suite offers, before LeRobot's writer is imported (ten seconds)."""
+    """A policy that is not there, or more than the suite offers, before a writer is imported (up to ten seconds)."""
     collect = config.collect
     refuse_missing_states(suite, collect.first_seed, collect.episodes, ("collect.first_seed", "collect.episodes"))
     if collect.policy != "expert":
+        if collect.label != "executed":
+            raise UserError(
+                f"collect.label={collect.label} is about the noise of a suite's expert, and collect.policy="
+                f"{collect.policy} acts without any. Type collect.label=executed."
+            )
+        if collect.noise:
+            raise UserError(
+                f"collect.noise={collect.noise} is noise on the actions of a suite's expert, and collect.policy="
+                f"{collect.policy} acts without any. Type collect.noise=0"
+            )
         locate(collect.policy)
         return
     bearable = suite.max_expert_noise
@@ -104,16 +127,25 @@ def _record(run: Run, envs: EnvMaker, writer: "DatasetWriter") -> dict[str, list
                     bar.advance()
                 if written == wanted:
                     break
-            _require(task, written, wanted, len(outcomes))
+            _require(config, task, written, outcomes)
     return attempts
 
 
-def _require(task: str, written: int, wanted: int, attempts: int) -> None:
-    if written < wanted:
-        raise UserError(
-            f"Only {written} of {attempts} attempts at {task} succeeded, {wanted} episodes are wanted. Give "
-            "collect.keep_failures=true to keep failed ones, or a better policy (collect.policy=expert)."
-        )
+def _require(config: "DictConfig", task: str, written: int, attempts: Sequence[Episode]) -> None:
+    wanted, limit = config.collect.episodes, config.env.max_steps
+    if written >= wanted:
+        return
+    cut_off = sum(not episode.success and len(episode.action) == limit for episode in attempts)
+    said, ways = "", ["collect.keep_failures=true to keep failed ones"]
+    if cut_off:
+        said = f"; {cut_off} ended at env.max_steps={limit} without success"
+        ways.insert(0, "more steps (env.max_steps=null: the suite's own limit)")
+    if config.collect.policy != "expert":
+        ways.append("a better policy (collect.policy=expert)")
+    raise UserError(
+        f"Only {written} of {len(attempts)} attempts at {task} succeeded, {wanted} episodes are wanted{said}. "
+        f"Give {', or '.join(ways)}."
+    )
 
 
 def _source(run: Run, envs: EnvMaker, stack: ExitStack) -> Callable[[str], Iterator[Episode]]:
@@ -129,37 +161,13 @@ def _source(run: Run, envs: EnvMaker, stack: ExitStack) -> Callable[[str], Itera
 
     if config.collect.policy != "expert":
         policy = PolicyRecorder.load(config, envs)
-        return lambda task: (policy(task, seed, leave_when_asked) for seed in seeds)
-    expert = ExpertRecorder(envs, config.collect.noise)
-    workers = config.collect.workers or min(len(os.sched_getaffinity(0)), 8)
+        return lambda task: policy.episodes(task, seeds, leave_when_asked)
+    expert = ExpertRecorder(envs, config.collect.noise, config.collect.label)
+    workers = workers_of(config.collect.workers)
     if workers == 1:
         return lambda task: (expert(task, seed, leave_when_asked) for seed in seeds)
-    pool = stack.enter_context(_pool(workers))
-    return lambda task: _in_time(pool.imap(partial(_recorded, expert, task), seeds), leave_when_asked)
-
-
-def _pool(workers: int) -> Any:
-    """Worker processes that leave Ctrl-C to this one, which ends them; it reaches every process of the terminal."""
-    if threading.current_thread() is not threading.main_thread():
-        return get_context("spawn").Pool(workers)
-    heard = signal.signal(signal.SIGINT, signal.SIG_IGN)  # what is ignored stays so in a new process
-    try:
-        return get_context("spawn").Pool(workers)
-    finally:
-        signal.signal(signal.SIGINT, heard)
-
-
-def _in_time(recorded: Any, leave_when_asked: Callable[[], None]) -> Iterator[Episode]:
-    """The episodes that a pool records; while one is recorded, requests to leave are heard."""
-    while True:
-        leave_when_asked()
-        try:
-            episode = recorded.next(timeout=HEARD_EVERY_S)
-        except TimeoutError:
-            continue
-        except StopIteration:
-            return
-        yield episode
+    processes = stack.enter_context(Processes(workers))
+    return lambda task: in_order(processes, partial(_recorded, expert, task), seeds, leave_when_asked)
 
 
 def _recorded(recorder: Recorder, task: str, seed: int) -> Episode:
@@ -179,6 +187,7 @@ def _summary(run: Run, suite: Suite, root: Path, attempts: dict[str, list[Episod
                 np.array([episode.success for episode in outcomes]),
                 np.array([episode.seed for episode in outcomes]),
                 steps=np.array([len(episode.action) for episode in outcomes]),
+                max_rewards=[episode.max_reward for episode in outcomes],
             )
             for task, outcomes in attempts.items()
         },

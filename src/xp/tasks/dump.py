@@ -8,7 +8,7 @@ import numpy as np
 
 from xp.errors import UserError
 from xp.runs import Run
-from xp.tasks._lib.data_source import Source, held_out, open_source, plain, source_of
+from xp.tasks._lib.data_source import DataSource, eval_source, held_out, open_source, plain
 from xp.tasks._lib.loading import fit_dimensions, load, shared_frames
 
 if TYPE_CHECKING:
@@ -62,30 +62,30 @@ def _refuse_existing(run: Run, path: Path) -> None:
         raise UserError(f"dump.output={path} exists already and is left as it is. Give another name, or remove it.")
 
 
-def _source(config: "DictConfig") -> tuple[Source, str]:
+def _source(config: "DictConfig") -> tuple[DataSource, str]:
     if config.dump.checkpoint is None:
         return open_source(config.data, config.paths.cache), f"{config.dump.part} episodes of data.root"
     # A checkpoint's own dataset counts, unless a manifest says which dataset is meant.
     root = config.data.root if config.data.split is not None else None
-    found = source_of(config.dump.checkpoint, config.data, root, config.paths.cache)
+    found = eval_source(config.dump.checkpoint, config.data, root, config.paths.cache)
     return found or (open_source(config.data, config.paths.cache), f"{config.dump.part} episodes of data.root")
 
 
-def _shape(config: "DictConfig", source: Source) -> Shape:
+def _shape(config: "DictConfig", source: DataSource) -> Shape:
     """The windows that a policy takes, or that the chosen model would take."""
     from xp.models import camera_sizes
 
     if config.dump.checkpoint is None:
         sizes = camera_sizes(plain(config.model), source.dataset.cameras)
         return Shape(int(config.model.get("history") or 1), config.horizon.train, sizes)
-    policy = load(config, config.dump.checkpoint)
+    policy = load(config, config.dump.checkpoint, load_options=config.dump.load_options)
     fit_dimensions(policy, source.dataset, f"dump.checkpoint={config.dump.checkpoint}", "data.root")
     spec = policy.spec
     sizes = {camera: (height, width) for camera, (height, width, _) in spec.cameras.items()}
     return Shape(spec.history, spec.horizon, sizes)
 
 
-def _episodes(config: "DictConfig", source: Source) -> tuple[int, ...]:
+def _episodes(config: "DictConfig", source: DataSource) -> tuple[int, ...]:
     return source.split.train if config.dump.part == "train" else held_out(source, None)
 
 
@@ -102,7 +102,7 @@ def _joined(run: Run, ordered: Any) -> dict[str, Any]:
     }
 
 
-def _about(config: "DictConfig", source: Source, episodes: tuple[int, ...], how: str) -> dict[str, Any]:
+def _about(config: "DictConfig", source: DataSource, episodes: tuple[int, ...], how: str) -> dict[str, Any]:
     return {
         "dataset": str(source.dataset.root),
         "fingerprint": source.dataset.fingerprint,

@@ -3,14 +3,16 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from omegaconf import DictConfig, OmegaConf
+
 from xp import atomic
 from xp.data.dumps import refuse_foreign_file
 from xp.merging import Hooks, merge
 from xp.runs import Run
-from xp.tasks._lib.data_source import plain
 
 if TYPE_CHECKING:
     from xp.merging.objective import Objective
+    from xp.merging.record import MergeRecord
 
 FINAL = "final"
 """Where a merged policy lies in its run's folder: the run then counts as a policy, like a training run."""
@@ -21,9 +23,9 @@ def run(run: Run) -> None:
     config = run.config
     if config.merge.validation:
         refuse_foreign_file(Path(config.merge.validation))
-    asked, method = plain(config.merge), plain(config.merge_method)
+    asked, method = _keywords(config.merge), _keywords(config.merge_method)
     checkpoints, output = asked.pop("checkpoints"), asked.pop("output")
-    del asked["validation"], asked["objective"]
+    del asked["validation"], asked["objective"], asked["load_options"]
     own = output is None
     merged = merge(
         checkpoints,
@@ -41,6 +43,13 @@ def run(run: Run) -> None:
     run.log(f"merged: {merged.path}")
 
 
+def _keywords(section: DictConfig) -> dict[str, Any]:
+    """A section as keyword arguments of `merge`, whose types the schema has checked."""
+    content = OmegaConf.to_container(section, resolve=True)
+    assert isinstance(content, dict)
+    return {str(key): value for key, value in content.items()}
+
+
 def _objective(run: Run, first: str) -> "Objective":
     """What to choose weights by, made only for the methods that ask for one."""
     from xp.tasks._lib.objectives import make_objective
@@ -53,15 +62,15 @@ def _stop(run: Run) -> None:
         raise run.interrupted
 
 
-def _summary(path: Path, record: dict[str, Any]) -> dict[str, Any]:
-    chosen = record["chosen"] or {}
+def _summary(path: Path, record: "MergeRecord") -> dict[str, Any]:
+    chosen = record["chosen"]
     return {
         "task": "merge",
         "method": record["method"],
         "checkpoints": [entry["path"] for entry in record["checkpoints"]],
         "weights": record["weights"],
-        "loss": chosen.get("loss"),
-        "candidates": len(chosen.get("candidates", ())),
+        "loss": chosen["loss"] if chosen else None,
+        "candidates": len(chosen["candidates"]) if chosen else 0,
         "output": str(path),
         "content": record["output"]["content"],
         "warnings": record["warnings"],

@@ -41,13 +41,11 @@ class Division:
 
 
 def run(run: Run) -> None:
-    """Leaves split_K.json, all.json, statistics of each subset and, with split.export, LeRobotDatasets in a folder."""
-    from xp.data.lerobot.stored import format_of
+    """Leaves split_K.json, all.json, statistics of each subset and, with split.export, datasets in a folder."""
+    from xp.data.exporting import export_only
 
-    if format_of(run.config.data.root) == "v2.1":
-        summary = _from_v21(run)
-    else:
-        summary = _from_v30(run)
+    why = export_only(run.config.data.root)
+    summary = _exported_only(run, why) if why else _manifests(run)
     run.write_summary({"task": "split", "root": str(run.config.data.root), **summary})
     for name, entry in summary["subsets"].items():
         run.log(f"{name}: {entry['episodes']} episodes, " + ", ".join(f"{n} {t!r}" for t, n in entry["tasks"].items()))
@@ -57,7 +55,7 @@ def run(run: Run) -> None:
         run.log(f"manifests: {run.folder}; train on one with {override('data.split', run.folder / 'split_0.json')}")
 
 
-def _from_v30(run: Run) -> dict[str, Any]:
+def _manifests(run: Run) -> dict[str, Any]:
     from xp.data import Split, compute_statistics, save_statistics
 
     config = run.config
@@ -72,7 +70,7 @@ def _from_v30(run: Run) -> dict[str, Any]:
         if name != TEST:
             save_statistics(run.folder / f"{name}_statistics.json", compute_statistics(dataset, train))
     exported = {"export": _export(run, division)} if config.split.export else {}
-    return {"fingerprint": dataset.fingerprint, "subsets": _told(division, tasks), **exported}
+    return {"fingerprint": dataset.fingerprint, "subsets": _counts(division, tasks), **exported}
 
 
 def _test_episodes(run: Run, held: tuple[int, ...]) -> tuple[int, ...]:
@@ -80,13 +78,10 @@ def _test_episodes(run: Run, held: tuple[int, ...]) -> tuple[int, ...]:
 
     `split_episodes` holds out a superset for a larger share, so the rest of the held-out episodes is for validation.
     """
-    from omegaconf import OmegaConf
-
     config = run.config
     if not config.split.test_fraction:
         return ()
-    smaller = OmegaConf.merge(config.data, {"val_fraction": config.split.test_fraction})
-    test = open_source(smaller, config.paths.cache).split.val
+    test = open_source(config.data, config.paths.cache, val_fraction=config.split.test_fraction).split.val
     if len(set(test)) >= len(held):
         raise UserError(
             f"split.test_fraction={config.split.test_fraction} would keep all {len(held)} held-out episodes of "
@@ -108,38 +103,36 @@ def _divide(
     return division
 
 
-def _from_v21(run: Run) -> dict[str, Any]:
-    """An older dataset is read as it is; its subsets are written in today's format."""
-    from xp.data.lerobot.stored import open_stored
+def _exported_only(run: Run, why: str) -> dict[str, Any]:
+    """A dataset that cannot be trained on as it is: its subsets are written in a format that can."""
+    from xp.data.exporting import open_exportable
     from xp.data.splits import Split, hold_out
 
     config = run.config
     if not config.split.export:
         raise UserError(
-            f"The dataset {config.data.root} has LeRobot format v2.1, which xp reads for exporting alone: manifests of "
-            "its episodes could not be trained on. Give a folder for the subsets, which are written in format v3.0: "
-            "split.export=FOLDER"
+            f"The dataset {config.data.root} {why}: manifests of its episodes could not be trained on. Give a folder "
+            "for the subsets: split.export=FOLDER"
         )
-    stored = open_stored(config.data.root)
-    groups = by_task(stored.episode_tasks, range(len(stored.episodes)))
+    tasks = tuple(open_exportable(config.data.root).episode_tasks)
+    groups = by_task(tasks, range(len(tasks)))
     seed = config.data.split_seed
     train, held = hold_out(groups, config.data.val_fraction, seed)
     Split(train, held, {"val_fraction": config.data.val_fraction}).check_held_out(config.data.root)
     test = hold_out(groups, config.split.test_fraction, seed)[1] if config.split.test_fraction else ()
     val = tuple(episode for episode in held if episode not in set(test))
-    division = _divide(run, stored.episode_tasks, train, val, test)
-    return {"subsets": _told(division, stored.episode_tasks), "export": _export(run, division)}
+    division = _divide(run, tasks, train, val, test)
+    return {"subsets": _counts(division, tasks), "export": _export(run, division)}
 
 
 def _export(run: Run, division: Division) -> dict[str, Any]:
     """Write every part as a dataset below `split.export`, read it back, and save its statistics beside it."""
     from xp.data import compute_statistics, open_dataset, save_statistics
-    from xp.data.lerobot.export import export_episodes
-    from xp.data.lerobot.stored import open_stored
+    from xp.data.exporting import open_exportable
     from xp.data.space import writing
 
     folder = Path(run.config.split.export)
-    stored = open_stored(run.config.data.root)
+    stored = open_exportable(run.config.data.root)
     parts = division.parts()
     _refuse_existing(run, folder, list(parts))
     videos: dict[str, Any] = {}
@@ -147,7 +140,7 @@ def _export(run: Run, division: Division) -> dict[str, Any]:
         for name, episodes in parts.items():
             if not (folder / name).exists():  # there already after an interruption: each appears whole or not at all
                 with writing(folder / name, "split.export=FOLDER"):
-                    done = export_episodes(stored, episodes, folder / name)
+                    done = stored.export(episodes, folder / name)
                 videos[name] = {"linked": done.linked, "cut": done.cut, "kept_whole": done.kept_whole}
             written = open_dataset(folder / name, decoder=run.config.data.decoder)
             statistics = compute_statistics(written, range(written.episodes.num))
@@ -175,7 +168,7 @@ def _refuse_existing(run: Run, folder: Path, names: list[str]) -> None:
         )
 
 
-def _told(division: Division, tasks: tuple[str, ...]) -> Mapping[str, Any]:
+def _counts(division: Division, tasks: tuple[str, ...]) -> Mapping[str, Any]:
     """How many episodes of which task each part has."""
     return {
         name: {

@@ -1,4 +1,4 @@
-"""`xp task=status`: how every run stands, from any shell, whatever started the runs and whether that is still there."""
+"""`xp task=status`: the state of every run, from any shell, whatever started the runs and whether it still runs."""
 
 import math
 import time

@@ -1,12 +1,13 @@
-"""`xp task=train`: fine-tune a policy on the training episodes of a dataset, watched on held-out ones."""
+"""`xp task=train`: fine-tune a policy on the training episodes of a dataset, validated on held-out ones."""
 
 from typing import TYPE_CHECKING, Any
 
 from xp.errors import UserError
-from xp.runs import Run
+from xp.runs import Run, RunFolder
 from xp.runs.execution.memory import available_memory
+from xp.runs.records.csvlog import number_in
 from xp.tasks._lib.data_source import SPLIT, open_source, plain, statistics_of
-from xp.tasks._lib.launch_ranks import together
+from xp.tasks._lib.launch_ranks import launch_ranks
 from xp.tasks._lib.reuse import reuse_identical_run
 
 if TYPE_CHECKING:
@@ -14,9 +15,11 @@ if TYPE_CHECKING:
 
     from omegaconf import DictConfig
 
+    from xp.data.augment import Augment
+    from xp.foreign.statistics import DatasetStatistics
     from xp.models.policy import DataTransforms
     from xp.models.trainable import Trainable
-    from xp.tasks._lib.data_source import Source
+    from xp.tasks._lib.data_source import DataSource
 
 
 FIT = f"{__name__}:fit"
@@ -24,17 +27,22 @@ FIT = f"{__name__}:fit"
 
 
 def run(run: Run) -> None:
-    """Build, restore, loop, close. Leaves checkpoints/, best/, final/, the logs, split.json and summary.json."""
+    """Build, restore, loop, close. Leaves checkpoints/, best/, final/, figures/, the logs, split.json, summary.json."""
     if reuse_identical_run(run):
         return
-    with together(run, FIT) as first:
+    with launch_ranks(run, FIT) as first:
         fit(first)
+    if run.config.trainer.get("figures"):
+        from xp.report.training_figures import draw_training
+
+        draw_training(RunFolder(run.folder))
 
 
 def fit(run: Run) -> None:
     """What each of the processes of a training does: of several, rank 0 in the run's folder, the others in passing."""
     from xp.models import camera_sizes
     from xp.tasks._lib.loading import shared_frames
+    from xp.training.augmentation import with_augmentation
 
     config = run.config
     source = open_source(config.data, config.paths.cache)
@@ -44,8 +52,9 @@ def fit(run: Run) -> None:
     statistics = statistics_of(source, config.data.statistics)
     sizes = camera_sizes(plain(config.model), source.dataset.cameras, config.pretrained_path)
     _check_memory(source, sizes, config)
+    augment = _augment(config, sizes)
     frames = shared_frames(run, source.dataset, sizes)
-    trainable = _build(run, source, statistics)
+    trainable = with_augmentation(_build(run, source, statistics), augment)
     _loop(run, trainable, source, frames, statistics)
     run.write_summary({**_summary(run, source, trainable), **_last_validation(run)})
 
@@ -60,7 +69,7 @@ def warm_up(config: "DictConfig") -> None:
     import_loop(family_named(config.model.family).framework)
 
 
-def _build(run: Run, source: "Source", statistics: dict[str, Any]) -> "Trainable":
+def _build(run: Run, source: "DataSource", statistics: "DatasetStatistics") -> "Trainable":
     from xp.models import build
     from xp.models.families import family_named
     from xp.tasks._lib.loading import use_framework
@@ -81,7 +90,7 @@ def _build(run: Run, source: "Source", statistics: dict[str, Any]) -> "Trainable
     return trainable
 
 
-def _transforms(config: "DictConfig", source: "Source") -> "DataTransforms":
+def _transforms(config: "DictConfig", source: "DataSource") -> "DataTransforms":
     """Observation dropout and action space; statistics of action differences are computed when they are asked for."""
     from xp.data import delta_statistics
     from xp.data.relative import excluded_dimensions
@@ -100,6 +109,13 @@ def _transforms(config: "DictConfig", source: "Source") -> "DataTransforms":
     )
 
 
+def _augment(config: "DictConfig", sizes: "Mapping[str, tuple[int, int]]") -> "Augment":
+    """How pictures of the cameras that the model reads are augmented."""
+    from xp.data.augment import Augment
+
+    return Augment.read(plain(config.augment)["views"], list(sizes), f"the model {config.model.name}")
+
+
 def _load_lines(trainable: "Trainable") -> list[str]:
     report = trainable.load_report
     if not report.source:
@@ -111,10 +127,10 @@ def _load_lines(trainable: "Trainable") -> list[str]:
     return lines
 
 
-def _loop(run: Run, trainable: "Trainable", source: "Source", frames: Any, statistics: dict[str, Any]) -> Any:
+def _loop(run: Run, trainable: "Trainable", source: "DataSource", frames: Any, statistics: "DatasetStatistics") -> Any:
     from xp.data import Batches, Windows, in_order
     from xp.training import make_validator, train_any
-    from xp.training.validation import Watch
+    from xp.training.validation import ValidationProgress
 
     config = run.config
     before, ahead = trainable.spec.window
@@ -125,6 +141,7 @@ def _loop(run: Run, trainable: "Trainable", source: "Source", frames: Any, stati
         batch_size=config.trainer.batch_size,
         seed=config.seed,
         drop_rate=config.obs_dropout.rate,
+        augment=bool(config.augment.views),
     )
     validate = None
     if config.trainer.val_every is not None and source.split.val:
@@ -135,7 +152,7 @@ def _loop(run: Run, trainable: "Trainable", source: "Source", frames: Any, stati
             layout=_layout(source),
             statistics=statistics,
             seed=config.seed,
-            watch=Watch(run, len(held_out) if limit is None else min(limit, len(held_out))),
+            progress=ValidationProgress(run, len(held_out) if limit is None else min(limit, len(held_out))),
         )
     return train_any(
         run,
@@ -148,7 +165,7 @@ def _loop(run: Run, trainable: "Trainable", source: "Source", frames: Any, stati
     )
 
 
-def _check_length(source: "Source", ahead: int) -> None:
+def _check_length(source: "DataSource", ahead: int) -> None:
     """Refuse windows that reach beyond the end of every training episode: they would be padded without exception."""
     if not source.split.train:
         raise UserError(
@@ -163,7 +180,7 @@ def _check_length(source: "Source", ahead: int) -> None:
         )
 
 
-def _check_memory(source: "Source", sizes: "Mapping[str, tuple[int, int]]", config: "DictConfig") -> None:
+def _check_memory(source: "DataSource", sizes: "Mapping[str, tuple[int, int]]", config: "DictConfig") -> None:
     """Refuse a batch that cannot be held in memory, before anything is allocated: reckoned from its least size."""
     dataset = source.dataset
     pixels = sum(height * width * 3 for height, width in sizes.values())
@@ -178,14 +195,14 @@ def _check_memory(source: "Source", sizes: "Mapping[str, tuple[int, int]]", conf
         )
 
 
-def _layout(source: "Source") -> Any:
+def _layout(source: "DataSource") -> Any:
     from xp.training import ActionLayout
 
     dataset = source.dataset
     return ActionLayout.from_names(dataset.action_names, dataset.action_dim, dataset.state_names)
 
 
-def _summary(run: Run, source: "Source", trainable: "Trainable") -> dict[str, Any]:
+def _summary(run: Run, source: "DataSource", trainable: "Trainable") -> dict[str, Any]:
     config = run.config
     return {
         "task": "train",
@@ -202,5 +219,9 @@ def _last_validation(run: Run) -> dict[str, Any]:
     rows = run.validation_log.rows()
     if not rows:
         return {}
-    best = min(rows, key=lambda row: float(row["val_loss"]))
-    return {"final_metrics": rows[-1], "best_val_loss": float(best["val_loss"]), "best_step": int(best["step"])}
+    best = min(rows, key=lambda row: number_in(row, "val_loss"))
+    return {
+        "final_metrics": rows[-1],
+        "best_val_loss": number_in(best, "val_loss"),
+        "best_step": int(number_in(best, "step")),
+    }

@@ -1,6 +1,6 @@
-"""The two training loops, their schedules, checkpoints, validation and loggers. Heavy imports wait for first use."""
+"""Training: a loop in JAX and one in torch, schedules, checkpoints, validation, loggers. Heavy imports wait for use."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from xp.training.action_layout import ActionLayout as ActionLayout
@@ -22,7 +22,7 @@ _LAZY = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Import the public names when they are first used: `train` brings JAX, the others do not."""
     if name not in _LAZY:
         raise AttributeError(f"module 'xp.training' has no attribute '{name}'")

@@ -9,6 +9,8 @@ _POSITION = re.compile(r"(d|delta|eef|ee|pos|position|tcp)*(x|y|z)")
 _ROTATION = re.compile(
     r"(d|delta)?(roll|pitch|yaw|rx|ry|rz|qx|qy|qz|qw)|(axisangle|axis|angle|rot|rotation|euler|quat|rpy)\d*"
 )
+_TURN = re.compile(r"turn|rot|angle|orient")
+"""In what stands before an axis: turn.x is no position."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,12 @@ class ActionLayout:
         """Read the layout from a dataset's names.
 
         - A name with gripper, finger, claw or jaw in it is a gripper.
-        - With x, y and z among the names the action is Cartesian, as in Bridge, LIBERO and OpenVLA (0-2 position, 3-5
-          rotation, 6 gripper): roll/pitch/yaw, rx/ry/rz, quaternions and axis angles are rotations. Such actions are
+        - With x, y and z among the names the action is Cartesian, as in Bridge and LIBERO (0-2 position, 3-5 rotation,
+          6 gripper): roll/pitch/yaw, rx/ry/rz, quaternions and axis angles are rotations. Such actions are
           taken as relative (deltas), which is what those datasets hold.
         - Otherwise every dimension but the grippers is a joint, and joints count as positions. Where the state has
-          entries of the same names the actions are joint targets (LeRobot's convention), so movement is measured from
-          the present state.
+          entries of the same names the actions are joint targets (as teleoperated datasets have them), so movement is
+          measured from the present state.
         - Without names nothing is known: all dimensions count as relative positions, and there is no gripper.
         """
         if not action_names or len(action_names) != action_dim:
@@ -61,8 +63,8 @@ def _words(name: str) -> str:
 
 
 def _kind(name: str) -> str | None:
-    word = _words(name)
-    if _ROTATION.fullmatch(word):
+    word, before = _words(name), name.lower().rpartition(".")[0]
+    if _ROTATION.fullmatch(word) or (_POSITION.fullmatch(word) and _TURN.search(before)):
         return "rotation"
     return "position" if _POSITION.fullmatch(word) else None
 

@@ -6,27 +6,25 @@ It appears by one rename, so a folder with the final name is whole unless someth
 """
 
 import json
-import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from xp import atomic
-from xp.checkpoints.arrays import CorruptFileError
+from xp.checkpoints.arrays import AnyArray, Array, CorruptFileError
+from xp.checkpoints.run_layout import checkpoint_steps
 from xp.checkpoints.safetensors import Stored, read_arrays, write_arrays
 from xp.errors import UserError
 from xp.foreign.json_file import read_fields
 from xp.foreign.paths import RefusedError
 from xp.foreign.text import shown
+from xp.json_types import JSONObject
+from xp.models import recorded_answer
 from xp.models.policy import Policy
-from xp.training.storage import bytes_of, room_for
+from xp.training.disk import bytes_of, room_for
 
 FORMAT = 1
-_NAME = re.compile(r"checkpoint-(\d+)")
 
 
 @dataclass(frozen=True)
@@ -34,24 +32,26 @@ class Restored:
     """A checkpoint as read back: `arrays` by name, `meta` as it was given to `save`."""
 
     step: int
-    arrays: dict[str, np.ndarray]
-    meta: dict[str, Any]
+    arrays: dict[str, AnyArray]
+    meta: JSONObject
 
 
 class Checkpoints:
     """The checkpoints of one run folder."""
 
-    def __init__(self, run_folder: Path, keep: int):
-        """`keep` newest checkpoints stay; older ones go once a newer one is complete."""
+    def __init__(self, run_folder: Path, keep: int, record_answers: bool = False):
+        """`keep` newest checkpoints stay; older ones go once a newer one is complete.
+
+        `record_answers`: ask each policy that is saved, and write its answer beside it (`xp.models.recorded_answer`).
+        """
+        self._record_answers = record_answers
         self._run_folder = Path(run_folder)
         self._folder = self._run_folder / "checkpoints"
         self._keep = keep
 
     def steps(self) -> list[int]:
         """Steps of the checkpoint folders, ascending."""
-        if not self._folder.is_dir():
-            return []
-        return sorted(int(m[1]) for p in self._folder.iterdir() if (m := _NAME.fullmatch(p.name)))
+        return list(checkpoint_steps(self._run_folder))
 
     def path(self, step: int) -> Path:
         """Folder of the checkpoint at `step`."""
@@ -66,8 +66,8 @@ class Checkpoints:
         self,
         step: int,
         policy: Policy,
-        arrays: Mapping[str, Any],
-        meta: Mapping[str, Any],
+        arrays: Mapping[str, Array],
+        meta: JSONObject,
         *,
         policy_bytes: int = 0,
         best_step: int | None = None,
@@ -89,7 +89,7 @@ class Checkpoints:
         target, last = self.path(step), self.latest_name()
         keeps = f"{last} is complete" if last else "no earlier checkpoint existed"
         with room_for(target, bytes_of(arrays) + policy_bytes, keeps), atomic.folder(target) as folder:
-            policy.save(folder)
+            _write(policy, folder, self._record_answers)
             inner = folder / "training_state"
             inner.mkdir()
             stored = write_arrays(inner / "state.safetensors", arrays)
@@ -160,14 +160,20 @@ def read_checkpoint(folder: Path) -> Restored:
     return Restored(found, arrays, meta)
 
 
-def save_policy(policy: Policy, folder: Path, policy_bytes: int, keeps: str) -> None:
-    """Write `best/` or `final/` atomically, replacing what was there.
+def save_policy(policy: Policy, folder: Path, policy_bytes: int, keeps: str, record_answer: bool = False) -> None:
+    """Write `best/` or `final/` atomically, replacing what was there; see `Checkpoints` for `record_answer`.
 
     Raises:
         UserError: the disk is full; what was there before is untouched.
     """
     with room_for(folder, policy_bytes, keeps), atomic.folder(folder) as temporary:
-        policy.save(temporary)
+        _write(policy, temporary, record_answer)
+
+
+def _write(policy: Policy, folder: Path, record_answer: bool) -> None:
+    policy.save(folder)
+    if record_answer:
+        recorded_answer.write(folder, recorded_answer.recorded(policy))
 
 
 def _free_name(path: Path) -> Path:

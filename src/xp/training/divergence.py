@@ -1,6 +1,7 @@
-"""What is said when the loss stops being a number."""
+"""The error for a loss or a gradient that is NaN or infinite."""
 
 from collections.abc import Iterable
+from typing import SupportsInt
 
 from xp.errors import UserError
 
@@ -17,7 +18,7 @@ class TrainingDiverged(UserError):  # noqa: N818 - a run's ending, named as peop
 
 
 def diverged(
-    *, step: int, what: str, episodes: Iterable[int], kept: str | None, rate: float, clip_norm: float | None
+    *, step: int, what: str, episodes: Iterable[SupportsInt], kept: str | None, rate: float, clip_norm: float | None
 ) -> TrainingDiverged:
     """The error for a first bad update.
 

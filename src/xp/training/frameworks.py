@@ -1,13 +1,13 @@
-"""What training does by framework, JAX or torch: its loop, its loss of named weights, and what it is prepared with.
+"""What differs between JAX and torch: how a framework is prepared, its training loop, its loss of named weights.
 
 The framework is that of a model's family (`Family.framework`), a trainable or a policy.
 """
 
 import importlib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xp.json_types import JSONObject
 from xp.models.policy import Framework, Policy
 from xp.models.trainable import Trainable
 from xp.runs import Run
@@ -41,10 +41,10 @@ def train_any(
     batches: StepBatches,
     *,
     validate: Validate | None,
-    trainer: Mapping[str, Any],
-    lr: Mapping[str, Any],
+    trainer: JSONObject,
+    lr: JSONObject,
     seed: int,
-    logger: Mapping[str, Any] | None = None,
+    logger: JSONObject | None = None,
 ) -> Policy:
     """Train by the loop of the trainable's framework, writing logs, checkpoints, `best/` and `final/` into the run.
 

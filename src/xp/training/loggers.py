@@ -1,16 +1,19 @@
-"""Where numbers go besides the CSV logs, which are always written: Weights & Biases and TensorBoard, or nowhere."""
+"""Where numbers go besides the CSV logs, which are always written: Weights & Biases, TensorBoard, or nowhere."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from xp.atomic import write_text
 from xp.errors import UserError
+from xp.json_types import JSONObject
 from xp.runs import Run
-from xp.runs.records.json_io import read_json
+from xp.runs.records.json_io import read_object
 
 
+@runtime_checkable
 class Logger(Protocol):
     """A place for scalars by step."""
 
@@ -83,10 +86,30 @@ class TensorBoard:
         self._writer.close()
 
 
+@dataclass(frozen=True, kw_only=True)
+class WandbOptions:
+    """The section `logger.wandb`."""
+
+    project: str = "xp"
+    entity: str | None = None
+    group: str | None = None
+    """None: the name of the experiment's folder."""
+    name: str | None = None
+    """None: the name of the run's folder."""
+    mode: Literal["online", "offline", "disabled", "shared"] = "offline"
+    tags: Sequence[str] = ()
+
+    @classmethod
+    def read(cls, section: JSONObject) -> "WandbOptions":
+        """This class's keys of the section; what is empty or null there keeps its default."""
+        given: dict[str, Any] = {f.name: section[f.name] for f in fields(cls) if section.get(f.name)}
+        return cls(**given)
+
+
 class WeightsAndBiases:
     """One W&B run per run folder, offline unless `mode: online`; its id is kept so that resuming continues it."""
 
-    def __init__(self, run: Run, section: Mapping[str, Any]):
+    def __init__(self, run: Run, options: WandbOptions):
         try:
             import wandb
             from wandb.util import generate_id
@@ -96,16 +119,16 @@ class WeightsAndBiases:
         if not identifier.exists():
             write_text(identifier, generate_id())
         self._run = wandb.init(
-            project=section.get("project") or "xp",
-            entity=section.get("entity"),
-            group=section.get("group") or run.folder.parent.name,
-            name=section.get("name") or run.folder.name,
-            mode=section.get("mode") or "offline",
-            tags=list(section.get("tags") or []),
+            project=options.project,
+            entity=options.entity,
+            group=options.group or run.folder.parent.name,
+            name=options.name or run.folder.name,
+            mode=options.mode,
+            tags=list(options.tags),
             id=identifier.read_text().strip(),
             resume="allow",
             dir=str(run.folder),
-            config=read_json(run.folder / "config.json", default={}),  # redacted: never a secret
+            config=read_object(run.folder / "config.json", default={}),  # redacted: never a secret
         )
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
@@ -117,7 +140,7 @@ class WeightsAndBiases:
         self._run.finish()
 
 
-def open_logger(run: Run, section: Mapping[str, Any] | None, start: int = 0) -> Logger:
+def open_logger(run: Run, section: JSONObject | None, start: int = 0) -> Logger:
     """The places that a `logger` section turns on; CSV logs are not among them, since they are always written.
 
     Args:
@@ -128,12 +151,19 @@ def open_logger(run: Run, section: Mapping[str, Any] | None, start: int = 0) -> 
     Raises:
         UserError: a logger is on and its package is not installed.
     """
-    section, loggers = section or {}, []
-    if (section.get("tensorboard") or {}).get("enabled"):
+    tensorboard, wandb = (_enabled(section or {}, name) for name in ("tensorboard", "wandb"))
+    loggers: list[Logger] = []
+    if tensorboard is not None:
         loggers.append(TensorBoard(run.folder / "tensorboard", purge_step=start + 1 if start else None))
-    if (section.get("wandb") or {}).get("enabled"):
-        loggers.append(WeightsAndBiases(run, section["wandb"]))
+    if wandb is not None:
+        loggers.append(WeightsAndBiases(run, WandbOptions.read(wandb)))
     return Loggers(loggers) if loggers else NoLogger()
+
+
+def _enabled(section: JSONObject, name: str) -> JSONObject | None:
+    """The settings of one logger where it is on."""
+    found = section.get(name)
+    return found if isinstance(found, Mapping) and found.get("enabled") else None
 
 
 def _missing(package: str) -> UserError:

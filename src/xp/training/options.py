@@ -1,12 +1,13 @@
-"""The `trainer` section as the loop reads it."""
+"""The section `trainer` of a configuration, checked, as the training loops read it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 from xp.config.devices import check_devices
 from xp.config.words import ACCELERATORS, PRECISIONS, SHARDINGS, STRATEGIES
 from xp.errors import UserError, did_you_mean, join_names
+from xp.json_types import JSONObject
 
 TORCH_ONLY = {"accelerator": "auto", "devices": 1, "strategy": "auto", "compile": False}
 """Options that models in torch alone have, and the values that leave them unused."""
@@ -22,6 +23,7 @@ class TrainerOptions:
     keep_checkpoints: int = 2
     log_every: int = 50
     ema_decay: float | None = None
+    ema_warmup: bool = True
     accumulate: int = 1
     clip_norm: float | None = None
     weight_decay: float = 1e-4
@@ -36,15 +38,16 @@ class TrainerOptions:
     overfit_batches: int | None = None
     profile_steps: int | None = None
     best_metric: str = "val_loss"
+    record_answers: bool = False
 
     @classmethod
-    def read(cls, section: Mapping[str, Any]) -> "TrainerOptions":
+    def read(cls, section: JSONObject) -> "TrainerOptions":
         """Take this class's keys from a `trainer` section; keys that other parts read (batch_size, ...) are left alone.
 
         Raises:
             UserError: a value out of bounds, with the bounds and what to type.
         """
-        given = {f.name: section[f.name] for f in fields(cls) if f.name in section}
+        given: dict[str, Any] = {f.name: section[f.name] for f in fields(cls) if f.name in section}
         if "steps" not in given:
             raise UserError("trainer.steps is missing: the number of updates to train for, e.g. trainer.steps=1000.")
         options = cls(**given)

@@ -1,10 +1,12 @@
-"""A few batches over and over: the check that a model can learn at all."""
+# pyright: strict
+"""Training on a few batches over and over, to check that a model can learn at all."""
 
-from typing import Any, Protocol
+from typing import Protocol, runtime_checkable
 
 from xp.models.policy import Batch
 
 
+@runtime_checkable
 class StepBatches(Protocol):
     """What the loop needs of the training data: the batch of a step, as a pure function of the step."""
 
@@ -12,7 +14,7 @@ class StepBatches(Protocol):
         """The batch of `step` (counted from 0)."""
         ...
 
-    def epoch(self, step: int) -> Any:
+    def epoch(self, step: int) -> float:
         """How many times the data has been seen when `step` steps are done."""
         ...
 

@@ -1,4 +1,5 @@
-"""Which weights are trained: fnmatch patterns on whole names, every one of which must match something."""
+# pyright: strict
+"""Which weights are trained: freeze patterns match whole names, and one that matches nothing is refused."""
 
 import difflib
 import re
@@ -6,25 +7,32 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from types import MappingProxyType
-from typing import Any
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from xp.errors import UserError, join_names
-from xp.models.tree import flatten
 
-Flat = dict[str, Any]
-"""Weights by name: a '/'-joined path ('octo_transformer/obs_primary_projection/kernel'), or torch's dotted name."""
+
+@runtime_checkable
+class HasShape(Protocol):
+    """An array of whatever framework."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Length of each axis."""
+        ...
+
 
 _SEPARATOR = re.compile(r"[/.]")
 
 
 @dataclass(frozen=True)
-class Partition:
-    """Weights that are trained and weights that are not, by path."""
+class Partition[Weight: HasShape]:
+    """Weights that are trained and weights that are not, by path: joined by '/' (JAX), or torch's dotted name."""
 
-    trained: Flat
-    frozen: Flat
+    trained: dict[str, Weight]
+    frozen: dict[str, Weight]
 
     def describe(self) -> str:
         """One line for the log: how many numbers are trained and how many are frozen."""
@@ -32,7 +40,7 @@ class Partition:
         return trained + (f", {count(self.frozen):,} in {_arrays(self.frozen)} are frozen" if self.frozen else "")
 
 
-def count(flat: Mapping[str, Any]) -> int:
+def count(flat: Mapping[str, HasShape]) -> int:
     """Number of numbers in the arrays."""
     return sum(int(np.prod(array.shape)) for array in flat.values())
 
@@ -57,17 +65,17 @@ def matching(paths: Sequence[str], patterns: Iterable[str], key: str) -> set[str
     return found
 
 
-def split(
-    weights: Mapping[str, Any],
+def split[Weight: HasShape](
+    weights: Mapping[str, Weight],
     *,
     freeze: Sequence[str] = (),
     model_frozen: Sequence[str] = (),
     presets: Mapping[str, Sequence[str]] = MappingProxyType({}),
-) -> Partition:
-    """Split nested weights by the user's freeze patterns and those of the model itself.
+) -> Partition[Weight]:
+    """Split weights by the user's freeze patterns and those of the model itself.
 
     Args:
-        weights: all weights.
+        weights: all weights, by path.
         freeze: patterns, or names of presets.
         model_frozen: patterns of what the model itself never trains.
         presets: patterns by name, as the model gives them.
@@ -75,22 +83,21 @@ def split(
     Raises:
         UserError: a pattern matches nothing, or nothing is left to train.
     """
-    flat = flatten(weights)
-    paths = sorted(flat)
+    paths = sorted(weights)
     frozen = matching(paths, model_frozen, "the model's own frozen weights")
     frozen |= matching(paths, [pattern for word in freeze for pattern in presets.get(word, [word])], "trainer.freeze")
-    if len(frozen) == len(flat):
+    if len(frozen) == len(paths):
         raise UserError(
-            f"trainer.freeze=[{join_names(freeze)}] freezes all {len(flat)} arrays of weights, so nothing is left to "
+            f"trainer.freeze=[{join_names(freeze)}] freezes all {len(paths)} arrays of weights, so nothing is left to "
             "train. Take a narrower pattern, or trainer.freeze=[] to train everything."
         )
     return Partition(
-        trained={path: flat[path] for path in paths if path not in frozen},
-        frozen={path: flat[path] for path in paths if path in frozen},
+        trained={path: weights[path] for path in paths if path not in frozen},
+        frozen={path: weights[path] for path in paths if path in frozen},
     )
 
 
-def _arrays(flat: Flat) -> str:
+def _arrays(flat: Mapping[str, HasShape]) -> str:
     return "1 array" if len(flat) == 1 else f"{len(flat)} arrays"
 
 

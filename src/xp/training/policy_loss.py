@@ -1,13 +1,13 @@
-"""What the losses of both frameworks share: weights that must be the policy's, and sums over a dump by episode."""
+"""What the losses of both frameworks share: a check of the weights' names, and sums over a dump by episode."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 
 from xp.data.dumps import Dump
 from xp.errors import UserError, join_names
 from xp.metrics.intervals import Sums
+from xp.models.policy import Batch
 
 
 def refuse_other_names(weights: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -30,7 +30,7 @@ def refuse_other_names(weights: Mapping[str, np.ndarray], shapes: Mapping[str, t
 
 
 def summed_by_episode(
-    dump: Dump, rows: int, shape: Mapping[str, int], measure: Callable[[dict[str, Any]], tuple[float, int]]
+    dump: Dump, rows: int, shape: Mapping[str, int], measure: Callable[[Batch], tuple[float, int]]
 ) -> Sums:
     """Sums of a loss by episode: `measure(batch)` gives the sum over at most `rows` windows and its count."""
     episodes = dump.arrays["episode_index"]

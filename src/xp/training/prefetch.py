@@ -1,4 +1,4 @@
-"""Build the inputs of the next steps in one background thread while the device works."""
+"""Builds the inputs of the next steps in a background thread while the device works."""
 
 from collections import deque
 from collections.abc import Callable, Iterator

@@ -1,13 +1,12 @@
 """A trace of a few steps, for debug=profile."""
 
 from collections.abc import Callable
-from typing import Any
 
 
 class Profile:
     """Trace `steps` steps, after the first two (they compile). The framework's profiler starts and stops the trace."""
 
-    def __init__(self, start: Callable[[], Any], stop: Callable[[], Any], steps: int, done: int):
+    def __init__(self, start: Callable[[], object], stop: Callable[[], object], steps: int, done: int):
         """`done` is the number of finished updates when the loop begins."""
         self._start, self._stop = start, stop
         self._first, self._last = done + 2, done + 2 + steps

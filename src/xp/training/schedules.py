@@ -4,11 +4,12 @@ The rate is worked out on the host and handed to the compiled step as a number, 
 """
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
+from typing import SupportsFloat
 
 from xp.config.words import SCHEDULES
 from xp.errors import UserError, did_you_mean, join_names
+from xp.json_types import JSON, JSONObject
 
 Schedule = Callable[[int], float]
 """Number of finished steps (0 for the first update) -> learning rate of the next update."""
@@ -22,10 +23,21 @@ def constant(step: int, *, peak: float, warmup_steps: int = 0) -> float:
 def linear_warmup(step: int, *, peak: float, warmup_steps: int) -> float:
     """Linear 0 -> `peak` over `warmup_steps`, then constant.
 
-    The rule Octo's fine-tuning scripts use (optax `join_schedules` of `linear_schedule` and `constant_schedule`): the
+    The rule of published fine-tuning scripts (optax `join_schedules` of `linear_schedule` and `constant_schedule`): the
     very first update has rate 0, update number `warmup_steps` (counted from 0) is the first at `peak`.
     """
     return peak if step >= warmup_steps else peak * step / warmup_steps
+
+
+def linear_decay(step: int, *, peak: float, warmup_steps: int, steps: int, end_factor: float) -> float:
+    """Linear 0 -> `peak` over `warmup_steps`, then linear to `end_factor * peak` at `steps`; constant from there on.
+
+    With `end_factor` 0 the rule of transformers' `get_linear_schedule_with_warmup`.
+    """
+    if step < warmup_steps:
+        return peak * step / warmup_steps
+    done = min(1.0, (step - warmup_steps) / max(1, steps - warmup_steps))
+    return peak * (1.0 + (end_factor - 1.0) * done)
 
 
 def cosine(step: int, *, peak: float, warmup_steps: int, steps: int, end_factor: float) -> float:
@@ -40,19 +52,30 @@ def cosine(step: int, *, peak: float, warmup_steps: int, steps: int, end_factor:
     return peak * (end_factor + (1.0 - end_factor) * 0.5 * (1.0 + math.cos(math.pi * done)))
 
 
-def make_schedule(lr: Mapping[str, Any], steps: int) -> Schedule:
+def warmup_cosine(step: int, *, peak: float, warmup_steps: int, steps: int, end_factor: float) -> float:
+    """As `cosine`, its warm-up counted from 1, so that no update has rate 0: `peak` (s + 1) / (`warmup_steps` + 1).
+
+    The rule of openpi's `CosineDecaySchedule`: optax's `warmup_cosine_decay_schedule` that begins at
+    `peak / (warmup_steps + 1)`.
+    """
+    if step < warmup_steps:
+        return peak * (step + 1) / (warmup_steps + 1)
+    return cosine(step, peak=peak, warmup_steps=warmup_steps, steps=steps, end_factor=end_factor)
+
+
+def make_schedule(lr: JSONObject, steps: int) -> Schedule:
     """Build the schedule that a `lr` section describes.
 
     Args:
-        lr: `schedule` (constant | cosine | linear_warmup), `peak` (rate), `warmup_steps` (steps), `end_factor` (share
-            of the peak that a cosine ends at).
-        steps: number of training steps, where a cosine ends.
+        lr: `schedule` (constant | cosine | linear_decay | linear_warmup | warmup_cosine), `peak` (rate),
+            `warmup_steps` (steps), `end_factor` (share of the peak that a decay ends at).
+        steps: number of training steps, where a decay ends.
 
     Raises:
         UserError: an unknown schedule, a peak that is not a positive number, a negative warm-up, an end outside 0..1.
     """
     name, peak = str(lr["schedule"]), _peak(lr["peak"])
-    warmup, end = int(lr.get("warmup_steps") or 0), float(lr.get("end_factor") or 0.0)
+    warmup, end = int(_number(lr, "warmup_steps")), _number(lr, "end_factor")
     if not 0.0 <= end <= 1.0:
         raise UserError(
             f"lr.end_factor={end} is not a share of the peak: give a number from 0 to 1, e.g. lr.end_factor=0.1"
@@ -63,16 +86,20 @@ def make_schedule(lr: Mapping[str, Any], steps: int) -> Schedule:
         return lambda step: constant(step, peak=peak, warmup_steps=warmup)
     if name == "linear_warmup":
         return lambda step: linear_warmup(step, peak=peak, warmup_steps=warmup)
+    if name == "linear_decay":
+        return lambda step: linear_decay(step, peak=peak, warmup_steps=warmup, steps=steps, end_factor=end)
     if name == "cosine":
         return lambda step: cosine(step, peak=peak, warmup_steps=warmup, steps=steps, end_factor=end)
+    if name == "warmup_cosine":
+        return lambda step: warmup_cosine(step, peak=peak, warmup_steps=warmup, steps=steps, end_factor=end)
     raise UserError(
         f"No learning-rate schedule '{name}'{did_you_mean(name, SCHEDULES)}. Choose lr= one of {join_names(SCHEDULES)}."
     )
 
 
-def short_of_peak(lr: Mapping[str, Any], steps: int) -> str | None:
+def warmup_note(lr: JSONObject, steps: int) -> str | None:
     """A line for the log when the warm-up is longer than the training, so that the peak is never reached."""
-    warmup = int(lr.get("warmup_steps") or 0)
+    warmup = int(_number(lr, "warmup_steps"))
     if steps > warmup:
         return None
     reached = max(0, steps - 1) / warmup if warmup else 1.0
@@ -82,10 +109,17 @@ def short_of_peak(lr: Mapping[str, Any], steps: int) -> str | None:
     )
 
 
-def _peak(given: Any) -> float:
+def _number(lr: JSONObject, key: str) -> float:
+    """A number of the section; 0 where it is null or not there."""
+    given = lr.get(key) or 0
+    assert isinstance(given, str | SupportsFloat), f"lr.{key} is no number"
+    return float(given)
+
+
+def _peak(given: JSON) -> float:
     try:
-        peak = float(given)
-    except (TypeError, ValueError):
+        peak = float(given) if isinstance(given, str | SupportsFloat) else math.nan
+    except ValueError:
         peak = math.nan
     if not (math.isfinite(peak) and peak > 0):
         raise UserError(f"lr.peak={given} is not a positive number. Type for instance lr.peak=3e-4.")

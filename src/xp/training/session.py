@@ -1,4 +1,5 @@
-"""What a training run does around its updates, whatever framework makes them.
+# pyright: strict
+"""What a training run does around its updates, in either framework: logs, checkpoints, validation, resuming.
 
 The order, at every step: update -> log -> checkpoint -> validate -> next. Evaluating and checkpointing read the
 weights and nothing else, every random draw is a function of (seed, step), and the batch of a step is a function of the
@@ -13,11 +14,13 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from typing import Any, NamedTuple
+from typing import NamedTuple, SupportsFloat
 
 import numpy as np
 
+from xp.checkpoints.arrays import AnyArray, Array
 from xp.errors import UserError
+from xp.json_types import JSONObject
 from xp.models.policy import Policy
 from xp.runs import Run
 from xp.training.checkpoints import Checkpoints, Restored, save_policy
@@ -26,21 +29,36 @@ from xp.training.loggers import Logger, open_logger
 from xp.training.options import TrainerOptions
 from xp.training.overfit import Overfit, StepBatches
 from xp.training.profiling import NoProfile, Profile
-from xp.training.schedules import Schedule, make_schedule, short_of_peak
+from xp.training.schedules import Schedule, make_schedule, warmup_note
 from xp.training.validation import ValidationStoppedError
 
 Validate = Callable[[Policy, int], dict[str, float]]
 
 IN_FLIGHT = 2
-"""TrainModule that may wait on the device: enough to hide the host's work, few enough not to pile up inputs there."""
+"""Updates that may wait on the device: enough to hide the host's work, few enough not to pile up inputs there."""
 
 
 class Outcome(NamedTuple):
     """What an update reports: scalars, possibly still on their way on the device, so that steps need not wait."""
 
-    loss: Any
-    grad_norm: Any
-    parts: Mapping[str, Any]
+    loss: SupportsFloat
+    grad_norm: SupportsFloat
+    parts: Mapping[str, SupportsFloat]
+
+
+class Best(NamedTuple):
+    """The best validation so far, as a checkpoint tells it: its step, and the value of `trainer.best_metric` there."""
+
+    step: int
+    metric: str
+    value: float
+
+    @classmethod
+    def read(cls, facts: JSONObject) -> "Best":
+        """What a checkpoint tells."""
+        step, metric, value = facts["step"], facts["metric"], facts["value"]
+        assert isinstance(step, int) and isinstance(metric, str) and isinstance(value, int | float)
+        return cls(step, metric, value)
 
 
 def train_session(
@@ -49,8 +67,8 @@ def train_session(
     make: Callable[[StepBatches, Schedule], "Session"],
     *,
     options: TrainerOptions,
-    lr: Mapping[str, Any],
-    logger: Mapping[str, Any] | None,
+    lr: JSONObject,
+    logger: JSONObject | None,
 ) -> Policy:
     """Train in the session that `make` gives: what the `train` of both frameworks is, see `xp.training.train_any`.
 
@@ -64,13 +82,13 @@ def train_session(
     """
     if options.overfit_batches is not None:
         batches = Overfit(batches, options.overfit_batches)
-    if note := short_of_peak(lr, options.steps):
+    if note := warmup_note(lr, options.steps):
         run.log(note)
     session = make(batches, make_schedule(lr, options.steps))
     session.resume()
     section = run.config.get("logger") if logger is None else logger
     with closing(open_logger(run, section, start=session.done)) as values:
-        session.catch_up(values)
+        session.make_up_validation(values)
         session.train_all(values)
     return session.finish()
 
@@ -89,16 +107,16 @@ class Session(ABC):
         validate: Validate | None,
         options: TrainerOptions,
         schedule: Schedule,
-        must_agree: Mapping[str, Any],
+        must_agree: JSONObject,
         policy_bytes: int,
     ):
         """`must_agree` is what a checkpoint must share with this run; `policy_bytes` about what a policy takes."""
         self.run, self.batches, self.validate = run, batches, validate
         self.options, self.schedule = options, schedule
         self.must_agree, self.policy_bytes = dict(must_agree), policy_bytes
-        self.checkpoints = Checkpoints(run.folder, options.keep_checkpoints)
+        self.checkpoints = Checkpoints(run.folder, options.keep_checkpoints, options.record_answers)
         self.done = 0
-        self.best: dict[str, Any] | None = None
+        self.best: Best | None = None
         self.waiting: deque[tuple[int, Outcome]] = deque()
         self.fresh = True
         """Whether the running loss of the log starts anew with the next update."""
@@ -113,7 +131,7 @@ class Session(ABC):
         """The policy that would be deployed now: the moving average where one is kept."""
 
     @abstractmethod
-    def arrays(self) -> dict[str, Any]:
+    def arrays(self) -> Mapping[str, Array]:
         """Everything that an update changes, by name; the trained weights are named `weights/...`."""
 
     def stored_types(self) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -121,7 +139,7 @@ class Session(ABC):
         return {name: (tuple(array.shape), _type(array)) for name, array in self.arrays().items()}
 
     @abstractmethod
-    def take_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
+    def take_arrays(self, arrays: Mapping[str, AnyArray]) -> None:
         """Go on from arrays that `arrays` gave, of the same names, shapes and types."""
 
     @abstractmethod
@@ -133,7 +151,7 @@ class Session(ABC):
         restored = self.restored()
         if restored is not None:
             self._take(restored)
-            self.run.log(f"going on from checkpoint-{self.done} of {self.options.steps} steps")
+            self.run.log(f"continuing from checkpoint-{self.done} of {self.options.steps} steps")
         self.run.training_log.truncate_after(self.done)
         self.run.validation_log.truncate_after(self.done)
 
@@ -145,7 +163,7 @@ class Session(ABC):
         """Whether somebody asked the run to stop."""
         return self.run.should_stop()
 
-    def broadcast(self, value: Any) -> Any:
+    def broadcast[T](self, value: T) -> T:
         """`value` as the process that decides has it, where several train together."""
         return value
 
@@ -173,7 +191,7 @@ class Session(ABC):
         if self._validation_is_due():
             self.validate_now(logger)
 
-    def catch_up(self, logger: Logger) -> None:
+    def make_up_validation(self, logger: Logger) -> None:
         """The validation of the step that the run goes on from, where the attempt before was ended in front of it."""
         if not self.done or not self._validation_is_due():
             return
@@ -181,8 +199,10 @@ class Session(ABC):
         found = self.broadcast(next((row for row in rows if row["step"] == self.done), None))
         if found is None:
             self.validate_now(logger)
-        elif self._is_better(value := float(found.get(self.options.best_metric, math.nan))):
-            self.best = self._best(value)
+            return
+        value = found.get(self.options.best_metric)
+        if isinstance(value, int | float) and self._is_better(float(value)):
+            self.best = self._best(float(value))
 
     def validate_now(self, logger: Logger) -> None:
         """Validate; where somebody asks the run to stop meanwhile, leave with a checkpoint of this step.
@@ -235,7 +255,7 @@ class Session(ABC):
         self.run.log(f"step {self.done}: {shown}")
         value = scores.get(self.options.best_metric, math.nan)
         if self._is_better(value):
-            save_policy(policy, self.run.folder / "best", self.policy_bytes, self._kept())
+            save_policy(policy, self.run.folder / "best", self.policy_bytes, self._kept(), self.options.record_answers)
             self.best = self._best(value)
             self.checkpoints.retain(self.done)
         self.run.validation_log.append({"step": self.done, "epoch": self._epoch(), **scores})
@@ -255,9 +275,9 @@ class Session(ABC):
             "epoch": self._epoch(),
             "fresh": self.fresh,
             "mean_loss": self.mean_loss,
-            "best": self.best,
+            "best": self.best._asdict() if self.best else None,
         }
-        best_step = self.best["step"] if self.best else None
+        best_step = self.best.step if self.best else None
         self.checkpoints.save(
             self.done, self.policy(), arrays, meta, policy_bytes=self.policy_bytes, best_step=best_step
         )
@@ -265,23 +285,23 @@ class Session(ABC):
     def finish(self) -> Policy:
         """Write `final/`; returns the deployed policy."""
         policy = self.policy()
-        save_policy(policy, self.run.folder / "final", self.policy_bytes, self._kept())
+        save_policy(policy, self.run.folder / "final", self.policy_bytes, self._kept(), self.options.record_answers)
         return policy
 
     def due(self, every: int | None) -> bool:
         """Whether something done every `every` steps is due now."""
         return every is not None and self.done % every == 0
 
-    def shown(self) -> dict[str, float]:
+    def progress_values(self) -> dict[str, float]:
         """What stands beside the progress bar."""
         return {"loss": self.mean_loss} if math.isfinite(self.mean_loss) else {}
 
-    def profile(self, start: Callable[[], Any], stop: Callable[[], Any]) -> Profile | NoProfile:
+    def profile(self, start: Callable[[], object], stop: Callable[[], object]) -> Profile | NoProfile:
         """A trace of `trainer.profile_steps` steps between `start` and `stop`, or none."""
         steps = self.options.profile_steps
         return Profile(start, stop, steps, self.done) if steps else NoProfile()
 
-    def say_profile(self) -> None:
+    def log_profile(self) -> None:
         """Say that the trace is written."""
         self.run.log(f"a trace of {self.options.profile_steps} steps is in {self.run.folder / 'profile'}")
 
@@ -298,14 +318,16 @@ class Session(ABC):
                 f"{more}. Give the options that run was started with, or start in a new folder."
             )
         self.take_arrays(restored.arrays)
-        self.done, meta = restored.step, restored.meta
-        self.best, self.fresh, self.mean_loss = meta["best"], meta["fresh"], meta["mean_loss"]
+        best, fresh, mean = (restored.meta[key] for key in ("best", "fresh", "mean_loss"))
+        assert isinstance(fresh, bool) and isinstance(mean, int | float)
+        self.done, self.fresh, self.mean_loss = restored.step, fresh, mean
+        self.best = Best.read(best) if isinstance(best, Mapping) else None
 
     def _diverged(self, step: int, what: str) -> TrainingDiverged:
         return diverged(
             step=step,
             what=what,
-            episodes=self.batches.at(step - 1)["episode_index"],
+            episodes=np.asarray(self.batches.at(step - 1)["episode_index"]),
             kept=self.checkpoints.latest_name(),
             rate=self.schedule(step - 1),
             clip_norm=self.options.clip_norm,
@@ -317,19 +339,19 @@ class Session(ABC):
         if self.best is None:
             return True
         higher = self.options.best_metric.endswith("accuracy")
-        return value > self.best["value"] if higher else value < self.best["value"]
+        return value > self.best.value if higher else value < self.best.value
 
     def _validation_is_due(self) -> bool:
         every = self.options.val_every
         return self.validate is not None and every is not None and (self.due(every) or self.done == self.options.steps)
 
-    def _best(self, value: float) -> dict[str, Any]:
-        return {"step": self.done, "metric": self.options.best_metric, "value": value}
+    def _best(self, value: float) -> Best:
+        return Best(self.done, self.options.best_metric, value)
 
     def _interrupted(self) -> Exception:
         return self.run.interrupted(f"asked to stop: checkpoint-{self.done} is written")
 
-    def _epoch(self) -> Any:
+    def _epoch(self) -> float:
         return self.batches.epoch(self.done)
 
     def _kept(self) -> str:
@@ -337,5 +359,5 @@ class Session(ABC):
         return f"{last} is complete" if last else "no checkpoint existed yet"
 
 
-def _type(array: Any) -> str:
+def _type(array: Array) -> str:
     return str(array.dtype)

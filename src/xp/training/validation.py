@@ -1,12 +1,13 @@
 """Validation: the training objective and action errors of the deployed policy on held-out windows."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
+from xp.foreign.statistics import DatasetStatistics, FeatureStatistics
 from xp.metrics.actions import direction_accuracy, gripper_accuracy, mae, scale_of
+from xp.metrics.motion import STILL
 from xp.models.policy import Batch, Policy
 from xp.runs import Run
 from xp.runs.execution.progress import Progress
@@ -18,15 +19,13 @@ METRICS = ("val_loss", "l1_error", "direction_accuracy", "gripper_accuracy", "po
 
 COMMITTED = 1
 """Actions of the demonstration that a policy with a prefix is told, from the observed step on."""
-STILL = 0.02
-"""Movements up to this size (normalised units) have no direction: the threshold of OpenVLA's chunked fine-tuning."""
 
 
 class ValidationStoppedError(Exception):
     """Somebody asked the run to stop while it validated."""
 
 
-class Watch:
+class ValidationProgress:
     """Says how far a run's validation is (a line every ten seconds, and progress.json) and ends it when asked to."""
 
     def __init__(self, run: Run, windows: int):
@@ -53,9 +52,9 @@ def make_validator(
     batches: Callable[[], Iterable[Batch]],
     *,
     layout: ActionLayout,
-    statistics: Mapping[str, Any],
+    statistics: DatasetStatistics,
     seed: int = 0,
-    watch: "Watch | None" = None,
+    progress: ValidationProgress | None = None,
 ) -> Callable[[Policy, int], dict[str, float]]:
     """Build `validate(policy, step)`, which asks the deployed policy about the same held-out windows every time.
 
@@ -64,7 +63,7 @@ def make_validator(
         layout: which action dimensions are positions, rotations, grippers.
         statistics: the training statistics, {"action": {mean, std, min, max, mask}, ...}.
         seed: of the draws inside loss and prediction; batch number i uses seed + i at every validation.
-        watch: told how far it is; it may end the validation before a batch.
+        progress: told how far it is; it may end the validation before a batch.
 
     Returns:
         A function giving `METRICS`. `val_loss` is the training objective in evaluation mode, averaged over valid action
@@ -79,7 +78,7 @@ def make_validator(
 
     def validate(policy: Policy, step: int) -> dict[str, float]:
         losses, weights, parts = [], [], []
-        follow = watch.begin(step) if watch else lambda windows: None
+        follow = progress.begin(step) if progress else lambda windows: None
         for number, batch in enumerate(batches()):
             follow(0)
             losses.append(float(policy.loss(batch, seed=seed + number)["loss"]))
@@ -105,7 +104,7 @@ def action_scores(
     present: np.ndarray,
     *,
     layout: ActionLayout,
-    statistics: Mapping[str, Any],
+    statistics: FeatureStatistics,
 ) -> dict[str, float]:
     """The metrics of predicted chunks [B, H, A] against `truth` of the same shape, where `valid` [B, H] is True.
 
@@ -140,9 +139,10 @@ def predict_with_context(policy: Policy, batch: Batch, seed: int) -> np.ndarray:
     if not spec.prefix_future:
         return policy.predict(batch, seed=seed)
     now = spec.window[0]
-    prefix = batch["action"][:, now : now + COMMITTED]
-    past = batch["action"][:, now - spec.prefix_past : now]
-    begun = ~batch["action_is_pad"][:, now - spec.prefix_past : now].any(axis=1)
+    actions, is_pad = np.asarray(batch["action"]), np.asarray(batch["action_is_pad"])
+    prefix = actions[:, now : now + COMMITTED]
+    past = actions[:, now - spec.prefix_past : now]
+    begun = np.logical_not(np.any(is_pad[:, now - spec.prefix_past : now], axis=1))
     found = np.empty((len(prefix), spec.horizon, spec.action_dim), np.float32)
     for rows, options in ((begun, {"past": past[begun]}), (~begun, {})):
         if rows.any():
@@ -150,18 +150,20 @@ def predict_with_context(policy: Policy, batch: Batch, seed: int) -> np.ndarray:
     return found
 
 
-def _rows(batch: Batch, chosen: np.ndarray) -> dict[str, Any]:
+def _rows(batch: Batch, chosen: np.ndarray) -> Batch:
     """The chosen samples of a batch."""
     which = np.flatnonzero(chosen)
-    return {
-        k: value[which] if isinstance(value, np.ndarray) else [value[i] for i in which] for k, value in batch.items()
-    }
+    found: dict[str, np.ndarray | list[object]] = {}
+    for key, value in batch.items():
+        assert isinstance(value, np.ndarray | list)
+        found[key] = value[which] if isinstance(value, np.ndarray) else [value[i] for i in which]
+    return found
 
 
 def future(batch: Batch, horizon: int, before: int) -> tuple[np.ndarray, np.ndarray]:
     """The true next `horizon` actions [B, H, A] and which of them exist [B, H]: a batch holds `before` earlier ones."""
-    action = batch["action"][:, before : before + horizon]
-    valid = ~batch["action_is_pad"][:, before : before + horizon]
+    action = np.asarray(batch["action"])[:, before : before + horizon]
+    valid = ~np.asarray(batch["action_is_pad"])[:, before : before + horizon]
     assert action.shape[1] == horizon, f"the batch holds {action.shape[1]} future actions, the policy gives {horizon}"
     return action, valid
 
@@ -169,12 +171,12 @@ def future(batch: Batch, horizon: int, before: int) -> tuple[np.ndarray, np.ndar
 def present_positions(batch: Batch, layout: ActionLayout) -> np.ndarray:
     """The present value of each position dimension [B, P]: the last observed state, or zeros for relative actions."""
     if layout.state_dims is None:
-        return np.zeros((len(batch["action"]), len(layout.position)), np.float32)
-    return batch["observation.state"][:, -1, list(layout.state_dims)]
+        return np.zeros((len(np.asarray(batch["action"])), len(layout.position)), np.float32)
+    return np.asarray(batch["observation.state"])[:, -1, list(layout.state_dims)]
 
 
 def _gripper(
-    predictions: np.ndarray, truth: np.ndarray, valid: np.ndarray, layout: ActionLayout, statistics: Mapping[str, Any]
+    predictions: np.ndarray, truth: np.ndarray, valid: np.ndarray, layout: ActionLayout, statistics: FeatureStatistics
 ) -> float:
     """Mean over grippers of the share of steps on the right side of the middle of the training range."""
     if not layout.grippers:

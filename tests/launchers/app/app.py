@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from unittest import mock
 
 from hydra import version
 from hydra._internal.hydra import Hydra
@@ -55,12 +56,12 @@ def as_stock_launchers_call_it(config):
 def main(arguments: list[str]) -> int:
     from hydra_plugins.xp_staged_sweeper import _sweep
 
-    _sweep.xp_rules = rules
     overrides = [each for each in arguments if each != "-m"]
     if not any(each.startswith("hydra/launcher=") for each in overrides):
         overrides.append("+hydra.launcher.target=fake_tasks:run")
     try:
-        return open_hydra().multirun("config", as_stock_launchers_call_it, overrides, with_log_configuration=False)
+        with mock.patch.object(_sweep, "xp_rules", rules):
+            return open_hydra().multirun("config", as_stock_launchers_call_it, overrides, with_log_configuration=False)
     except UserError as error:
         print(f"xp: {error}", file=sys.stderr)
         return 2

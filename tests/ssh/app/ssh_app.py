@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from unittest import mock
 
 from hydra import version
 from hydra._internal.hydra import Hydra
@@ -31,7 +32,6 @@ def rules():
 def main(arguments: list[str]) -> int:
     from hydra_plugins.xp_staged_sweeper import _sweep
 
-    _sweep.xp_rules = rules
     resolvers.register()
     version.setbase("1.3")
     search_path = create_config_search_path(f"file://{HERE / 'conf'}")
@@ -40,7 +40,8 @@ def main(arguments: list[str]) -> int:
     hydra = Hydra.create_main_hydra2(task_name="xp", config_search_path=search_path)
     overrides = [*arguments, "+hydra.launcher.target=ssh_tasks:run"]
     try:
-        return hydra.multirun("config", print, overrides, with_log_configuration=False)
+        with mock.patch.object(_sweep, "xp_rules", rules):
+            return hydra.multirun("config", print, overrides, with_log_configuration=False)
     except UserError as error:
         print(f"xp: {error}", file=sys.stderr)
         return 2

@@ -2,12 +2,38 @@
 
 import difflib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
 from lerobot.configs import NormalizationMode, PreTrainedConfig
 from lerobot.optim import AdamWConfig
+from torch import nn
+
+type JSON = None | bool | int | float | str | Sequence[JSON] | Mapping[str, JSON]
+
+
+class Hold(TypedDict):
+    """How a normalised state becomes the normalised action that holds the robot in its place; [A] each."""
+
+    scale: list[float]
+    offset: list[float]
+
+
+class Beside(TypedDict, total=False):
+    """The content of a folder's `BESIDE`."""
+
+    training: dict[str, JSON]
+    hold: Hold
+
+
+class ParameterGroup(TypedDict):
+    """Parameters of one learning rate; without `lr` it is the optimiser's own."""
+
+    params: list[nn.Parameter]
+    lr: NotRequired[float]
+
 
 ANCHORS = ("a_t0", "last_prefix")
 MASKS = ("training", "original")
@@ -26,7 +52,7 @@ def _one_of(name: str, given: str, allowed: tuple[str, ...]) -> None:
         return
     close = difflib.get_close_matches(str(given), allowed, n=1, cutoff=0.4)
     hint = f" (did you mean {close[0]}?)" if close else ""
-    raise ValueError(f"act_smooth: {name}={given!r} is no choice{hint}. Allowed: {', '.join(allowed)}.")
+    raise ValueError(f"act_smooth: {name}={given!r} is not one of the choices{hint}. Allowed: {', '.join(allowed)}.")
 
 
 @PreTrainedConfig.register_subclass("act_smooth")
@@ -116,9 +142,9 @@ class ACTSmoothConfig(PreTrainedConfig):
                 "use_action_relative is the form of old checkpoints."
             )
         if not 0 <= self.obs_dropout_rate <= 1:
-            raise ValueError(f"act_smooth: obs_dropout_rate={self.obs_dropout_rate} is no probability (0 to 1).")
+            raise ValueError(f"act_smooth: obs_dropout_rate={self.obs_dropout_rate} is not a probability (0 to 1).")
         if not self.vision_backbone.startswith("resnet"):
-            raise ValueError(f"act_smooth: vision_backbone={self.vision_backbone!r} is no torchvision ResNet.")
+            raise ValueError(f"act_smooth: vision_backbone={self.vision_backbone!r} is not a torchvision ResNet.")
         if self.dim_model % self.n_heads or self.dim_model % 4:
             raise ValueError(
                 f"act_smooth: dim_model={self.dim_model} must be a multiple of n_heads={self.n_heads} and of 4."
@@ -208,14 +234,14 @@ class ACTSmoothConfig(PreTrainedConfig):
         return [(d - 1 if last else 0, d + i) for d in delays for i in range(self.chunk_size)]
 
 
-def read_beside(folder: Path) -> dict[str, Any]:
+def read_beside(folder: Path) -> Beside:
     """The content of a folder's `BESIDE`; empty where there is none."""
     file = folder / BESIDE
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
-def write_beside(folder: Path, **entries: dict[str, Any] | None) -> None:
-    """Set entries of a folder's `BESIDE`; empty ones are taken out, and the file with the last one."""
+def write_beside(folder: Path, **entries: Hold | dict[str, JSON] | None) -> None:
+    """Set entries of a folder's `BESIDE`, named as it has them; empty ones are removed, and the file with the last."""
     content = {name: entry for name, entry in {**read_beside(folder), **entries}.items() if entry}
     if content:
         (folder / BESIDE).write_text(json.dumps(content, indent=4), encoding="utf-8")

@@ -3,9 +3,6 @@
 For robots whose states and actions are the same joints.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 import torch
 from lerobot.configs import FeatureType
@@ -13,12 +10,10 @@ from lerobot.utils.constants import ACTION, OBS_STATE
 from torch import Tensor
 
 from lerobot_policy_act_smooth_xp.configuration_act_smooth import ACTSmoothConfig
-from lerobot_policy_act_smooth_xp.statistics import action_slope
+from lerobot_policy_act_smooth_xp.statistics import Statistics, action_slope
 
 
-def hold_affine(
-    config: ACTSmoothConfig, stats: Mapping[str, Mapping[str, Any]] | None
-) -> tuple[Tensor, Tensor] | tuple[None, None]:
+def hold_affine(config: ACTSmoothConfig, stats: Statistics | None) -> tuple[Tensor, Tensor] | tuple[None, None]:
     """(scale, offset), each [A]: normalised action = normalised state * scale + offset, for the same joint positions.
 
     With state' = state k + c and action' = action l + d it is l / k and d - c l / k. None where states are no actions
@@ -35,7 +30,7 @@ def hold_affine(
 
 
 def _normaliser(
-    config: ACTSmoothConfig, stats: Mapping[str, Mapping[str, Any]] | None, key: str, kind: str
+    config: ACTSmoothConfig, stats: Statistics | None, key: str, kind: str
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """(scale, offset) of LeRobot's normaliser of a feature: normalised = value * scale + offset."""
     mode = config.normalization_mapping.get(FeatureType[kind].value)

@@ -6,20 +6,30 @@ B batch, K past slots, D committed slots, C chunk, A action.
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 import torch
+from lerobot.configs import PreTrainedConfig
 from lerobot.policies.pretrained import PreTrainedPolicy
 from lerobot.utils.constants import ACTION, OBS_STATE
-from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.module import _IncompatibleKeys
 
-from lerobot_policy_act_smooth_xp.configuration_act_smooth import BESIDE, ACTSmoothConfig, read_beside, write_beside
+from lerobot_policy_act_smooth_xp.configuration_act_smooth import (
+    BESIDE,
+    ACTSmoothConfig,
+    Hold,
+    ParameterGroup,
+    read_beside,
+    write_beside,
+)
 from lerobot_policy_act_smooth_xp.history import ActionQueue, Timeline
 from lerobot_policy_act_smooth_xp.hold import hold_affine
+from lerobot_policy_act_smooth_xp.loading import HubOptions, folder_of, load_checked
 from lerobot_policy_act_smooth_xp.network import ACTSmoothNetwork
 from lerobot_policy_act_smooth_xp.prefix import build_inference_action_prefix
-from lerobot_policy_act_smooth_xp.relative import branch_anchors, dataset_deltas
+from lerobot_policy_act_smooth_xp.relative import HasRoot, branch_anchors, dataset_deltas
+from lerobot_policy_act_smooth_xp.statistics import Statistics
 
 PREFIX, PREFIX_IS_PAD = "inference_action", "inference_action_is_pad"
 HOLD = "observation.hold_action"
@@ -51,9 +61,9 @@ class ACTSmoothPolicy(PreTrainedPolicy):
     def __init__(
         self,
         config: ACTSmoothConfig,
-        dataset_stats: Mapping[str, Any] | None = None,
-        dataset_meta: Any | None = None,
-        **kwargs: Any,
+        dataset_stats: Statistics | None = None,
+        dataset_meta: HasRoot | None = None,
+        **kwargs: object,
     ) -> None:
         super().__init__(config)
         config.validate_features()
@@ -80,35 +90,44 @@ class ACTSmoothPolicy(PreTrainedPolicy):
         self.reset()
 
     @classmethod
-    def from_pretrained(cls, pretrained_name_or_path: str | Path, **kwargs: Any) -> "ACTSmoothPolicy":
-        """As LeRobot's, but every weight is checked, and the backbone's own weights are not fetched first."""
-        from lerobot.configs import PreTrainedConfig
+    def from_pretrained(
+        cls,
+        pretrained_name_or_path: str | Path,
+        *,
+        config: PreTrainedConfig | None = None,
+        strict: bool = False,
+        cli_overrides: list[str] | None = None,
+        dataset_stats: Statistics | None = None,
+        dataset_meta: HasRoot | None = None,
+        **options: Unpack[HubOptions],
+    ) -> "ACTSmoothPolicy":
+        """As LeRobot's, but every weight is checked, and the backbone's own weights are not fetched first.
 
-        keys = ("force_download", "proxies", "token", "cache_dir", "local_files_only", "revision", "cli_overrides")
-        config: Any = kwargs.pop("config", None) or PreTrainedConfig.from_pretrained(
-            pretrained_name_or_path, **{key: kwargs[key] for key in keys if key in kwargs}
-        )
-        kwargs.pop("cli_overrides", None)
-        # Statistics of another dataset must not replace those that the weights were trained with.
-        kwargs.pop("dataset_stats", None)
-        kwargs.pop("dataset_meta", None)
+        Statistics of another dataset do not replace those that the weights were trained with: they are not used.
+        """
+        if config is None:
+            asked = cli_overrides or []
+            config = PreTrainedConfig.from_pretrained(pretrained_name_or_path, cli_overrides=asked, **options)
+        assert isinstance(config, ACTSmoothConfig)
         config.mask = config.mask or "original"
         backbone, config.pretrained_backbone_weights = config.pretrained_backbone_weights, None
         try:
-            policy = super().from_pretrained(pretrained_name_or_path, config=config, **kwargs)
+            policy = super().from_pretrained(pretrained_name_or_path, config=config, strict=strict, **options)
         finally:
             config.pretrained_backbone_weights = backbone
-        folder = _fetched(pretrained_name_or_path, {key: kwargs[key] for key in keys if key in kwargs})
+        folder = folder_of(pretrained_name_or_path, **options)
         hold = read_beside(folder).get("hold") if folder is not None else None
         if hold:
             policy.set_hold(hold["scale"], hold["offset"])
         return policy
 
-    def _save_pretrained(self, save_directory: Path, **kwargs: Any) -> None:
+    def _save_pretrained(self, save_directory: Path, state_dict: dict[str, Tensor] | None = None) -> None:
         """As LeRobot's, and the held action beside config.json."""
-        super()._save_pretrained(save_directory, **kwargs)
-        pair = (self._hold_scale, self._hold_offset)
-        known = None if None in pair else {n: v.tolist() for n, v in zip(("scale", "offset"), pair) if v is not None}
+        super()._save_pretrained(save_directory, state_dict)
+        scale, offset = self._hold_scale, self._hold_offset
+        known: Hold | None = None
+        if scale is not None and offset is not None:
+            known = {"scale": scale.tolist(), "offset": offset.tolist()}
         write_beside(Path(save_directory), hold=known)
 
     def set_hold(self, scale: Sequence[float], offset: Sequence[float]) -> None:
@@ -124,27 +143,11 @@ class ACTSmoothPolicy(PreTrainedPolicy):
     def _load_as_safetensor(
         cls, model: "ACTSmoothPolicy", model_file: str, map_location: str, strict: bool
     ) -> "ACTSmoothPolicy":
-        """Load key by key; a name, a shape or a window that differs is an error, whatever `strict` says."""
-        found = load_file(model_file, device=str(map_location))
-        wanted = model.state_dict()
-        problems = [f"missing: {name}" for name in sorted(wanted.keys() - found.keys())]
-        problems += [f"not known: {name}" for name in sorted(found.keys() - wanted.keys())]
-        problems += [
-            f"{name} is {tuple(found[name].shape)} in the file, {tuple(wanted[name].shape)} by config.json"
-            for name in sorted(found.keys() & wanted.keys())
-            if found[name].shape != wanted[name].shape
-        ]
-        indices = found.get("_indices_target")
-        if not problems and indices is not None and not torch.equal(indices.cpu(), wanted["_indices_target"].cpu()):
-            own, given = (int(x[0, 0]) - 1 for x in (wanted["_indices_target"], indices))
-            problems = [f"the file's windows have K = {given} past actions, config.json says {own}"]
-        if problems:
-            listed = "\n  ".join(problems[:12] + ([f"... {len(problems) - 12} more"] if len(problems) > 12 else []))
-            raise ValueError(f"act_smooth: the weights in {model_file} do not fit its config.json:\n  {listed}")
-        model.load_state_dict(found)
+        """See `load_checked`, whatever `strict` says."""
+        load_checked(model, model_file, str(map_location))
         return model
 
-    def get_optim_params(self) -> list[dict[str, Any]]:
+    def get_optim_params(self) -> list[ParameterGroup]:
         """Two groups: all but the backbone, and the backbone at `optimizer_lr_backbone`."""
         named = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
         return [
@@ -247,7 +250,7 @@ class ACTSmoothPolicy(PreTrainedPolicy):
         batch: dict[str, Tensor],
         inference_delay: int | None = None,
         prev_chunk_left_over: Tensor | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> Tensor:
         """Normalised actions, in one of two forms.
 
@@ -279,7 +282,7 @@ class ACTSmoothPolicy(PreTrainedPolicy):
         return chunk
 
     @torch.no_grad()
-    def select_action(self, batch: dict[str, Tensor], **kwargs: Any) -> Tensor:
+    def select_action(self, batch: dict[str, Tensor], **kwargs: object) -> Tensor:
         """The next action [B, A], normalised. One step before the plan ends, the last planned action is committed and
         the `n_action_steps` behind it are predicted. An episode begins by holding the robot's place for one step.
         """
@@ -389,22 +392,8 @@ class ACTSmoothPolicy(PreTrainedPolicy):
         return min(asked, longest)
 
 
-def _fetched(place: str | Path, options: dict[str, Any]) -> Path | None:
-    """The local folder that holds a pretrained policy's `BESIDE`; None where there is none."""
-    if Path(place).is_dir():
-        return Path(place)
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
-
-    allowed = ("force_download", "proxies", "token", "cache_dir", "local_files_only", "revision")
-    try:
-        found = hf_hub_download(str(place), BESIDE, **{key: options[key] for key in allowed if key in options})
-    except (EntryNotFoundError, OSError):
-        return None
-    return Path(found).parent
-
-
-def _deltas_were_loaded(policy: ACTSmoothPolicy, keys: Any) -> None:
+def _deltas_were_loaded(policy: nn.Module, keys: _IncompatibleKeys) -> None:
     """After loading weights: the statistics of differences are known, unless the file lacked them."""
+    assert isinstance(policy, ACTSmoothPolicy)
     if "action_delta_std" not in keys.missing_keys:
         policy._deltas_known = True

@@ -1,10 +1,11 @@
 """Put observation dropout and relative actions into the processors of any LeRobot policy."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from lerobot.processor import NormalizerProcessorStep, PolicyProcessorPipeline, ProcessorStep, UnnormalizerProcessorStep
 
+from lerobot_policy_act_smooth_xp.statistics import FeatureStatistics
 from lerobot_policy_act_smooth_xp.steps import (
     AbsoluteFromAnchorStep,
     ObservationDropoutStep,
@@ -24,7 +25,7 @@ def add_relative_actions(
     preprocessor: PolicyProcessorPipeline,
     postprocessor: PolicyProcessorPipeline,
     *,
-    deltas: Mapping[str, Any],
+    deltas: FeatureStatistics,
     anchor: str = "observation.state",
     index_t0: int = 0,
     drop_past: bool = False,

@@ -5,18 +5,30 @@ The policy takes and gives actions as LeRobot's normaliser leaves them (absolute
 know about anchors: not the processors, not a queue of left-over actions.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lerobot_policy_act_smooth_xp.configuration_act_smooth import ACTSmoothConfig
-from lerobot_policy_act_smooth_xp.statistics import STATISTICS_KEY, action_slope, delta_statistics, read_actions
+from lerobot_policy_act_smooth_xp.statistics import (
+    STATISTICS_KEY,
+    Statistics,
+    action_slope,
+    delta_statistics,
+    read_actions,
+)
 
 _STILL = 1e-6
 """A dimension whose differences spread less than this part of its own spread never moves: it keeps scale 1."""
+
+
+class HasRoot(Protocol):
+    """The part of LeRobot's dataset metadata that is read here."""
+
+    root: Path
 
 
 def branch_anchors(config: ACTSmoothConfig, future: Tensor) -> Tensor:
@@ -28,7 +40,7 @@ def branch_anchors(config: ACTSmoothConfig, future: Tensor) -> Tensor:
     return future[:, :1].expand_as(future)
 
 
-def dataset_deltas(config: ACTSmoothConfig, stats: Mapping[str, Any] | None, meta: Any | None) -> tuple[Tensor, Tensor]:
+def dataset_deltas(config: ACTSmoothConfig, stats: Statistics | None, meta: HasRoot | None) -> tuple[Tensor, Tensor]:
     """(mean, std) [A] of differences in normalised action units, from statistics or else from a dataset.
 
     Args:

@@ -1,12 +1,16 @@
 """A processor step that brings pictures to the size on which a policy was trained."""
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
 from lerobot.configs.types import PipelineFeatureType, PolicyFeature
-from lerobot.processor import ObservationProcessorStep, ProcessorStepRegistry, RenameObservationsProcessorStep
+from lerobot.processor import (
+    ObservationProcessorStep,
+    PolicyProcessorPipeline,
+    ProcessorStepRegistry,
+    RenameObservationsProcessorStep,
+)
 
 
 @dataclass
@@ -24,7 +28,7 @@ class LanczosResizeStep(ObservationProcessorStep):
 
     sizes: dict[str, list[int]] = field(default_factory=dict)
 
-    def observation(self, observation: Any) -> Any:
+    def observation(self, observation: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The observation with its pictures [..., C, height, width] at their sizes."""
         found = dict(observation)
         for key, (height, width) in self.sizes.items():
@@ -32,7 +36,7 @@ class LanczosResizeStep(ObservationProcessorStep):
                 found[key] = _resized(found[key], height, width, key)
         return found
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> dict[str, dict[str, list[int]]]:
         """What is saved."""
         return {"sizes": {key: [int(length) for length in size] for key, size in self.sizes.items()}}
 
@@ -47,7 +51,7 @@ class LanczosResizeStep(ObservationProcessorStep):
         return {**features, PipelineFeatureType.OBSERVATION: seen}
 
 
-def set_picture_sizes(preprocessor: Any, sizes: dict[str, list[int]]) -> None:
+def set_picture_sizes(preprocessor: PolicyProcessorPipeline, sizes: dict[str, list[int]]) -> None:
     """Let a policy's preprocessor resize pictures: right behind the step that renames them, or first of all."""
     steps = [step for step in preprocessor.steps if not isinstance(step, LanczosResizeStep)]
     places = [i for i, step in enumerate(steps) if isinstance(step, RenameObservationsProcessorStep)]

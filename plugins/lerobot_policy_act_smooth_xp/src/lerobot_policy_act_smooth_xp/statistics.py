@@ -7,10 +7,23 @@ smaller than the actions themselves.
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 
+
+class SupportsArray(Protocol):
+    """What numpy makes an array of, such as a torch tensor on the CPU."""
+
+    def __array__(self) -> np.ndarray:
+        """The array."""
+        ...
+
+
+type FeatureStatistics = Mapping[str, np.ndarray | Sequence[float] | SupportsArray]
+"""Of one feature, as LeRobot has them: `mean`, `std`, `min`, `max`, ..., each [dim]."""
+type Statistics = Mapping[str, FeatureStatistics]
+"""Those of a dataset by feature."""
 STATISTICS_KEY = "action_delta"
 """Where LeRobot's dictionary of dataset statistics carries those of differences."""
 
@@ -95,7 +108,7 @@ def _differences(
     return actions[t + step] - anchors[t + anchor]
 
 
-def action_slope(stats: Mapping[str, Any], mode: str, eps: float = 1e-8) -> np.ndarray:
+def action_slope(stats: FeatureStatistics, mode: str, eps: float = 1e-8) -> np.ndarray:
     """d(normalised action) / d(action) [A] of LeRobot's normaliser in `mode` (its `NormalizationMode` name).
 
     Raises:

@@ -22,6 +22,8 @@ from lerobot.processor import (
 from lerobot.utils.constants import OBS_STATE
 from torch import Tensor
 
+from lerobot_policy_act_smooth_xp.configuration_act_smooth import JSON
+
 Features = dict[PipelineFeatureType, dict[str, PolicyFeature]]
 
 DROPPED_KEYS = ("observation_is_dropped", "observation.is_dropped")
@@ -63,7 +65,7 @@ class ObservationDropoutStep(ProcessorStep):
 
     def __post_init__(self) -> None:
         if not 0 <= self.rate <= 1:
-            raise ValueError(f"observation_dropout: rate={self.rate} is no probability (0 to 1).")
+            raise ValueError(f"observation_dropout: rate={self.rate} is not a probability (0 to 1).")
         if self.seed < 0:
             raise ValueError(f"observation_dropout: seed={self.seed} must be 0 or more.")
 
@@ -95,7 +97,7 @@ class ObservationDropoutStep(ProcessorStep):
             return self.training
         return transition.get(TransitionKey.ACTION) is not None and torch.is_grad_enabled()
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> dict[str, JSON]:
         """The fields, for saving."""
         return {"rate": self.rate, "seed": self.seed, "keys": list(self.keys)}
 
@@ -142,7 +144,9 @@ class RelativeToAnchorStep(RelativeActionsProcessorStep):
 
     def __post_init__(self) -> None:
         if self.anchor not in ANCHORS:
-            raise ValueError(f"relative_to_anchor: anchor={self.anchor!r} is no choice. Allowed: {', '.join(ANCHORS)}.")
+            raise ValueError(
+                f"relative_to_anchor: anchor={self.anchor!r} is not one of the choices. Allowed: {', '.join(ANCHORS)}."
+            )
         if self.n_action_steps < 1:
             raise ValueError(f"relative_to_anchor: n_action_steps={self.n_action_steps} must be 1 or more.")
         if self.index_t0 < (1 if self.anchor == "last_prefix" else 0):
@@ -214,7 +218,7 @@ class RelativeToAnchorStep(RelativeActionsProcessorStep):
         """Forget the anchor and what was executed; an episode begins."""
         self._calls, self._emitted, self._last_state = 0, None, None
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> dict[str, JSON]:
         """The fields, for saving."""
         own = {name: getattr(self, name) for name in ("anchor", "index_t0", "drop_past", "n_action_steps")}
         return {**super().get_config(), **own}
@@ -265,7 +269,7 @@ class HoldActionStep(ProcessorStep):
             return transition
         return _with(transition, {TransitionKey.OBSERVATION: {**observation, self.key: state * scale + offset}})
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> dict[str, JSON]:
         """The fields, for saving."""
         return {"key": self.key}
 

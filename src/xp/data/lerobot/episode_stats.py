@@ -1,19 +1,23 @@
 """Statistics in LeRobot's form: of one episode after it was renumbered, and of many episodes together."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
+from jaxtyping import Num
+
+from xp.json_types import JSON
 
 _QUANTILES = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
 _PLACES = ("min", "max", "mean", *_QUANTILES)
 """Statistics that move with the values; std and count do not."""
 
-Stats = Mapping[str, Mapping[str, Any]]
-"""{feature: {statistic: list or array}}, as in meta/stats.json and in the columns of meta/episodes."""
+Numbers = np.ndarray | JSON
+"""An array, or the numbers of one as nested lists."""
+Stats = Mapping[str, Mapping[str, Numbers]]
+"""{feature: {statistic: numbers}}, as in meta/stats.json and in the columns of meta/episodes."""
 
 
-def shifted(stats: Stats, shifts: Mapping[str, float]) -> dict[str, dict[str, Any]]:
+def shifted(stats: Stats, shifts: Mapping[str, float]) -> dict[str, dict[str, Numbers]]:
     """The statistics of an episode whose features were all moved by a constant (`index`, `episode_index`)."""
     moved = {feature: dict(entry) for feature, entry in stats.items()}
     for feature, shift in shifts.items():
@@ -23,7 +27,7 @@ def shifted(stats: Stats, shifts: Mapping[str, float]) -> dict[str, dict[str, An
     return moved
 
 
-def describe(values: np.ndarray) -> dict[str, Any]:
+def describe(values: Num[np.ndarray, "n ..."]) -> dict[str, np.ndarray]:
     """Exact statistics over the first axis of [n, D]: min, max, mean, std (population), count and quantiles."""
     wide = values.astype(np.float64)
     quantiles = np.quantile(wide, list(_QUANTILES.values()), axis=0)
@@ -37,7 +41,7 @@ def describe(values: np.ndarray) -> dict[str, Any]:
     }
 
 
-def pooled(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def pooled(entries: Sequence[Mapping[str, Numbers]]) -> dict[str, np.ndarray]:
     """Statistics of many episodes from those of each, for images, which are not decoded again.
 
     Mean and variance are exact for the pixels that each episode's statistics were taken from (Chan, Golub and LeVeque

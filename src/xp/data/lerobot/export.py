@@ -9,7 +9,7 @@ same pixels.
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from xp import atomic
+from xp.data.exporting import Exported
 from xp.data.lerobot.episode_stats import describe, pooled, shifted
 from xp.data.lerobot.remux import cut, link
 from xp.data.lerobot.stored import V3_DATA, V3_VIDEO, Clip, Stored, StoredEpisode
@@ -33,13 +34,25 @@ _OLDER = ("total_chunks", "total_videos")
 """Keys of meta/info.json that format v3.0 does not have."""
 
 
-@dataclass
-class Exported:
-    """What an export did with the videos: files that were linked whole, cut, and linked because no cut was possible."""
+@dataclass(frozen=True)
+class LeRobotFiles:
+    """A LeRobotDataset folder as an `xp.data.exporting.ExportableDataset`."""
 
-    linked: int = 0
-    cut: int = 0
-    kept_whole: list[str] = field(default_factory=list)
+    stored: Stored
+
+    @property
+    def root(self) -> Path:
+        """Its folder."""
+        return self.stored.root
+
+    @property
+    def episode_tasks(self) -> tuple[str, ...]:
+        """The first text of each episode."""
+        return self.stored.episode_tasks
+
+    def export(self, episodes: Sequence[int], target: Path) -> Exported:
+        """Write the chosen episodes as the folder `target`; see `export_episodes`."""
+        return export_episodes(self.stored, episodes, target)
 
 
 def export_episodes(stored: Stored, episodes: Sequence[int], target: Path) -> Exported:

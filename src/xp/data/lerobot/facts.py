@@ -4,12 +4,12 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from xp.config.dataset_facts import DatasetFacts
 from xp.errors import UserError
 from xp.foreign.json_file import Fields, read_fields
 from xp.foreign.paths import inside
+from xp.json_types import JSONObject
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _CAMERA_PREFIX = "observation.images."
@@ -27,7 +27,7 @@ def camera_name(key: str) -> str | None:
     return "image" if key == _SINGLE_CAMERA else None
 
 
-def is_depth(feature: Mapping[str, Any]) -> bool:
+def is_depth(feature: JSONObject) -> bool:
     """Whether a feature is marked as a depth map, in any of the places where LeRobot looks for the mark."""
     infos = [info for info in (feature.get("info"), feature.get("video_info")) if isinstance(info, Mapping)]
     return any(info.get(mark) for info in infos for mark in ("is_depth_map", "video.is_depth_map"))

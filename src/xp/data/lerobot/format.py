@@ -1,6 +1,7 @@
 """LeRobotDataset v3.0 folders as a data format: what the entry point `lerobot` of the group `xp.datasets` names."""
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,9 @@ from xp.data.lerobot.facts import folder_facts, hub_hint
 
 if TYPE_CHECKING:
     from xp.data.dataset import DatasetFormat
+    from xp.data.lerobot.export import LeRobotFiles
     from xp.data.lerobot.reader import LeRobotDataset
+    from xp.data.lerobot.writer import LeRobotWriter
 
 
 class LeRobotFormat:
@@ -42,6 +45,49 @@ class LeRobotFormat:
         from xp.data.lerobot.reader import open_folder
 
         return open_folder(root, decoder=decoder, cache_dir=cache_dir, cache_gb=cache_gb)
+
+    def create(
+        self,
+        root: str | Path,
+        *,
+        fps: float,
+        cameras: Mapping[str, tuple[int, int]],
+        state_names: Sequence[str],
+        action_names: Sequence[str],
+        robot_type: str,
+        environment_state_names: Sequence[str] = (),
+        use_videos: bool = False,
+        overwrite: bool = False,
+    ) -> "LeRobotWriter":
+        """A new folder of format v3.0; see `xp.data.lerobot.writer.LeRobotWriter`."""
+        from xp.data.lerobot.writer import LeRobotWriter
+
+        return LeRobotWriter(
+            root,
+            fps=fps,
+            cameras=cameras,
+            state_names=state_names,
+            action_names=action_names,
+            robot_type=robot_type,
+            environment_state_names=environment_state_names,
+            use_videos=use_videos,
+            overwrite=overwrite,
+        )
+
+    def export_only(self, root: str | Path) -> str:
+        """Older versions are exported and not opened."""
+        from xp.data.lerobot.stored import format_of
+
+        if format_of(root) != "v2.1":
+            return ""
+        return "has LeRobot format v2.1, which xp reads for exporting alone, in format v3.0"
+
+    def exportable(self, root: str | Path) -> "LeRobotFiles":
+        """The folder as files, of format v3.0 or v2.1."""
+        from xp.data.lerobot.export import LeRobotFiles
+        from xp.data.lerobot.stored import open_stored
+
+        return LeRobotFiles(open_stored(root))
 
 
 FORMAT: "DatasetFormat" = LeRobotFormat()

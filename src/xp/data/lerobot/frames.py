@@ -5,27 +5,15 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
-from PIL import Image
 
 from xp.data.lerobot.folder import LeRobotFolder
 from xp.data.lerobot.matching import Pieces, match_frames
 from xp.data.lerobot.pictures import check_size, picture_reader
 from xp.data.lerobot.video import decode, piece_length
 from xp.foreign.parquet import iter_batches
+from xp.pictures import resize
 
 _THREADS = 2
-
-
-def resize(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize [h, w, 3] uint8 to `size` (height, width) by Lanczos with antialiasing, as Octo's data loading does.
-
-    PIL's LANCZOS is the kernel of `tf.image.resize(method="lanczos3", antialias=True)` in Octo's `obs_transforms`:
-    sinc(x) sinc(x/3), widened when shrinking. PIL rounds and clips between its two passes; on smooth pictures that
-    moves a pixel by at most one grey level, on pixel noise by more.
-    """
-    if frame.shape[:2] == size:
-        return frame
-    return np.asarray(Image.fromarray(frame).resize((size[1], size[0]), Image.Resampling.LANCZOS))
 
 
 def iter_frames(
@@ -56,7 +44,7 @@ def iter_frames(
             for rows, frames in match_frames(part, dataset, decode(part.path, decoder, stored), log):
                 check_size(part.path, camera, frames.shape[1:3], stored)
                 if stored != size:
-                    frames = np.stack(list(pool.map(lambda frame: resize(frame, size), frames)))
+                    frames = np.stack(list(pool.map(lambda frame: resize(frame, *size), frames)))
                 yield rows, frames
 
 
@@ -66,7 +54,7 @@ def _image_pieces(
     row = 0
     key = dataset.info.streams[camera].key
     for path in dataset.data_files:
-        read = picture_reader(dataset.root, path, camera, stored, partial(resize, size=size))
+        read = picture_reader(dataset.root, path, camera, stored, partial(resize, height=size[0], width=size[1]))
         first = row
         for batch in iter_batches(path, "pictures of the dataset", [key], piece_length(stored)):
             cells = batch.column(0).to_pylist()

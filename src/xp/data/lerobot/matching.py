@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from xp.data.checks import damaged_video
+from xp.data.lerobot.checks import damaged_video
 from xp.data.lerobot.folder import LeRobotFolder, VideoPart
 from xp.errors import UserError
 

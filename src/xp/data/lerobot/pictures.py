@@ -1,13 +1,12 @@
-"""One stored picture as an RGB frame: what LeRobot reads of it, or one clear refusal.
+"""One stored picture as an RGB frame: what LeRobot reads of it, or one clear error.
 
 Size and kind are compared before anything is decoded. Read are 8-bit pictures: RGB, grey, palettes, with or without
 transparency (which is dropped), CMYK. Grey values of 16 or 32 bits are a depth map or a raw sensor; as RGB they would
 be 255 nearly everywhere, so they are refused. A turned picture (EXIF) is turned back, as LeRobot does.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import ImageOps
@@ -17,13 +16,16 @@ from xp.foreign.paths import member
 from xp.foreign.picture import bytes_of, decode, read_header
 from xp.foreign.text import printable
 
+Cell = bytes | str | Mapping[str, bytes | str | None] | None
+"""A stored picture: its bytes, the name of its file beside the data, or both by `bytes` and `path`."""
+
 _MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
 _ORIENTATION = 0x0112
 
 
 def picture_reader(
     root: Path, path: Path, camera: str, stored: tuple[int, int], resized: Callable[[np.ndarray], np.ndarray]
-) -> Callable[[tuple[int, Any]], np.ndarray]:
+) -> Callable[[tuple[int, Cell]], np.ndarray]:
     """A function from (row, cell of the parquet file `path`) to a frame [h, w, 3] uint8.
 
     Args:
@@ -37,7 +39,7 @@ def picture_reader(
         UserError: the cell is empty, damaged, of another size, no 8-bit picture, or names a file outside of `root`.
     """
 
-    def read(numbered: tuple[int, Any]) -> np.ndarray:
+    def read(numbered: tuple[int, Cell]) -> np.ndarray:
         row, cell = numbered
         where = f"The picture of camera '{camera}' in row {row} of {path}"
         source = _source(root, cell, where)
@@ -58,13 +60,13 @@ def picture_reader(
     return read
 
 
-def _source(root: Path, cell: Any, where: str) -> bytes:
+def _source(root: Path, cell: Cell, where: str) -> bytes:
     """The bytes of a cell, or of the file beside the data that it names."""
-    content, name = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, None)
+    content, name = (cell.get("bytes"), cell.get("path")) if isinstance(cell, Mapping) else (cell, None)
     if isinstance(content, bytes) and content:
         return content
     name = content if isinstance(content, str) else name
-    if not name:
+    if not isinstance(name, str) or not name:
         raise UserError(f"{where} is missing (null). Copy the dataset again, or record it again.")
     return bytes_of(member(root, name, where), where)
 

@@ -1,4 +1,4 @@
-"""Where the files of a LeRobotDataset lie: the patterns of `meta/info.json`, filled in and kept inside its folder."""
+"""Paths of the files of a LeRobotDataset: the patterns of `meta/info.json`, filled in and kept inside its folder."""
 
 import re
 import string

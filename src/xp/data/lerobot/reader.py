@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow as pa
 
 from xp.data.cache_store import CacheStore
-from xp.data.checks import check_episodes, check_finite, check_mp4, check_rows
 from xp.data.dataset import Episodes, FramePieces
+from xp.data.finite import check_finite
+from xp.data.lerobot.checks import check_episodes, check_mp4, check_rows
 from xp.data.lerobot.columns import SMALL, Columns, layout, mapped_columns, num_bytes
 from xp.data.lerobot.folder import LeRobotFolder, VideoPart
 from xp.data.lerobot.info import DatasetInfo, dataset_info
@@ -20,6 +21,9 @@ from xp.foreign.parquet import open_parquet, read_table
 
 DECODERS = ("auto", "torchcodec", "pyav")
 _ROWS = "rows of the dataset"
+_MEND = (
+    "remove those episodes with LeRobot's `lerobot-edit-dataset --operation.type=delete_episodes`, or record them again"
+)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -105,10 +109,12 @@ def _checked_columns(info: DatasetInfo, table: pa.Table, paths: list[Path]) -> C
     lengths = np.diff(np.append(starts, len(frame)))
     meta = info.root / "meta" / "episodes"
     check_episodes(info.root, lengths, integers(table, "length", meta), integers(table, "episode_index", meta))
-    check_finite(info.root, "action", columns["action"], info.action_names, episode, frame)
-    check_finite(info.root, "observation.state", columns["state"], info.state_names, episode, frame)
-    around, names = columns["environment_state"], info.environment_state_names
-    check_finite(info.root, "observation.environment_state", around, names, episode, frame)
+    for what, key, names in (
+        ("action", "action", info.action_names),
+        ("observation.state", "state", info.state_names),
+        ("observation.environment_state", "environment_state", info.environment_state_names),
+    ):
+        check_finite(info.root, what, columns[key], names, episode, frame, _MEND)
     _check_tasks(info, columns["task_index"])
     return {**columns, "starts": starts, "lengths": lengths}
 

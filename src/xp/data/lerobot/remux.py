@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from xp.data.checks import damaged_video
+from xp.data.lerobot.checks import damaged_video
 from xp.data.lerobot.video import ONLY_MP4, check_codec
 
 Span = tuple[float, float]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xp.data.checks import check_mp4
+from xp.data.lerobot.checks import check_mp4
 from xp.data.lerobot.features import checked_features
 from xp.data.lerobot.info import V3_DATA, V3_VIDEO, dataset_info, frame_rate, pattern_of, read_info
 from xp.data.lerobot.places import place

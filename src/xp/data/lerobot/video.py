@@ -10,13 +10,16 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xp.data.checks import damaged_video
+from xp.data.lerobot.checks import damaged_video
 from xp.errors import UserError
 from xp.foreign.text import printable
+
+if TYPE_CHECKING:
+    from av import VideoStream
 
 Frames = Iterator[tuple[np.ndarray, np.ndarray]]
 """Pieces of a video: presentation times [n] float64 in seconds, frames [n, h, w, 3] uint8."""
@@ -125,7 +128,7 @@ def _decode_torchcodec(path: Path, size: tuple[int, int]) -> Frames:
         raise damaged_video(path, printable(str(error).splitlines()[0])) from error
 
 
-def check_codec(path: Path, stream: Any) -> None:
+def check_codec(path: Path, stream: "VideoStream") -> None:
     """Refuse a stream in a format that FFmpeg does not know; PyAV would end the process when it is copied."""
     if stream.codec_context is None:
         raise damaged_video(path, "its frames are in no format that FFmpeg decodes")

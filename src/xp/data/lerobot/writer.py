@@ -16,8 +16,8 @@ from xp.runs.execution.scheduling import ordinary_scheduling
 _MEND = "data.root=FOLDER"
 
 
-class DatasetWriter:
-    """Collects episodes in a hidden folder beside `root`; `close()` renames it to `root`.
+class LeRobotWriter:
+    """The `xp.data.writer.DatasetWriter` of LeRobot: a hidden folder beside `root`, which `close()` renames to `root`.
 
     As a context manager it closes at the end, or leaves nothing behind after an error.
 
@@ -140,7 +140,7 @@ class DatasetWriter:
         except RuntimeError as raised:
             assert raised is error
 
-    def __enter__(self) -> "DatasetWriter":
+    def __enter__(self) -> "LeRobotWriter":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
@@ -198,7 +198,7 @@ def _create(root: Path, fps: int, features: dict[str, dict[str, Any]], robot_typ
     os.environ.setdefault("SVT_LOG", "1")  # the AV1 encoder prints its settings for every episode otherwise
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
-    return LeRobotDataset.create(
+    dataset: Any = LeRobotDataset.create(
         f"local/{root.name.strip('.')}",
         fps,
         features,
@@ -208,6 +208,30 @@ def _create(root: Path, fps: int, features: dict[str, dict[str, Any]], robot_typ
         video_backend="pyav",  # only for reading back; naming it avoids the probe that prints torchcodec's traceback
         streaming_encoding=False,  # it drops frames when the encoder is slow; staged PNGs cost time but lose nothing
     )
+    save_episode = dataset.meta.save_episode
+
+    def save_with_floats(
+        index: int, length: int, tasks: list[str], stats: dict[str, Any], about: dict[str, Any]
+    ) -> None:
+        save_episode(index, length, tasks, _as_floats(stats), about)
+
+    dataset.meta.save_episode = save_with_floats
+    return dataset
+
+
+def _as_floats(stats: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Statistics of an episode with all but the counts as floats.
+
+    Those of an episode of one frame keep the frame's own types in LeRobot, and its table of episodes, ten of which are
+    written at a time, takes no column of two types.
+    """
+    return {
+        feature: {
+            word: value if word == "count" or np.asarray(value).dtype.kind == "f" else np.asarray(value, np.float64)
+            for word, value in entry.items()
+        }
+        for feature, entry in stats.items()
+    }
 
 
 @contextmanager

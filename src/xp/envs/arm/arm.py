@@ -5,38 +5,10 @@ up; positive lift, elbow and wrist angles bend the arm forward (+x). Angles in r
 opening 0 (closed) to 1 (open). x points forward, y left, z up, from the arm's foot on the table.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
+from jaxtyping import Float
 
-
-@dataclass(frozen=True)
-class Joint:
-    """One actuated joint: its name, range, the pose it rests in, and the gains of its position servo.
-
-    `kp` in N m / rad and `damping` in N m s / rad for hinges; for the gripper per finger, in N / m and N s / m.
-    `force` is the servo's limit in N m or N.
-    """
-
-    name: str
-    low: float
-    high: float
-    home: float
-    kp: float
-    damping: float
-    force: float
-
-
-JOINTS = (
-    Joint("shoulder_pan.pos", -1.92, 1.92, 0.0, kp=40.0, damping=2.0, force=8.0),
-    Joint("shoulder_lift.pos", -1.60, 1.60, -0.04, kp=60.0, damping=2.6, force=12.0),
-    Joint("elbow_flex.pos", -0.20, 2.75, 1.58, kp=60.0, damping=2.2, force=12.0),
-    Joint("wrist_flex.pos", -0.60, 3.00, 1.60, kp=25.0, damping=0.8, force=6.0),
-    Joint("wrist_roll.pos", -2.70, 2.70, 0.0, kp=10.0, damping=0.25, force=3.0),
-    Joint("gripper.pos", 0.0, 1.0, 0.8, kp=500.0, damping=8.0, force=6.0),
-)
-NAMES = tuple(joint.name for joint in JOINTS)
-"""Names of the six numbers of a state and of an action, in order (LeRobot's names for the SO-101)."""
+from xp.envs.arm.joints import JOINTS
 
 LOW = np.array([joint.low for joint in JOINTS])
 HIGH = np.array([joint.high for joint in JOINTS])
@@ -57,7 +29,7 @@ class UnreachableError(ValueError):
     """The asked point lies outside what the arm can reach with the asked hand pitch."""
 
 
-def forward(joints: np.ndarray) -> tuple[np.ndarray, float]:
+def forward(joints: Float[np.ndarray, " joints"]) -> tuple[Float[np.ndarray, "3"], float]:
     """Point between the fingertips [3] and the hand's pitch, for joint angles [>=5]."""
     pan, lift, elbow, wrist = joints[:4]
     bends = np.array([lift, lift + elbow, lift + elbow + wrist])
@@ -67,7 +39,7 @@ def forward(joints: np.ndarray) -> tuple[np.ndarray, float]:
     return np.array([radius * np.cos(pan), radius * np.sin(pan), height]), float(bends[2])
 
 
-def inverse(tip: np.ndarray, *, roll: float = 0.0, pitch: float = DOWN) -> np.ndarray:
+def inverse(tip: Float[np.ndarray, "3"], *, roll: float = 0.0, pitch: float = DOWN) -> Float[np.ndarray, "5"]:
     """Joint angles [5] that put the point between the fingertips at `tip` [3], elbow up.
 
     The pan joint turns the arm's plane through the tip; in that plane it is the two-link arm of any textbook (law of

@@ -16,9 +16,9 @@ class OpenGripperExpert(ScriptedExpert):
     """The expert with a gripper that never closes."""
 
     def act(self) -> np.ndarray:
-        """The expert's action [6] with the gripper open."""
+        """The expert's action [A] with the gripper, its last number, open."""
         action = super().act()
-        action[5] = 1.0
+        action[-1] = 1.0
         return action
 
 

@@ -1,12 +1,16 @@
 """The environment: reset to a seed's layout, step with an action, say whether the task is done."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from functools import partial
+from typing import Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import Float, Float32, Float64, UInt8
 
-from xp.envs.arm.arm import FINGER_TRAVEL, HIGH, LOW, NAMES
+from xp.envs.arm.actions import ActionSpace, action_space
+from xp.envs.arm.arm import FINGER_TRAVEL
 from xp.envs.arm.initial import InitialState, initial_state
+from xp.envs.arm.joints import NAMES
 from xp.envs.arm.options import (
     ENVIRONMENT_STATE_NAMES,
     LIMIT_SECONDS,
@@ -17,7 +21,9 @@ from xp.envs.arm.options import (
 )
 from xp.envs.arm.scene import CUBE_SIDE, TABLE, build_model
 from xp.envs.arm.tasks import CUBES, task_info
+from xp.envs.lazy import LazyObservation
 from xp.envs.mujoco_import import mujoco
+from xp.envs.mujoco_types import MjData, MjModel
 from xp.envs.suite import Observation, StepResult
 from xp.errors import UserError, did_you_mean, join_names
 
@@ -32,10 +38,11 @@ LIFTED = 0.008
 """A pushed cube whose centre rises this far above its resting height has been lifted, metres."""
 
 
+@runtime_checkable
 class Renderer(Protocol):
     """What draws a camera: the ray caster or MuJoCo's GL renderer."""
 
-    def render(self, data: Any, camera: str) -> np.ndarray:
+    def render(self, data: MjData, camera: str) -> UInt8[np.ndarray, "height width 3"]:
         """The image [h, w, 3] uint8."""
         ...
 
@@ -45,8 +52,9 @@ class ArmEnv:
 
     An observation has LeRobot's keys, unbatched: `observation.images.<camera>` [h, w, 3] uint8, `observation.state`
     [6] float32 (five joint angles in radians, gripper opening 0..1) and `task`; on request also
-    `observation.environment_state` [12] float32, where the cubes and the target are. An action [6] float32 is where
-    each of the six shall be one control period later; the servos' targets move there in a straight line.
+    `observation.environment_state` [12] float32, where the cubes and the target are. An action says where each of the
+    six shall be one control period later, or how the hand shall move (`xp.envs.arm.actions`); the servos' targets move
+    there in a straight line.
 
     Args:
         task: name of a task (`xp.envs.arm.tasks.TASKS`).
@@ -55,16 +63,14 @@ class ArmEnv:
         fps: control steps a second; must divide the physics rate of 300 Hz.
         max_steps: length limit of an episode; default ten seconds.
         environment_state: whether observations hold the simulator's own knowledge of cubes and target.
+        action: what an action means: `joints` [6] or `ee_delta` [7].
 
     Raises:
-        UserError: an unknown task, camera, renderer or size, or an fps that does not divide 300.
+        UserError: an unknown task, camera, renderer, size or kind of action, or an fps that does not divide 300.
     """
 
     state_names = NAMES
-    action_names = NAMES
     environment_state_names = ENVIRONMENT_STATE_NAMES
-    action_low = LOW
-    action_high = HIGH
 
     def __init__(
         self,
@@ -75,15 +81,17 @@ class ArmEnv:
         fps: float = 10,
         max_steps: int | None = None,
         environment_state: bool = False,
+        action: str = "joints",
     ):
         self.info = task_info(task)
+        self.action_space: ActionSpace = action_space(action)
         self.task = task
         self.cameras = checked_cameras(cameras)
         self.fps = checked_fps(fps)
         self._environment_state = bool(environment_state)
         self.max_steps = round(LIMIT_SECONDS * fps) if max_steps is None else int(max_steps)
-        self.model = build_model(1.0 / PHYSICS_HZ)
-        self.data = mujoco.MjData(self.model)
+        self.model: MjModel = build_model(1.0 / PHYSICS_HZ)
+        self.data: MjData = mujoco.MjData(self.model)
         self._renderer = _make_renderer(renderer, self.model, self.cameras)
         self._substeps = PHYSICS_HZ // self.fps
         self._dwell_steps = max(1, round(DWELL_SECONDS * fps))
@@ -91,12 +99,28 @@ class ArmEnv:
         self._velocity = {name: int(self.model.joint(name).dofadr[0]) for name in CUBES}
         self._body = {name: self.model.body(name).id for name in ("left", "right", "hand", *CUBES)}
         self.initial: InitialState | None = None
+        self._past: MjData | None = None
         self.steps = 0
 
     @property
     def language(self) -> str:
         """The task's instruction."""
         return self.info.language
+
+    @property
+    def action_names(self) -> tuple[str, ...]:
+        """Names of the A numbers of an action."""
+        return self.action_space.names
+
+    @property
+    def action_low(self) -> Float[np.ndarray, " action"]:
+        """Least value of each number of an action [A]."""
+        return self.action_space.low
+
+    @property
+    def action_high(self) -> Float[np.ndarray, " action"]:
+        """Largest value of each number of an action [A]."""
+        return self.action_space.high
 
     def reset(self, seed: int) -> Observation:
         """Begin the episode of `seed` and give its first observation; a pure function of (task, seed)."""
@@ -119,14 +143,14 @@ class ArmEnv:
         return self._look()
 
     def step(self, action: np.ndarray) -> StepResult:
-        """Move the six targets to `action` [6] over one control period (clipped to the joints' ranges).
+        """Move the six targets over one control period as `action` [A] says (clipped to its range).
 
         Raises:
             UserError: the action has another shape or holds a NaN or an infinity.
         """
         assert self.initial is not None, "an env is reset before its first step"
-        goal = np.clip(_checked_action(action), LOW, HIGH)
         begin = self._command
+        goal = self.action_space.command(begin, _checked_action(action, self.action_names))
         for part in range(1, self._substeps + 1):
             self.data.ctrl[:] = _controls(begin + (goal - begin) * (part / self._substeps))
             mujoco.mj_step(self.model, self.data)
@@ -139,32 +163,44 @@ class ArmEnv:
         return StepResult(self._look(), success, success or self.steps >= self.max_steps)
 
     def observe(self) -> Observation:
-        """The present observation, drawn once: the dict that `reset` or `step` gave last."""
+        """The present observation: what `reset` or `step` gave last. A picture is drawn when it is looked at."""
         return self._observation
 
     def _look(self) -> Observation:
-        images = {f"observation.images.{name}": self._renderer.render(self.data, name) for name in self.cameras}
+        self._moment = moment = (self.data.qpos.copy(), self.data.mocap_pos.copy())
+        draw = {f"observation.images.{name}": partial(self._drawn, name, moment) for name in self.cameras}
         knowledge = {"observation.environment_state": self.environment_state()} if self._environment_state else {}
-        self._observation = {**images, "observation.state": self.state(), **knowledge, "task": self.info.language}
+        known = {"observation.state": self.state(), **knowledge, "task": self.info.language}
+        self._observation = LazyObservation(known, draw)
         return self._observation
 
-    def state(self) -> np.ndarray:
+    def _drawn(self, camera: str, moment: tuple[np.ndarray, np.ndarray]) -> UInt8[np.ndarray, "height width 3"]:
+        """What a camera sees at a moment (`qpos`, `mocap_pos`), though the episode may have gone on since."""
+        if moment is self._moment:
+            return self._renderer.render(self.data, camera)
+        past: MjData = mujoco.MjData(self.model) if self._past is None else self._past
+        self._past = past
+        past.qpos[:], past.mocap_pos[:] = moment
+        mujoco.mj_fwdPosition(self.model, past)
+        return self._renderer.render(past, camera)
+
+    def state(self) -> Float32[np.ndarray, "6"]:
         """Joint angles and gripper opening [6] float32."""
         opening = (self.data.qpos[5] + self.data.qpos[6]) / (2 * FINGER_TRAVEL)
         return np.append(self.data.qpos[:5], opening).astype(np.float32)
 
-    def environment_state(self) -> np.ndarray:
+    def environment_state(self) -> Float32[np.ndarray, "12"]:
         """Poses of the cubes and the target's centre [12] float32, as `environment_state_names` says."""
         poses = (self.cube_pose(name) for name in CUBES)
         numbers = [(x, y, z, np.cos(yaw), np.sin(yaw)) for x, y, z, yaw in poses]
         return np.concatenate([*numbers, self.target]).astype(np.float32)
 
     @property
-    def command(self) -> np.ndarray:
-        """Where the six servo targets stand now [6]: the last action, clipped."""
+    def command(self) -> Float[np.ndarray, "6"]:
+        """Where the six servo targets stand now [6]: where the last action put them."""
         return self._command.copy()
 
-    def cube_pose(self, name: str) -> np.ndarray:
+    def cube_pose(self, name: str) -> Float[np.ndarray, "4"]:
         """Position [3] in metres and yaw in radians of a cube, as one array [4]."""
         pose = self.data.qpos[self._address[name] : self._address[name] + 7]
         w, x, y, z = pose[3:]
@@ -172,7 +208,7 @@ class ArmEnv:
         return np.append(pose[:3], yaw)
 
     @property
-    def target(self) -> np.ndarray:
+    def target(self) -> Float[np.ndarray, "2"]:
         """Centre [2] of the target on the table, metres."""
         return np.array(self.data.mocap_pos[0][:2])
 
@@ -197,23 +233,23 @@ class ArmEnv:
         return bool(there and speed < STILL_SPEED and not self.touched(cube))
 
 
-def _controls(command: np.ndarray) -> np.ndarray:
+def _controls(command: Float[np.ndarray, "6"]) -> Float[np.ndarray, "7"]:
     """The seven servo targets [7] of a command [6]: both fingers get the gripper's."""
     return np.append(command, command[5])
 
 
-def _checked_action(action: np.ndarray) -> np.ndarray:
+def _checked_action(action: np.ndarray, names: tuple[str, ...]) -> Float64[np.ndarray, " action"]:
     values = np.asarray(action, np.float64)
-    if values.shape != (len(NAMES),) or not np.isfinite(values).all():
+    if values.shape != (len(names),) or not np.isfinite(values).all():
         raise UserError(
-            f"The arm takes {len(NAMES)} finite numbers ({join_names(NAMES)}) but was given "
+            f"The arm takes {len(names)} finite numbers ({join_names(names)}) but was given "
             f"{np.asarray(action).tolist()} "
             f"of shape {values.shape}: check the policy's action_dim and that its weights hold no NaN."
         )
     return values
 
 
-def _make_renderer(kind: str, model: Any, cameras: Mapping[str, tuple[int, int]]) -> Renderer:
+def _make_renderer(kind: str, model: MjModel, cameras: Mapping[str, tuple[int, int]]) -> Renderer:
     if kind == "raycast":
         from xp.envs.raycast import RayCaster
 
@@ -221,7 +257,7 @@ def _make_renderer(kind: str, model: Any, cameras: Mapping[str, tuple[int, int]]
     if kind == "gl":
         from xp.envs.gl import GlRenderer
 
-        return GlRenderer(model, cameras)
+        return GlRenderer(model, cameras, instead=", or use env.renderer=raycast, which needs none")
     raise UserError(
         f"There is no renderer '{kind}'{did_you_mean(kind, RENDERERS)}. "
         "Give env.renderer=raycast (any machine) or env.renderer=gl (needs EGL or OSMesa)."

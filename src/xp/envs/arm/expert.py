@@ -51,6 +51,8 @@ class Waypoint:
 class ScriptedExpert:
     """Solves the env's task from the simulator's own state; never sees an image.
 
+    It plans commands (see `xp.envs.arm.actions`) and says each as the env's kind of action.
+
     Args:
         env: the environment it acts in.
         noise: standard deviation in radians of Gaussian noise added to the five joint commands, at most 0.02.
@@ -77,13 +79,23 @@ class ScriptedExpert:
         self._commands: Iterator[np.ndarray] | None = None
 
     def act(self) -> np.ndarray:
-        """The next action [6] float32."""
+        """The next action [A] float32."""
         if self._commands is None:
             self._last, self._commands = self._env.command, self._plan()
         self._last = next(self._commands, self._last)
+        self._intended = self._said(self._last)
         noisy = self._last.copy()
         noisy[:5] += self._noise * self._random.standard_normal(5)
-        return noisy.astype(np.float32)
+        return self._said(noisy)
+
+    @property
+    def intended(self) -> np.ndarray:
+        """The last action [A] float32 without its noise: from where the noise has led, back to the plan."""
+        return self._intended
+
+    def _said(self, command: np.ndarray) -> np.ndarray:
+        """The action that leads from the env's present command to another."""
+        return self._env.action_space.action(self._env.command, command).astype(np.float32)
 
     def _plan(self) -> Iterator[np.ndarray]:
         """All commands [6] of the episode, one a control step; ends early where the arm cannot reach."""

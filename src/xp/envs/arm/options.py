@@ -1,7 +1,8 @@
-"""What can be asked of the arm's envs: cameras and their sizes, the control rate, a renderer. Light: no MuJoCo here."""
+"""The options of the arm's envs: cameras and their sizes, the control rate, the renderer. Light: no MuJoCo here."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from xp.envs.arm.tasks import CUBES
 from xp.envs.suite import refuse_unknown_camera
@@ -11,7 +12,7 @@ PHYSICS_HZ = 300
 LIMIT_SECONDS = 10.0
 """Length limit of an episode where none is given."""
 RENDERERS = ("raycast", "gl")
-FAILING_EXPERTS = ("open_gripper", "wrong_target", "wrong_cube")
+FAILING_EXPERTS: Final = ("open_gripper", "wrong_target", "wrong_cube")
 """Ways in which the expert can go wrong (`xp.envs.arm.controls`)."""
 MAX_NOISE = 0.02
 """Standard deviation of joint noise in radians above which the scripted expert itself begins to fail."""
@@ -43,11 +44,11 @@ CAMERAS = {
     "oblique": CameraNumbers((0.53, -0.25, 0.36), (0.130, -0.010, 0.050), (0.0, 0.0, 1.0), 36.0),
     "wrist": CameraNumbers((-0.075, 0.0, 0.005), (-0.004, 0.0, 0.125), (-1.0, 0.0, 0.0), 68.0, body="hand"),
 }
-DEFAULT_CAMERAS = {"oblique": (96, 96), "wrist": (96, 96)}
+DEFAULT_CAMERAS = {"oblique": (64, 64), "wrist": (64, 64)}
 """Camera name to (height, width), as in conf/env/arm.yaml."""
 
 
-def checked_cameras(cameras: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
+def checked_cameras(cameras: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, int]]:
     """Sizes (height, width) of cameras by name, if the suite has them and can draw them.
 
     Raises:
@@ -58,7 +59,7 @@ def checked_cameras(cameras: Mapping[str, tuple[int, int]]) -> dict[str, tuple[i
         if len(size) != 2 or not all(8 <= int(side) <= 1280 for side in size):
             raise UserError(
                 f"Camera '{name}' cannot be drawn at {list(size)} pixels: give [height, width], each from 8 to 1280, "
-                f"e.g. env.cameras.{name}=[96,96]."
+                f"e.g. env.cameras.{name}=[64,64]."
             )
     return {name: (int(size[0]), int(size[1])) for name, size in cameras.items()}
 

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from xp.envs.arm.arm import FINGER_TRAVEL, FORE, HAND, JOINTS, SHOULDER_HEIGHT, UPPER, Joint
+from xp.envs.arm.arm import FINGER_TRAVEL, FORE, HAND, SHOULDER_HEIGHT, UPPER
+from xp.envs.arm.joints import JOINTS, Joint
 from xp.envs.arm.options import CAMERAS, CameraNumbers
 from xp.envs.arm.tasks import CUBES
 from xp.envs.mujoco_import import mujoco
+from xp.envs.mujoco_types import MjModel
 from xp.envs.raycast import MOVING_GROUP, STATIC_GROUP, TABLE_GROUP, Table
 
 CUBE_SIDE = 0.030
@@ -38,7 +40,7 @@ _COLOURS = {
 TABLE = Table(half=TABLE_HALF, tile=TILE, origin=TILE_ORIGIN, colours=(_COLOURS["table"], _COLOURS["table_dark"]))
 
 
-def build_model(timestep: float) -> Any:
+def build_model(timestep: float) -> MjModel:
     """The compiled MjModel of the whole scene, with `timestep` seconds per physics step."""
     spec = mujoco.MjSpec()
     spec.modelname = "xp_arm"

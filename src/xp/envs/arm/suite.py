@@ -1,13 +1,13 @@
 """The arm as a suite (`env.name=arm`): the first implementation of `xp.envs.suite.Suite`. Light until `make`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from omegaconf import MISSING
 
 from xp.config.schema import Env as EnvSchema
-from xp.envs.arm.arm import NAMES
+from xp.envs.arm.joints import ACTION_NAMES, NAMES, checked_action
 from xp.envs.arm.options import (
     CAMERAS,
     DEFAULT_CAMERAS,
@@ -20,6 +20,7 @@ from xp.envs.arm.options import (
 )
 from xp.envs.arm.tasks import TASKS
 from xp.envs.suite import Actor, Env, Predict
+from xp.json_types import JSONObject
 
 
 @dataclass
@@ -27,19 +28,21 @@ class ArmSchema(EnvSchema):
     """Keys of the section `env` with `env.name=arm`."""
 
     renderer: str = field(default=MISSING, metadata={"allowed": RENDERERS})
+    action: str = field(default="joints", metadata={"allowed": tuple(ACTION_NAMES)})
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArmSuite:
-    """The embedded arm. `max_steps` None is ten seconds.
+    """The embedded arm. `max_steps` None is ten seconds; `action` says what an action means.
 
     Raises:
-        UserError: an fps that does not divide the physics rate.
+        UserError: an fps that does not divide the physics rate, or an unknown kind of action.
     """
 
     fps: float = 10
     max_steps: int | None = None
     renderer: str = "raycast"
+    action: str = "joints"
 
     schema: ClassVar = ArmSchema
     name: ClassVar = "arm"
@@ -48,7 +51,6 @@ class ArmSuite:
     camera_names: ClassVar = tuple(CAMERAS)
     default_cameras: ClassVar = DEFAULT_CAMERAS
     state_names: ClassVar = NAMES
-    action_names: ClassVar = NAMES
     environment_state_names: ClassVar = ENVIRONMENT_STATE_NAMES
     num_initial_states: ClassVar = None
     max_expert_noise: ClassVar = MAX_NOISE
@@ -56,10 +58,19 @@ class ArmSuite:
 
     def __post_init__(self) -> None:
         checked_fps(self.fps)
+        checked_action(self.action)
 
-    def check(self, env: Mapping[str, Any]) -> None:
+    @property
+    def action_names(self) -> tuple[str, ...]:
+        """See `Suite.action_names`."""
+        return ACTION_NAMES[self.action]
+
+    def check(self, env: JSONObject) -> None:
         """Refuse camera sizes that cannot be drawn."""
-        checked_cameras(env["cameras"])
+        cameras = env["cameras"]
+        assert isinstance(cameras, Mapping), "checked before a run"
+        sizes = {name: size for name, size in cameras.items() if isinstance(size, Sequence)}
+        checked_cameras({name: [side for side in size if isinstance(side, int)] for name, size in sizes.items()})
 
     def make(self, task: str, *, cameras: Mapping[str, tuple[int, int]], environment_state: bool = False) -> Env:
         """The simulation of a task."""
@@ -72,6 +83,7 @@ class ArmSuite:
             fps=self.fps,
             max_steps=self.max_steps,
             environment_state=environment_state,
+            action=self.action,
         )
 
     def expert(self, env: Env, *, noise: float = 0.0, seed: int = 0) -> Actor:
@@ -82,7 +94,7 @@ class ArmSuite:
         assert isinstance(env, ArmEnv), "an env of another suite"
         return ScriptedExpert(env, noise=noise, seed=seed)
 
-    def failing_expert(self, env: Env, control: Any) -> Actor:
+    def failing_expert(self, env: Env, control: str) -> Actor:
         """The expert gone wrong in the way named by `control`."""
         from xp.envs.arm.controls import failing_expert
         from xp.envs.arm.env import ArmEnv
@@ -93,9 +105,12 @@ class ArmSuite:
 
     def noop(self, horizon: int) -> Predict:
         """A policy that asks the arm to stay where it is."""
-        from xp.envs.controls import Noop
+        from xp.envs.noop import Noop, StandStill
 
-        return Noop(horizon)
+        if self.action == "joints":
+            return Noop(horizon)
+        names = self.action_names
+        return StandStill(len(names), {names.index(NAMES[-1]): NAMES.index(NAMES[-1])}, horizon)
 
     def provenance(self) -> dict[str, str]:
         """MuJoCo's version and the renderer."""

@@ -1,4 +1,4 @@
-"""The suite's tasks as a table: what the robot is told, which cube it is about, and where that cube must end.
+"""The suite's tasks as a table: the instruction, the cube that it is about, and where that cube must end.
 
 All tasks share one scene (arm, red cube, blue cube, target), drawn from one distribution, so nothing but the language
 says which task it is. Light: no MuJoCo here.

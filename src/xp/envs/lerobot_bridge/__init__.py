@@ -1,4 +1,4 @@
-"""Suites as LeRobot's commands know things: an env for `lerobot-eval`, a robot for `lerobot-rollout`.
+"""Simulated suites for LeRobot's commands: an env for `lerobot-eval`, a robot for `lerobot-rollout`.
 
 Both are found by LeRobot's own option for packages, are called `xp_suite`, and take any installed suite by its name:
 

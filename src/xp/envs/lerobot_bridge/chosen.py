@@ -1,12 +1,12 @@
-"""What the options of both bridges come to: a suite, one of its tasks, and the cameras with their sizes."""
+"""The suite, task and cameras (with their sizes) that the options of both bridges choose."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from xp.envs.suite import Suite, refuse_unknown_camera, refuse_unknown_task, suite_named
+from xp.json_types import JSONObject
 
 
-def chosen_suite(name: str, options: Mapping[str, Any], **given: Any) -> Suite:
+def chosen_suite(name: str, options: JSONObject, **given: float | None) -> Suite:
     """The suite called `name` with its own options; of `given`, what is None is left to the suite.
 
     Raises:

@@ -1,8 +1,8 @@
 """A suite as a gymnasium env, and the configuration by which `lerobot-eval` makes it (`--env.type=xp_suite`)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypedDict
 
 import gymnasium
 import numpy as np
@@ -11,8 +11,17 @@ from lerobot.envs.configs import EnvConfig
 from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
 
 from xp.envs.lerobot_bridge.chosen import chosen_cameras, chosen_suite, chosen_task
+from xp.envs.suite import Observation
+from xp.json_types import JSON, JSONObject
 
 GYM_ID = "xp/Suite-v0"
+
+
+class Seen(TypedDict):
+    """An observation by the keys of LeRobot's env processing."""
+
+    pixels: dict[str, np.ndarray]
+    agent_pos: np.ndarray
 
 
 class SuiteGymEnv(gymnasium.Env):
@@ -45,7 +54,7 @@ class SuiteGymEnv(gymnasium.Env):
         width: int | None = None,
         fps: int | None = None,
         max_steps: int | None = None,
-        options: Mapping[str, Any] | None = None,
+        options: JSONObject | None = None,
     ) -> None:
         chosen = chosen_suite(suite, options or {}, fps=fps, max_steps=max_steps)
         self.task = chosen_task(chosen, task)
@@ -63,13 +72,15 @@ class SuiteGymEnv(gymnasium.Env):
         low, high = np.float32(self._env.action_low), np.float32(self._env.action_high)
         self.action_space = gymnasium.spaces.Box(low, high, dtype=np.float32)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, object] | None = None
+    ) -> tuple[Seen, dict[str, bool]]:
         """Begin the episode of `seed`; without one, of a number drawn from the env's own generator."""
         super().reset(seed=seed)
         number = int(self.np_random.integers(2**31)) if seed is None else seed
         return self._seen(self._env.reset(number)), {"is_success": False}
 
-    def step(self, action: np.ndarray) -> tuple[dict, float, bool, bool, dict]:
+    def step(self, action: np.ndarray) -> tuple[Seen, float, bool, bool, dict[str, bool]]:
         """Observation, reward, whether the task is solved, whether the time is up, and `is_success`."""
         result = self._env.step(action)
         truncated = result.done and not result.success
@@ -80,9 +91,9 @@ class SuiteGymEnv(gymnasium.Env):
         """The image [h, w, 3] of the first camera."""
         return next(iter(self._seen(self._env.observe())["pixels"].values()))
 
-    def _seen(self, observation: dict[str, Any]) -> dict[str, Any]:
-        pixels = {name: observation[f"{OBS_IMAGES}.{name}"] for name in self._env.cameras}
-        return {"pixels": pixels, "agent_pos": observation[OBS_STATE]}
+    def _seen(self, observation: Observation) -> Seen:
+        pixels = {name: np.asarray(observation[f"{OBS_IMAGES}.{name}"]) for name in self._env.cameras}
+        return {"pixels": pixels, "agent_pos": np.asarray(observation[OBS_STATE])}
 
 
 gymnasium.register(GYM_ID, entry_point="xp.envs.lerobot_bridge.env:SuiteGymEnv")
@@ -100,7 +111,7 @@ class XpSuiteEnv(EnvConfig):
     height: int | None = None
     width: int | None = None
     max_steps: int | None = None
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, JSON] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         suite = chosen_suite(self.suite, self.options, fps=self.fps, max_steps=self.max_steps)
@@ -119,7 +130,7 @@ class XpSuiteEnv(EnvConfig):
         return GYM_ID
 
     @property
-    def gym_kwargs(self) -> dict[str, Any]:
+    def gym_kwargs(self) -> dict[str, JSON]:
         """Arguments of `SuiteGymEnv`."""
         names = ("suite", "task", "cameras", "height", "width", "fps", "max_steps", "options")
         return {name: getattr(self, name) for name in names}

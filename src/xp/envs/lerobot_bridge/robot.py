@@ -2,7 +2,6 @@
 
 import logging
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from lerobot.robots import Robot, RobotConfig
@@ -10,6 +9,7 @@ from lerobot.utils.constants import OBS_IMAGES, OBS_STATE
 
 from xp.envs.lerobot_bridge.chosen import chosen_cameras, chosen_suite, chosen_task
 from xp.envs.suite import Env
+from xp.json_types import JSON
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class XpSuiteConfig(RobotConfig):
     width: int | None = None
     fps: int = 10
     """Control steps a second of the simulation; give `--fps` of the rollout the same."""
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, JSON] = field(default_factory=dict)
     """The suite's own keys of xp's `env` section."""
 
 
@@ -52,13 +52,13 @@ class XpSuite(Robot):
         self._env: Env | None = None
 
     @property
-    def observation_features(self) -> dict[str, Any]:
+    def observation_features(self) -> dict[str, type | tuple[int, int, int]]:
         """The state by name and the views [h, w, 3]."""
         views = {name: (*size, 3) for name, size in self._views.items()}
         return {**dict.fromkeys(self._suite.state_names, float), **views}
 
     @property
-    def action_features(self) -> dict[str, Any]:
+    def action_features(self) -> dict[str, type]:
         """The action by name."""
         return dict.fromkeys(self._suite.action_names, float)
 
@@ -83,13 +83,13 @@ class XpSuite(Robot):
     def configure(self) -> None:
         """Nothing to do."""
 
-    def get_observation(self) -> dict[str, Any]:
+    def get_observation(self) -> dict[str, float | np.ndarray]:
         """The state by name, in the suite's units, and images."""
         seen = self._simulation().observe()
-        views = {name: seen[f"{OBS_IMAGES}.{name}"] for name in self._views}
+        views = {name: np.asarray(seen[f"{OBS_IMAGES}.{name}"]) for name in self._views}
         return {**dict(zip(self._suite.state_names, map(float, seen[OBS_STATE]))), **views}
 
-    def send_action(self, action: dict[str, Any]) -> dict[str, Any]:
+    def send_action(self, action: dict[str, float]) -> dict[str, float]:
         """Act for one control period; what was sent, clipped to the actions' ranges."""
         env, names = self._simulation(), self._suite.action_names
         values = np.array([action[name] for name in names], np.float64)

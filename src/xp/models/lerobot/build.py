@@ -1,43 +1,76 @@
-"""A LeRobot policy for training (`build`) and for use (`load`)."""
+"""Builds a LeRobot policy for training (`build`), and loads a saved one (`load`)."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 
 from xp.errors import UserError, did_you_mean
 from xp.foreign.json_file import Fields
+from xp.json_types import JSON, JSONObject
 from xp.models.camera_maps import check_map
 from xp.models.lerobot.cameras import camera_name, image_key, resolve_cameras
 from xp.models.lerobot.cameras import camera_sizes as sizes_of
 from xp.models.lerobot.catalog import config_class, missing_package, policy_class
-from xp.models.lerobot.folder import check_shapes, load_by_name, load_exactly
+from xp.models.lerobot.folder import Notes, check_shapes, load_by_name, load_exactly
+from xp.models.lerobot.options import LeRobotOptions
 from xp.models.lerobot.policy import Assembly, LeRobotPolicy, objective
 from xp.models.lerobot.processors import (
+    FeatureStatistics,
     add_transform_steps,
+    drop_camera_names,
     lerobot_statistics,
     move_to,
     new_processors,
+    resize_pictures,
     saved_processors,
-    sized,
     takes_language,
-    without_cameras,
 )
 from xp.models.lerobot.settings import chunk_of, native_transforms, policy_config, window_of
-from xp.models.lerobot.sidecar import Papers, read_act_smooth, read_papers
+from xp.models.lerobot.sidecar import Sidecar, read_act_smooth, read_sidecar
 from xp.models.lerobot.trust import check_folder
-from xp.models.policy import DataSpec, DataTransforms, PolicySpec
+from xp.models.policy import DataSpec, DataTransforms, PolicySpec, Statistics
+from xp.models.torch_device import torch_device
 from xp.models.trainable import LoadReport, TorchTrainable
+
+if TYPE_CHECKING:
+    from lerobot.configs import PreTrainedConfig
+    from lerobot.optim import OptimizerConfig
+    from lerobot.policies.pretrained import PreTrainedPolicy
+
+    from xp.models.lerobot.processors import Processors
+
+
+@runtime_checkable
+class HasDeltaLags(Protocol):
+    """A configuration of a policy that makes actions relative itself, as act_smooth's."""
+
+    delta_lags: Sequence[tuple[int, int]]
+    """Pairs (anchor step, predicted step) relative to the observed one, whose differences it is to learn."""
+
+
+@runtime_checkable
+class CanHold(Protocol):
+    """A policy that can hold the robot in its place, as act_smooth can."""
+
+    def set_hold(self, scale: Sequence[float], offset: Sequence[float]) -> None:
+        """How a state becomes the action that holds it, each [A]."""
+        ...
+
+
+FITTED = ("pi0", "pi05", "pi0_fast")
+"""Types that fit pictures into a square of `image_resolution` with openpi's port of its resizing."""
 
 
 def build(
-    model_cfg: Mapping[str, Any],
+    model_cfg: JSONObject,
     *,
     data: DataSpec,
-    statistics: Mapping[str, Any],
+    statistics: Statistics,
     horizon: int,
     seed: int,
     pretrained: tuple[Path, int | None] | None = None,
@@ -57,28 +90,30 @@ def build(
     Raises:
         UserError: options that do not fit each other, the dataset or the pretrained policy.
     """
-    papers, transforms = read_papers(pretrained[0]) if pretrained else None, transforms or DataTransforms()
-    if papers is not None:
-        check_folder(papers)
-    _check_fps(model_cfg, data, papers)
-    cameras = resolve_cameras(model_cfg, data.cameras, papers)
-    sizes = sizes_of(model_cfg, data.cameras, papers.folder if papers else None)
+    options, transforms = LeRobotOptions.from_config(model_cfg), transforms or DataTransforms()
+    sidecar = read_sidecar(pretrained[0]) if pretrained else None
+    if sidecar is not None:
+        check_folder(sidecar)
+    _check_fps(options, data, sidecar)
+    cameras = resolve_cameras(options, data.cameras, sidecar)
+    sizes = sizes_of(options, data.cameras, sidecar.folder if sidecar else None)
     images = {key: (*sizes[camera], 3) for key, camera in cameras.items()}
-    own = native_transforms(model_cfg, papers, transforms)
-    config = policy_config({**model_cfg, **own}, data=data, images=images, horizon=horizon, papers=papers)
-    stats: dict[str, Any] = {**lerobot_statistics(statistics, list(images))}
+    own = native_transforms(options, sidecar, transforms)
+    with_own = replace(options, fields={**options.fields, **own})
+    config = policy_config(with_own, data=data, images=images, horizon=horizon, sidecar=sidecar)
+    stats: dict[str, Mapping[str, torch.Tensor | np.ndarray]] = {**lerobot_statistics(statistics, list(images))}
     if own.get("relative_actions"):
-        assert transforms.deltas is not None
+        assert transforms.deltas is not None and isinstance(config, HasDeltaLags)
         stats["action_delta"] = dict(transforms.deltas(config.delta_lags, "action", ()))
     module = new_module(config, seed, stats)
-    report = _started(module, config, papers) if papers else LoadReport()
-    processors = new_processors(config, stats, papers)
+    report = _started(module, config, sidecar) if sidecar else LoadReport()
+    processors = new_processors(config, stats, sidecar)
     if not own:
         add_transform_steps(processors, config, transforms)
-    without_cameras(processors[0], list(images))
+    drop_camera_names(processors[0], list(images))
     is_resized = any(tuple(data.cameras[camera][:2]) != sizes[camera] for camera in cameras.values())
-    sized(processors, {key: size[:2] for key, size in images.items()}, is_resized)
-    notes = {"cameras": cameras, "fps": data.fps, "name": model_cfg.get("name", config.type)}
+    resize_pictures(processors, {key: size[:2] for key, size in images.items()}, is_resized)
+    notes: Notes = {"cameras": cameras, "fps": data.fps, "name": options.name or config.type}
     assembly = _assembly(config, processors, {key: (cameras[key], *size[:2]) for key, size in images.items()}, notes)
     return _trainable(assembly, module, config, report)
 
@@ -96,49 +131,57 @@ def load(
         device: "cpu", "cuda" or another of torch's; None takes CUDA where there is any.
         camera_map: {the policy's camera: the camera that feeds it}; those not named keep what was noted in training,
             or their own name.
-        mask: of an act_smooth, its attention at inference; None: what its configuration says.
+        mask: of an act_smooth, its attention at inference; None: what its configuration says (without the field it is
+            of the published plugin, whose mask is `original`).
 
     Raises:
         UserError: damaged files, weights that do not fit the configuration, an unknown device or camera.
     """
-    papers = read_papers(folder)
-    check_folder(papers)
+    sidecar = read_sidecar(folder)
+    check_folder(sidecar)
     if mask is not None:
-        papers = _masked(papers, mask)
-    config = _saved_config(papers, _device(device))
+        sidecar = _masked(sidecar, mask)
+    config = _saved_config(sidecar, torch_device(device))
     _check_without_memory(config, folder)
     module = new_module(config, 0)
     load_exactly(module, folder)
-    if papers.policy_type == "act_smooth":
-        _hold(module, read_act_smooth(folder), int(config.action_feature.shape[0]))
+    if sidecar.policy_type == "act_smooth":
+        _hold(module, read_act_smooth(folder), _action_dim(config))
     module.to(config.device)
-    fed = _fed(papers, camera_map or {})
-    images = {key: (fed[key], height, width) for key, (height, width, _) in papers.images.items()}
-    notes = {"cameras": fed, "fps": papers.fps, "name": papers.config["type"]}
+    fed = _fed(sidecar, camera_map or {})
+    images = {key: (fed[key], height, width) for key, (height, width, _) in sidecar.images.items()}
+    notes: Notes = {"cameras": fed, "fps": sidecar.fps, "name": sidecar.policy_type}
     return LeRobotPolicy(_assembly(config, saved_processors(config, folder), images, notes), module)
 
 
-def _hold(module: Any, notes: Fields, width: int) -> None:
+def _hold(module: "PreTrainedPolicy", notes: Fields, width: int) -> None:
     """Give an act_smooth the action that holds the robot in its place, where its folder knows it."""
     hold = notes.object("hold", None)
     if hold is not None:
-        module.set_hold(*(hold.numbers(name, count=width) for name in ("scale", "offset")))
+        assert isinstance(module, CanHold)
+        module.set_hold(hold.numbers("scale", count=width), hold.numbers("offset", count=width))
 
 
-def _masked(papers: Papers, mask: str) -> Papers:
-    if papers.policy_type != "act_smooth":
+def _action_dim(config: "PreTrainedConfig") -> int:
+    feature = config.action_feature
+    assert feature is not None, "`policy_config` gives every policy actions"
+    return int(feature.shape[0])
+
+
+def _masked(sidecar: Sidecar, mask: str) -> Sidecar:
+    if sidecar.policy_type != "act_smooth":
         raise UserError(
-            f"mask={mask}: the policy in {papers.folder} is of type '{papers.policy_type}', and only act_smooth has a "
-            "choice of masks. Leave mask out."
+            f"mask={mask}: the policy in {sidecar.folder} is of type '{sidecar.policy_type}', and only act_smooth has "
+            "a choice of masks. Leave mask out."
         )
     if mask not in ("training", "original"):
         raise UserError(
             f"mask={mask}: allowed are training and original{did_you_mean(mask, ('training', 'original'))}."
         )
-    return replace(papers, config={**papers.config, "mask": mask})
+    return replace(sidecar, config={**sidecar.config, "mask": mask})
 
 
-def new_module(config: Any, seed: int, stats: Mapping[str, Any] | None = None) -> Any:
+def new_module(config: "PreTrainedConfig", seed: int, stats: FeatureStatistics | None = None) -> "PreTrainedPolicy":
     """A policy of freshly drawn weights, a function of configuration and seed; torch's generator is left as it was.
 
     Raises:
@@ -148,7 +191,7 @@ def new_module(config: Any, seed: int, stats: Mapping[str, Any] | None = None) -
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         try:
-            return cls(config, dataset_stats=stats)  # type: ignore[call-arg]
+            return cls(config, dataset_stats=stats)
         except ImportError as error:
             raise missing_package(config.type, error) from error
         except (ArithmeticError, AssertionError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
@@ -159,7 +202,7 @@ def new_module(config: Any, seed: int, stats: Mapping[str, Any] | None = None) -
             ) from error
 
 
-def _check_without_memory(config: Any, folder: Path) -> None:
+def _check_without_memory(config: "PreTrainedConfig", folder: Path) -> None:
     """Make the policy without memory for its weights and compare it with the header of those beside it.
 
     A configuration may describe any number of weights in a few bytes; those of another size than the file's are never
@@ -168,13 +211,13 @@ def _check_without_memory(config: Any, folder: Path) -> None:
     cls = policy_class(config.type)
     try:
         with torch.device("meta"):
-            shadow = cls(copy.deepcopy(config), dataset_stats=None)  # type: ignore[call-arg]
+            shadow = cls(copy.deepcopy(config), dataset_stats=None)
     except Exception:  # whatever a policy raises here: it is made in earnest next, and says then what is wrong
         return
     check_shapes(shadow, folder)
 
 
-def _advice(config: Any, error: Exception) -> str:
+def _advice(config: "PreTrainedConfig", error: Exception) -> str:
     """What to type where a policy's class refuses its configuration."""
     shapes = {camera_name(key): tuple(feature.shape[1:]) for key, feature in config.image_features.items()}
     if len(set(shapes.values())) > 1:
@@ -189,10 +232,12 @@ def _advice(config: Any, error: Exception) -> str:
     return "An option NAME is set with model.NAME=VALUE; `xp --cfg job` shows what is set."
 
 
-def _trainable(assembly: Assembly, module: Any, config: Any, report: LoadReport) -> TorchTrainable:
-    copies: list[Any] = []
+def _trainable(
+    assembly: Assembly, module: "PreTrainedPolicy", config: "PreTrainedConfig", report: LoadReport
+) -> TorchTrainable:
+    copies: list[PreTrainedPolicy] = []
 
-    def policy(weights: Mapping[str, Any] | None) -> LeRobotPolicy:
+    def policy(weights: Mapping[str, torch.Tensor] | None) -> LeRobotPolicy:
         if weights is None:
             return LeRobotPolicy(assembly, module)
         if not copies:
@@ -208,7 +253,7 @@ def _trainable(assembly: Assembly, module: Any, config: Any, report: LoadReport)
     return TorchTrainable(
         spec=assembly.spec,
         module=module,
-        loss=lambda inputs: objective(module, assembly.processed(inputs, contiguous=False)),
+        loss=lambda inputs: objective(module, assembly.preprocess(inputs, contiguous=False)),
         prepare=assembly.prepare,
         policy=policy,
         to_device=to_device,
@@ -219,14 +264,14 @@ def _trainable(assembly: Assembly, module: Any, config: Any, report: LoadReport)
     )
 
 
-def _betas(preset: Any) -> tuple[float, float]:
+def _betas(preset: "OptimizerConfig") -> tuple[float, float]:
     first, second = getattr(preset, "betas", None) or (0.9, 0.999)
     return float(first), float(second)
 
 
-def _lr_multipliers(module: Any, preset: Any) -> dict[str, float]:
+def _lr_multipliers(module: "PreTrainedPolicy", preset: "OptimizerConfig") -> dict[str, float]:
     """Factors on the learning rate of the groups to which the policy gives a rate of its own (ACT: the backbone)."""
-    groups = module.get_optim_params()
+    groups: object = module.get_optim_params()  # LeRobot says a dict; most policies give a list of groups
     if not isinstance(groups, list | tuple) or not all(isinstance(group, dict) for group in groups):
         return {}
     names = {id(weight): name for name, weight in module.named_parameters()}
@@ -238,47 +283,47 @@ def _lr_multipliers(module: Any, preset: Any) -> dict[str, float]:
     }
 
 
-def _started(module: Any, config: Any, papers: Papers) -> LoadReport:
+def _started(module: "PreTrainedPolicy", config: "PreTrainedConfig", sidecar: Sidecar) -> LoadReport:
     """Start from a pretrained policy: weights that cannot fit for another reason than the data are an error."""
-    report = load_by_name(module, papers.folder)
-    if (report.initialised or report.dropped) and not _data_differs(config, papers):
-        before = papers.config
+    report = load_by_name(module, sidecar.folder)
+    if (report.initialised or report.dropped) and not _data_differs(config, sidecar):
+        before = sidecar.config
         differing = [k for k, v in _encoded(config).items() if k in before and before[k] != v and k != "device"]
         raise UserError(
-            f"The policy in {papers.folder} has another shape than this model: {len(report.initialised)} weights would "
-            f"be drawn anew and {len(report.dropped)} left behind. They differ in {', '.join(differing) or 'weights'}. "
-            "Type model=lerobot to take the whole configuration from the folder."
+            f"The policy in {sidecar.folder} has another shape than this model: {len(report.initialised)} weights "
+            f"would be freshly initialised and {len(report.dropped)} not be used. They differ in "
+            f"{', '.join(differing) or 'weights'}. Type model=lerobot to take the whole configuration from the folder."
         )
     return report
 
 
-def _data_differs(config: Any, papers: Papers) -> bool:
+def _data_differs(config: "PreTrainedConfig", sidecar: Sidecar) -> bool:
     """Whether chunk, action, state or cameras are others than the pretrained policy's: these change some shapes."""
     encoded = _encoded(config)
     keys = ("input_features", "output_features", "chunk_size", "horizon", "n_obs_steps")
-    return any(_plain(encoded.get(key)) != _plain(papers.config.get(key)) for key in keys)
+    return any(_plain(encoded.get(key)) != _plain(sidecar.config.get(key)) for key in keys)
 
 
-def _encoded(config: Any) -> dict[str, Any]:
+def _encoded(config: "PreTrainedConfig") -> dict[str, JSON]:
     import draccus
 
     return draccus.encode(config)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: JSON) -> JSON:
     if isinstance(value, Mapping):
         return {key: _plain(inner) for key, inner in value.items()}
     return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def _assembly(
-    config: Any, processors: tuple[Any, Any], images: Mapping[str, tuple[str, int, int]], notes: Mapping[str, Any]
+    config: "PreTrainedConfig", processors: "Processors", images: Mapping[str, tuple[str, int, int]], notes: Notes
 ) -> Assembly:
     history, before, ahead = window_of(config)
     state, around = config.robot_state_feature, config.env_state_feature
     spec = PolicySpec(
         horizon=chunk_of(config),
-        action_dim=int(config.action_feature.shape[0]),
+        action_dim=_action_dim(config),
         state_dim=int(state.shape[0]) if state is not None else 0,
         environment_dim=int(around.shape[0]) if around is not None else 0,
         cameras={camera: (height, width, 3) for camera, height, width in images.values()},
@@ -290,61 +335,53 @@ def _assembly(
         actions_ahead=ahead,
     )
     time = None if config.observation_delta_indices is None else history
-    return Assembly(spec, processors, images, time, notes)
+    return Assembly(spec, processors, images, time, notes, _square(config))
 
 
-def _saved_config(papers: Papers, device: str) -> Any:
+def _square(config: "PreTrainedConfig") -> int | None:
+    """Side of the square that a policy fits pictures into, black around them; None where it takes them as they are."""
+    return int(getattr(config, "image_resolution")[0]) if config.type in FITTED else None  # noqa: B009
+
+
+def _saved_config(sidecar: Sidecar, device: str) -> "PreTrainedConfig":
     import draccus
 
-    cls = config_class(papers.policy_type)
-    values = {key: value for key, value in papers.config.items() if key != "type"}
+    cls = config_class(sidecar.policy_type)
+    values: dict[str, JSON] = {key: value for key, value in sidecar.config.items() if key != "type"}
     values |= {"device": device, "pretrained_path": None}
     if "pretrained_backbone_weights" in values:
         values["pretrained_backbone_weights"] = None  # the folder's own weights follow: nothing is to be fetched
     try:
         return draccus.decode(cls, values)
     except ImportError as error:
-        raise missing_package(papers.policy_type, error) from error
+        raise missing_package(sidecar.policy_type, error) from error
     except Exception as error:
         raise UserError(
-            f"{papers.folder}/config.json does not fit the policy type '{papers.policy_type}' of this LeRobot: "
+            f"{sidecar.folder}/config.json does not fit the policy type '{sidecar.policy_type}' of this LeRobot: "
             f"{' '.join(str(error).split())} Load it with the version that wrote it."
         ) from error
 
 
-def _fed(papers: Papers, camera_map: Mapping[str, str | None]) -> dict[str, str]:
+def _fed(sidecar: Sidecar, camera_map: Mapping[str, str | None]) -> dict[str, str]:
     asked = {image_key(name): camera for name, camera in camera_map.items()}
-    wanted = list(papers.images)
+    wanted = list(sidecar.images)
     named = {camera_name(key): camera for key, camera in asked.items()}
-    check_map(named, [camera_name(key) for key in wanted], f"camera of the policy in {papers.folder}")
+    check_map(named, [camera_name(key) for key in wanted], f"camera of the policy in {sidecar.folder}")
     unfed = [name for name, camera in camera_map.items() if camera is None]
     if unfed:
         raise UserError(
-            f"The map of cameras gives '{unfed[0]}' nothing: the policy in {papers.folder} cannot go without a camera. "
-            f"Name the camera that feeds it, for instance {{{unfed[0]}: top}}"
+            f"The map of cameras leaves '{unfed[0]}' without a camera, and the policy in {sidecar.folder} needs "
+            f"all of its cameras. Name the camera that feeds it, for instance {{{unfed[0]}: top}}"
         )
     own = {key: key.removeprefix("observation.images.").removeprefix("observation.") for key in wanted}
-    return {key: asked.get(key) or papers.cameras.get(key) or own[key] for key in wanted}
+    return {key: asked.get(key) or sidecar.cameras.get(key) or own[key] for key in wanted}
 
 
-def _device(name: str | None) -> str:
-    if name is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(
-            f"device={name!r}: torch has no such device here ({str(error).splitlines()[0]}). Allowed is for instance "
-            "'cpu'; type device='cpu', or leave it out."
-        ) from error
-    return name
-
-
-def _check_fps(model_cfg: Mapping[str, Any], data: DataSpec, papers: Papers | None) -> None:
-    if papers is None or papers.fps is None or papers.fps == data.fps or model_cfg.get("allow_fps_change"):
+def _check_fps(options: LeRobotOptions, data: DataSpec, sidecar: Sidecar | None) -> None:
+    if sidecar is None or sidecar.fps is None or sidecar.fps == data.fps or options.allow_fps_change:
         return
     raise UserError(
-        f"The policy in {papers.folder} was trained at {papers.fps:g} steps per second, the dataset has {data.fps:g}: "
-        "the same chunk would last another time, and every movement have another size. Take a dataset of "
-        f"{papers.fps:g} steps per second, or say that it is meant: +model.allow_fps_change=true"
+        f"The policy in {sidecar.folder} was trained at {sidecar.fps:g} steps per second, the dataset has "
+        f"{data.fps:g}: a chunk would last a different time, and every movement would be of a different size. Take a "
+        f"dataset of {sidecar.fps:g} steps per second, or say that it is meant: +model.allow_fps_change=true"
     )

@@ -1,13 +1,17 @@
-"""Policy types by name: LeRobot's own and those of installed plugins, each imported only when it is asked for."""
+"""Finds policy types by name: LeRobot's own and those of installed plugins, imported only when asked for."""
 
 import importlib
 import importlib.metadata
 import os
 import re
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING
 
 from xp.errors import UserError, did_you_mean, join_names
+
+if TYPE_CHECKING:
+    from lerobot.configs import PreTrainedConfig
+    from lerobot.policies.pretrained import PreTrainedPolicy
 
 ACT_SMOOTH = "lerobot_policy_act_smooth_xp"
 """The plugin of this repository that brings act_smooth."""
@@ -15,7 +19,7 @@ PREFIX = "lerobot_policy_"
 """What the name of a plugin's distribution, and of its module, begins with (LeRobot 0.6.1, utils/import_utils.py)."""
 
 
-def config_class(policy_type: str) -> type:
+def config_class(policy_type: str) -> "type[PreTrainedConfig]":
     """The configuration class registered under a policy type's name.
 
     Raises:
@@ -40,7 +44,7 @@ def config_class(policy_type: str) -> type:
     return found
 
 
-def policy_class(policy_type: str) -> type:
+def policy_class(policy_type: str) -> "type[PreTrainedPolicy]":
     """The policy class of a type: imports its module.
 
     Raises:
@@ -66,7 +70,7 @@ def missing_package(policy_type: str, error: ImportError) -> UserError:
 
 
 @lru_cache(maxsize=1)
-def _registry() -> tuple[Any, dict[str, str]]:
+def _registry() -> "tuple[type[PreTrainedConfig], dict[str, str]]":
     """LeRobot's registry with every plugin in it, and {plugin: error} of those that could not be imported.
 
     LeRobot's own `register_third_party_plugins` logs such an error and goes on, so that later the type is unknown.

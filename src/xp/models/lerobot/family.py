@@ -1,12 +1,13 @@
 """The family `lerobot`: every policy type that LeRobot and its plugins know. Imports nothing heavy."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from xp.errors import UserError
+from xp.json_types import JSONObject
 from xp.models.family import Family
-from xp.models.policy import DataSpec, DataTransforms
+from xp.models.policy import DataSpec, DataTransforms, Statistics
 
 if TYPE_CHECKING:
     from xp.models.lerobot.policy import LeRobotPolicy
@@ -24,10 +25,10 @@ class LeRobotFamily(Family):
 
     def build(
         self,
-        model_cfg: Mapping[str, Any],
+        model_cfg: JSONObject,
         *,
         data: DataSpec,
-        statistics: Mapping[str, Any],
+        statistics: Statistics,
         horizon: int,
         seed: int,
         pretrained: tuple[Path, int | None] | None = None,
@@ -36,8 +37,15 @@ class LeRobotFamily(Family):
         """See `Family.build`; the transforms become processor steps, or the policy's own."""
         from xp.models.lerobot.build import build
 
-        given = {"data": data, "statistics": statistics, "horizon": horizon, "seed": seed, "pretrained": pretrained}
-        return build(model_cfg, **given, transforms=transforms)
+        return build(
+            model_cfg,
+            data=data,
+            statistics=statistics,
+            horizon=horizon,
+            seed=seed,
+            pretrained=pretrained,
+            transforms=transforms,
+        )
 
     def load(
         self,
@@ -46,7 +54,7 @@ class LeRobotFamily(Family):
         step: int | None = None,
         device: str | None = None,
         camera_map: Mapping[str, str | None] | None = None,
-        options: Mapping[str, Any] | None = None,
+        options: Mapping[str, str] | None = None,
     ) -> "LeRobotPolicy":
         """See `Family.load`; `device` is a torch device."""
         given = dict(options or {})
@@ -56,21 +64,21 @@ class LeRobotFamily(Family):
         return load(folder, device, camera_map, **given)
 
     def owns(self, folder: Path) -> bool:
-        """Whether weights lie beside a configuration that names a policy type; a PEFT adapter is refused."""
-        from xp.models.lerobot.sidecar import is_lerobot, refuse_adapter
+        """Whether weights lie beside a configuration that names a policy type."""
+        from xp.models.lerobot.sidecar import names_policy_type
 
-        refuse_adapter(folder)
-        return is_lerobot(folder)
+        return names_policy_type(folder)
 
     def camera_sizes(
-        self, model_cfg: Mapping[str, Any], cameras: Mapping[str, Any], pretrained: Path | None = None
+        self, model_cfg: JSONObject, cameras: Mapping[str, Sequence[int]], pretrained: Path | None = None
     ) -> dict[str, tuple[int, int]]:
         """`model.image_size`, else what the pretrained policy was trained on, else as stored."""
         from xp.models.lerobot.cameras import camera_sizes
+        from xp.models.lerobot.options import LeRobotOptions
 
-        return camera_sizes(model_cfg, cameras, pretrained)
+        return camera_sizes(LeRobotOptions.from_config(model_cfg), cameras, pretrained)
 
-    def prepare_imports(self, model_cfg: Mapping[str, Any]) -> None:
+    def prepare_imports(self, model_cfg: JSONObject) -> None:
         """Import torch, LeRobot and the class of the policy's type, where that is known."""
         import xp.models.lerobot.build  # noqa: F401
 
@@ -81,11 +89,11 @@ class LeRobotFamily(Family):
 
     def trained_fps(self, folder: Path) -> float | None:
         """What xp noted in xp.json; LeRobot's own folders do not say."""
-        from xp.models.lerobot.sidecar import read_papers
+        from xp.models.lerobot.sidecar import read_sidecar
 
-        return read_papers(folder).fps
+        return read_sidecar(folder).fps
 
-    def refuse_options(self, folder: Path, options: Mapping[str, Any]) -> None:
+    def refuse_options(self, folder: Path, options: Mapping[str, str]) -> None:
         """Say of `unnorm_key`, which a policy with several statistics takes, why there is nothing to choose here."""
         if "unnorm_key" in options:
             raise UserError(

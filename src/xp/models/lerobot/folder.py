@@ -1,4 +1,4 @@
-"""LeRobot's `pretrained_model` folder: weights checked key by key on the way in, all that LeRobot wants on the way out.
+"""Reads and writes LeRobot's `pretrained_model` folder, every weight checked by its name and shape.
 
 LeRobot's `from_pretrained` loads with `strict=False` and only logs what did not fit, so that a policy with half its
 weights drawn at random passes for a loaded one. Nothing here goes through it.
@@ -6,7 +6,7 @@ weights drawn at random passes for a loaded one. Nothing here goes through it.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
 import torch
 
@@ -15,9 +15,14 @@ from xp.errors import UserError
 from xp.foreign.bounds import allowance
 from xp.foreign.paths import RefusedError, member
 from xp.foreign.safetensors_header import Header, read_safetensors_header
-from xp.foreign.text import printable
 from xp.models.lerobot.sidecar import CONFIG, WEIGHTS, XP
+from xp.models.misfit import misfit
 from xp.models.trainable import LoadReport
+
+if TYPE_CHECKING:
+    from lerobot.policies.pretrained import PreTrainedPolicy
+
+    from xp.models.lerobot.processors import Processors
 
 _WHAT = "a policy's weights"
 STATISTICS = ("action_delta_mean", "action_delta_std")
@@ -46,7 +51,7 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
         raise UserError(f"{folder / WEIGHTS} cannot be read ({error}). Copy the file again.") from error
 
 
-def check_shapes(module: Any, folder: Path) -> None:
+def check_shapes(module: torch.nn.Module, folder: Path) -> None:
     """Compare a module that may have no memory yet (device meta) with the header of the folder's weights.
 
     Raises:
@@ -59,11 +64,11 @@ def check_shapes(module: Any, folder: Path) -> None:
     if kept > allowance(size):
         raise UserError(
             f"{folder / CONFIG} describes a policy with tables of {kept:,} bytes beside weights of {size:,} bytes, "
-            "which no policy has. Take the folder again from where it was trained."
+            "more than any policy has. Take the folder again from where it was trained."
         )
 
 
-def load_exactly(module: Any, folder: Path) -> None:
+def load_exactly(module: torch.nn.Module, folder: Path) -> None:
     """Put the weights of a folder into a module, every one accounted for.
 
     Raises:
@@ -74,7 +79,7 @@ def load_exactly(module: Any, folder: Path) -> None:
     module.load_state_dict(weights, strict=not _shared(module.state_dict()))
 
 
-def load_by_name(module: Any, folder: Path) -> LoadReport:
+def load_by_name(module: torch.nn.Module, folder: Path) -> LoadReport:
     """Start a module from the weights of a folder that fit by name and shape; what became of each is reported.
 
     Statistics of action differences, which act_smooth keeps among its buffers, stay those of the new dataset.
@@ -92,7 +97,15 @@ def load_by_name(module: Any, folder: Path) -> LoadReport:
     )
 
 
-def write_folder(folder: Path, module: Any, processors: tuple[Any, Any], notes: Mapping[str, Any]) -> None:
+class Notes(TypedDict):
+    """What xp notes of a policy in xp.json: {image input: camera}, steps per second, the model's name."""
+
+    cameras: Mapping[str, str]
+    fps: float | None
+    name: str
+
+
+def write_folder(folder: Path, module: "PreTrainedPolicy", processors: "Processors", notes: Notes) -> None:
     """Write what `lerobot-eval` and `lerobot-rollout` load: configuration, weights, both processors; and xp's notes."""
     folder.mkdir(parents=True, exist_ok=True)
     module.save_pretrained(folder)
@@ -101,19 +114,16 @@ def write_folder(folder: Path, module: Any, processors: tuple[Any, Any], notes: 
     write_json(folder / XP, dict(notes))
 
 
-def _check_fit(module: Any, weights: Mapping[str, tuple[int, ...]], folder: Path) -> None:
-    wanted = module.state_dict()
-    shared = _shared(wanted)
-    missing = sorted(name for name in wanted if name not in weights and not shared.get(name, set()) & weights.keys())
-    unexpected = sorted(weights.keys() - wanted.keys())
-    shapes = sorted(
-        f"{name} {list(weights[name])} for {list(wanted[name].shape)}"
-        for name in wanted.keys() & weights.keys()
-        if tuple(wanted[name].shape) != tuple(weights[name])
-    )
-    if missing or unexpected or shapes:
-        parts = [("lacks", missing), ("has no place for", unexpected), ("has another shape of", shapes)]
-        said = "; ".join(f"{verb} {_some(names)}" for verb, names in parts if names)
+def _check_fit(module: torch.nn.Module, weights: Mapping[str, tuple[int, ...]], folder: Path) -> None:
+    state = module.state_dict()
+    shared = _shared(state)
+    wanted = {
+        name: tuple(tensor.shape)
+        for name, tensor in state.items()
+        if name in weights or not shared.get(name, set()) & weights.keys()
+    }
+    said = misfit({name: tuple(shape) for name, shape in weights.items()}, wanted)
+    if said:
         raise UserError(
             f"The weights in {folder} do not fit its own config.json: {WEIGHTS} {said}. The folder is damaged, or was "
             "written by another version of the policy: take it again from where it was trained."
@@ -128,8 +138,3 @@ def _shared(tensors: Mapping[str, torch.Tensor]) -> dict[str, set[str]]:
             place = tensor.untyped_storage()._cdata if tensor.is_meta else tensor.data_ptr()
             by_memory.setdefault((place, tuple(tensor.shape)), set()).add(name)
     return {name: names - {name} for names in by_memory.values() if len(names) > 1 for name in names}
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-    return printable(", ".join(names[:4]), 400) + more

@@ -1,4 +1,4 @@
-"""A LeRobot policy with its processors, ready to be asked: `xp.models.policy.Policy` for the lerobot family."""
+"""A LeRobot policy with its processors: the `Policy` of the lerobot family."""
 
 import copy
 import warnings
@@ -6,19 +6,28 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
+from jaxtyping import Float32, Shaped
 
 from xp.errors import UserError, did_you_mean, join_names
 from xp.models.lerobot.cameras import camera_name
-from xp.models.lerobot.folder import write_folder
-from xp.models.lerobot.inputs import as_float, host_tensors
-from xp.models.lerobot.processors import renaming
+from xp.models.lerobot.folder import Notes, write_folder
+from xp.models.lerobot.inputs import HostBatch, Processed, Value, as_float, host_tensors
+from xp.models.lerobot.processors import camera_names_in
 from xp.models.observation import IMAGES, STATE, TASK, as_windows
-from xp.models.policy import Batch, Framework, PolicySpec
+from xp.models.policy import Batch, Framework, PolicySpec, Seed
+from xp.models.torch_draws import predict_by_row
 
+if TYPE_CHECKING:
+    from lerobot.policies.pretrained import PreTrainedPolicy
+
+    from xp.models.lerobot.processors import Processors
+
+type Parts = dict[str, torch.Tensor | float]
+"""The scalar parts of a loss by name."""
 OPTIONS = ("prefix", "past")
 DROPPED = "observation_is_dropped"
 SHAPES = "pictures uint8 [h, w, 3], states [S], with B or B and T before them, task a text or a list of B"
@@ -33,17 +42,25 @@ class Assembly:
     """
 
     spec: PolicySpec
-    processors: tuple[Any, Any]
+    processors: "Processors"
     images: Mapping[str, tuple[str, int, int]]
     time: int | None
-    notes: Mapping[str, Any]
+    notes: Notes
+    square: int | None = None
+    """Side of the square that the policy fits pictures into."""
 
-    def prepare(self, batch: Batch) -> dict[str, Any]:
+    def prepare(self, batch: Batch) -> HostBatch:
         """A numpy batch as host tensors; see `xp.models.lerobot.inputs`."""
-        dims = {"state_dim": self.spec.state_dim, "environment_dim": self.spec.environment_dim}
-        return host_tensors(batch, images=self.images, history=self.time, **dims)
+        return host_tensors(
+            batch,
+            images=self.images,
+            history=self.time,
+            state_dim=self.spec.state_dim,
+            environment_dim=self.spec.environment_dim,
+            square=self.square,
+        )
 
-    def processed(self, inputs: Mapping[str, Any], *, contiguous: bool = True) -> dict[str, Any]:
+    def preprocess(self, inputs: Mapping[str, Value], *, contiguous: bool = True) -> Processed:
         """What the policy itself takes: normalised, tokenised, on its device; see `as_float` for `contiguous`.
 
         Which samples lose their state goes to the step that hides it and, since LeRobot's batches do not carry it
@@ -56,18 +73,30 @@ class Assembly:
         marked = {**given, "observation.is_dropped": dropped}
         return {**self.processors[0](as_float(marked, contiguous=contiguous)), DROPPED: dropped}
 
-    def normalised(self, actions: np.ndarray | None, device: Any) -> torch.Tensor | None:
-        """Actions [B, n, A] in dataset units as the policy's own, on a device."""
-        from lerobot.lerobot_types import TransitionKey
+    def normalise(
+        self, actions: Shaped[np.ndarray, "batch steps action"], device: torch.device
+    ) -> Float32[torch.Tensor, "batch steps action"]:
+        """Actions in dataset units as the policy's own, on a device."""
         from lerobot.processor import NormalizerProcessorStep, create_transition
 
-        if actions is None:
-            return None
-        transition: Any = create_transition(action=torch.as_tensor(np.asarray(actions, np.float32), device=device))
+        transition = create_transition(action=torch.as_tensor(np.asarray(actions, np.float32), device=device))
         for step in self.processors[0].steps:
             if isinstance(step, NormalizerProcessorStep):
                 transition = step(transition)
-        return transition[TransitionKey.ACTION]
+        normalised = dict(transition)["action"]
+        assert isinstance(normalised, torch.Tensor)
+        return normalised
+
+
+@runtime_checkable
+class TakesPrefix(Protocol):
+    """A policy that can be told which actions are committed, as act_smooth can."""
+
+    def continue_prefix(
+        self, batch: Mapping[str, object], future: torch.Tensor, past: torch.Tensor | None
+    ) -> Float32[torch.Tensor, "batch horizon action"]:
+        """The chunk behind the committed actions [B, d, A] and the executed ones [B, k, A]; all normalised."""
+        ...
 
 
 class LeRobotPolicy:
@@ -75,41 +104,46 @@ class LeRobotPolicy:
 
     framework: ClassVar[Framework] = "torch"
 
-    def __init__(self, assembly: Assembly, module: Any) -> None:
-        """`module` is a `PreTrainedPolicy`; it is asked in evaluation mode and left in the mode it was in."""
+    def __init__(self, assembly: Assembly, module: "PreTrainedPolicy") -> None:
+        """`module` is asked in evaluation mode and left in the mode it was in."""
         self.assembly = assembly
         self.spec = assembly.spec
         self.module = module
-        self._said = False
+        self._warned = False
 
     @property
     def camera_slots(self) -> dict[str, str]:
         """See `Policy.camera_slots`."""
         return {camera_name(key): camera for key, (camera, _, _) in self.assembly.images.items()}
 
-    def predict(self, observation: Batch, *, seed: int = 0, **options: Any) -> np.ndarray:
-        """Actions [B, H, A] float32 in dataset units; `seed` fixes every draw (a diffusion policy's noise).
+    def predict(
+        self, observation: Batch, *, seed: Seed = 0, **options: object
+    ) -> Float32[np.ndarray, "batch horizon action"]:
+        """Actions in dataset units; `seed` fixes every draw (a diffusion policy's noise).
 
         Axes may be left out, see `xp.models.observation`; `task` too, where the policy reads none. Pictures of another
         size are resized as in training.
 
         With `prefix` [B, d, A] and `past` [B, k, A], for a policy that takes them, the chunk begins behind the prefix.
         """
-        _check_options(options, self.spec)
+        if isinstance(seed, np.ndarray):
+            return predict_by_row(self.predict, observation, seed, options)
+        prefix, past = _told(options, self.spec)
         seen = {name: value for name, value in observation.items() if not name.startswith(("action", DROPPED))}
-        seen = self._whole(as_windows(seen, self.spec), observation)
-        with torch.no_grad(), self._asked(seed):
-            inputs = self.assembly.processed(self.prepare(seen))
+        seen = self._checked(as_windows(seen, self.spec), observation)
+        with torch.no_grad(), self._seeded_eval_mode(seed):
+            inputs = self.assembly.preprocess(self.prepare(seen))
             device = next(self.module.parameters()).device
-            prefix, past = (self.assembly.normalised(options.get(name), device) for name in OPTIONS)
             if prefix is not None:
-                actions = self.module.continue_prefix(inputs, prefix, past)
+                assert isinstance(self.module, TakesPrefix)
+                before = None if past is None else self.assembly.normalise(past, device)
+                actions = self.module.continue_prefix(inputs, self.assembly.normalise(prefix, device), before)
             else:
-                actions = self.module.predict_action_chunk(inputs)[:, : self.spec.horizon]
+                actions = predict_chunk(self.module, inputs)[:, : self.spec.horizon]
             found = self.assembly.processors[1](actions)
         return found.to(torch.float32).cpu().numpy()
 
-    def _whole(self, seen: dict[str, Any], observation: Batch) -> dict[str, Any]:
+    def _checked(self, seen: Batch, observation: Batch) -> Batch:
         """Refuse an observation that lacks what the policy reads; say once where xp alone changes a picture's size."""
         wanted = [f"{IMAGES}{camera}" for camera in self.spec.cameras]
         wanted += [key for key, size in ((STATE, self.spec.state_dim), (TASK, self.spec.language)) if size]
@@ -122,14 +156,14 @@ class LeRobotPolicy:
                 f"{join_names(observation)}. "
                 f"The policy reads {join_names(wanted)}: {SHAPES}."
             )
-        steps = {len(seen[key][0]) for key in wanted if key != TASK}
+        steps = {np.asarray(seen[key]).shape[1] for key in wanted if key != TASK}
         if steps and min(steps) < self.spec.history:
             raise UserError(
                 f"The observation holds {min(steps)} step; the policy looks at {self.spec.history}. Give [B, "
                 f"{self.spec.history}, ...], the oldest first, or the present step alone as [B, ...]: it is repeated."
             )
-        if not self._said:
-            self._said = resized_by_xp_alone(seen, self.assembly)
+        if not self._warned:
+            self._warned = resized_by_xp_alone(seen, self.assembly)
         return seen
 
     def predict_distribution(self, observation: Batch) -> None:
@@ -149,18 +183,20 @@ class LeRobotPolicy:
             value, parts = self.loss_with_graph(self.prepare(batch), seed)
         return {"loss": float(value), **{name: float(part) for name, part in parts.items()}}
 
-    def prepare(self, batch: Batch) -> dict[str, Any]:
+    def prepare(self, batch: Batch) -> HostBatch:
         """A batch as host tensors; see `xp.models.lerobot.inputs`."""
         return self.assembly.prepare(batch)
 
-    def loss_with_graph(self, inputs: Mapping[str, Any], seed: int) -> tuple[torch.Tensor, dict[str, Any]]:
+    def loss_with_graph(self, inputs: Mapping[str, Value], seed: int) -> tuple[Shaped[torch.Tensor, ""], Parts]:
         """See `TorchPolicy.loss_with_graph`."""
-        with self._asked(seed):
+        with self._seeded_eval_mode(seed):
             if getattr(self.module.config, "use_vae", False):
-                self.module.model.training = True
-            return objective(self.module, self.assembly.processed(inputs))
+                model = self.module.model
+                assert isinstance(model, torch.nn.Module)
+                model.training = True
+            return objective(self.module, self.assembly.preprocess(inputs))
 
-    def weights(self) -> Mapping[str, np.ndarray]:
+    def weights(self) -> Mapping[str, Shaped[np.ndarray, "..."]]:
         """Every weight and buffer by its name in model.safetensors; numbers of half precision as float32."""
         return {name: as_numpy(tensor) for name, tensor in self.module.state_dict().items()}
 
@@ -175,11 +211,11 @@ class LeRobotPolicy:
 
     def save(self, folder: Path) -> None:
         """Write a LeRobot `pretrained_model` folder; `load_policy(folder)` gives this policy back exactly."""
-        with renaming(self.assembly.processors[0], self.assembly.notes["cameras"]):
+        with camera_names_in(self.assembly.processors[0], self.assembly.notes["cameras"]):
             write_folder(Path(folder), self.module, self.assembly.processors, self.assembly.notes)
 
     @contextmanager
-    def _asked(self, seed: int) -> Iterator[None]:
+    def _seeded_eval_mode(self, seed: int) -> Iterator[None]:
         """Evaluation mode and draws from `seed`, leaving generators and mode as they were."""
         was = {module: module.training for module in self.module.modules()}
         device = next(self.module.parameters()).device
@@ -196,12 +232,12 @@ class LeRobotPolicy:
                     module.training = training
 
 
-def resized_by_xp_alone(seen: Mapping[str, Any], assembly: Assembly) -> bool:
+def resized_by_xp_alone(seen: Batch, assembly: Assembly) -> bool:
     """Warn where pictures are of another size than the policy's and its folder has no step that resizes them."""
     if any(type(step).__name__ == "LanczosResizeStep" for step in assembly.processors[0].steps):
         return False
     for camera, (height, width, _) in assembly.spec.cameras.items():
-        given = np.shape(seen[f"{IMAGES}{camera}"])[2:4]
+        given = np.asarray(seen[f"{IMAGES}{camera}"]).shape[2:4]
         if given != (height, width):
             warnings.warn(
                 f"Pictures of '{camera}' are {given[0]} x {given[1]} and are resized to {height} x {width}, on which "
@@ -213,13 +249,18 @@ def resized_by_xp_alone(seen: Mapping[str, Any], assembly: Assembly) -> bool:
     return False
 
 
-def objective(module: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, dict[str, Any]]:
+def predict_chunk(module: "PreTrainedPolicy", inputs: Processed) -> Float32[torch.Tensor, "batch actions action"]:
+    """Normalised actions for processed inputs; LeRobot writes of tensors alone, and means the task's words too."""
+    return module.predict_action_chunk(inputs)  # pyright: ignore[reportArgumentType]
+
+
+def objective(module: "PreTrainedPolicy", inputs: Processed) -> tuple[Shaped[torch.Tensor, ""], Parts]:
     """The policy's loss on processed inputs and its scalar parts."""
     value, parts = module(inputs)
     return value, {name: part for name, part in (parts or {}).items() if _is_scalar(part) and name != "loss"}
 
 
-def as_numpy(tensor: torch.Tensor) -> np.ndarray:
+def as_numpy(tensor: Shaped[torch.Tensor, "*shape"]) -> Shaped[np.ndarray, "*shape"]:
     """A tensor as numpy on the host; bfloat16 and float16 become float32."""
     tensor = tensor.detach()
     if tensor.dtype in (torch.bfloat16, torch.float16):
@@ -227,11 +268,12 @@ def as_numpy(tensor: torch.Tensor) -> np.ndarray:
     return tensor.cpu().numpy()
 
 
-def _is_scalar(part: Any) -> bool:
+def _is_scalar(part: object) -> bool:
     return isinstance(part, int | float) or (isinstance(part, torch.Tensor) and part.numel() == 1)
 
 
-def _check_options(options: Mapping[str, Any], spec: PolicySpec) -> None:
+def _told(options: Mapping[str, object], spec: PolicySpec) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """The committed actions [B, d, A] and the executed ones [B, k, A] among the options of `predict`."""
     for name, value in options.items():
         if name not in OPTIONS:
             raise UserError(
@@ -245,9 +287,11 @@ def _check_options(options: Mapping[str, Any], spec: PolicySpec) -> None:
             )
     if options.get("past") is not None and options.get("prefix") is None:
         raise UserError("predict(past=...) without prefix: past actions go with the committed ones. Give both.")
-    length = 0 if options.get("prefix") is None else np.asarray(options["prefix"]).shape[1]
+    prefix, past = (None if options.get(name) is None else np.asarray(options[name]) for name in OPTIONS)
+    length = 0 if prefix is None else prefix.shape[1]
     if length > spec.prefix_future:
         raise UserError(
             f"predict(prefix=...) holds {length} committed actions; this policy takes 1..{spec.prefix_future}. Give "
             f"fewer, or train it with model.length_prefix_future={length}."
         )
+    return prefix, past

@@ -1,28 +1,44 @@
-"""The processors that stand around a policy: made for the training statistics, saved and loaded with it."""
+"""Makes, loads and extends the processors around a policy, which normalise its inputs and its actions."""
 
 import importlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from jaxtyping import Shaped
 
 from xp.errors import UserError
 from xp.foreign.statistics import checked_statistics
 from xp.foreign.text import printable
 from xp.models.lerobot.cameras import PREFIX
 from xp.models.lerobot.catalog import missing_package
-from xp.models.lerobot.inputs import ACTION, ENVIRONMENT, STATE
-from xp.models.lerobot.sidecar import POSTPROCESSOR, PREPROCESSOR, Papers
-from xp.models.policy import DataTransforms
+from xp.models.lerobot.inputs import ACTION, ENVIRONMENT, STATE, HostBatch, Processed
+from xp.models.lerobot.settings import action_steps
+from xp.models.lerobot.sidecar import POSTPROCESSOR, PREPROCESSOR, Sidecar
+from xp.models.policy import DataTransforms, Statistics
+
+if TYPE_CHECKING:
+    from lerobot.configs import PreTrainedConfig
+    from lerobot.processor import PolicyProcessorPipeline, ProcessorStep, RenameObservationsProcessorStep
+
+    type Preprocessor = PolicyProcessorPipeline[HostBatch, Processed]
+    type Postprocessor = PolicyProcessorPipeline[torch.Tensor, torch.Tensor]
+    type Processors = tuple[Preprocessor, Postprocessor]
+
+type FeatureStatistics = Mapping[str, Mapping[str, torch.Tensor | np.ndarray]]
+"""Statistics by feature under LeRobot's names: mean, std, min, max, q01, q99, each [dim] (of images [3, 1, 1])."""
 
 QUANTILES = {"p01": "q01", "p99": "q99"}
 """Names of quantiles in xp's statistics and in LeRobot's."""
+_MODES, _PLANNED = "normalization_mapping", "n_action_steps"
+"""Fields that every policy's configuration has, though their base class does not."""
 
 
-def lerobot_statistics(statistics: Mapping[str, Any], images: list[str]) -> dict[str, dict[str, torch.Tensor]]:
+def lerobot_statistics(statistics: Statistics, images: list[str]) -> dict[str, dict[str, Shaped[torch.Tensor, "..."]]]:
     """Xp's statistics of the training episodes under LeRobot's names.
 
     A dimension that never changes gets a deviation of 1: LeRobot would divide it by 1e-8. Images get ImageNet's mean
@@ -34,7 +50,7 @@ def lerobot_statistics(statistics: Mapping[str, Any], images: list[str]) -> dict
     names = {"proprio": STATE, "environment_state": ENVIRONMENT, "action": ACTION}
     for ours, theirs in names.items():
         entry = statistics.get(ours)
-        if entry is None or not len(entry["mean"]):
+        if not isinstance(entry, Mapping) or not len(entry["mean"]):
             continue
         varies = np.asarray(entry.get("mask", np.ones(len(entry["mean"]), bool)))
         values = {QUANTILES.get(name, name): np.asarray(value) for name, value in entry.items() if name != "mask"}
@@ -45,17 +61,17 @@ def lerobot_statistics(statistics: Mapping[str, Any], images: list[str]) -> dict
     return found
 
 
-def new_processors(config: Any, stats: Mapping[str, Any], papers: Papers | None) -> Any:
+def new_processors(config: "PreTrainedConfig", stats: FeatureStatistics, sidecar: Sidecar | None) -> "Processors":
     """(preprocessor, postprocessor) for training: those of a pretrained policy with new statistics, or new ones."""
     from lerobot.policies.factory import make_pre_post_processors
 
-    if papers is None or not (papers.folder / PREPROCESSOR).is_file():
+    if sidecar is None or not (sidecar.folder / PREPROCESSOR).is_file():
         return make_pre_post_processors(config, dataset_stats=dict(stats))  # type: ignore[arg-type]
-    features = {**config.input_features, **config.output_features}
-    norm_map = config.normalization_mapping
+    features = {**(config.input_features or {}), **(config.output_features or {})}
+    norm_map = getattr(config, _MODES)
     return make_pre_post_processors(
         config,
-        pretrained_path=str(papers.folder),
+        pretrained_path=str(sidecar.folder),
         preprocessor_overrides={
             "device_processor": {"device": config.device},
             "normalizer_processor": {"features": features, "norm_map": norm_map, "stats": stats},
@@ -66,7 +82,7 @@ def new_processors(config: Any, stats: Mapping[str, Any], papers: Papers | None)
     )
 
 
-def add_transform_steps(processors: tuple[Any, Any], config: Any, transforms: DataTransforms) -> None:
+def add_transform_steps(processors: "Processors", config: "PreTrainedConfig", transforms: DataTransforms) -> None:
     """Put observation dropout and relative actions into the processors of a policy that has no such thing itself.
 
     The steps are those of the plugin `lerobot_policy_act_smooth_xp`; they are saved with the processors, and LeRobot's
@@ -88,7 +104,7 @@ def add_transform_steps(processors: tuple[Any, Any], config: Any, transforms: Da
     if not transforms.is_relative:
         return
     _check_anchor(config, transforms)
-    indices = list(config.action_delta_indices)
+    indices = action_steps(config)
     assert transforms.deltas is not None
     excluded = [
         i
@@ -104,13 +120,13 @@ def add_transform_steps(processors: tuple[Any, Any], config: Any, transforms: Da
         deltas=deltas,
         anchor="observation.state",
         index_t0=-min(indices),
-        n_action_steps=int(config.n_action_steps),
+        n_action_steps=int(getattr(config, _PLANNED)),
         exclude_joints=list(transforms.exclude),
         action_names=list(transforms.action_names),
     )
 
 
-def sized(processors: tuple[Any, Any], sizes: Mapping[str, tuple[int, int]], is_resized: bool) -> None:
+def resize_pictures(processors: "Processors", sizes: Mapping[str, tuple[int, int]], is_resized: bool) -> None:
     """Let the preprocessor bring pictures to the sizes of training, as the frame cache did, where it did.
 
     `sizes` are (height, width) by image input. Without the step LeRobot's tools would hand the policy pictures of the
@@ -126,7 +142,7 @@ def sized(processors: tuple[Any, Any], sizes: Mapping[str, tuple[int, int]], is_
 
 
 @contextmanager
-def renaming(preprocessor: Any, cameras: Mapping[str, str]) -> Iterator[None]:
+def camera_names_in(preprocessor: "Preprocessor", cameras: Mapping[str, str]) -> Iterator[None]:
     """Meanwhile the preprocessor takes pictures by the names of the cameras that feed it, as LeRobot's tools have them.
 
     `cameras` gives for each image input the camera's name. xp names them itself before it asks the preprocessor. One
@@ -144,19 +160,19 @@ def renaming(preprocessor: Any, cameras: Mapping[str, str]) -> Iterator[None]:
             step.rename_map = names
 
 
-def without_cameras(preprocessor: Any, keys: Collection[str]) -> None:
-    """Undo `renaming` in a preprocessor that was read: what its folder says of cameras is kept in `Papers.cameras`."""
+def drop_camera_names(preprocessor: "Preprocessor", keys: Collection[str]) -> None:
+    """Undo `camera_names_in` in a preprocessor that was read; the names are kept in `Sidecar.cameras`."""
     for step in _renamers(preprocessor):
         step.rename_map = {old: new for old, new in step.rename_map.items() if new not in keys}
 
 
-def _renamers(preprocessor: Any) -> list[Any]:
+def _renamers(preprocessor: "Preprocessor") -> "list[RenameObservationsProcessorStep]":
     from lerobot.processor import RenameObservationsProcessorStep
 
     return [step for step in preprocessor.steps if isinstance(step, RenameObservationsProcessorStep)]
 
 
-def _plugin(module: str, instead: str) -> Any:
+def _plugin(module: str, instead: str) -> ModuleType:
     try:
         return importlib.import_module(f"lerobot_policy_act_smooth_xp.{module}")
     except ImportError as error:
@@ -167,18 +183,22 @@ def _plugin(module: str, instead: str) -> Any:
         ) from error
 
 
-def _use_deltas(processors: tuple[Any, Any], deltas: Mapping[str, Any]) -> None:
+def _use_deltas(processors: "Processors", deltas: Mapping[str, np.ndarray]) -> None:
     """Normalise actions by the statistics of differences in processors that already take differences."""
     from lerobot.processor import NormalizerProcessorStep, UnnormalizerProcessorStep
 
     for processor in processors:
-        for step in processor.steps:
-            if isinstance(step, NormalizerProcessorStep | UnnormalizerProcessorStep):
-                step.stats = {**(step.stats or {}), "action": dict(deltas)}
-                step.to(device=step.device)
+        for step in _of_kind(processor.steps, NormalizerProcessorStep, UnnormalizerProcessorStep):
+            step.stats = {**(step.stats or {}), "action": dict(deltas)}
+            step.to(device=step.device)
 
 
-def _check_anchor(config: Any, transforms: DataTransforms) -> None:
+def _of_kind(steps: "Sequence[ProcessorStep]", *kinds: type) -> list[Any]:
+    """The steps of some classes. LeRobot's register hides what a class is from type checkers, hence Any."""
+    return [step for step in steps if isinstance(step, kinds)]
+
+
+def _check_anchor(config: "PreTrainedConfig", transforms: DataTransforms) -> None:
     if transforms.anchor not in (None, "observation.state"):
         raise UserError(
             f"action_space.anchor={transforms.anchor}: the policy type '{config.type}' is not told which actions are "
@@ -186,6 +206,7 @@ def _check_anchor(config: Any, transforms: DataTransforms) -> None:
             "model=act_smooth."
         )
     state, action = config.robot_state_feature, config.action_feature
+    assert action is not None
     if state is None or (state.shape[0] < action.shape[0] and not transforms.exclude):
         raise UserError(
             f"action_space=relative: the anchor is the state, which has {0 if state is None else state.shape[0]} "
@@ -193,7 +214,7 @@ def _check_anchor(config: Any, transforms: DataTransforms) -> None:
         )
 
 
-def saved_processors(config: Any, folder: Path) -> Any:
+def saved_processors(config: "PreTrainedConfig", folder: Path) -> "Processors":
     """(preprocessor, postprocessor) as saved in a `pretrained_model` folder.
 
     Raises:
@@ -224,11 +245,11 @@ def saved_processors(config: Any, folder: Path) -> Any:
             "where the policy was trained."
         ) from error
     _check_statistics(processors, folder)
-    without_cameras(processors[0], config.image_features)
+    drop_camera_names(processors[0], config.image_features)
     return processors
 
 
-def _check_statistics(processors: Any, folder: Path) -> None:
+def _check_statistics(processors: "Processors", folder: Path) -> None:
     """Refuse saved statistics that cannot be right, by the rule for all statistics from outside."""
     for step in (step for processor in processors for step in processor.steps):
         for feature, entry in (getattr(step, "stats", None) or {}).items():
@@ -239,16 +260,15 @@ def _check_statistics(processors: Any, folder: Path) -> None:
                 checked_statistics(arrays, f"of '{feature}' in {folder}")
 
 
-def move_to(processors: tuple[Any, Any], device: str) -> None:
+def move_to(processors: "Processors", device: str) -> None:
     """Let the preprocessor move its tensors to `device`; the postprocessor's device stays the CPU."""
     from lerobot.processor import DeviceProcessorStep
 
-    for step in processors[0].steps:
-        if isinstance(step, DeviceProcessorStep):
-            step.device = device
-            step.__post_init__()
+    for step in _of_kind(processors[0].steps, DeviceProcessorStep):
+        step.device = device
+        step.__post_init__()
 
 
-def takes_language(preprocessor: Any) -> bool:
+def takes_language(preprocessor: "Preprocessor") -> bool:
     """Whether a preprocessor reads the task's words: it has a step that tokenises."""
     return any("token" in type(step).__name__.lower() for step in preprocessor.steps)

@@ -1,35 +1,33 @@
-"""What stands beside the weights in a LeRobot `pretrained_model` folder, read with the standard library alone."""
+"""Reads what stands beside a LeRobot policy's weights: its configuration, and xp's notes. Imports nothing heavy."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from xp.errors import UserError
+from xp.checkpoints.peft_adapter import is_adapter
 from xp.foreign.json_file import Fields, read_fields, read_object
 from xp.foreign.paths import RefusedError, member
+from xp.json_types import JSON, JSONObject
 
 CONFIG, WEIGHTS, XP = "config.json", "model.safetensors", "xp.json"
 """LeRobot's configuration and weights, and xp's own notes, which LeRobot passes over."""
 ACT_SMOOTH = "act_smooth.json"
 """What the plugin of act_smooth keeps beside config.json."""
 PREPROCESSOR, POSTPROCESSOR = "policy_preprocessor.json", "policy_postprocessor.json"
-ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
-"""PEFT's files: a folder that has one is a base's adapter, whatever stands beside it."""
 _IMAGES = "observation.images."
 _WHAT = "the configuration of a LeRobot policy"
 
 
 @dataclass(frozen=True)
-class Papers:
+class Sidecar:
     """A policy's configuration as written, and what xp noted when it trained it.
 
     `images` maps each image input to (height, width, channels); `cameras` maps it to the dataset camera that fed it.
     """
 
     folder: Path
-    config: Mapping[str, Any]
+    config: JSONObject
     images: Mapping[str, tuple[int, int, int]]
     cameras: Mapping[str, str] = field(default_factory=dict)
     fps: float | None = None
@@ -40,12 +38,13 @@ class Papers:
         return str(self.config["type"])
 
 
-def is_lerobot(folder: Path) -> bool:
-    """Whether a folder is a LeRobot `pretrained_model`: weights, and a configuration that names a policy type.
+def names_policy_type(folder: Path) -> bool:
+    """Whether a folder holds weights beside a configuration that names a policy type, as a `pretrained_model` does.
 
-    A configuration that cannot be read beside such weights counts as one, so that reading it says what is wrong.
+    A configuration that cannot be read beside such weights counts as one, so that reading it says what is wrong. An
+    adapter's folder is none, whatever stands beside it.
     """
-    if not os.path.lexists(folder / WEIGHTS) or not os.path.lexists(folder / CONFIG):
+    if is_adapter(folder) or not os.path.lexists(folder / WEIGHTS) or not os.path.lexists(folder / CONFIG):
         return False
     try:
         return "type" in read_object(folder / CONFIG, _WHAT)
@@ -53,22 +52,7 @@ def is_lerobot(folder: Path) -> bool:
         return True
 
 
-def refuse_adapter(folder: Path) -> None:
-    """Refuse a folder, or a step of LeRobot's training, that holds a PEFT adapter: its weights are its base's, changed.
-
-    Raises:
-        UserError: says how to write them as one policy.
-    """
-    for place in (folder, folder / "pretrained_model"):
-        if any((place / name).exists() for name in ADAPTER):
-            raise UserError(
-                f"{place} holds a PEFT adapter, which is no policy without the base that it was trained on. Fold it "
-                "into that base, and give the outcome: xp task=merge merge_method=interpolate merge_method.alpha=1 "
-                f"merge.checkpoints=[{place}] merge.base=BASE merge.output=FOLDER"
-            )
-
-
-def read_papers(folder: Path) -> Papers:
+def read_sidecar(folder: Path) -> Sidecar:
     """Read the configuration of a `pretrained_model` folder, and xp's notes where it has any.
 
     Raises:
@@ -85,12 +69,12 @@ def read_papers(folder: Path) -> Papers:
         notes = read_fields(member(folder, XP, "xp's notes on a policy"), "xp's notes on a policy")
     fed = notes.object("cameras", Fields({}, notes.source))
     cameras = {key: fed.text(key) for key in fed.content} or _renamed(folder, images)
-    return Papers(
+    return Sidecar(
         folder, _completed(folder, dict(config.content)), images, cameras, notes.number("fps", None, low=1e-3, high=1e6)
     )
 
 
-def _completed(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+def _completed(folder: Path, config: dict[str, JSON]) -> dict[str, JSON]:
     """A configuration with what its file leaves out: of an act_smooth the mask, and settings of training beside it.
 
     The first ACT-smooth (the published plugin) has one mask, which is `original` here, and no field for it.
@@ -109,7 +93,7 @@ def read_act_smooth(folder: Path) -> Fields:
     return read_fields(member(folder, ACT_SMOOTH, "act_smooth's notes"), "act_smooth's notes")
 
 
-def _renamed(folder: Path, images: Mapping[str, Any]) -> dict[str, str]:
+def _renamed(folder: Path, images: Collection[str]) -> dict[str, str]:
     """{image input: camera} as a preprocessor renames them (`lerobot-train --rename_map`); empty where it does not."""
     if not os.path.lexists(folder / PREPROCESSOR):
         return {}

@@ -1,4 +1,4 @@
-"""What a LeRobot folder from elsewhere may name: known processor steps, and no tokenizer or weights but LeRobot's own.
+"""Checks what a LeRobot folder from elsewhere names: only known processor steps, and nothing new to be loaded.
 
 A `pretrained_model` folder is data, but LeRobot acts on its words: a step's `class` is any class of any module, which
 is made with the step's `config`; some steps and policies hand names from their configuration to `from_pretrained`,
@@ -14,7 +14,6 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from xp.errors import join_names
 from xp.foreign.json_file import Fields, is_shape, read_fields
@@ -23,7 +22,7 @@ from xp.foreign.safetensors_header import Header, read_safetensors_header
 from xp.foreign.text import printable
 from xp.models.lerobot.catalog import config_class
 from xp.models.lerobot.folder import weights_header
-from xp.models.lerobot.sidecar import CONFIG, POSTPROCESSOR, PREPROCESSOR, Papers
+from xp.models.lerobot.sidecar import CONFIG, POSTPROCESSOR, PREPROCESSOR, Sidecar
 
 STEPS = frozenset(
     {
@@ -71,7 +70,7 @@ LONGEST_CHUNK = 65_536
 LARGEST = 10_000_000
 """The largest whole number in a configuration; 100,000 in a step's."""
 _FEATURES = ("input_features", "output_features")
-_CHUNKS = ("chunk_size", "horizon", "n_action_steps", "n_obs_steps")
+_HORIZON_FIELDS = ("chunk_size", "horizon", "n_action_steps", "n_obs_steps")
 _LAYERS = re.compile(r".*(layers|blocks|depth)")
 _WIDTHS = re.compile(r"dim|width|hidden|embed|latent|feedforward|channels")
 VOUCHED = "XP_TRUSTED_NAMES"
@@ -80,25 +79,25 @@ _VOUCH = f"Where you know that it is safe, type it into the environment: export 
 _PROCESSOR, _STEP = ("name", "steps"), ("registry_name", "config", "state_file")
 
 
-def check_folder(papers: Papers) -> None:
+def check_folder(sidecar: Sidecar) -> None:
     """Check configuration, processors and the headers of a `pretrained_model` folder before anything is made of them.
 
     Raises:
         UserError: names file and field, what is there and what is allowed.
     """
-    cls = config_class(papers.policy_type)
+    cls = config_class(sidecar.policy_type)
     defaults = {f.name: f.default for f in dataclasses.fields(cls) if f.default is not dataclasses.MISSING}
-    config = Fields(papers.config, printable(papers.folder / CONFIG))
+    config = Fields(sidecar.config, printable(sidecar.folder / CONFIG))
     check_config(config, defaults)
-    _check_sizes(config, weights_header(papers.folder))
+    _check_sizes(config, weights_header(sidecar.folder))
     own = (value for key, value in defaults.items() if key in LOADED and isinstance(value, str))
     tokenizers = (*TOKENIZERS, *own, *_vouched())
     for name in (PREPROCESSOR, POSTPROCESSOR):
-        if os.path.lexists(papers.folder / name):
-            check_processor(papers.folder, name, tokenizers)
+        if os.path.lexists(sidecar.folder / name):
+            check_processor(sidecar.folder, name, tokenizers)
 
 
-def check_config(config: Fields, defaults: Mapping[str, Any]) -> None:
+def check_config(config: Fields, defaults: Mapping[str, object]) -> None:
     """Refuse a policy's configuration whose values would load something or that no policy can be made with.
 
     Args:
@@ -119,7 +118,7 @@ def check_config(config: Fields, defaults: Mapping[str, Any]) -> None:
             raise config.refusal(name, f"{own}, since something would be loaded by it. {_VOUCH}")
         if name not in _FEATURES and any(abs(number) > LARGEST for number in _integers(value)):
             raise config.refusal(name, f"whole numbers up to {LARGEST:,}")
-    for name in _CHUNKS:
+    for name in _HORIZON_FIELDS:
         if name in config:
             config.integer(name, low=1, high=LONGEST_CHUNK)
     for key in _FEATURES:
@@ -133,7 +132,9 @@ def _check_sizes(config: Fields, weights: Header) -> None:
     width = max([4096, *(axis for tensor in weights.tensors.values() for axis in tensor.shape)])
     for name, value in config.content.items():
         numbers = list(_integers(value)) if name not in _FEATURES else []
-        most = layers if _LAYERS.fullmatch(name) else width if _WIDTHS.search(name) or name in _CHUNKS else LARGEST
+        most = (
+            layers if _LAYERS.fullmatch(name) else width if _WIDTHS.search(name) or name in _HORIZON_FIELDS else LARGEST
+        )
         if any(number > most for number in numbers) or (isinstance(value, list) and len(value) > layers):
             raise config.refusal(name, f"at most {most:,}, by the weights beside it")
 
@@ -196,11 +197,11 @@ def _vouched() -> tuple[str, ...]:
     return tuple(name.strip() for name in os.environ.get(VOUCHED, "").split(",") if name.strip())
 
 
-def _is_vouched(value: Any) -> bool:
+def _is_vouched(value: object) -> bool:
     return isinstance(value, str) and value in _vouched()
 
 
-def _texts(value: Any) -> Iterator[str]:
+def _texts(value: object) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict | list):
@@ -208,7 +209,7 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(child)
 
 
-def _integers(value: Any) -> Iterator[int]:
+def _integers(value: object) -> Iterator[int]:
     if isinstance(value, int) and not isinstance(value, bool):
         yield value
     elif isinstance(value, dict | list):

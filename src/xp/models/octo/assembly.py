@@ -1,43 +1,46 @@
-"""From what an Octo folder says (config, example batch, statistics) to everything around the weights."""
+"""Builds all of an Octo but its weights from its sidecar: the network, its inputs, the statistics, the spec."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
+from jaxtyping import Shaped
 
 from xp.errors import UserError, did_you_mean, join_names
 from xp.models.camera_maps import check_map
-from xp.models.octo.cameras import Slot, noted
+from xp.models.normal import Normal, identity, normal_of
+from xp.models.octo.cameras import Slot, camera_notes
 from xp.models.octo.factory import build_module
 from xp.models.octo.inputs import Prepare
-from xp.models.octo.io.folder import OctoFolder
-from xp.models.octo.io.statistics import Normal, by_dataset, identity, normal_of
+from xp.models.octo.io.folder import OctoSidecar
+from xp.models.octo.io.matching_weights import HasShape
+from xp.models.octo.io.spec import ModelSpec, ModuleSpec, Notes
+from xp.models.octo.io.statistics import by_dataset
 from xp.models.octo.network.network import Network
 from xp.models.octo.network.t5 import sizes_from_weights
 from xp.models.octo.network.text import text_inputs
 from xp.models.policy import PolicySpec
-from xp.models.tree import flatten
+from xp.models.tree import Tree, branch, flatten, leaf_at
 
 _T5_PREFIX = "octo_transformer/task_tokenizers_language/hf_model/"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Assembly:
-    """A model without its weights: the network, the way in (`prepare`), the way out (`action`), and its papers."""
+    """A model without its weights: the network, the way in (`prepare`), the way out (`action_normal`), its sidecar."""
 
     network: Network
     prepare: Prepare
     spec: PolicySpec
-    folder: OctoFolder
+    sidecar: OctoSidecar
     datasets: Mapping[str, Normal]
-    """Un-normalisation of actions for each dataset the folder has statistics of."""
+    """Un-normalisation of actions for each dataset the sidecar has statistics of."""
 
-    def example_inputs(self) -> dict[str, np.ndarray]:
+    def example_inputs(self) -> dict[str, Shaped[np.ndarray, "1 ..."]]:
         """One row of inputs of the right shapes, for making or checking weights."""
-        kept = {name: self.folder.example[name] for name in ("observation", "task") if name in self.folder.example}
+        kept = {name: self.sidecar.example[name] for name in ("observation", "task") if name in self.sidecar.example}
         return {path: np.asarray(leaf)[:1] for path, leaf in flatten(kept).items()}
 
     def action_normal(self, unnorm_key: str | None) -> Normal:
@@ -55,8 +58,8 @@ class Assembly:
 
 
 def assemble(
-    folder: OctoFolder,
-    weights: Mapping[str, Any] = MappingProxyType({}),
+    sidecar: OctoSidecar,
+    weights: Mapping[str, HasShape] = MappingProxyType({}),
     *,
     remat: bool = False,
     camera_map: Mapping[str, str | None] = MappingProxyType({}),
@@ -64,24 +67,24 @@ def assemble(
 ) -> Assembly:
     """Build the network and its surroundings.
 
-    `weights` (anything with `.shape`) tell the size of the T5 encoder; `remat` as in `build_module`; `camera_map`
+    `weights` tell the size of the T5 encoder; `remat` as in `build_module`; `camera_map`
     and `unnorm_key` as in `xp.load_policy`.
     """
-    model = folder.config["model"]
+    model = sidecar.config["model"]
     inner = {path.removeprefix(_T5_PREFIX): leaf for path, leaf in weights.items()}
     module = build_module(model, sizes_from_weights(inner), remat=remat)
     if "action" not in module.heads:
         raise UserError(f"The model has the heads {join_names(module.heads)}; predicting needs one named 'action'.")
     head = module.heads["action"]
-    _check_example(folder.example, head.action_horizon, head.action_dim)
-    own = folder.config.get("xp", {})
-    slots = _fed(_slots(folder, own), camera_map)
-    statistics = _chosen(by_dataset(folder.statistics), own.get("dataset") if unnorm_key is None else unnorm_key)
+    _check_example(sidecar.example, head.action_horizon, head.action_dim)
+    own: Notes = sidecar.config.get("xp", {})
+    slots = _fed(_slots(sidecar, own), camera_map)
+    statistics = _chosen(by_dataset(sidecar.statistics), own.get("dataset") if unnorm_key is None else unnorm_key)
     datasets = {name: normal_of(entry, "action") for name, entry in statistics.items()}
     for name, normal in datasets.items():
         _check_size(normal, head.action_dim, name)
-    proprio = _proprio(model, folder, statistics)
-    texts = text_inputs(model["task_tokenizers"].get("language"), own.get("tokenizer"), _max_length(folder))
+    proprio = _proprio(model, sidecar, statistics)
+    texts = text_inputs(model["task_tokenizers"].get("language"), own.get("tokenizer"), _max_length(sidecar))
     only = next(iter(datasets.values())) if len(datasets) == 1 else identity(head.action_dim)
     prepare = Prepare(
         slots=slots,
@@ -97,32 +100,32 @@ def assemble(
         action_dim=len(only.mean),
         state_dim=len(proprio.mean) if proprio is not None else 0,
         cameras={slot.camera: (slot.height, slot.width, 3) for slot in slots.values() if slot.camera},
-        history=int(folder.example["observation"]["timestep_pad_mask"].shape[1]),
+        history=leaf_at(sidecar.example, "observation", "timestep_pad_mask").shape[1],
         language=texts is not None,
     )
-    folder = _noted(folder, slots if camera_map else None, unnorm_key)
-    return Assembly(network=Network(module), prepare=prepare, spec=spec, folder=folder, datasets=datasets)
+    sidecar = _with_choices(sidecar, slots if camera_map else None, unnorm_key)
+    return Assembly(network=Network(module), prepare=prepare, spec=spec, sidecar=sidecar, datasets=datasets)
 
 
-def _noted(folder: OctoFolder, slots: Mapping[str, Slot] | None, unnorm_key: str | None) -> OctoFolder:
-    """The folder with what was chosen in loading, so that a policy that is saved again is the same one."""
-    chosen: dict[str, Any] = {} if slots is None else {"cameras": noted(slots)}
-    if unnorm_key is not None and "action" not in folder.statistics:
+def _with_choices(sidecar: OctoSidecar, slots: Mapping[str, Slot] | None, unnorm_key: str | None) -> OctoSidecar:
+    """The sidecar with what was chosen in loading, so that a policy that is saved again is the same one."""
+    chosen: Notes = {} if slots is None else {"cameras": camera_notes(slots)}
+    if unnorm_key is not None and "action" not in sidecar.statistics:
         chosen["dataset"] = unnorm_key
     if not chosen:
-        return folder
-    return replace(folder, config={**folder.config, "xp": {**folder.config.get("xp", {}), **chosen}})
+        return sidecar
+    return replace(sidecar, config={**sidecar.config, "xp": {**sidecar.config.get("xp", {}), **chosen}})
 
 
-def _check_example(example: Mapping[str, Any], horizon: int, action_dim: int) -> None:
+def _check_example(example: Tree[np.ndarray], horizon: int, action_dim: int) -> None:
     """The example batch shows the shapes of what the model was trained on: it must be a batch of this model."""
-    if "timestep_pad_mask" not in example["observation"]:
+    if "timestep_pad_mask" not in branch(example, "observation"):
         raise UserError(
             f"example_batch.msgpack has no observation/timestep_pad_mask [B, T]; it has "
             f"{join_names(flatten(example))}. "
             "Give the example batch that was saved with the model."
         )
-    shape = np.shape(example.get("action", np.zeros((1, 1, horizon, action_dim))))
+    shape = np.shape(leaf_at(example, "action")) if "action" in example else (1, 1, horizon, action_dim)
     wanted = (horizon, action_dim)[-(len(shape) - 2) :]  # the first release saved no axis of chunks
     if shape[2:] != wanted:
         raise UserError(
@@ -141,7 +144,10 @@ def _check_size(normal: Normal, size: int, dataset: str) -> None:
         )
 
 
-def _chosen(statistics: Mapping[str, Mapping[str, Any]], unnorm_key: str | None) -> Mapping[str, Mapping[str, Any]]:
+type _ByDataset = Mapping[str, Mapping[str, object]]
+
+
+def _chosen(statistics: _ByDataset, unnorm_key: str | None) -> _ByDataset:
     if unnorm_key is None or set(statistics) == {""}:
         return statistics
     if unnorm_key not in statistics:
@@ -159,38 +165,52 @@ def _fed(slots: dict[str, Slot], camera_map: Mapping[str, str | None]) -> dict[s
     return {name: slot._replace(camera=camera_map.get(name, slot.camera)) for name, slot in slots.items()}
 
 
-def _slots(folder: OctoFolder, own: Mapping[str, Any]) -> dict[str, Slot]:
-    """Which dataset camera feeds which slot; a folder without our note names its cameras by the slots themselves."""
+def _slots(sidecar: OctoSidecar, own: Notes) -> dict[str, Slot]:
+    """Which dataset camera feeds which slot; a sidecar without our note names its cameras by the slots themselves."""
     if "cameras" in own:
-        return {name: Slot(entry["camera"], *entry["size"]) for name, entry in own["cameras"].items()}
-    slots = {}
-    for tokenizer in folder.config["model"]["observation_tokenizers"].values():
-        for pattern in tokenizer["kwargs"].get("obs_stack_keys", ()):
-            for key, leaf in folder.example["observation"].items():
+        return {
+            name: Slot(entry.get("camera"), entry["size"][0], entry["size"][1])
+            for name, entry in own["cameras"].items()
+        }
+    slots, observation = {}, branch(sidecar.example, "observation")
+    for tokenizer in sidecar.config["model"]["observation_tokenizers"].values():
+        for pattern in _patterns(tokenizer, "obs_stack_keys"):
+            for key in observation:
                 if key.startswith("image_") and re.match(pattern, key):
                     name = key.removeprefix("image_")
-                    slots[name] = Slot(name, *np.shape(leaf)[-3:-1])
+                    slots[name] = Slot(name, *leaf_at(observation, key).shape[-3:-1])
     return slots
 
 
-def _proprio(
-    model: Mapping[str, Any], folder: OctoFolder, statistics: Mapping[str, Mapping[str, Any]]
-) -> Normal | None:
+def _patterns(tokenizer: ModuleSpec, name: str) -> list[str]:
+    """The keys of an observation that a tokenizer reads, as regular expressions."""
+    given = tokenizer["kwargs"].get(name, ())
+    if not isinstance(given, Sequence) or not all(isinstance(pattern, str) for pattern in given):
+        raise UserError(
+            f"config.json has {name}={given} of the tokenizer {tokenizer['name']}: expected a list of names. Give the "
+            "config.json that was saved with the weights."
+        )
+    return [str(pattern) for pattern in given]
+
+
+def _proprio(model: ModelSpec, sidecar: OctoSidecar, statistics: _ByDataset) -> Normal | None:
     """Normaliser of the state where the model reads it."""
     tokenizers = model["observation_tokenizers"].values()
     reads = any(
         re.match(pattern, "proprio")
         for tokenizer in tokenizers
         if tokenizer["name"] in ("LowdimObsTokenizer", "StateTokenizer")
-        for pattern in tokenizer["kwargs"].get("obs_keys", ())
+        for pattern in _patterns(tokenizer, "obs_keys")
     )
-    if not reads or "proprio" not in folder.example["observation"]:
+    observation = branch(sidecar.example, "observation")
+    if not reads or "proprio" not in observation:
         return None
     if len(statistics) == 1:
         return normal_of(next(iter(statistics.values())), "proprio")
-    return identity(int(np.shape(folder.example["observation"]["proprio"])[-1]))
+    return identity(leaf_at(observation, "proprio").shape[-1])
 
 
-def _max_length(folder: OctoFolder) -> int:
-    instruction = folder.example.get("task", {}).get("language_instruction")
-    return int(np.shape(instruction["input_ids"])[1]) if isinstance(instruction, Mapping) else 16
+def _max_length(sidecar: OctoSidecar) -> int:
+    task = branch(sidecar.example, "task") if "task" in sidecar.example else {}
+    instruction = task.get("language_instruction")
+    return leaf_at(instruction, "input_ids").shape[1] if isinstance(instruction, Mapping) else 16

@@ -1,31 +1,32 @@
-"""Octo for training (`build`) and for use (`load`)."""
+"""Builds an Octo for training (`build`), and loads a saved one (`load`)."""
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import jax
 import numpy as np
 
-from xp.errors import UserError
+from xp.json_types import JSONObject
+from xp.models.jax_device import jax_device
 from xp.models.octo.assembly import assemble
 from xp.models.octo.cameras import resolve_slots
 from xp.models.octo.initial import initial_weights
-from xp.models.octo.io.folder import OctoFolder, open_folder
-from xp.models.octo.io.matching_weights import fitting, verify
-from xp.models.octo.io.sidecar import FREEZE_PRESETS, frozen_patterns, new_papers
+from xp.models.octo.io.folder import OctoSidecar, open_folder
+from xp.models.octo.io.matching_weights import match_weights, verify
+from xp.models.octo.io.sidecar import FREEZE_PRESETS, frozen_patterns, new_sidecar
+from xp.models.octo.options import OctoOptions
 from xp.models.octo.policy import OctoPolicy
-from xp.models.policy import DataSpec
+from xp.models.policy import DataSpec, Statistics
 from xp.models.trainable import JaxTrainable, LoadReport
 from xp.models.tree import unflatten
 
 
 def build(
-    model_cfg: Mapping[str, Any],
+    model_cfg: JSONObject,
     *,
     data: DataSpec,
-    statistics: Mapping[str, Any],
+    statistics: Statistics,
     horizon: int,
     seed: int,
     pretrained: tuple[Path, int | None] | None = None,
@@ -44,14 +45,14 @@ def build(
         UserError: options that do not fit each other, the dataset or the pretrained model.
     """
     source, checkpoint = open_folder(*pretrained) if pretrained else (None, None)
-    model_cfg = _filled(model_cfg, source)
-    slots = resolve_slots(model_cfg, data.cameras)
-    papers = new_papers(model_cfg, data, slots, statistics, horizon, seed)
-    assembly = assemble(papers, checkpoint.leaves if checkpoint else {}, remat=bool(model_cfg.get("remat")))
+    options = _as_pretrained(OctoOptions.from_config(model_cfg), source)
+    slots = resolve_slots(options.slots, data.cameras)
+    sidecar = new_sidecar(options, data, slots, statistics, horizon, seed)
+    assembly = assemble(sidecar, checkpoint.leaves if checkpoint else {}, remat=options.remat)
     shapes = assembly.network.shapes(assembly.example_inputs())
     taken, report = {}, LoadReport(initialised=tuple(shapes))
     if checkpoint and pretrained:
-        report = fitting(shapes, checkpoint.leaves, str(pretrained[0]))
+        report = match_weights(shapes, checkpoint.leaves, str(pretrained[0]))
         taken = {path: array.astype(np.float32, copy=False) for path, array in checkpoint.read(report.loaded).items()}
     fresh = initial_weights({path: shapes[path] for path in report.initialised}, seed)
     return JaxTrainable(
@@ -60,7 +61,7 @@ def build(
         loss=assembly.network.loss,
         prepare=assembly.prepare,
         policy=lambda weights: OctoPolicy(assembly, weights),
-        frozen=frozen_patterns(papers.config["model"]),
+        frozen=frozen_patterns(sidecar.config["model"]),
         freeze_presets=FREEZE_PRESETS,
         load_report=report,
     )
@@ -74,30 +75,22 @@ def load(
     unnorm_key: str | None = None,
 ) -> OctoPolicy:
     """A saved Octo, every weight accounted for; the arguments are those of `xp.load_policy`."""
-    papers, checkpoint = open_folder(path, step)
+    sidecar, checkpoint = open_folder(path, step)
     with ThreadPoolExecutor(1) as pool:
         reading = pool.submit(checkpoint.read)  # beside the tracing that the check needs
-        assembly = assemble(papers, checkpoint.leaves, camera_map=camera_map or {}, unnorm_key=unnorm_key)
+        assembly = assemble(sidecar, checkpoint.leaves, camera_map=camera_map or {}, unnorm_key=unnorm_key)
         verify(assembly.network.shapes(assembly.example_inputs()), checkpoint.leaves, str(path))
-        return OctoPolicy(assembly, unflatten(reading.result()), _device(device))
+        return OctoPolicy(assembly, unflatten(reading.result()), jax_device(device))
 
 
-def _device(name: str | None) -> Any:
-    if name is None:
-        return None
-    try:
-        return jax.devices(name)[0]
-    except RuntimeError as error:
-        raise UserError(
-            f"device={name!r}: jax has no such device here ({error}). Allowed is for instance 'cpu'; type "
-            "device=cpu, or leave it out."
-        ) from error
-
-
-def _filled(model_cfg: Mapping[str, Any], source: OctoFolder | None) -> dict[str, Any]:
+def _as_pretrained(options: OctoOptions, source: OctoSidecar | None) -> OctoOptions:
     """Options left null follow the pretrained model: weights of Octo's first release need its attention mask."""
-    filled = dict(model_cfg)
-    for name in ("use_correct_attention", "repeat_task_tokens"):
-        if filled.get(name) is None and source is not None:
-            filled[name] = source.config["model"][name]
-    return filled
+    if source is None:
+        return options
+    model = source.config["model"]
+    correct, repeat = options.use_correct_attention, options.repeat_task_tokens
+    return replace(
+        options,
+        use_correct_attention=model["use_correct_attention"] if correct is None else correct,
+        repeat_task_tokens=model["repeat_task_tokens"] if repeat is None else repeat,
+    )

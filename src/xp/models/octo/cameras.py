@@ -1,9 +1,13 @@
-"""Which camera of a dataset feeds which image slot of the model, and at what size. Light: no numpy, no jax."""
+"""Chooses which camera of a dataset feeds which image slot, and at what size. Imports neither numpy nor jax."""
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
 from xp.errors import UserError, did_you_mean, join_names
+from xp.models.octo.options import SlotOptions
+
+if TYPE_CHECKING:
+    from xp.models.octo.io.spec import SlotNote
 
 WRIST_WORDS = ("wrist", "hand", "gripper")
 PRIMARY_WORDS = ("primary", "top", "front", "oblique", "agent", "base")
@@ -20,8 +24,8 @@ class Slot(NamedTuple):
     width: int
 
 
-def resolve_slots(model_cfg: Mapping[str, Any], cameras: Mapping[str, Any]) -> dict[str, Slot]:
-    """Choose a camera for each slot of `model_cfg["cameras"]`, in the order of the slots.
+def resolve_slots(slots: Mapping[str, SlotOptions], cameras: Collection[str]) -> dict[str, Slot]:
+    """Choose one of the dataset's cameras for each slot of `model.cameras`, in the order of the slots.
 
     A slot's `camera` names one, or is null: then a slot called `wrist` takes a camera whose name contains wrist, hand
     or gripper, any other slot the first remaining one, preferring names with primary, top, front, oblique, agent or
@@ -30,8 +34,7 @@ def resolve_slots(model_cfg: Mapping[str, Any], cameras: Mapping[str, Any]) -> d
     Raises:
         UserError: an unknown camera, no camera for `primary`, or a size that is not a multiple of 16.
     """
-    slots = model_cfg["cameras"]
-    chosen = {name: _explicit(name, slot, cameras) for name, slot in slots.items() if slot.get("camera")}
+    chosen = {name: _explicit(name, slot.camera, cameras) for name, slot in slots.items() if slot.camera}
     free = [camera for camera in cameras if camera not in chosen.values()]
     for name in sorted(slots, key=lambda slot: slot != "wrist"):
         if name in chosen:
@@ -42,25 +45,25 @@ def resolve_slots(model_cfg: Mapping[str, Any], cameras: Mapping[str, Any]) -> d
             free.remove(camera)
     if "primary" not in chosen and free:
         chosen["primary"] = free[0]
-    elif "primary" not in chosen and "wrist" in chosen and not slots.get("wrist", {}).get("camera"):
+    elif "primary" not in chosen and "wrist" in chosen and not slots["wrist"].camera:
         chosen["primary"] = chosen.pop("wrist")  # the only camera there is
     if "primary" not in chosen:
         raise UserError(
             f"The model's image slot 'primary' has no camera: the dataset has {join_names(cameras)}. "
             "Choose one with model.cameras.primary.camera=NAME, or use a dataset with images."
         )
-    return {name: Slot(chosen[name], *_size(name, slots[name])) for name in slots if name in chosen}
+    return {name: Slot(chosen[name], *_size(name, slots[name].size)) for name in slots if name in chosen}
 
 
-def noted(slots: Mapping[str, Slot]) -> dict[str, dict[str, Any]]:
+def camera_notes(slots: Mapping[str, Slot]) -> "dict[str, SlotNote]":
     """The slots as config.json has them under `xp.cameras`."""
     return {name: {"camera": slot.camera, "size": [slot.height, slot.width]} for name, slot in slots.items()}
 
 
-def camera_sizes(model_cfg: Mapping[str, Any], cameras: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+def camera_sizes(slots: Mapping[str, SlotOptions], cameras: Collection[str]) -> dict[str, tuple[int, int]]:
     """Size (height, width) in pixels at which the model wants each dataset camera that it uses."""
     sizes: dict[str, tuple[int, int]] = {}
-    for name, slot in resolve_slots(model_cfg, cameras).items():
+    for name, slot in resolve_slots(slots, cameras).items():
         size = (slot.height, slot.width)
         assert slot.camera is not None
         if sizes.setdefault(slot.camera, size) != size:
@@ -71,8 +74,7 @@ def camera_sizes(model_cfg: Mapping[str, Any], cameras: Mapping[str, Any]) -> di
     return sizes
 
 
-def _explicit(name: str, slot: Mapping[str, Any], cameras: Mapping[str, Any]) -> str:
-    wanted = str(slot["camera"])
+def _explicit(name: str, wanted: str, cameras: Collection[str]) -> str:
     if wanted not in cameras:
         raise UserError(
             f"model.cameras.{name}.camera={wanted}: the dataset has "
@@ -94,8 +96,7 @@ def _automatic(name: str, free: list[str]) -> str | None:
     return others[0] if others else None
 
 
-def _size(name: str, slot: Mapping[str, Any]) -> tuple[int, int]:
-    size = tuple(int(length) for length in slot["size"])
+def _size(name: str, size: tuple[int, ...]) -> tuple[int, int]:
     if len(size) != 2 or any(length < 16 or length % 16 for length in size):
         raise UserError(
             f"model.cameras.{name}.size={list(size)}: allowed are [height, width] in pixels, each a multiple of 16. "

@@ -1,13 +1,15 @@
-"""From an Octo model description to the network: modules are looked up by name here, never imported from strings."""
+"""Makes the network that a description names: modules are looked up by name, never imported from strings."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection
 from typing import Any
 
 from flax import linen as nn
 
 from xp.errors import UserError, did_you_mean, join_names
+from xp.json_types import JSON
 from xp.models.octo import heads
+from xp.models.octo.io.spec import ModelSpec, ModuleSpec
 from xp.models.octo.network.module import OctoModule
 from xp.models.octo.network.stems import KeypointStem, PatchEncoder, SmallStem
 from xp.models.octo.network.t5 import KNOWN_T5, T5Sizes
@@ -18,6 +20,7 @@ from xp.models.octo.network.tokenizers import (
     StateTokenizer,
     WordTokenizer,
 )
+from xp.models.octo.network.transformer import TransformerSizes
 from xp.models.octo.network.trunk import OctoTransformer
 
 _HEADS: dict[str, type[heads.ActionHead]] = {
@@ -55,11 +58,11 @@ _HARMLESS = {
 """Options of the original that are accepted at these values only (None: any), since they ask for nothing here."""
 
 
-def build_module(model: Mapping[str, Any], t5: T5Sizes | None = None, *, remat: bool = False) -> OctoModule:
-    """The network that `model` (the `model` entry of config.json, mended) describes.
+def build_module(model: ModelSpec, t5: T5Sizes | None = None, *, remat: bool = False) -> OctoModule:
+    """The network that `model` (the entry `model` of config.json) describes.
 
     Args:
-        model: ModuleSpecs by role.
+        model: the modules by role.
         t5: sizes of the T5 encoder where weights say them; None takes them from the encoder's name.
         remat: compute layers and image encoders again in the backward pass instead of keeping what is inside them.
 
@@ -73,10 +76,9 @@ def build_module(model: Mapping[str, Any], t5: T5Sizes | None = None, *, remat: 
             },
             task_tokenizers={name: _tokenizer(spec, t5) for name, spec in model["task_tokenizers"].items()},
             readouts={name: int(tokens) for name, tokens in model["readouts"].items()},
-            transformer_kwargs={
-                **_checked(dict(model["transformer_kwargs"]), _TRANSFORMER, "the transformer"),
-                "remat": remat,
-            },
+            transformer_kwargs=TransformerSizes(
+                **_checked(dict(model["transformer_kwargs"]), _TRANSFORMER, "the transformer"), remat=remat
+            ),
             token_embedding_size=int(model["token_embedding_size"]),
             max_horizon=int(model["max_horizon"]),
             repeat_task_tokens=bool(model["repeat_task_tokens"]),
@@ -93,7 +95,7 @@ def build_module(model: Mapping[str, Any], t5: T5Sizes | None = None, *, remat: 
 _TRANSFORMER = ("num_layers", "mlp_dim", "num_attention_heads", "dropout_rate", "attention_dropout_rate")
 
 
-def _tokenizer(spec: Mapping[str, Any], t5: T5Sizes | None, remat: bool = False) -> nn.Module:
+def _tokenizer(spec: ModuleSpec, t5: T5Sizes | None, remat: bool = False) -> nn.Module:
     name, kwargs = spec["name"], dict(spec["kwargs"])
     _known(name, _TOKENIZERS, "tokenizer")
     if name == "ImageTokenizer":
@@ -109,7 +111,7 @@ def _tokenizer(spec: Mapping[str, Any], t5: T5Sizes | None, remat: bool = False)
 
 
 def _image_tokenizer(kwargs: dict[str, Any], remat: bool) -> ImageTokenizer:
-    encoder = kwargs.pop("encoder")
+    encoder: ModuleSpec = kwargs.pop("encoder")
     _known(encoder["name"], _ENCODERS, "image encoder")
     kind, preset = _ENCODERS[encoder["name"]]
     options = {**preset, **_checked(dict(encoder["kwargs"]), _fields(kind), encoder["name"])}
@@ -119,16 +121,16 @@ def _image_tokenizer(kwargs: dict[str, Any], remat: bool) -> ImageTokenizer:
     return ImageTokenizer(kind, encoder["name"], frozen, remat=remat, **given)
 
 
-def _head(spec: Mapping[str, Any]) -> heads.ActionHead:
+def _head(spec: ModuleSpec) -> heads.ActionHead:
     _known(spec["name"], _HEADS, "action head")
     kind = _HEADS[spec["name"]]
     return kind(**_checked(dict(spec["kwargs"]), _fields(kind), spec["name"]))
 
 
-def _known(name: str, allowed: Any, role: str) -> None:
+def _known(name: str, allowed: Collection[str], role: str) -> None:
     if name not in allowed:
         raise UserError(
-            f"The {role} '{name}' of this model is not one that can be built here: allowed are {join_names(allowed)}"
+            f"The {role} '{name}' of this model cannot be built here: allowed are {join_names(allowed)}"
             f"{did_you_mean(name, allowed)}. Choose a checkpoint, or a model option, that uses one of these."
         )
 
@@ -137,8 +139,8 @@ def _fields(kind: type) -> tuple[str, ...]:
     return tuple(field.name for field in dataclasses.fields(kind) if field.name not in ("parent", "name"))
 
 
-def _checked(kwargs: dict[str, Any], allowed: tuple[str, ...], owner: str) -> dict[str, Any]:
-    """Keep the options that are known; one that is not must ask for nothing."""
+def _checked(kwargs: dict[str, JSON], allowed: tuple[str, ...], owner: str) -> dict[str, Any]:
+    """Keep the options that are known, the arguments of `owner`; one that is not must ask for nothing."""
     kept = {}
     for name, value in kwargs.items():
         if name in allowed:

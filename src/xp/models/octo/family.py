@@ -1,11 +1,12 @@
 """The family `octo`: what it is called, which folders are its own, and the way to its models. Imports nothing heavy."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from xp.json_types import JSONObject
 from xp.models.family import Family
-from xp.models.policy import DataSpec, DataTransforms
+from xp.models.policy import DataSpec, DataTransforms, Statistics
 
 if TYPE_CHECKING:
     from xp.models.octo.policy import OctoPolicy
@@ -23,10 +24,10 @@ class OctoFamily(Family):
 
     def build(
         self,
-        model_cfg: Mapping[str, Any],
+        model_cfg: JSONObject,
         *,
         data: DataSpec,
-        statistics: Mapping[str, Any],
+        statistics: Statistics,
         horizon: int,
         seed: int,
         pretrained: tuple[Path, int | None] | None = None,
@@ -44,7 +45,7 @@ class OctoFamily(Family):
         step: int | None = None,
         device: str | None = None,
         camera_map: Mapping[str, str | None] | None = None,
-        options: Mapping[str, Any] | None = None,
+        options: Mapping[str, str] | None = None,
     ) -> "OctoPolicy":
         """See `Family.load`; `device` is a jax platform such as "cpu" or "gpu"."""
         given = dict(options or {})
@@ -55,19 +56,20 @@ class OctoFamily(Family):
 
     def owns(self, folder: Path) -> bool:
         """Whether it holds at least one `STEP/default/checkpoint`."""
-        from xp.models.octo.io.folder import is_octo_folder
+        from xp.models.octo.io.folder import steps_of
 
-        return is_octo_folder(folder)
+        return bool(steps_of(folder))
 
     def camera_sizes(
-        self, model_cfg: Mapping[str, Any], cameras: Mapping[str, Any], pretrained: Path | None = None
+        self, model_cfg: JSONObject, cameras: Mapping[str, Sequence[int]], pretrained: Path | None = None
     ) -> dict[str, tuple[int, int]]:
         """As the slots of `model.cameras` say, whatever the model is started from."""
         from xp.models.octo.cameras import camera_sizes
+        from xp.models.octo.options import slot_options
 
-        return camera_sizes(model_cfg, cameras)
+        return camera_sizes(slot_options(model_cfg), cameras)
 
-    def prepare_imports(self, model_cfg: Mapping[str, Any]) -> None:
+    def prepare_imports(self, model_cfg: JSONObject) -> None:
         """Import jax, flax and the network."""
         import xp.models.octo.build  # noqa: F401
 

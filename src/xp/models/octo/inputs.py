@@ -1,17 +1,18 @@
-"""Batches with LeRobot's keys to the network's inputs with Octo's keys: normalised, tokenised, pure numpy."""
+"""Turns batches with LeRobot's keys into inputs with Octo's keys: normalised, tokenised, in pure numpy."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Shaped, UInt8
 
 from xp.errors import UserError, join_names
+from xp.models.normal import Normal
 from xp.models.octo.cameras import Slot
-from xp.models.octo.io.statistics import Normal
 from xp.models.octo.network.text import Texts
 from xp.models.policy import Batch
-from xp.models.tree import flatten
+from xp.models.tree import Tree, branch, flatten
+from xp.pictures import resize
 
 _FIRST_RELEASE = {"tasks": "task", "pad_mask": "timestep_pad_mask"}
 
@@ -45,8 +46,9 @@ class Prepare:
         return inputs
 
     def _observations(self, batch: Batch) -> dict[str, np.ndarray]:
-        images = {name: batch.get(f"observation.images.{slot.camera}") for name, slot in self.slots.items()}
-        shapes = [np.shape(image) for image in images.values() if image is not None]
+        given = {name: batch.get(f"observation.images.{slot.camera}") for name, slot in self.slots.items()}
+        images = {name: None if image is None else np.asarray(image) for name, image in given.items()}
+        shapes = [image.shape for image in images.values() if image is not None]
         if not shapes:
             wanted = join_names(slot.camera for slot in self.slots.values() if slot.camera)
             raise UserError(
@@ -65,7 +67,7 @@ class Prepare:
             inputs.update(_image(name, slot, images[name], lead, batch))
         if self.proprio is not None:
             inputs.update(self._state(batch, lead))
-        elif np.any(batch.get("observation_is_dropped", False)):
+        elif np.any(np.asarray(batch.get("observation_is_dropped", False))):
             raise UserError(
                 "Observation dropout hides the robot's state, and this model does not read it (model.proprio=false): "
                 "it would change nothing. Type model.proprio=true, or obs_dropout=none."
@@ -76,16 +78,17 @@ class Prepare:
         """The normalised state and whether it is there: absent or dropped states are masked out of the attention."""
         assert self.proprio is not None
         size = len(self.proprio.mean)
-        state = batch.get("observation.state")
-        if state is None:
-            values, there = np.zeros((*lead, size), np.float32), np.zeros(lead, dtype=bool)
-        elif np.shape(state) != (*lead, size):
+        given = batch.get("observation.state")
+        state = np.zeros((*lead, size), np.float32) if given is None else np.asarray(given)
+        if given is None:
+            values, there = state, np.zeros(lead, dtype=bool)
+        elif state.shape != (*lead, size):
             raise UserError(
-                f"observation.state has shape {np.shape(state)}; the policy wants {(*lead, size)}, that is [B, T, S]. "
+                f"observation.state has shape {state.shape}; the policy wants {(*lead, size)}, that is [B, T, S]. "
                 "Give the states the policy was trained on."
             )
         else:
-            values, there = self.proprio.normalize(np.asarray(state)), np.ones(lead, dtype=bool)
+            values, there = self.proprio.normalize(state), np.ones(lead, dtype=bool)
         dropped = np.asarray(batch.get("observation_is_dropped", np.zeros(lead[0], dtype=bool)), dtype=bool)
         mask = there & ~dropped[:, None]
         return {
@@ -96,7 +99,9 @@ class Prepare:
     def _task(self, batch: Batch, size: int) -> dict[str, np.ndarray]:
         inputs: dict[str, np.ndarray] = {}
         if self.texts is not None:
-            texts = list(batch.get("task") or [""] * size)
+            given = batch.get("task") or [""] * size
+            assert isinstance(given, Iterable)
+            texts = [str(text) for text in given]
             tokens = self.texts(texts)
             inputs.update({f"task/language_instruction/{name}": value for name, value in tokens.items()})
             inputs["task/pad_mask_dict/language_instruction"] = np.array([bool(text.strip()) for text in texts])
@@ -127,14 +132,16 @@ class Prepare:
         return {**fixed, "action": np.pad(chunks, filling), "action_pad_mask": np.pad(counts, filling)}
 
 
-def _image(name: str, slot: Slot, image: Any, lead: tuple[int, int], batch: Batch) -> dict[str, np.ndarray]:
+def _image(
+    name: str, slot: Slot, image: Shaped[np.ndarray, "..."] | None, lead: tuple[int, int], batch: Batch
+) -> dict[str, UInt8[np.ndarray, "batch history height width 3"] | Bool[np.ndarray, "batch history"]]:
     """One slot's pixels and whether they are there; a missing camera is black and masked out of the attention."""
     key = f"observation.images.{slot.camera}"
     there = ~np.asarray(batch.get(f"{key}_is_pad", np.full(lead, image is None)), dtype=bool)
     if image is None:
         pixels = np.zeros((*lead, slot.height, slot.width, 3), dtype=np.uint8)
     else:
-        pixels = np.asarray(image)
+        pixels = image
         if pixels.dtype != np.uint8 or pixels.ndim != 5 or pixels.shape[:2] != lead or pixels.shape[-1] != 3:
             raise UserError(
                 f"{key} is {pixels.dtype} of shape {pixels.shape}; allowed is uint8 {[*lead, 'h', 'w', 3]}, that is "
@@ -144,29 +151,18 @@ def _image(name: str, slot: Slot, image: Any, lead: tuple[int, int], batch: Batc
     return {f"observation/image_{name}": pixels, f"observation/pad_mask_dict/image_{name}": there}
 
 
-def resize(images: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resize uint8 [..., h, w, 3] with antialiased Lanczos-3; images of the right size pass untouched."""
-    if images.shape[-3:-1] == (height, width):
-        return images
-    from PIL import Image
-
-    flat = images.reshape(-1, *images.shape[-3:])
-    sized = [np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS)) for image in flat]
-    return np.stack(sized).reshape(*images.shape[:-3], height, width, 3)
-
-
-def _native(batch: Batch) -> dict[str, Any]:
+def _native(batch: Batch) -> Tree[object]:
     """Octo's own batch, without what the network does not read; names of the first release are taken too."""
     batch = _renamed(batch)
-    kept = {name: batch[name] for name in ("observation", "task", "action", "action_pad_mask") if name in batch}
-    kept["observation"] = _renamed(kept["observation"])
-    if "timestep_pad_mask" not in kept["observation"]:
+    observation = _renamed(branch(batch, "observation"))
+    if "timestep_pad_mask" not in observation:
         raise UserError(
-            f"An observation in Octo's form needs timestep_pad_mask [B, T]; this one has "
-            f"{join_names(kept['observation'])}. Add it: True where a step is real."
+            f"An observation in Octo's form needs timestep_pad_mask [B, T]; this one has {join_names(observation)}. "
+            "Add it: True where a step is real."
         )
-    return {"task": {}, **kept}
+    others = {name: batch[name] for name in ("task", "action", "action_pad_mask") if name in batch}
+    return {"observation": observation, "task": {}, **others}
 
 
-def _renamed(batch: Mapping[str, Any]) -> dict[str, Any]:
+def _renamed(batch: Batch) -> dict[str, object]:
     return {_FIRST_RELEASE.get(name, name): value for name, value in batch.items()}

@@ -6,11 +6,12 @@ import sys
 import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from xp.atomic import write_json
 from xp.errors import UserError, disk_full
+from xp.json_types import JSON
 from xp.runs.execution import threads
 from xp.runs.execution.progress import last_step
 from xp.runs.execution.run import Run
@@ -61,7 +62,7 @@ def execute(
         if record.state is State.DONE:
             return record.state
         admit()
-        attempts = record.get("attempts", 0)
+        attempts = record.attempts
         with to_log(folder / LOG, echo=echo), listening() as stop, beating(folder, lambda: last_step(folder)) as handle:
             warning = threads.resume(record.get("threads")) if attempts else None
             _begin(record, attempts, handle)
@@ -79,7 +80,8 @@ def execute(
 
 def exit_code(folder: str | Path) -> int:
     """What a process that ran this folder should exit with."""
-    return int(Record(Path(folder) / RECORD).get("exit") or 0)
+    code = Record(Path(folder) / RECORD).get("exit")
+    return code if isinstance(code, int) else 0
 
 
 def _begin(record: Record, attempts: int, handle: str | None) -> None:
@@ -94,7 +96,7 @@ def _begin(record: Record, attempts: int, handle: str | None) -> None:
         error=None,
         traceback=None,
         handle=handle,
-        threads=threads.facts(),
+        threads=asdict(threads.facts()),
         **whereabouts(),
     )
 
@@ -118,7 +120,7 @@ def _prepare(job: Job, record: Record, secrets: Mapping[str, str], stop: Stop, *
     return Run(job.folder, as_config(config), record, resuming=resuming, should_stop=lambda: bool(stop), echo=echo)
 
 
-def _outcome(error: BaseException, stop: Stop, secrets: Iterable[str]) -> dict[str, Any]:
+def _outcome(error: BaseException, stop: Stop, secrets: Iterable[str]) -> dict[str, JSON]:
     """Fields of the record for a run that ended by an exception; no message or traceback keeps a secret."""
     secrets = tuple(secrets)
     if isinstance(error, RunInterrupted | KeyboardInterrupt):
@@ -143,7 +145,7 @@ def _outcome(error: BaseException, stop: Stop, secrets: Iterable[str]) -> dict[s
     return _ended(State.FAILED, FAILED, error=brief, traceback=text)
 
 
-def _ended(state: State, code: int, **fields: Any) -> dict[str, Any]:
+def _ended(state: State, code: int, **fields: JSON) -> dict[str, JSON]:
     return {"state": state, "ended": now(), "exit": code, **fields}
 
 

@@ -5,11 +5,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import TextIO
 
 from xp.atomic import plain, write_json
+from xp.json_types import JSON
 from xp.runs.records.folder import PROGRESS
-from xp.runs.records.json_io import read_json
+from xp.runs.records.json_io import read_object
 
 WRITE_EVERY_S = 0.5
 """How often at most progress.json is rewritten and the bar redrawn."""
@@ -39,7 +40,7 @@ class Progress:
     ):
         self.total, self.description, self.unit, self.step = total, description, unit, start
         self._file, self._say, self._clock, self._start = file, say, clock, start
-        self._shown: dict[str, Any] = {}
+        self._shown: dict[str, object] = {}
         self._began = self._written = self._said = clock()
         self._bar = Bar(self, terminal) if terminal is not None and terminal.isatty() else None
 
@@ -56,7 +57,7 @@ class Progress:
         if not self._bar or kind is None:
             self._say(self.line())
 
-    def advance(self, n: int = 1, **shown: Any) -> None:
+    def advance(self, n: int = 1, **shown: object) -> None:
         """Note that `n` more steps are done; `shown` are values to put beside the bar."""
         self.step += n
         if shown:
@@ -79,7 +80,7 @@ class Progress:
         return (self.step - self._start) / seconds if seconds > 0 else 0.0
 
     @property
-    def shown(self) -> dict[str, Any]:
+    def shown(self) -> dict[str, JSON]:
         """The values beside the bar, as plain numbers and text."""
         return {key: plain(value) for key, value in self._shown.items()}
 
@@ -150,7 +151,8 @@ def print_above(text: str, terminal: TextIO) -> None:
 
 def last_step(folder: Path) -> int | None:
     """The step that a run's progress file shows; None if there is none yet."""
-    return read_json(folder / PROGRESS, default={}).get("step")
+    step = read_object(folder / PROGRESS, default={}).get("step")
+    return step if isinstance(step, int) else None
 
 
 def seconds_left(step: float, total: float, rate: float) -> float | None:
@@ -167,7 +169,7 @@ def clock_text(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def short(value: Any) -> str:
+def short(value: object) -> str:
     """A value in few characters."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig
 
@@ -42,7 +41,7 @@ class Run:
         """Say something: a line in log.txt and on the terminal (output is copied into the log while a task runs)."""
         print(message, flush=True)
 
-    def write_summary(self, summary: Mapping[str, Any]) -> None:
+    def write_summary(self, summary: Mapping[str, object]) -> None:
         """Write summary.json: the results of this run."""
         write_json(self.folder / SUMMARY, summary)
 

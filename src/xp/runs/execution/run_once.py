@@ -5,35 +5,43 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
 
 from xp.atomic import plain
 from xp.errors import UserError, join_names
+from xp.json_types import JSON, JSONObject, section
+from xp.nested import dotted
 from xp.runs.execution.execute import execute, exit_code
 from xp.runs.execution.run import Run
 from xp.runs.jobs import stage_references
 from xp.runs.jobs.frozen import Job, Need, freeze, open_job, to_yaml
-from xp.runs.jobs.identity import SHOWN, Known, differing_keys, flatten, identity, referenced_runs
+from xp.runs.jobs.identity import SHOWN, Known, differing_keys, identity, referenced_runs
 from xp.runs.jobs.inputs import refuse_changed
 from xp.runs.jobs.secrets import redact, redact_overrides
 from xp.runs.records.folder import JOB, RECORD
-from xp.runs.records.json_io import read_json
+from xp.runs.records.json_io import read_object
 from xp.runs.records.lock import Busy, locked
 from xp.runs.records.record import Record, State
 
 STOCK = "hydra"
 """The executor's name in jobs that a launcher of Hydra's own will run."""
-ResultConfig = Callable[[dict[str, Any]], Mapping[str, Any]]
+ResultConfig = Callable[[JSONObject], JSONObject]
 
 
 def run_once(
-    config: DictConfig, folder: str | Path, overrides: Sequence[str], task: Callable[[Run], None], **options: Any
+    config: DictConfig,
+    folder: str | Path,
+    overrides: Sequence[str],
+    task: Callable[[Run], None],
+    *,
+    generated: bool | None = None,
+    result_config: ResultConfig | None = None,
 ) -> int:
     """`start_run`, then `execute`; gives the exit code: 0 done or skipped, 1 failed, 2 user's mistake, 128 + signal."""
-    place = start_run(config, folder, overrides, **options)
+    place = start_run(config, folder, overrides, generated=generated, result_config=result_config)
     if place is None:
         return 0
     state = execute(place, task)
@@ -109,14 +117,30 @@ def _of_hydra(entry: Path) -> bool:
 
 def _is_frozen(folder: Path, overrides: Sequence[str]) -> bool:
     """Whether a sweep froze exactly this job here for a stock launcher, which now composes it a second time."""
-    frozen = read_json(folder / JOB, default={})
+    frozen = read_object(folder / JOB, default={})
     if frozen.get("executor") != STOCK or Record(folder / RECORD).state is not State.PENDING:
         return False
     return frozen["overrides"] == redact_overrides([o for o in overrides if not o.startswith("hydra.")])
 
 
+class JobFields(TypedDict, total=False):
+    """Fields of a `Job` beside folder, configuration, identity, overrides and what is used; as there."""
+
+    name: str
+    experiment: str
+    stage: str
+    needs: tuple[Need, ...]
+    snapshot: str | None
+    always: bool
+
+
 def compose_job(
-    config: DictConfig, folder: Path, *, overrides: Sequence[str] = (), result_config: ResultConfig, **fields: Any
+    config: DictConfig,
+    folder: Path,
+    *,
+    overrides: Sequence[str] = (),
+    result_config: ResultConfig,
+    **fields: Unpack[JobFields],
 ) -> Job:
     """Resolve a composed configuration into a job in `folder`, and give it its identity."""
     with stage_references.resolving(place_of(folder, fields.get("needs", ()))):
@@ -133,23 +157,23 @@ def place_of(folder: Path, needs: Sequence[Need]) -> stage_references.ResolveCon
 
 
 def identified(
-    config: dict[str, Any],
+    config: dict[str, JSON],
     folder: Path,
     *,
     overrides: Sequence[str] = (),
     result_config: ResultConfig,
     known: Known | None = None,
-    **fields: Any,
+    **fields: Unpack[JobFields],
 ) -> Job:
-    """The job of a resolved plain configuration. `known` remembers, for many jobs, which paths lie in runs."""
+    """The job of a resolved plain configuration. `known` remembers, for many jobs, which paths are in runs."""
     job = Job(folder=folder, config=config, identity="", overrides=tuple(overrides), **fields)
-    part = flatten(result_config(config))
+    part = dotted(result_config(config))
     runs = job.known_runs
     uses = {run: its for run, its in referenced_runs(part, known).items() if run not in runs}
     return dataclasses.replace(job, uses=uses, identity=identity(part, {**uses, **runs}))
 
 
-def resolved(config: DictConfig) -> dict[str, Any]:
+def resolved(config: DictConfig) -> dict[str, JSON]:
     """All values of a configuration; what a resolver has to say to the user comes out as it said it."""
     try:
         content: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
@@ -171,7 +195,7 @@ def _said_by_resolver(error: BaseException) -> BaseException:
 
 
 def compare(job: Job, result_config: ResultConfig, record: Record | None = None) -> Record:
-    """The record of what lies in the job's folder (or `record`, read before), after making sure it is the same run.
+    """The record of what is in the job's folder (or `record`, read before), after making sure it is the same run.
 
     Raises:
         UserError: the folder holds a run of another identity; names the keys that differ, with both values.
@@ -186,9 +210,10 @@ def compare(job: Job, result_config: ResultConfig, record: Record | None = None)
     shown = "; ".join(map(str, differences[:8])) or _other_needs(old, job)
     more = f"; and {len(differences) - 8} more" if len(differences) > 8 else ""
     raise UserError(
-        f"{job.folder} holds another run ({known[:SHOWN]}, {record.standing}; this one is {job.identity[:SHOWN]}). "
-        f"They differ in {shown}{more} (there -> here). Give the same values to resume it; give this one another place "
-        "(hydra.run.dir=FOLDER for a run, hydra.sweep.dir=FOLDER for a sweep or experiment); or remove that folder."
+        f"{job.folder} holds another run ({str(known)[:SHOWN]}, {record.standing}; this one is "
+        f"{job.identity[:SHOWN]}). They differ in {shown}{more} (there -> here). Give the same values to resume it; "
+        "give this one another place (hydra.run.dir=FOLDER for a run, hydra.sweep.dir=FOLDER for a sweep or "
+        "experiment); or remove that folder."
     )
 
 
@@ -206,7 +231,7 @@ def _continue(job: Job, result_config: ResultConfig) -> bool:
     record = compare(job, result_config)
     if record.alive:
         raise Busy(
-            f"This run is being worked on by process {record['pid']} on {record['host']} ({job.folder}). Wait for it "
+            f"Process {record['pid']} on {record['host']} is at work on this run ({job.folder}). Wait for it "
             "(xp task=status shows it), or end that process."
         )
     return record.state is not State.DONE
@@ -217,7 +242,8 @@ def _claim(job: Job, hydra_yaml: str | None) -> Path:
     for number in range(1, 10_000):
         name = job.folder.name if number == 1 else f"{job.folder.name}_{number}"
         place = job.folder.with_name(name)
-        moved = dataclasses.replace(job, folder=place, config=_moved(job.config, str(job.folder), str(place)))
+        moved_config = {key: _moved(value, str(job.folder), str(place)) for key, value in job.config.items()}
+        moved = dataclasses.replace(job, folder=place, config=moved_config)
         try:
             freeze(moved, hydra_yaml=hydra_yaml, new=True)
         except FileExistsError:
@@ -226,17 +252,18 @@ def _claim(job: Job, hydra_yaml: str | None) -> Path:
     raise UserError(f"{job.folder} and 9999 folders of that name with a number are taken. Clear out old runs.")
 
 
-def _moved(node: Any, old: str, new: str) -> Any:
+def _moved(node: JSON, old: str, new: str) -> JSON:
     """Paths inside the run's own folder follow it."""
-    if isinstance(node, dict):
+    if isinstance(node, Mapping):
         return {key: _moved(value, old, new) for key, value in node.items()}
     if isinstance(node, list):
         return [_moved(value, old, new) for value in node]
-    inside = isinstance(node, str) and (node == old or node.startswith(old + os.sep))
-    return new + node[len(old) :] if inside else node
+    if isinstance(node, str) and (node == old or node.startswith(old + os.sep)):
+        return new + node[len(old) :]
+    return node
 
 
-def _result_config(config: dict[str, Any]) -> Mapping[str, Any]:
+def _result_config(config: JSONObject) -> JSONObject:
     from xp.config import result_config
 
     return result_config(config)
@@ -249,9 +276,9 @@ def _hydra_yaml() -> str | None:
 
     if not HydraConfig.initialized():
         return None
-    node: Any = OmegaConf.to_container(HydraConfig.instance().cfg, resolve=False)
-    clean, found = redact(plain(node))
-    overrides = clean["hydra"]["overrides"]
-    for kind in ("task", "hydra"):
-        overrides[kind] = redact_overrides(node["hydra"]["overrides"][kind], found.values())
-    return to_yaml(clean)
+    content: Any = OmegaConf.to_container(HydraConfig.instance().cfg, resolve=False)
+    clean, found = redact(plain({**content}))
+    given: Mapping[str, Sequence[str]] = content["hydra"]["overrides"]
+    overrides = {kind: redact_overrides(given[kind], found.values()) for kind in ("task", "hydra")}
+    hydra = {**section(clean, "hydra"), "overrides": {**section(section(clean, "hydra"), "overrides"), **overrides}}
+    return to_yaml({**clean, "hydra": hydra})

@@ -1,6 +1,6 @@
 """Keeps libraries from making this process a real-time one, which a machine's other work cannot get past.
 
-The SVT-AV1 encoder, which LeRobot's videos are written with, asks for SCHED_FIFO at the highest priority for the thread
+The SVT-AV1 encoder, which videos are written with, asks for SCHED_FIFO at the highest priority for the thread
 that calls it and for its own, where the user is root (as in most containers): from then on the whole process, and
 whatever it starts, pushes everything else off the processors. Without the capability to ask, it encodes all the same.
 """

@@ -11,8 +11,8 @@ import os
 import sys
 from collections.abc import Mapping, MutableMapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from xp.errors import UserError
 
@@ -33,6 +33,19 @@ ASLEEP = {
 """What lets idle threads sleep at once: OpenMP of GNU and LLVM, OpenBLAS. They are read when a library is loaded."""
 _FRAMEWORKS = ("torch", "jax", "numpy")
 _MOST = 4096
+
+
+@dataclass(frozen=True)
+class ThreadFacts:
+    """What the record says of a process's threads."""
+
+    number: int
+    waiting: str
+    """How threads without work wait: `passive` (asleep), `active`, or `unknown`."""
+    cores: int
+    """Allotted to this process."""
+    load: float
+    """Of the machine, over the last minute."""
 
 
 def environment(threads: int | None = None, given: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -62,17 +75,17 @@ def settle(environment_: MutableMapping[str, str] | None = None) -> None:
     target.update(environment(given=target))
 
 
-def resume(before: Any) -> str | None:
+def resume(before: object) -> str | None:
     """Take the number that a run was begun with, so that it goes on to the same bits.
 
     Args:
-        before: `threads` of the run's record, as `facts` gave it; anything else counts as unknown.
+        before: `threads` of the run's record, the fields of `ThreadFacts`; anything else counts as unknown.
 
     Returns:
         A warning where the numbers differ and this process cannot, or is not to, change its own.
     """
     number = before.get("number") if isinstance(before, Mapping) else None
-    now = facts()["number"]
+    now = facts().number
     if not isinstance(number, int) or not 0 < number <= _MOST or number == now:
         return None
     if now == DEFAULT and not any(name in sys.modules for name in _FRAMEWORKS):
@@ -84,24 +97,22 @@ def resume(before: Any) -> str | None:
     )
 
 
-def facts() -> dict[str, Any]:
-    """What the record says: `number` of threads, `waiting`, `cores` allotted to this process, `load` of the machine."""
+def facts() -> ThreadFacts:
+    """The threads of this process, and the machine beside them."""
     waiting = os.environ.get("OMP_WAIT_POLICY", "").lower() or "unknown"
-    return {
-        "number": _chosen(os.environ.get(FIRST)) or cores(),
-        "waiting": waiting,
-        "cores": cores(),
-        "load": round(os.getloadavg()[0], 1),
-    }
+    return ThreadFacts(
+        number=_chosen(os.environ.get(FIRST)) or cores(),
+        waiting=waiting,
+        cores=cores(),
+        load=round(os.getloadavg()[0], 1),
+    )
 
 
 def line() -> str:
     """What the log says of `facts`."""
     now = facts()
-    busy = f"; the machine is busy (load {now['load']:g})" if now["load"] > now["cores"] else ""
-    return (
-        f"threads: {now['number']}, on {now['cores']} cores{busy}; {FIRST}=N before the command chooses another number"
-    )
+    busy = f"; the machine is busy (load {now.load:g})" if now.load > now.cores else ""
+    return f"threads: {now.number}, on {now.cores} cores{busy}; {FIRST}=N before the command chooses another number"
 
 
 def cores() -> int:
@@ -135,7 +146,7 @@ def _chosen(text: str | None) -> int | None:
     first = text.split(",")[0].strip()
     if first.isdecimal() and 0 < int(first) <= _MOST:
         return int(first)
-    raise UserError(f"{FIRST}={text} is no number of threads. Type a whole number from 1 to {_MOST}, or unset it.")
+    raise UserError(f"{FIRST}={text} is not a number of threads. Type a whole number from 1 to {_MOST}, or unset it.")
 
 
 def _waiting(given: Mapping[str, str]) -> dict[str, str]:

@@ -1,1 +1,1 @@
-"""Ways of running jobs: the protocol, what was submitted, and how it stands."""
+"""Executors, which run jobs somewhere: their protocol, the list of what was submitted, and the state of each job."""

@@ -1,3 +1,4 @@
+# pyright: strict
 """What every way of running jobs offers: submit with dependencies, poll, cancel, logs. Subclass `Executor` to add one.
 
 Executors are found by name through the entry-point group `xp.executors`; a record names its executor, so that whoever
@@ -5,16 +6,16 @@ reads it can ask for the job's state without knowing where executors come from.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from enum import StrEnum
-from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
 from xp.errors import UserError, did_you_mean, join_names
-from xp.plugins import call_with
+from xp.json_types import JSON, JSONObject
+from xp.plugins import entries, make_plugin
 from xp.runs.records.folder import LOG, RECORD
 from xp.runs.records.record import Record, State
 
@@ -39,7 +40,7 @@ class JobState(StrEnum):
 
 
 def by_record(record: Record) -> JobState:
-    """How a job stands as its own record (and sign of life) says."""
+    """How a job stands as its own record (and heartbeat) says."""
     if record.state is State.RUNNING:
         return JobState.RUNNING if record.alive else JobState.INTERRUPTED
     if record.state is State.PENDING:
@@ -57,9 +58,24 @@ class Submission:
     always: bool = False
     """Start when the needed jobs have ended, done or not."""
     stage: str = ""
-    resources: Mapping[str, Any] = field(default_factory=dict)
+    resources: JSONObject = field(default_factory=dict[str, JSON])
     handle: str = ""
     """Handle of the job from an earlier submission: it is queued or at work, so it is waited for and not started."""
+
+
+class Leftover(TypedDict):
+    """A thing that an experiment has left on another machine, or a host that could not be asked (kind `fault`)."""
+
+    kind: str
+    host: str
+    path: str
+    bytes: int
+    running: bool
+    """Whether a job at work uses it."""
+    remove: Callable[[], int]
+    """Removes it and gives the bytes that it took."""
+    line: NotRequired[str]
+    """Of a `fault`: why the host gave no answer."""
 
 
 class Executor(ABC):
@@ -162,12 +178,8 @@ class Executor(ABC):
         """What keeps an experiment's hosts from work, a line for people each."""
         return []
 
-    def survey(self, experiment: Path) -> list[dict[str, Any]]:
-        """What an experiment has left on other machines (`xp task=gc`): one entry per thing, or host without an answer.
-
-        Entries have `kind`, `host`, `path`, `bytes`, `running` and `remove` (a call that gives the bytes it freed);
-        those of the kind `fault` have `line` instead of the last three.
-        """
+    def survey(self, experiment: Path) -> list[Leftover]:
+        """What an experiment has left on other machines (`xp task=gc`): one entry per thing, or silent host."""
         return []
 
     def close(self) -> None:
@@ -175,22 +187,16 @@ class Executor(ABC):
         return
 
 
-def executor_named(name: str, **settings: Any) -> Executor:
+def executor_named(name: str, **settings: object) -> Executor:
     """Make the executor that an installed package calls `name`.
 
     Raises:
-        UserError: there is none of that name, it has no such setting, or it is no `Executor`.
+        UserError: there is none of that name, two packages offer it, it has no such setting, or it is no `Executor`.
     """
-    found = {entry.name: entry for entry in metadata.entry_points(group=GROUP)}
+    found = entries(GROUP)
     if name not in found:
         raise UserError(
             f"There is no executor '{name}'{did_you_mean(name, found)}. Installed: {join_names(sorted(found))}. "
             "Choose one with hydra/launcher=NAME; packages add more through the entry-point group xp.executors."
         )
-    executor = call_with(found[name].load(), name, settings, key="hydra/launcher", prefix="hydra.launcher.")
-    if not isinstance(executor, Executor):
-        raise UserError(
-            f"The entry point '{name}' of {GROUP} gives a {type(executor).__name__}, which is no Executor. Let its "
-            "class inherit from xp.runs.executors.protocol.Executor."
-        )
-    return executor
+    return make_plugin(GROUP, name, settings, key="hydra/launcher", prefix="hydra.launcher.", kind=Executor)

@@ -4,11 +4,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from xp.errors import UserError
 from xp.foreign.json_file import Fields
 from xp.foreign.text import printable
+from xp.json_types import JSON
 from xp.runs.execution.progress import clock_text, seconds_left, short
 from xp.runs.executors.protocol import JobState
 from xp.runs.executors.submitted import ask, remarks_on
@@ -35,7 +35,7 @@ class Row:
     total: int | None = None
     unit: str = "step"
     rate: float = 0.0
-    shown: dict[str, Any] = field(default_factory=dict)
+    shown: dict[str, JSON] = field(default_factory=dict[str, JSON])
     seconds: float | None = None
     error: str = ""
     created: str = ""
@@ -144,7 +144,7 @@ def _row(run: RunFolder) -> Row:
     )
 
 
-def _shown(progress: Fields) -> Iterator[tuple[str, Any]]:
+def _shown(progress: Fields) -> Iterator[tuple[str, JSON]]:
     values = progress.object("shown", None)
     for key, value in list(values.content.items())[:8] if values else ():
         if isinstance(value, str | float) or isinstance(value, int) and abs(value) < 2**63:

@@ -10,12 +10,12 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 from xp.atomic import plain, write_json
 from xp.errors import UserError
 from xp.foreign.json_file import Fields
 from xp.foreign.text import printable
+from xp.json_types import JSON, JSONObject
 from xp.runs.executors.protocol import Executor, JobState, Submission, executor_named
 from xp.runs.jobs.secrets import redact
 from xp.runs.jobs.signature import is_own, sign
@@ -30,7 +30,7 @@ CONTROLLER = ".controller"
 _OPEN = (State.PENDING, State.RUNNING)
 
 
-def note_launcher(experiment: Path, executor: str, settings: Mapping[str, Any]) -> None:
+def note_launcher(experiment: Path, executor: str, settings: JSONObject) -> None:
     """Write launcher.json: the executor's name and settings (secrets left out), and the process that submits."""
     controller = {"host": socket.gethostname(), "pid": os.getpid(), "process_start": process_start(os.getpid())}
     signed = {"executor": executor, "settings": plain(redact(dict(settings))[0])}
@@ -42,7 +42,7 @@ class ForeignLauncher(UserError):  # noqa: N818 - a state of affairs
     """The settings of a launcher that this user did not write."""
 
 
-def launcher_settings(experiment: Path) -> tuple[str, dict[str, Any]] | None:
+def launcher_settings(experiment: Path) -> tuple[str, dict[str, JSON]] | None:
     """The executor's name and settings as this user's own command wrote them; None if there is no launcher.json.
 
     Settings name hosts, programs and commands, so those of somebody else are never obeyed.
@@ -55,14 +55,14 @@ def launcher_settings(experiment: Path) -> tuple[str, dict[str, Any]] | None:
     if not noted.content:
         return None
     settings = noted.object("settings", None)
-    signed = {"executor": noted.text("executor", ""), "settings": dict(settings.content) if settings else {}}
-    if not is_own(signed, noted.content.get("signature")):
+    executor, given = noted.text("executor", ""), dict(settings.content) if settings else {}
+    if not is_own({"executor": executor, "settings": given}, noted.content.get("signature")):
         raise ForeignLauncher(
             f"{noted.source} was not written by your xp, or was changed since: the hosts, programs and commands in it "
             "are not used. If the experiment is yours, give the command that started it once more from here (it takes "
             "up what is there), then this one."
         )
-    return signed["executor"], signed["settings"]
+    return executor, given
 
 
 _attended: set[Path] = set()
@@ -81,7 +81,7 @@ def controller_of(experiment: Path) -> int | None:
     return os.getpid() if experiment in _attended else holder(experiment / CONTROLLER)
 
 
-def _controller(experiment: Path) -> Mapping[str, Any]:
+def _controller(experiment: Path) -> JSONObject:
     """Host, process and its start, as launcher.json has them; empty if it has not."""
     path = experiment / LAUNCHER
     noted = Fields(read_object(path, default={}), printable(path)).object("controller", None)
@@ -112,7 +112,7 @@ def executor_of(folder: Path) -> Executor | None:
         return executor_named(name, **(settings if noted == name else {}))
     except (TypeError, ValueError) as error:
         source = printable(folder.parent / LAUNCHER)
-        raise UserError(f"{source}: these are no settings of '{name}': {printable(error)}") from error
+        raise UserError(f"{source}: these settings do not fit '{name}': {printable(error)}") from error
 
 
 def ask(folders: Iterable[Path]) -> dict[Path, JobState]:
@@ -174,7 +174,7 @@ def _asked[T](
 
 
 def is_open(record: Record, seen: JobState | None) -> bool:
-    """Whether a job waits for or has a machine: its executor's word counts; where it has none, the sign of life."""
+    """Whether a job waits for or has a machine: its executor's word counts; where it has none, the heartbeat."""
     if record.state not in _OPEN:
         return False
     return not seen.ended if seen is not None else record.alive

@@ -3,21 +3,22 @@
 Whoever runs the job runs exactly this: no YAML file, environment variable or override is read again.
 """
 
-import dataclasses
 import hashlib
 import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from xp.atomic import plain, write_json, write_text
 from xp.errors import UserError
+from xp.foreign.json_file import Fields
+from xp.foreign.text import printable
+from xp.json_types import JSON, JSONObject, section
 from xp.runs.jobs.identity import SELF
 from xp.runs.jobs.secrets import redact, redact_overrides
 from xp.runs.records.folder import CONFIG, JOB, RECORD
-from xp.runs.records.json_io import explain_write_errors, read_json
+from xp.runs.records.json_io import explain_write_errors, read_object
 from xp.runs.records.record import SCHEMA, Record, State, now
 
 
@@ -35,7 +36,7 @@ class Job:
     """A run waiting for or having a machine: one resolved configuration and its one folder."""
 
     folder: Path
-    config: dict[str, Any]
+    config: dict[str, JSON]
     """Plain and resolved; only values from finished stages (`xp.runs.jobs.stage_references`) may still be text."""
     identity: str
     name: str = ""
@@ -46,7 +47,7 @@ class Job:
     """{folder: identity} of runs that the configuration names a path in, beside `needs`."""
     overrides: tuple[str, ...] = ()
     snapshot: str | None = None
-    """Hash of the code at the time of freezing; the code itself lies in the experiment's `.code/HASH`."""
+    """Hash of the code at the time of freezing; the code itself is in the experiment's `.code/HASH`."""
     always: bool = False
     """Run even if some of the needed jobs failed (a report of what there is)."""
 
@@ -59,7 +60,7 @@ class Job:
     @property
     def task(self) -> str:
         """The name of the job's task."""
-        return str(self.config.get("task", {}).get("name", ""))
+        return str(section(self.config, "task").get("name", ""))
 
 
 _secrets: dict[str, dict[str, str]] = {}
@@ -84,13 +85,14 @@ def freeze(job: Job, *, executor: str = "", hydra_yaml: str | None = None, new: 
         UserError: the folder cannot be written.
     """
     config, _secrets[str(job.folder)] = redact(plain(job.config))
-    content = _content(job, config, executor, redact_overrides(job.overrides, _secrets[str(job.folder)].values()))
+    overrides = redact_overrides(job.overrides, _secrets[str(job.folder)].values())
+    content = _content(job, config, executor, overrides)
     with explain_write_errors(job.folder):
         job.folder.mkdir(parents=True, exist_ok=True)
         _write_job(job.folder / JOB, content, new)
         write_json(job.folder / CONFIG, config)
         _pend(job, executor)
-        _write_hydra(job.folder / ".hydra", config, content["overrides"], hydra_yaml)
+        _write_hydra(job.folder / ".hydra", config, overrides, hydra_yaml)
 
 
 def open_job(folder: Path) -> Job:
@@ -99,8 +101,8 @@ def open_job(folder: Path) -> Job:
     Raises:
         UserError: there is none, it is damaged, or its content is not what its hash says.
     """
-    content = read_json(folder / JOB)
-    given = content.pop("sha256", None) if isinstance(content, dict) else None
+    content = read_object(folder / JOB)
+    given = content.pop("sha256", None)
     if given is None or given != _sha256(content):
         raise UserError(
             f"{folder / JOB} was changed after it was frozen (its sha256 does not fit its content), so it will not be "
@@ -111,15 +113,27 @@ def open_job(folder: Path) -> Job:
             f"{folder / JOB} has layout {content.get('schema')!r}; this version of xp reads layout {SCHEMA}. Run it "
             "with the version that wrote it, or remove the folder and start the run again."
         )
-    needs = tuple(Need(folder=_back(n["folder"], folder), stage=n["stage"], identity=n["identity"])
-                  for n in content["needs"])  # fmt: skip
-    names = {each.name for each in dataclasses.fields(Job)} - {"folder", "needs", "overrides"}
-    fields = {name: content[name] for name in names}
-    return Job(folder=folder, needs=needs, overrides=tuple(content["overrides"]), **fields)
+    noted = Fields(content, printable(folder / JOB))
+    return Job(
+        folder=folder,
+        config=dict(noted.object("config").content),
+        identity=noted.text("identity"),
+        name=noted.text("name"),
+        experiment=noted.text("experiment"),
+        stage=noted.text("stage"),
+        needs=tuple(
+            Need(folder=_back(need.text("folder"), folder), stage=need.text("stage"), identity=need.text("identity"))
+            for need in noted.list_of_objects("needs")
+        ),
+        uses={run: identity for run, identity in noted.object("uses").content.items() if isinstance(identity, str)},
+        overrides=tuple(noted.texts("overrides")),
+        snapshot=noted.text("snapshot", None),
+        always=noted.flag("always"),
+    )
 
 
-def _content(job: Job, config: dict[str, Any], executor: str, overrides: list[str]) -> dict[str, Any]:
-    content = {
+def _content(job: Job, config: dict[str, JSON], executor: str, overrides: list[str]) -> dict[str, JSON]:
+    content: dict[str, JSON] = {
         "schema": SCHEMA,
         "name": job.name or job.folder.name,
         "task": job.task,
@@ -141,7 +155,7 @@ def _content(job: Job, config: dict[str, Any], executor: str, overrides: list[st
     return content
 
 
-def _sha256(content: Mapping[str, Any]) -> str:
+def _sha256(content: JSONObject) -> str:
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -155,7 +169,7 @@ def _back(target: str, folder: Path) -> Path:
     return Path(os.path.normpath(folder / target))
 
 
-def _write_job(path: Path, content: dict[str, Any], new: bool) -> None:
+def _write_job(path: Path, content: JSONObject, new: bool) -> None:
     if not new:
         write_json(path, content)
         return
@@ -183,19 +197,19 @@ def _pend(job: Job, executor: str) -> None:
         state=State.PENDING,
         interrupted=begun,
         handle=None,
-        attempts=record.get("attempts", 0),
+        attempts=record.attempts,
         created=record.get("created") or now(),
     )
 
 
-def _write_hydra(folder: Path, config: dict[str, Any], overrides: list[str], hydra_yaml: str | None) -> None:
+def _write_hydra(folder: Path, config: dict[str, JSON], overrides: list[str], hydra_yaml: str | None) -> None:
     write_text(folder / "config.yaml", to_yaml(config), durable=False)
     write_text(folder / "overrides.yaml", to_yaml(overrides), durable=False)
     if hydra_yaml is not None:
         write_text(folder / "hydra.yaml", hydra_yaml, durable=False)
 
 
-def to_yaml(content: Any) -> str:
+def to_yaml(content: JSON) -> str:
     """YAML text of plain content, by libyaml where it is there (ten times faster)."""
     import yaml
 

@@ -13,12 +13,12 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from xp.atomic import write_json
 from xp.checkpoints.reference import CheckpointRef
 from xp.checkpoints.run_layout import checkpoint_steps
 from xp.errors import UserError
+from xp.json_types import JSON, JSONObject, section
 from xp.runs.records.folder import RECORD, SUMMARY
 from xp.runs.records.json_io import read_json
 from xp.runs.records.record import Record, State
@@ -27,6 +27,7 @@ INPUTS = "inputs.json"
 KEYS = (
     "data.root", "data.split", "data.statistics", "pretrained_path", "predict.checkpoint", "predict.data_root",
     "eval.checkpoint", "eval.data_root", "dump.checkpoint", "merge.checkpoints", "merge.base",
+    "convert.checkpoint",
 )  # fmt: skip
 """The keys that name what a task reads. Runs count by their identity, and by what they in turn have read."""
 _WRITES_DATA = ("collect", "report", "status", "gc", "cancel", "attach")
@@ -35,11 +36,13 @@ _WHOLE, _WHOLE_TABLE, _BLOCK, _BLOCKS = 64 << 20, 2 << 30, 1 << 16, 64
 _TABLES = (".parquet", ".json", ".jsonl", ".csv")
 _MOST_FILES = 20_000
 
-Files = dict[str, list[Any]]
-"""Relative name -> [digest, size, inode, time of change in ns]."""
+Marks = tuple[int, int, int]
+"""Size, inode, time of change in ns."""
+Files = dict[str, tuple[str, Marks]]
+"""Relative name -> (digest, marks); a list [digest, size, inode, time] in inputs.json."""
 
 
-def record_inputs(folder: Path, config: dict[str, Any], *, begun: bool) -> None:
+def record_inputs(folder: Path, config: JSONObject, *, begun: bool) -> None:
     """Write down what a run is about to read; one that goes on must find what it was begun with.
 
     Args:
@@ -57,12 +60,13 @@ def record_inputs(folder: Path, config: dict[str, Any], *, begun: bool) -> None:
     found = {}
     for key, path, run in _paths(config):
         known.update(_marks(_recorded(run)) if run else {})
-        found[key] = {"path": str(path), "files": _files(path, known)}
+        files = {name: [digest, *marks] for name, (digest, marks) in _files(path, known).items()}
+        found[key] = {"path": str(path), "files": files}
     if found:
         write_json(folder / INPUTS, found)
 
 
-def refuse_changed(folder: Path, config: dict[str, Any]) -> None:
+def refuse_changed(folder: Path, config: JSONObject) -> None:
     """Refuse to take a run for what the same command would give now if what it read has changed.
 
     A run of an earlier version knows no inputs, and an input that is gone cannot be compared: neither is refused.
@@ -77,8 +81,9 @@ def refuse_changed(folder: Path, config: dict[str, Any]) -> None:
         before = recorded.get(key)
         if not before:
             continue
-        now = _lately(str(path), tuple((name, *values) for name, values in sorted(before.items())), _period())
-        names = sorted(name for name in before.keys() | now.keys() if before.get(name, [None])[0] != now.get(name))
+        now = _lately(str(path), tuple(before.values()), _period())
+        then = {name: digest for name, (digest, _marks) in before.items()}
+        names = sorted(name for name in then.keys() | now.keys() if then.get(name) != now.get(name))
         if names:
             raise UserError(_text(folder, key, path, names))
 
@@ -86,18 +91,18 @@ def refuse_changed(folder: Path, config: dict[str, Any]) -> None:
 def _text(folder: Path, key: str, path: Path, names: list[str]) -> str:
     shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     return (
-        f"{folder} was made with other content of {key}={path} than lies there now (changed: {shown}). Its results are "
+        f"{folder} was made with other content of {key}={path} than is there now (changed: {shown}). Its results are "
         "about what was there. Put that back; or give this run another place (hydra.run.dir=FOLDER for a run, "
         "hydra.sweep.dir=FOLDER for a sweep or experiment); or remove that folder to make it anew."
     )
 
 
-def _paths(config: dict[str, Any]) -> Iterator[tuple[str, Path, Path | None]]:
-    """(key, path, run whose input it is too) of what a task reads; what lies in a run counts by that run's identity.
+def _paths(config: JSONObject) -> Iterator[tuple[str, Path, Path | None]]:
+    """(key, path, run whose input it is too) of what a task reads; what is in a run counts by that run's identity.
 
     A policy measured on the dataset of its own training reads that: `predict.checkpoint's dataset`.
     """
-    task = (config.get("task") or {}).get("name", "")
+    task = section(config, "task").get("name", "")
     result_config = _result_config(config) if task not in _WRITES_DATA else {}
     for key in KEYS:
         given = result_config.get(key)
@@ -114,10 +119,10 @@ def _paths(config: dict[str, Any]) -> Iterator[tuple[str, Path, Path | None]]:
                     yield f"{key}'s dataset", root, run
 
 
-def _result_config(config: dict[str, Any]) -> Mapping[str, Any]:
+def _result_config(config: JSONObject) -> JSONObject:
     from xp.config.identity_keys import IDENTITY_KEYS_BY_TASK, result_config
 
-    return result_config(config) if (config.get("task") or {}).get("name") in IDENTITY_KEYS_BY_TASK else {}
+    return result_config(config) if section(config, "task").get("name") in IDENTITY_KEYS_BY_TASK else {}
 
 
 def _dataset_of(run: Path) -> Path | None:
@@ -127,7 +132,7 @@ def _dataset_of(run: Path) -> Path | None:
     return Path(root) if isinstance(root, str) and Path(root).is_dir() else None
 
 
-def _files(path: Path, known: Mapping[tuple, str]) -> Files:
+def _files(path: Path, known: Mapping[Marks, str]) -> Files:
     """The files below a path (or the path itself) with their digests."""
     inside = (each for each in path.rglob("*") if each.is_file())
     found: Files = {}
@@ -137,7 +142,7 @@ def _files(path: Path, known: Mapping[tuple, str]) -> Files:
             continue  # locks and caches that tools leave beside the data
         there = each.stat()
         marks = (there.st_size, there.st_ino, there.st_ctime_ns)
-        found[relative] = [known.get(marks) or _digest(each, there.st_size), *marks]
+        found[relative] = (known.get(marks) or _digest(each, there.st_size), marks)
     return found
 
 
@@ -155,10 +160,10 @@ def _digest(path: Path, size: int) -> str:
 
 
 @lru_cache(maxsize=64)
-def _lately(path: str, files: tuple[tuple, ...], _: int) -> dict[str, str]:
-    """Name -> digest of what lies at a path; looked up once for all jobs of a plan that read the same."""
-    known = {tuple(marks): digest for _name, digest, *marks in files}
-    return {name: values[0] for name, values in _files(Path(path), known).items()}
+def _lately(path: str, files: tuple[tuple[str, Marks], ...], _: int) -> dict[str, str]:
+    """Name -> digest of what is at a path; looked up once for all jobs of a plan that read the same."""
+    known = {marks: digest for digest, marks in files}
+    return {name: digest for name, (digest, _marks) in _files(Path(path), known).items()}
 
 
 def _period() -> int:
@@ -172,17 +177,20 @@ def _recorded(folder: Path) -> dict[str, Files]:
     return {key: _valid(entry.get("files")) for key, entry in entries if isinstance(entry, dict)}
 
 
-def _marks(recorded: Mapping[str, Files]) -> dict[tuple, str]:
+def _marks(recorded: Mapping[str, Files]) -> dict[Marks, str]:
     """(size, inode, time of change) -> digest."""
-    return {tuple(marks): digest for files in recorded.values() for digest, *marks in files.values()}
+    return {marks: digest for files in recorded.values() for digest, marks in files.values()}
 
 
-def _valid(files: Any) -> Files:
+def _valid(files: JSON) -> Files:
     """What a file of ours says, and nothing where it says something else."""
-    if not isinstance(files, dict):
+    if not isinstance(files, Mapping):
         return {}
-    right = all(
-        isinstance(each, list) and len(each) == 4 and isinstance(each[0], str) and all(type(n) is int for n in each[1:])
-        for each in files.values()
-    )
-    return files if right else {}
+    found: Files = {}
+    for name, each in files.items():
+        match each:
+            case [str(digest), int(size), int(inode), int(changed)] if bool not in map(type, each):
+                found[name] = digest, (size, inode, changed)
+            case _:
+                return {}
+    return found

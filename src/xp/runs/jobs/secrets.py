@@ -9,7 +9,8 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+
+from xp.json_types import JSON, JSONObject
 
 REDACTED = "(redacted)"
 SHORTEST = 8
@@ -48,7 +49,7 @@ def _is_secret_name(name: str) -> bool:
     return any(word in _WORDS for word in words) or any(f"_{pair}_" in joined for pair in _PAIRS)
 
 
-def is_secret(key: str, value: Any) -> bool:
+def is_secret(key: str, value: object) -> bool:
     """Whether a value under this key is a secret; numbers, empty values and references (`${...}`) are not."""
     if not isinstance(value, str) or value in ("", REDACTED) or re.fullmatch(r"\$\{[^}]*\}", value):
         return False
@@ -70,27 +71,31 @@ def _environment_secrets(items: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
     return tuple(value for _, value in items if len(value) >= SHORTEST and not value.startswith(("/", "~")))
 
 
-def redact(config: Mapping[str, Any], prefix: str = "") -> tuple[dict[str, Any], dict[str, str]]:
+def redact(config: JSONObject, prefix: str = "") -> tuple[dict[str, JSON], dict[str, str]]:
     """A copy of a nested configuration without its secrets, and {dotted key: secret}; places in lists are numbers.
 
     All text below a key that is secret by its name is (`credentials: {user: ..., key: ...}`).
     """
     found: dict[str, str] = {}
-    clean = _redacted(config, prefix.rstrip("."), found)
-    return clean, found
+    above = prefix.rstrip(".")
+    return _redacted_section(config, above, found, below=""), found
 
 
-def _redacted(node: Any, path: str, found: dict[str, str], *, below: str = "") -> Any:
+def _redacted_section(node: JSONObject, path: str, found: dict[str, str], *, below: str) -> dict[str, JSON]:
+    clean: dict[str, JSON] = {}
+    for key, value in node.items():
+        name = str(key) if is_secret_name(str(key)) else below
+        clean[key] = _redacted(value, f"{path}.{key}" if path else str(key), found, below=name)
+    return clean
+
+
+def _redacted(node: JSON, path: str, found: dict[str, str], *, below: str) -> JSON:
     """The copy; `below` is the nearest key on the way here that is secret by its name."""
     if isinstance(node, Mapping):
-        clean = {}
-        for key, value in node.items():
-            name = str(key) if is_secret_name(str(key)) else below
-            clean[key] = _redacted(value, f"{path}.{key}" if path else str(key), found, below=name)
-        return clean
+        return _redacted_section(node, path, found, below=below)
     if isinstance(node, list | tuple):
         return [_redacted(value, f"{path}.{index}", found, below=below) for index, value in enumerate(node)]
-    if is_secret(below, node):
+    if isinstance(node, str) and is_secret(below, node):
         found[path] = node
         return REDACTED
     return node
@@ -115,11 +120,11 @@ def scrub(text: str, secrets: Iterable[str] = ()) -> str:
     return text
 
 
-def restore(config: dict[str, Any], secrets: Mapping[str, str]) -> dict[str, Any]:
+def restore(config: dict[str, JSON], secrets: Mapping[str, str]) -> dict[str, JSON]:
     """Put secrets back into a plain nested configuration (changed in place)."""
     for path, value in secrets.items():
         *parents, last = path.split(".")
-        node: Any = config
+        node: JSON = config
         for part in parents:
             node = _child(node, part)
         if isinstance(node, dict) and last in node:
@@ -129,7 +134,7 @@ def restore(config: dict[str, Any], secrets: Mapping[str, str]) -> dict[str, Any
     return config
 
 
-def redacted_keys(node: Any, path: str = "") -> list[str]:
+def redacted_keys(node: JSON, path: str = "") -> list[str]:
     """The dotted keys of a configuration whose secrets were not put back."""
     if isinstance(node, Mapping):
         return [
@@ -140,7 +145,7 @@ def redacted_keys(node: Any, path: str = "") -> list[str]:
     return [path] if node == REDACTED else []
 
 
-def _child(node: Any, part: str) -> Any:
+def _child(node: JSON, part: str) -> JSON:
     if isinstance(node, dict):
         return node.get(part, {})
     return node[int(part)] if isinstance(node, list) and part.isdigit() and int(part) < len(node) else {}

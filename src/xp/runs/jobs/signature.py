@@ -11,24 +11,25 @@ import os
 import secrets
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+
+from xp.json_types import JSON
 
 _BYTES = 32
 
 
-def sign(content: Any) -> str:
+def sign(content: JSON) -> str:
     """The signature of plain content (64 hex digits); '' where this user has no place to keep a key."""
     key = _key(_place(), make=True)
     return _digest(key, content) if key else ""
 
 
-def is_own(content: Any, signature: object) -> bool:
+def is_own(content: JSON, signature: object) -> bool:
     """Whether `signature` is this user's for the content."""
     key = _key(_place(), make=False)
     return key is not None and isinstance(signature, str) and hmac.compare_digest(_digest(key, content), signature)
 
 
-def _digest(key: bytes, content: Any) -> str:
+def _digest(key: bytes, content: JSON) -> str:
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
 

@@ -14,12 +14,12 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from omegaconf import OmegaConf
 
 from xp.errors import UserError, join_names
-from xp.runs.jobs.identity import flatten
+from xp.json_types import JSON, JSONObject
+from xp.nested import dotted
 from xp.runs.records.folder import RunFolder
 from xp.runs.records.record import State
 
@@ -90,14 +90,14 @@ def _run(rest: str = "") -> str:
     return str(Path(context.folder) / rest)
 
 
-def _best(*words: Any) -> str:
+def _best(*words: object) -> str:
     return "${best:" + ",".join(map(str, words)) + "}"
 
 
-def deferred_stages(config: Mapping[str, Any]) -> dict[str, str]:
+def deferred_stages(config: JSONObject) -> dict[str, str]:
     """{dotted key: stage} of the values that wait for a finished stage."""
     found = {}
-    for key, value in flatten(config).items():
+    for key, value in dotted(config).items():
         match = DEFERRED.fullmatch(value) if isinstance(value, str) else None
         if match:
             found[key] = match.group(1)
@@ -109,7 +109,7 @@ def deferred_stages(config: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def resolve(config: dict[str, Any], needed: Mapping[str, list[Path]]) -> tuple[dict[str, Any], dict[str, Any]]:
+def resolve(config: JSONObject, needed: Mapping[str, list[Path]]) -> tuple[dict[str, JSON], dict[str, JSON]]:
     """Replace the deferred values of a plain configuration by what the finished runs say.
 
     Args:
@@ -122,9 +122,9 @@ def resolve(config: dict[str, Any], needed: Mapping[str, list[Path]]) -> tuple[d
     Raises:
         UserError: the stage is not needed, or none of its runs is done and has the metric and the key.
     """
-    taken: dict[str, Any] = {}
+    taken: dict[str, JSON] = {}
 
-    def walk(node: Any, path: str) -> Any:
+    def walk(node: JSON, path: str) -> JSON:
         if isinstance(node, dict):
             return {key: walk(value, f"{path}.{key}" if path else str(key)) for key, value in node.items()}
         match = DEFERRED.fullmatch(node) if isinstance(node, str) else None
@@ -134,16 +134,16 @@ def resolve(config: dict[str, Any], needed: Mapping[str, list[Path]]) -> tuple[d
         taken[path] = best(needed.get(stage, []), metric, key or path, stage=stage, highest=direction == "max")
         return taken[path]
 
-    return walk(config, ""), taken
+    return {key: walk(value, key) for key, value in config.items()}, taken
 
 
-def best(folders: list[Path], metric: str, key: str, *, stage: str, highest: bool = False) -> Any:
+def best(folders: list[Path], metric: str, key: str, *, stage: str, highest: bool = False) -> JSON:
     """The value of config `key` whose done runs have the best mean `metric`; equal means: the first by name.
 
     Runs that agree on the key (other seeds) are averaged, so that one lucky seed decides nothing.
     """
     scores: dict[str, list[float]] = {}
-    values: dict[str, Any] = {}
+    values: dict[str, JSON] = {}
     for folder in sorted(folders):
         run = RunFolder(folder)
         score = metric_of(run, metric) if run.record().state is State.DONE else None
@@ -160,8 +160,8 @@ def best(folders: list[Path], metric: str, key: str, *, stage: str, highest: boo
     return values[min(scores, key=lambda each: math.fsum(scores[each]) / len(scores[each]))]
 
 
-def _value_of(run: RunFolder, key: str, stage: str) -> Any:
-    config = flatten(OmegaConf.to_container(run.config(), resolve=True))  # type: ignore[arg-type]
+def _value_of(run: RunFolder, key: str, stage: str) -> JSON:
+    config = dotted(OmegaConf.to_container(run.config(), resolve=True))  # type: ignore[arg-type]
     if key not in config:
         raise UserError(
             f"{key} shall be taken from the best run of stage '{stage}', whose configuration has no key '{key}'. "
@@ -176,7 +176,7 @@ def metric_of(run: RunFolder, metric: str) -> float | None:
     `train_loss` is the column `loss` of training_log.csv.
     """
     summary = run.summary()
-    found = flatten(summary).get(metric) if isinstance(summary, dict) else None
+    found = dotted(summary).get(metric) if isinstance(summary, dict) else None
     if isinstance(found, int | float) and not isinstance(found, bool):
         return float(found)
     for rows, column in (
@@ -184,7 +184,7 @@ def metric_of(run: RunFolder, metric: str) -> float | None:
         (run.training_log(), metric),
         (run.training_log() if metric.startswith(_TRAIN) else [], metric.removeprefix(_TRAIN)),
     ):
-        values = [row[column] for row in rows if isinstance(row.get(column), int | float)]
+        values = [value for row in rows if isinstance(value := row.get(column), int | float)]
         if values:
             return float(values[-1])
     return None

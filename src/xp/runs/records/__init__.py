@@ -1,1 +1,1 @@
-"""A run's folder: its record, logs, lock and signs of life."""
+"""A run's folder: its record, logs, lock and heartbeat."""

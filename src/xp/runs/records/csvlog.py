@@ -2,15 +2,18 @@
 
 import csv
 import io
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from xp.atomic import write_text
+from xp.atomic import HasList, write_text
+
+type Cell = None | bool | int | float | str
+"""What a log holds in one place."""
 
 
-def read_csv(path: str | Path) -> list[dict[str, Any]]:
+def read_csv(path: str | Path) -> list[dict[str, Cell]]:
     """Rows of a log as dicts: integers, floats, None for an empty cell, text otherwise. No file: no rows.
 
     A last line without its newline was cut off by a kill, or is being written right now: it is left out.
@@ -21,6 +24,12 @@ def read_csv(path: str | Path) -> list[dict[str, Any]]:
         return []
     rows = list(csv.reader(io.StringIO(text[: text.rfind("\n") + 1])))
     return [dict(zip(rows[0], map(_value, row))) for row in rows[1:]] if rows else []
+
+
+def number_in(row: Mapping[str, Cell], column: str) -> float:
+    """The number in a column of a row; NaN where there is none."""
+    value = row.get(column)
+    return float(value) if isinstance(value, int | float) else math.nan
 
 
 class CsvLog:
@@ -34,7 +43,7 @@ class CsvLog:
         self.path = Path(path)
         self._columns: list[str] | None = None
 
-    def append(self, row: Mapping[str, Any]) -> None:
+    def append(self, row: Mapping[str, object]) -> None:
         """Add one row; `step` is what `truncate_after` goes by."""
         row = {**row, "timestamp": row.get("timestamp") or datetime.now(UTC).isoformat(timespec="milliseconds")}
         if self._columns is None:
@@ -51,10 +60,10 @@ class CsvLog:
         if not self.path.exists():
             return
         self._open()
-        kept = [row for row in read_csv(self.path) if row.get("step") is None or row["step"] <= step]
+        kept = [row for row in read_csv(self.path) if not isinstance(at := row.get("step"), int | float) or at <= step]
         self._rewrite(kept)
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[dict[str, Cell]]:
         """What the file holds now."""
         return read_csv(self.path)
 
@@ -76,28 +85,27 @@ class CsvLog:
         self._columns = [column for column in columns if column != "timestamp"] + ["timestamp"]
         self._rewrite(rows)
 
-    def _rewrite(self, rows: list[dict[str, Any]]) -> None:
+    def _rewrite(self, rows: list[dict[str, Cell]]) -> None:
         assert self._columns is not None
         lines = [_line(self._columns)] + [_line([row.get(column) for column in self._columns]) for row in rows]
         write_text(self.path, "".join(lines))
 
 
-def _line(cells: list[Any]) -> str:
+def _line(cells: Sequence[object]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerow([_cell(cell) for cell in cells])
     return text.getvalue()
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     """Text of a value; numbers in full precision, so that reading gives the same number back."""
     if value is None:
         return ""
-    if hasattr(value, "tolist"):  # numpy scalars, recognised without importing numpy
-        value = value.tolist()
+    value = value.tolist() if isinstance(value, HasList) else value
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _value(cell: str) -> Any:
+def _value(cell: str) -> Cell:
     if cell == "":
         return None
     if cell in ("true", "false"):

@@ -3,12 +3,12 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from xp.errors import UserError
-from xp.runs.records.csvlog import read_csv
+from xp.json_types import JSON, JSONObject
+from xp.runs.records.csvlog import Cell, read_csv
 from xp.runs.records.json_io import read_json, read_object
 from xp.runs.records.record import Record
 
@@ -39,29 +39,29 @@ class RunFolder:
 
         Values are taken as they stand: text that looks like an interpolation stays text.
         """
-        return as_config(read_json(self.path / CONFIG))
+        return as_config(read_object(self.path / CONFIG))
 
     def record(self) -> Record:
         """Identity, state, host, versions, times; empty (pending) where the run was not begun."""
         return Record(self.path / RECORD)
 
-    def job(self) -> dict[str, Any]:
+    def job(self) -> dict[str, JSON]:
         """The frozen job: name, stage, needs, overrides, config and its sha256."""
-        return read_json(self.path / JOB)
+        return read_object(self.path / JOB)
 
-    def summary(self) -> Any:
+    def summary(self) -> JSON:
         """The results a task wrote down at its end; an empty dict if it wrote none."""
         return read_json(self.path / SUMMARY, default={})
 
-    def training_log(self) -> list[dict[str, Any]]:
+    def training_log(self) -> list[dict[str, Cell]]:
         """Rows of training_log.csv."""
         return read_csv(self.path / TRAINING_LOG)
 
-    def validation_log(self) -> list[dict[str, Any]]:
+    def validation_log(self) -> list[dict[str, Cell]]:
         """Rows of validation_log.csv."""
         return read_csv(self.path / VALIDATION_LOG)
 
-    def progress(self) -> dict[str, Any]:
+    def progress(self) -> dict[str, JSON]:
         """The last state of the run's progress bar: description, step, total, unit, rate, shown, time."""
         return read_object(self.path / PROGRESS, default={})
 
@@ -118,15 +118,15 @@ def _runs_below(root: Path, depth: int) -> Iterator[Path]:
                 yield from _runs_below(root / entry.name, depth + 1)
 
 
-def as_config(data: dict[str, Any], *, flags: dict[str, bool] | None = None) -> DictConfig:
+def as_config(data: JSONObject, *, flags: dict[str, bool] | None = None) -> DictConfig:
     """A read-only DictConfig of resolved values, where `${` in a value is text and not an interpolation."""
-    config = OmegaConf.create(_escape(data), flags=flags)
+    config = OmegaConf.create({key: _escape(value) for key, value in data.items()}, flags=flags)
     assert isinstance(config, DictConfig)
     OmegaConf.set_readonly(config, True)
     return config
 
 
-def _escape(value: Any) -> Any:
+def _escape(value: JSON) -> JSON:
     if isinstance(value, dict):
         return {key: _escape(inner) for key, inner in value.items()}
     if isinstance(value, list):

@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from xp.atomic import write_json
-from xp.runs.records.json_io import read_json
+from xp.json_types import JSON
+from xp.runs.records.json_io import read_object
 
 HEARTBEAT = "heartbeat.json"
 HANDLE_VARIABLE = "XP_HANDLE"
@@ -47,13 +47,13 @@ def beating(
         thread.join()
 
 
-def last_beat(folder: Path) -> dict[str, Any]:
+def last_beat(folder: Path) -> dict[str, JSON]:
     """The last heartbeat of a run: time (seconds since 1970), host, pid, handle, step; empty if there is none."""
-    return read_json(folder / HEARTBEAT, default={})
+    return read_object(folder / HEARTBEAT, default={})
 
 
 def beats(folder: Path, *, stale_s: float = STALE_S) -> bool:
-    """Whether the run in `folder` gave a sign of life in the last `stale_s` seconds.
+    """Whether the run in `folder` gave a heartbeat in the last `stale_s` seconds.
 
     The writer's clock and the file system's are both asked and the younger sign counts, so that a host whose clock
     is behind is not taken for dead. No heartbeat: not alive.
@@ -65,10 +65,11 @@ def beats(folder: Path, *, stale_s: float = STALE_S) -> bool:
         written = (folder / HEARTBEAT).stat().st_mtime
     except OSError:
         written = 0.0
-    return time.time() - max(float(beat.get("time", 0.0)), written) < stale_s
+    said = beat.get("time")
+    return time.time() - max(said if isinstance(said, int | float) else 0.0, written) < stale_s
 
 
-def _write(folder: Path, content: dict[str, Any]) -> None:
+def _write(folder: Path, content: dict[str, JSON]) -> None:
     try:
         write_json(folder / HEARTBEAT, {"time": time.time(), **content}, durable=False)
     except OSError:

@@ -2,15 +2,23 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import Enum, auto
 from pathlib import Path
-from typing import Any
 
 from xp.errors import UserError
 from xp.foreign import json_file
 from xp.foreign.paths import MissingError, RefusedError
 from xp.foreign.text import printable, shown
+from xp.json_types import JSON
 
-_REQUIRED = object()
+
+class _Required(Enum):
+    """Says that a file has to be there."""
+
+    REQUIRED = auto()
+
+
+_REQUIRED = _Required.REQUIRED
 _MOST = 128_000_000
 """Bytes: measures of every episode of a long evaluation take a few million."""
 
@@ -29,7 +37,7 @@ def explain_write_errors(folder: Path) -> Iterator[None]:
         ) from None
 
 
-def read_json(path: str | Path, default: Any = _REQUIRED) -> Any:
+def read_json(path: str | Path, default: JSON | _Required = _REQUIRED) -> JSON:
     """The content of a JSON file of a run, bounded in size and depth; `default` if there is no such file.
 
     Raises:
@@ -39,7 +47,7 @@ def read_json(path: str | Path, default: Any = _REQUIRED) -> Any:
     try:
         return json_file.read_json(path, "a file of a run", _MOST)
     except MissingError:
-        if default is not _REQUIRED:
+        if not isinstance(default, _Required):
             return default
         raise UserError(
             f"There is no {path.name} in {printable(path.parent)}, so this is not a complete run folder. Give the "
@@ -50,7 +58,7 @@ def read_json(path: str | Path, default: Any = _REQUIRED) -> Any:
         raise UserError(f"{error} Or move the run's folder away and run the command again.") from None
 
 
-def read_object(path: str | Path, default: Any = _REQUIRED) -> dict[str, Any]:
+def read_object(path: str | Path, default: JSON | _Required = _REQUIRED) -> dict[str, JSON]:
     """The object that a JSON file of a run holds; raises as `read_json` does, and for anything but an object."""
     content = read_json(path, default)
     if not isinstance(content, dict):

@@ -10,23 +10,18 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from xp.atomic import write_json
 from xp.errors import UserError
+from xp.json_types import JSON, JSONObject, section
 from xp.runs.records.heartbeat import beats
 from xp.runs.records.json_io import read_object
-from xp.versions import DISTRIBUTION
+from xp.versions import DISTRIBUTION, PACKAGES
 
 SCHEMA = 1
 """Version of the layout of record.json and job.json."""
 
-_PACKAGES = (
-    "xp", "hydra-core", "omegaconf", "numpy", "scipy", "torch", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint",
-    "lerobot", "lightning", "mujoco", "pyarrow", "av", "safetensors", "h5py",
-)  # fmt: skip
-
-
+_PACKAGES = ("xp", *PACKAGES)
 NODE_VARIABLE = "XP_JOB_NODE"
 """Environment variable in which an executor tells a job what it calls the machine."""
 
@@ -45,14 +40,14 @@ class State(StrEnum):
     CANCELLED = "cancelled"
 
 
-class Record(Mapping[str, Any]):
+class Record(Mapping[str, JSON]):
     """A run's record as a read-only mapping; `update` writes it anew, atomically."""
 
-    def __init__(self, path: str | Path, data: Mapping[str, Any] | None = None):
+    def __init__(self, path: str | Path, data: JSONObject | None = None):
         self.path = Path(path)
-        self._data: dict[str, Any] = dict(data if data is not None else read_object(self.path, default={}))
+        self._data: dict[str, JSON] = dict(data if data is not None else read_object(self.path, default={}))
 
-    def __getitem__(self, key: str) -> Any:
+    def __getitem__(self, key: str) -> JSON:
         return self._data[key]
 
     def __iter__(self):
@@ -61,10 +56,27 @@ class Record(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self._data)
 
-    def update(self, **fields: Any) -> None:
+    def update(self, **fields: JSON) -> None:
         """Set fields and write the record."""
         self._data.update(fields)
         write_json(self.path, self._data)
+
+    def text(self, name: str) -> str:
+        """A field as text; empty where it is missing or null."""
+        value = self.get(name)
+        return "" if value is None else str(value)
+
+    @property
+    def attempts(self) -> int:
+        """How often the run was begun."""
+        number = self.get("attempts")
+        return number if isinstance(number, int) else 0
+
+    @property
+    def error_message(self) -> str:
+        """What a failed run said, or else the kind of its error; empty where there is none."""
+        error = section(self._data, "error")
+        return str(error.get("message") or error.get("type") or "")
 
     @property
     def state(self) -> State:
@@ -103,9 +115,10 @@ class Record(Mapping[str, Any]):
     @property
     def seconds(self) -> float | None:
         """Wall-clock time from start to end of the last attempt, where both are known."""
-        if not (self.get("started") and self.get("ended")):
+        started, ended = self.text("started"), self.text("ended")
+        if not (started and ended):
             return None
-        return (datetime.fromisoformat(self["ended"]) - datetime.fromisoformat(self["started"])).total_seconds()
+        return (datetime.fromisoformat(ended) - datetime.fromisoformat(started)).total_seconds()
 
 
 def now() -> str:
@@ -141,7 +154,7 @@ def is_process(pid: object, start: object) -> bool:
     return process_start(pid) == start
 
 
-def whereabouts() -> dict[str, Any]:
+def whereabouts() -> dict[str, JSON]:
     """Host, process and code of the running interpreter, for the record; `node` is the executor's name for the host."""
     return {
         "host": socket.gethostname(),
@@ -156,16 +169,31 @@ def whereabouts() -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def versions() -> tuple[tuple[str, str], ...]:
-    """Versions of the packages that decide results, from the names of their metadata's folders: nothing is imported."""
+    """Versions of the packages that decide results, from the names of their metadata's folders: nothing is imported.
+
+    Packages that bring parts of xp (families, suites, ...) by entry points are among them.
+    """
     there: dict[str, str] = {}
+    bringing: set[str] = set()
     for place in reversed(sys.path):  # the first on the path is the one that is imported
         with contextlib.suppress(OSError):
             for entry in Path(place or ".").glob("*.dist-info"):
                 name, dash, version = entry.name.removesuffix(".dist-info").partition("-")
                 if dash:
-                    there[name.lower().replace("_", "-").replace(".", "-")] = version
+                    name = name.lower().replace("_", "-").replace(".", "-")
+                    there[name] = version
+                    if _brings_parts(entry):
+                        bringing.add(name)
     there["xp"] = there.get(DISTRIBUTION, "")
-    return tuple((name, there[name]) for name in _PACKAGES if there.get(name))
+    names = (*_PACKAGES, *sorted(bringing - {*_PACKAGES, DISTRIBUTION}))
+    return tuple((name, there[name]) for name in names if there.get(name))
+
+
+def _brings_parts(metadata: Path) -> bool:
+    """Whether a distribution declares an entry point in a group of xp's."""
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        return "[xp." in (metadata / "entry_points.txt").read_text("utf-8")
+    return False
 
 
 @lru_cache(maxsize=1)

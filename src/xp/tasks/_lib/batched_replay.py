@@ -1,20 +1,22 @@
-"""Asks a policy the queries of many replays at once: recorded observations in, chunks out."""
+"""Runs many offline replays at once: recorded observations go to the policy in batches, and its chunks come back."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from xp.data import Dataset, Windows
+from xp.data.windows import Batch
 from xp.errors import UserError
-from xp.metrics.replay import Lane, Query
+from xp.metrics.replay import Query, ReplayStream
 
 if TYPE_CHECKING:
+    from xp.models.policy import Batch as Observation
     from xp.models.policy import Policy
     from xp.runs import Run
 
 
-class Asker:
+class BatchedReplayer:
     """A policy, the recorded episodes it sees, and how it is told its prefix."""
 
     def __init__(
@@ -31,38 +33,39 @@ class Asker:
         lengths = dataset.episodes.lengths[np.asarray(episodes)]
         self._begin = dict(zip(episodes, (np.cumsum(lengths) - lengths).tolist()))
 
-    def run(self, lanes: Sequence[tuple[Lane, int]]) -> None:
-        """Work through all lanes (each with its episode) to their ends."""
-        total = sum(1 + (len(lane.truth) - self.spec.horizon) // lane.execution.advance for lane, _ in lanes)
+    def run(self, streams: Sequence[tuple[ReplayStream, int]]) -> None:
+        """Work through all streams (each with its episode) to their ends."""
+        total = sum(1 + (len(stream.truth) - self.spec.horizon) // stream.execution.advance for stream, _ in streams)
         with self._run.progress(total, "replaying", unit="answer") as bar:
-            while asked := [(lane, episode, query) for lane, episode in lanes if (query := lane.query()) is not None]:
+            while asked := _queries(streams):
                 for batch in self._batches(asked):
                     if self._run.should_stop():
                         raise self._run.interrupted
                     chunks = self._ask([(episode, query) for _, episode, query in batch])
-                    for (lane, _, _), chunk in zip(batch, chunks):
-                        lane.answer(chunk)
+                    for (stream, _, _), chunk in zip(batch, chunks):
+                        stream.answer(chunk)
                     bar.advance(len(batch))
 
-    def first_observations(self, episodes: Sequence[int]) -> list[dict[str, Any]]:
+    def first_observations(self, episodes: Sequence[int]) -> list[Batch]:
         """The first observation of each episode that has everything before it, as batches of one."""
         frame = self.spec.prefix_past
         return [self._windows.batch([self._begin[episode] + frame]) for episode in episodes]
 
-    def predict(self, observation: Mapping[str, Any], *, seed: int = 0) -> np.ndarray:
+    def predict(self, observation: "Observation", *, seed: int = 0) -> np.ndarray:
         """The policy's answer to observations alone; one that needs a prefix is told the demonstration's."""
         if not self.spec.prefix_future:
             return self._policy.predict(observation, seed=seed)
-        rows = self.dataset.episodes.starts[observation["episode_index"]] + observation["frame_index"]
+        episode, frame = np.asarray(observation["episode_index"]), np.asarray(observation["frame_index"])
+        rows = self.dataset.episodes.starts[episode] + frame
         prefix = self.dataset.action[rows[:, None] + np.arange(self.spec.prefix_future)]
         past = self.dataset.action[rows[:, None] + np.arange(-self.spec.prefix_past, 0)]
         return self._policy.predict(observation, seed=seed, prefix=prefix, past=past)
 
-    def _batches(self, asked: list[tuple[Lane, int, Query]]) -> Iterable[list[tuple[Lane, int, Query]]]:
+    def _batches(self, asked: list[tuple[ReplayStream, int, Query]]) -> Iterable[list[tuple[ReplayStream, int, Query]]]:
         """Queries with equally long prefixes, at most `eval.batch_size` together."""
         size = self._run.config.eval.batch_size
-        for told in sorted({len(query.prefix) for _, _, query in asked}):
-            group = [each for each in asked if len(each[2].prefix) == told]
+        for prefix_len in sorted({len(query.prefix) for _, _, query in asked}):
+            group = [each for each in asked if len(each[2].prefix) == prefix_len]
             yield from (group[start : start + size] for start in range(0, len(group), size))
 
     def _ask(self, queries: list[tuple[int, Query]]) -> np.ndarray:
@@ -91,8 +94,14 @@ class Asker:
             )
 
 
-def hold(lanes: Iterable[Lane]) -> None:
-    """Work through lanes with the policy that goes on with the last action it knows."""
-    for lane in lanes:
-        while (query := lane.query()) is not None:
-            lane.answer(np.repeat(query.held[None], lane.horizon, axis=0))
+def _queries(streams: Sequence[tuple[ReplayStream, int]]) -> list[tuple[ReplayStream, int, Query]]:
+    """The next query of each stream that is not at its end."""
+    queries = ((stream, episode, stream.query()) for stream, episode in streams)
+    return [(stream, episode, query) for stream, episode, query in queries if query is not None]
+
+
+def run_hold_last(streams: Iterable[ReplayStream]) -> None:
+    """Work through streams with the policy that goes on with the last action it knows."""
+    for stream in streams:
+        while (query := stream.query()) is not None:
+            stream.answer(np.repeat(query.held[None], stream.horizon, axis=0))

@@ -1,4 +1,4 @@
-"""One pass of a policy over held-out episodes: its chunk at every frame, computed once and shared through the cache."""
+"""A policy's predictions at every frame of held-out episodes, computed once and shared through the cache."""
 
 import hashlib
 import json
@@ -7,10 +7,10 @@ import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from xp import atomic
 from xp.data import Dataset, Windows
@@ -23,6 +23,9 @@ from xp.runs.records.record import versions
 from xp.tasks._lib.loading import fit_cameras, fit_dimensions, load, shared_frames
 from xp.tasks._lib.outside import tokenizer_files
 
+if TYPE_CHECKING:
+    from xp.models.policy import Policy
+
 VERSION = 3
 _WHAT = "cache of predictions"
 _NO_ANSWER = ("checkpoint", "data_root", "num_trajectories", "batch_size", "bootstrap", "validation")
@@ -32,7 +35,7 @@ LOOKED_AT = 32
 
 
 @dataclass(frozen=True)
-class Pass:
+class FramePredictions:
     """Chunks [N, H, A] in dataset units at every frame of the episodes; means and factors [N, A, A] with a density."""
 
     chunks: np.ndarray
@@ -47,12 +50,12 @@ class Pass:
         return self.chunks.shape[1]
 
 
-def whole_pass(run: Run, dataset: Dataset, episodes: tuple[int, ...]) -> Pass:
+def predict_all_frames(run: Run, dataset: Dataset, episodes: tuple[int, ...]) -> FramePredictions:
     """Ask the policy of `predict.checkpoint` at every frame of `episodes`, or take the answers that are there.
 
     Several jobs may want the same pass at once: one computes, the others wait for it.
     """
-    key = answers_key(run.config, dataset, episodes)
+    key = predictions_key(run.config, dataset, episodes)
     path = Path(run.config.paths.cache).expanduser() / "predictions" / f"{key}.npz"
     turn, said = Turn(path.with_suffix(""), _WHAT), False
     while (found := _kept(path)) is None:
@@ -73,11 +76,11 @@ def whole_pass(run: Run, dataset: Dataset, episodes: tuple[int, ...]) -> Pass:
     return found
 
 
-def _kept(path: Path) -> Pass | None:
+def _kept(path: Path) -> FramePredictions | None:
     """The answers at `path`; None where there are none, or a copy cut them off: then they are computed again."""
     try:
         with np.load(path) as arrays:
-            return Pass(
+            return FramePredictions(
                 chunks=arrays["chunks"],
                 means=arrays.get("means", arrays["chunks"]),
                 scale_tril=arrays.get("scale_tril"),
@@ -95,7 +98,7 @@ def _keep(path: Path, answers: dict[str, Any]) -> None:
         raise cannot_write(path.parent, error, _WHAT) from error
 
 
-def answers_key(config: Any, dataset: Dataset, episodes: tuple[int, ...]) -> str:
+def predictions_key(config: DictConfig, dataset: Dataset, episodes: tuple[int, ...]) -> str:
     """What the answers of `predict.checkpoint` depend on, as 32 hex digits.
 
     The policy's files; what they name outside (a tokenizer, or that there is none); the dataset's content, how its
@@ -123,9 +126,8 @@ def _hash_file(digest: "hashlib._Hash", name: str, file: Path) -> None:
 
 def _ask(run: Run, dataset: Dataset, episodes: tuple[int, ...]) -> dict[str, Any]:
     config = run.config
-    policy = load(
-        config, config.predict.checkpoint, camera_map=config.predict.camera_map, unnorm_key=config.predict.unnorm_key
-    )
+    asked = config.predict
+    policy = load(config, asked.checkpoint, asked.camera_map, asked.unnorm_key, asked.load_options)
     fit_dimensions(policy, dataset, f"predict.checkpoint={config.predict.checkpoint}", "predict.data_root")
     fit_cameras(policy, list(dataset.cameras), f"the dataset {dataset.root}", "predict.camera_map")
     sizes = {camera: (height, width) for camera, (height, width, _) in policy.spec.cameras.items()}
@@ -135,7 +137,7 @@ def _ask(run: Run, dataset: Dataset, episodes: tuple[int, ...]) -> dict[str, Any
     return {**answers, "image_sensitivity": json.dumps(_sensitivity(run, windows, policy))}
 
 
-def _sensitivity(run: Run, windows: Windows, policy: Any) -> dict[str, Any]:
+def _sensitivity(run: Run, windows: Windows, policy: "Policy") -> dict[str, Any]:
     """Whether the images reach the actions; a blind policy is scored, with a warning."""
     rows = np.unique(np.linspace(0, len(windows) - 1, LOOKED_AT).round().astype(int))
     where = str(run.config.predict.checkpoint)
@@ -148,7 +150,7 @@ def _sensitivity(run: Run, windows: Windows, policy: Any) -> dict[str, Any]:
     return found
 
 
-def _over(run: Run, windows: Windows, policy: Any, *, batch_size: int, seed: int) -> dict[str, Any]:
+def _over(run: Run, windows: Windows, policy: "Policy", *, batch_size: int, seed: int) -> dict[str, Any]:
     chunks, means, factors = [], [], []
     with run.progress(len(windows), "predicting", unit="window") as bar:
         for start in range(0, len(windows), batch_size):

@@ -1,44 +1,67 @@
-"""`xp task=eval eval=closed_loop`: success of a policy in a simulated suite, beside one that does nothing."""
+"""`xp task=eval eval=closed_loop`: success of a policy in a simulated suite, beside controls that must fail."""
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from xp import atomic
-from xp.envs import EpisodeResult, Predict, Suite, side_by_side, write_video
-from xp.envs.rollout import History, rollout
+from xp.envs import EpisodeResult, Suite, side_by_side, write_video
+from xp.envs.evaluate import Answer, OneByOne, evaluate, first_queries
+from xp.envs.maker import EnvMaker
+from xp.envs.other_pictures import SHOWN, OtherPictures, pictures_of
+from xp.envs.pool import Asked, EnvPool
+from xp.envs.rollout import Query
 from xp.envs.suite import refuse_missing_states, suite_of
-from xp.metrics.success import success_metrics
+from xp.errors import UserError
+from xp.metrics.success import SuccessMetrics, success_metrics
+from xp.models.acting import BatchedPolicy, rows_of
 from xp.models.sensitivity import image_sensitivity
 from xp.runs import Run
+from xp.runs.execution.progress import Progress
 from xp.tasks._lib.data_source import refuse_other_rate
-from xp.tasks._lib.recorders import EnvMaker, PrefixConditionedPolicy, fit_suite, load_acting_policy
+from xp.tasks._lib.episode_log import EpisodeLog
+from xp.tasks._lib.recorders import fit_suite, load_acting_policy, policy_pool, worker_count
 
 if TYPE_CHECKING:
     from xp.models.policy import Policy
 
 METRICS = "metrics.json"
+EPISODES = "episodes.csv"
+POLICY, NOOP, BLIND = "policy", "noop", "blind"
+PLACE_MATTERS = (
+    "Note: on this machine an answer of the policy depends on its place in a batch, so every query is asked by itself: "
+    "results stay the same for any number of workers, and take longer."
+)
 
 
 def run(run: Run) -> None:
-    """Leaves metrics.json (rates with Wilson intervals and every initial state) and videos/ of the first episodes."""
+    """Leaves metrics.json (rates with Wilson intervals, every initial state), episodes.csv (how each episode went) and
+    videos/ of some episodes, failures first.
+    """
     config = run.config
     suite, asked = suite_of(config.env), config.eval
     refuse_missing_states(suite, asked.first_seed, asked.episodes, ("eval.first_seed", "eval.episodes"))
     mend = "Type env.fps={fps:g}"
     refuse_other_rate(config.eval.checkpoint, config.env.fps, "the simulation (env.fps)", mend)
-    policy = load_acting_policy(config, config.eval.checkpoint, config.eval.camera_map, config.eval.unnorm_key)
+    asked = config.eval
+    policy = load_acting_policy(config, asked.checkpoint, asked.camera_map, asked.unnorm_key, asked.load_options)
     fit_suite(policy, suite, "eval.camera_map")
-    cameras = {name: (height, width) for name, (height, width, _) in policy.spec.cameras.items()}
-    envs = EnvMaker.of(config.env, cameras, environment_state=bool(policy.spec.environment_dim))
-    sensitivity = _sensitivity(run, policy, envs)
-    steps = config.chunk_size.steps if config.chunk_size.execution == "receding" else 1
-    policies: dict[str, Predict] = {"policy": PrefixConditionedPolicy(policy, steps, config.seed)}
-    if config.eval.controls:
-        policies["noop"] = suite.noop(policy.spec.horizon)
-    results = _all_results(run, policies, envs, policy.spec.history)
-    metrics = _metrics(run, suite, results, sensitivity)
+    if asked.blind:
+        _refuse_unshown(policy, asked.episodes)
+    names = [POLICY, *([NOOP] if asked.controls else []), *([BLIND] if asked.blind else [])]
+    log = EpisodeLog(run.folder / EPISODES, names, list(config.env.tasks), resuming=run.resuming)
+    with closing(_pool(run, policy, len(names))) as pool:
+        answer = BatchedPolicy(policy, seed=config.seed, batch=asked.batch)
+        sensitivity = _look(run, pool, policy, answer)
+        answers: dict[str, Answer] = {POLICY: answer, NOOP: OneByOne(suite.noop(policy.spec.horizon)), BLIND: answer}
+        _run_episodes(run, pool, {name: answers[name] for name in names}, log)
+        videos = _film(run, pool, answer, log)
+    log.write()
+    metrics = _metrics(run, suite, names, log, {"image_sensitivity": sensitivity, "videos": videos})
     atomic.write_json(run.folder / METRICS, metrics)
     run.write_summary(
         {"task": "eval", "success": {k: v["all"]["success_rate"] for k, v in metrics["policies"].items()}}
@@ -46,70 +69,149 @@ def run(run: Run) -> None:
     _say(run, metrics)
 
 
-def _sensitivity(run: Run, policy: "Policy", envs: EnvMaker) -> dict[str, Any]:
-    """Whether the images reach the action: asked before anything is scored."""
-    observations = []
-    for task in run.config.env.tasks:
-        env = envs.make(task)
-        observations.append(History(env.reset(run.config.eval.first_seed), policy.spec.history, 0).batch())
-    where, allow_blind = str(run.config.eval.checkpoint), run.config.eval.allow_blind
-    return image_sensitivity(policy, observations, where=where, allow_blind=allow_blind)
+def _refuse_unshown(policy: "Policy", episodes: int) -> None:
+    """Refuse the control of other episodes' pictures where there are no other episodes, or no pictures."""
+    if not policy.spec.cameras:
+        raise UserError(
+            "eval.blind=true: the policy looks at no pictures, so it has no blind control. Type eval.blind=false"
+        )
+    if episodes < 2:
+        raise UserError(
+            f"eval.blind=true eval.episodes={episodes}: a blind policy is shown the pictures of another episode, so "
+            "there have to be two. Type eval.episodes=2 or more."
+        )
 
 
-def _all_results(
-    run: Run, policies: dict[str, Predict], envs: EnvMaker, history: int
-) -> dict[str, dict[str, list[EpisodeResult]]]:
-    """{policy: {task: its episodes}}; all policies start from the same initial states."""
+def _pool(run: Run, policy: "Policy", policies: int) -> EnvPool:
+    config = run.config
+    cameras = {name: (height, width) for name, (height, width, _) in policy.spec.cameras.items()}
+    envs = EnvMaker.of(config.env, cameras, environment_state=bool(policy.spec.environment_dim))
+    episodes = policies * len(config.env.tasks) * config.eval.episodes
+    return policy_pool(
+        envs,
+        policy,
+        steps=config.chunk_size.steps,
+        execution=config.chunk_size.execution,
+        workers=worker_count(config.eval.workers, episodes),
+        batch=config.eval.batch,
+        places=config.eval.envs,
+        silence_s=config.eval.silence_s,
+        episodes=episodes,
+        on_step=lambda *_: _leave_when_asked(run),
+    )
+
+
+def _leave_when_asked(run: Run) -> None:
+    if run.should_stop():
+        raise run.interrupted
+
+
+def _look(run: Run, pool: EnvPool, policy: "Policy", answer: BatchedPolicy) -> dict[str, Any]:
+    """Whether the images reach the action, and whether answers depend on their place: before anything is scored."""
+    config = run.config
+    asked = [Asked(task, config.eval.first_seed) for task in config.env.tasks]
+    seen: list[Query] = []
+    for start in range(0, len(asked), pool.places):
+        seen += first_queries(pool, asked[start : start + pool.places], lambda: _leave_when_asked(run))
+    size = config.eval.batch
+    filled = [*seen, *[seen[-1]] * (-len(seen) % size)]  # a batch size that is used anyway
+    batches = [rows_of(each.window for each in filled[at : at + size]) for at in range(0, len(filled), size)]
+    where, allow_blind = str(config.eval.checkpoint), config.eval.allow_blind
+    sensitivity = image_sensitivity(policy, batches, where=where, allow_blind=allow_blind)
+    if not answer.settle(seen[:size]):
+        run.log(PLACE_MATTERS)
+    return sensitivity
+
+
+def _run_episodes(run: Run, pool: EnvPool, answers: dict[str, Answer], log: EpisodeLog) -> None:
+    """Run what is not finished; all policies start from the same initial states."""
     config = run.config
     seeds = range(config.eval.first_seed, config.eval.first_seed + config.eval.episodes)
-    results: dict[str, dict[str, list[EpisodeResult]]] = {name: {} for name in policies}
-    total = len(policies) * len(config.env.tasks) * len(seeds)
-    with run.progress(total, "evaluating", unit="episode") as bar:
-        for task in config.env.tasks:
-            env = envs.make(task)
-            for name, predict in policies.items():
-                filmed = set(seeds[: config.eval.videos]) if name == "policy" else set()
-                for seed in seeds:
-                    if run.should_stop():
-                        raise run.interrupted
-                    (episode,) = rollout(
-                        env,
-                        predict,
-                        seeds=[seed],
-                        chunk_steps=config.chunk_size.steps,
-                        execution=config.chunk_size.execution,
-                        history=history,
-                        record={seed: tuple(env.cameras)} if seed in filmed else {},
+    total = len(answers) * len(config.env.tasks) * len(seeds)
+    if len(log):
+        run.log(f"{len(log)} of {total} episodes were finished before; going on with the others")
+    with run.progress(total, "evaluating", unit="episode", start=len(log)) as bar:
+        for name, answer in answers.items():
+            asked = [Asked(task, at) for task in config.env.tasks for at in seeds if not log.has(name, task, at)]
+            results = evaluate if name != BLIND else partial(_evaluate_blind, seeds=seeds)
+            _run_policy(run, results(pool, asked, answer, on_wait=_shows(run, bar)), name, log, bar)
+
+
+def _evaluate_blind(
+    pool: EnvPool, asked: Sequence[Asked], answer: Answer, *, seeds: range, on_wait: Callable[[], None]
+) -> Iterator[EpisodeResult]:
+    """As `evaluate`, with the pictures of other episodes; task by task, since those pictures take memory."""
+    for task in dict.fromkeys(each.task for each in asked):
+        shown = pictures_of(pool, task, seeds[:SHOWN], answer, on_wait)
+        blind = OtherPictures(answer, shown, seeds[0])
+        yield from evaluate(pool, [each for each in asked if each.task == task], blind, on_wait=on_wait)
+
+
+def _run_policy(run: Run, results: Iterator[EpisodeResult], name: str, log: EpisodeLog, bar: Progress) -> None:
+    solved = sum(each.success for task in run.config.env.tasks for each in log.results(name, task))
+    for result in results:
+        log.add(name, result)
+        solved += result.success
+        bar.advance(**{f"{name} solved": solved})
+
+
+def _shows(run: Run, bar: Progress) -> Callable[[], None]:
+    """Keeps the bar up to date while no episode ends, and hears requests to leave."""
+
+    def wait() -> None:
+        _leave_when_asked(run)
+        bar.advance(0)
+
+    return wait
+
+
+def _film(run: Run, pool: EnvPool, answer: BatchedPolicy, log: EpisodeLog) -> list[str]:
+    """Run some episodes once more with their frames kept: of each task its failures first. Gives the files' names.
+
+    An episode is a pure function of (policy, task, seed), so it goes as it did; nothing is drawn for a film where none
+    is wanted.
+    """
+    config, files = run.config, {}
+    cameras = tuple(answer.policy.spec.cameras)
+    for task in config.env.tasks:
+        results = sorted(log.results(POLICY, task), key=lambda each: (each.success, each.seed))
+        files.update({(task, each.seed): (_file(each), each) for each in results[: config.eval.videos]})
+    if not files or not cameras:
+        return []
+    missing = [key for key, (name, _) in files.items() if not (run.folder / name).exists()]
+    with run.progress(len(files), "filming", unit="video", start=len(files) - len(missing)) as bar:
+        together = max(1, len({pool.worker(place) for place in range(pool.places)}))
+        for start in range(0, len(missing), together):  # a few at a time: frames of an episode are many
+            asked = [Asked(task, seed, cameras) for task, seed in missing[start : start + together]]
+            for result in evaluate(pool, asked, answer, on_wait=lambda: _leave_when_asked(run)):
+                name, before = files[result.task, result.seed]
+                if (result.success, result.steps) != (before.success, before.steps):
+                    run.log(
+                        f"Warning: {result.task}, initial state {result.seed}: {before.steps} steps when it was "
+                        f"scored and {result.steps} when it was filmed. The suite's episodes are no function of "
+                        "(task, initial state, actions), so their results cannot be repeated."
                     )
-                    results[name].setdefault(task, []).append(_filmed(run, episode, env.fps))
-                    bar.advance()
-    return results
+                write_video(run.folder / name, side_by_side(list(result.frames.values())), config.env.fps)
+                bar.advance()
+    return sorted(name for name, _ in files.values())
 
 
-def _filmed(run: Run, episode: EpisodeResult, fps: int) -> EpisodeResult:
-    """Write the episode's video where frames were kept, and let the frames go."""
-    from dataclasses import replace
-
-    if episode.frames:
-        outcome = "success" if episode.success else "failure"
-        path = run.folder / "videos" / f"{episode.task}_seed{episode.seed}_{outcome}.mp4"
-        write_video(path, side_by_side(list(episode.frames.values())), fps)
-    return replace(episode, frames={})
+def _file(result: EpisodeResult) -> str:
+    outcome = "success" if result.success else "failure"
+    return f"videos/{result.task}_seed{result.seed}_{outcome}.mp4"
 
 
-def _metrics(
-    run: Run, suite: Suite, results: dict[str, dict[str, list[EpisodeResult]]], sensitivity: dict[str, Any]
-) -> dict[str, Any]:
+def _metrics(run: Run, suite: Suite, names: list[str], log: EpisodeLog, others: dict[str, Any]) -> dict[str, Any]:
     config = run.config
+    results = {name: {task: log.results(name, task) for task in config.env.tasks} for name in names}
     return {
         "checkpoint": str(config.eval.checkpoint),
         "chunk_steps": config.chunk_size.steps,
         "execution": config.chunk_size.execution,
         "fps": config.env.fps,
         **suite.provenance(),
-        "image_sensitivity": sensitivity,
         "policies": {name: _of_tasks(by_task) for name, by_task in results.items()},
-        "videos": sorted(path.relative_to(run.folder).as_posix() for path in (run.folder / "videos").glob("*.mp4")),
+        **others,
     }
 
 
@@ -121,12 +223,22 @@ def _of_tasks(by_task: dict[str, list[EpisodeResult]]) -> dict[str, Any]:
     }
 
 
-def _of_episodes(episodes: list[EpisodeResult]) -> dict[str, Any]:
+def _of_episodes(episodes: list[EpisodeResult]) -> SuccessMetrics:
     return success_metrics(
         np.array([episode.success for episode in episodes]),
         np.array([episode.seed for episode in episodes]),
         steps=np.array([episode.steps for episode in episodes]),
+        max_rewards=[episode.max_reward for episode in episodes],
     )
+
+
+def _max_reward(score: SuccessMetrics) -> str:
+    """The mean of the largest rewards, as the log shows it beside a rate; nothing where the suite has no rewards."""
+    if "mean_max_reward" not in score or "max_reward_interval" not in score:
+        return ""
+    low, high = (score["max_reward_interval"][end] for end in ("low", "high"))
+    interval = f" [{low:.3f}, {high:.3f}]" if isinstance(low, float) and isinstance(high, float) else ""
+    return f", max reward {score['mean_max_reward']:.3f}{interval}"
 
 
 def _say(run: Run, metrics: dict[str, Any]) -> None:
@@ -135,6 +247,6 @@ def _say(run: Run, metrics: dict[str, Any]) -> None:
             interval = score["success_interval"]
             run.log(
                 f"{name:7} {task:15} {score['num_success']:3}/{score['num_episodes']:<3} "
-                f"{score['success_rate']:.2f} [{interval['low']:.2f}, {interval['high']:.2f}]"
+                f"{score['success_rate']:.2f} [{interval['low']:.2f}, {interval['high']:.2f}]{_max_reward(score)}"
             )
     run.log(f"videos: {Path(run.folder) / 'videos'}")

@@ -1,24 +1,29 @@
-"""Which episodes of which dataset a task works on: opened, split and described, the same for every task."""
+"""The dataset that a task works on, and which of its episodes train and which are held out: the same for every task."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from xp.checkpoints.reference import CheckpointRef
 from xp.data import Dataset, Split, compute_statistics, load_statistics, open_dataset, split_episodes
+from xp.data.dataset import Groups
 from xp.errors import UserError, join_names
+from xp.json_types import JSON, JSONObject
 from xp.runs import RunFolder
 
 if TYPE_CHECKING:
-    from xp.models.policy import DataSpec
+    from xp.config.schema import Data
+    from xp.foreign.statistics import DatasetStatistics
+    from xp.models.policy import DataSpec, GroupSpec
 
 SPLIT = "split.json"
 
 
 @dataclass(frozen=True)
-class Source:
+class DataSource:
     """A dataset and the episodes of it to train on and to hold out."""
 
     dataset: Dataset
@@ -37,9 +42,10 @@ class Source:
             environment_dim=dataset.environment_dim,
             fps=dataset.fps,
             tasks=tuple(dataset.tasks),
+            groups=_group_specs(dataset.groups),
         )
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> JSONObject:
         """What a summary says about the data."""
         return {
             "root": str(self.dataset.root),
@@ -50,33 +56,76 @@ class Source:
         }
 
 
-def open_source(data: Any, cache: str | Path | None = None, *, holds_out: bool = True) -> Source:
-    """Open `data.root` and split its episodes as the `data` section says; `cache` is `paths.cache`, where it is known.
+def _group_specs(groups: Groups | None) -> "tuple[GroupSpec, ...]":
+    """Groups of dimensions as a model is told of them."""
+    from xp.models.policy import GroupSpec
+
+    if groups is None:
+        return ()
+    return tuple(
+        GroupSpec(
+            name=name,
+            action_dim=groups.action_dims[number],
+            state_dim=groups.state_dims[number],
+            parameter_group=groups.parameter_groups[number] if groups.parameter_groups else name,
+            reward_scale=groups.reward_scales[number] if groups.reward_scales else 1.0,
+        )
+        for number, name in enumerate(groups.names)
+    )
+
+
+@dataclass(frozen=True)
+class TrainedData:
+    """What a training run's summary says about its dataset: where it lay, its fingerprint and its rate."""
+
+    root: str
+    fingerprint: str
+    fps: float | None
+
+
+def open_source(
+    data: "Data",
+    cache: str | Path | None = None,
+    *,
+    root: str | None = None,
+    val_fraction: float | None = None,
+    holds_out: bool = True,
+) -> DataSource:
+    """Open a dataset and split its episodes as the `data` section says.
+
+    Args:
+        data: the `data` section.
+        cache: `paths.cache`, where it is known.
+        root: the dataset in place of `data.root`.
+        val_fraction: in place of `data.val_fraction`.
+        holds_out: whether a share that comes to no episode is refused.
 
     Raises:
         UserError: `holds_out`, and a share that is asked for comes to no episode at all.
     """
     columns = None if cache is None else Path(cache) / "columns"
-    dataset = open_dataset(data.root, decoder=data.decoder, cache_dir=columns, cache_gb=data.cache_gb)
+    where = data.root if root is None else root
+    assert where is not None, "checked before the run"
+    dataset = open_dataset(where, decoder=data.decoder, cache_dir=columns, cache_gb=data.cache_gb)
     if data.split is not None:
         split = Split.load(data.split)
         split.check(dataset)
-        return Source(dataset, split)
+        return DataSource(dataset, split)
     split = split_episodes(
         dataset,
-        val_fraction=data.val_fraction,
+        val_fraction=data.val_fraction if val_fraction is None else val_fraction,
         seed=data.split_seed,
-        tasks=_list(data.tasks),
-        exclude_tasks=_list(data.exclude_tasks),
+        tasks=data.tasks and list(data.tasks),
+        exclude_tasks=data.exclude_tasks and list(data.exclude_tasks),
     )
     if holds_out:
         split.check_held_out(dataset.root)
-    return Source(dataset, split)
+    return DataSource(dataset, split)
 
 
-def source_of(
-    checkpoint: str | Path, data: Any, root: str | None = None, cache: str | Path | None = None
-) -> tuple[Source, str] | None:
+def eval_source(
+    checkpoint: str | Path, data: "Data", root: str | None = None, cache: str | Path | None = None
+) -> tuple[DataSource, str] | None:
     """The dataset to measure a policy on, its held-out episodes, and how they were held out, in words.
 
     A manifest that is given (`data.split`) counts first, but never with an episode that the policy was trained on; then
@@ -96,12 +145,12 @@ def source_of(
     """
     folder = own_folder(checkpoint)
     trained = training_data(folder)
-    root = root or (trained["root"] if trained else None)
+    root = root or (trained.root if trained else None)
     if root is None:
         return None
     own = Split.load(folder / SPLIT) if trained else None
-    source = open_source(OmegaConf.merge(plain(data), {"root": root}), cache, holds_out=False)
-    same = trained is not None and trained["fingerprint"] == source.dataset.fingerprint
+    source = open_source(data, cache, root=root, holds_out=False)
+    same = trained is not None and trained.fingerprint == source.dataset.fingerprint
     if trained is not None and not same and data.split is None:
         _refuse_replaced(folder, trained, source.dataset)
     if data.split is not None:
@@ -109,34 +158,34 @@ def source_of(
             refuse_trained_on(source.split.val, own, folder, f"data.split={data.split}")
         return source, "held out by the manifest data.split"
     if own is not None and same:
-        return Source(source.dataset, own), "held out by the training run"
+        return DataSource(source.dataset, own), "held out by the training run"
     return source, "held out by data.val_fraction; the policy was trained on other data, or its data is unknown"
 
 
-def _refuse_replaced(folder: Path, trained: dict[str, Any], dataset: Dataset) -> None:
+def _refuse_replaced(folder: Path, trained: TrainedData, dataset: Dataset) -> None:
     """Refuse a dataset that lies where the training run's own lay and is another: which episodes are new is unknown.
 
     Raises:
         UserError: both fingerprints, and what to type.
     """
-    if Path(str(trained.get("root", ""))).resolve() != dataset.root.resolve():
+    if Path(trained.root).resolve() != dataset.root.resolve():
         return
     raise UserError(
-        f"{folder} was trained on another dataset than lies in {dataset.root} now (fingerprint "
-        f"{str(trained.get('fingerprint'))[:12]}... then, {dataset.fingerprint[:12]}... now), so the episodes that it "
+        f"{folder} was trained on another dataset than the one in {dataset.root} now (fingerprint "
+        f"{trained.fingerprint[:12]}... then, {dataset.fingerprint[:12]}... now), so the episodes that it "
         "held out mean something else. Give a copy of the dataset as it was (predict.data_root=FOLDER, "
         "eval.data_root=FOLDER or data.root=FOLDER), or say which episodes it may be measured on: data.split=MANIFEST"
     )
 
 
-def measured_on(config: Any, section: str) -> tuple[Source, str]:
+def eval_data(config: DictConfig, section: str) -> tuple[DataSource, str]:
     """The dataset that the section `predict` or `eval` measures its checkpoint on, and how its episodes are held out.
 
     Raises:
         UserError: nothing says which dataset, or it has another rate than the policy was trained at.
     """
     given = config[section]
-    found = source_of(given.checkpoint, config.data, given.data_root, config.paths.cache)
+    found = eval_source(given.checkpoint, config.data, given.data_root, config.paths.cache)
     if found is None:
         raise UserError(
             f"{section}.checkpoint={given.checkpoint} is not an xp training run, so its dataset is unknown. Give the "
@@ -175,11 +224,11 @@ def _trained_rate(checkpoint: str | Path) -> float | None:
 
     trained = training_data(own_folder(checkpoint))
     if trained is not None:
-        return trained.get("fps")
+        return trained.fps
     return trained_fps(checkpoint)
 
 
-def statistics_of(source: Source, given: str | None) -> dict[str, Any]:
+def statistics_of(source: DataSource, given: str | None) -> "DatasetStatistics":
     """Statistics of the training episodes, or those in a file: models that are to be merged share one scale.
 
     Raises:
@@ -190,7 +239,12 @@ def statistics_of(source: Source, given: str | None) -> dict[str, Any]:
     statistics = load_statistics(given)
     dataset = source.dataset
     wanted = {"action": dataset.action_dim, "proprio": dataset.state_dim, "environment_state": dataset.environment_dim}
-    dims = {name: len(statistics.get(name, {}).get("mean", ())) for name in wanted}
+    around = statistics.get("environment_state", {"mean": ()})
+    dims = {
+        "action": len(statistics["action"]["mean"]),
+        "proprio": len(statistics["proprio"]["mean"]),
+        "environment_state": len(around["mean"]),
+    }
     if dims != wanted:
         has, needs = (", ".join(f"{number} {name}" for name, number in each.items()) for each in (dims, wanted))
         raise UserError(
@@ -210,18 +264,22 @@ def refuse_trained_on(episodes: tuple[int, ...], own: Split, folder: Path, given
     if both:
         raise UserError(
             f"{given} holds out {len(both)} episodes that {folder} was trained on ({join_names(map(str, both[:5]))}"
-            f"{', ...' if len(both) > 5 else ''}): measuring on them would flatter it. Leave it out to take the "
+            f"{', ...' if len(both) > 5 else ''}): a score on them would be too good. Leave it out to take the "
             "episodes that the run itself held out, or give a manifest that holds out others."
         )
 
 
-def training_data(folder: Path) -> dict[str, Any] | None:
+def training_data(folder: Path) -> TrainedData | None:
     """What a training run's summary says about its data; None where `folder` is none."""
     summary = RunFolder(folder).summary() if (folder / SPLIT).is_file() else None
-    return (summary or {}).get("data")
+    data = summary.get("data") if isinstance(summary, Mapping) else None
+    if not isinstance(data, Mapping) or not data:
+        return None
+    fps = data.get("fps")
+    return TrainedData(str(data["root"]), str(data["fingerprint"]), fps if isinstance(fps, int | float) else None)
 
 
-def held_out(source: Source, limit: int | None) -> tuple[int, ...]:
+def held_out(source: DataSource, limit: int | None) -> tuple[int, ...]:
     """The first `limit` held-out episodes, taken evenly over the tasks; all of them if `limit` is None."""
     if not source.split.val:
         raise UserError(
@@ -242,12 +300,8 @@ def own_folder(path: str | Path) -> Path:
     return CheckpointRef.parse(path).path
 
 
-def plain(section: Any) -> dict[str, Any]:
+def plain(section: DictConfig) -> dict[str, JSON]:
     """A section of the configuration as a plain, resolved dict."""
     content = OmegaConf.to_container(section, resolve=True)
     assert isinstance(content, dict)
     return {str(key): value for key, value in content.items()}
-
-
-def _list(values: Any) -> list[str] | None:
-    return None if values is None else list(values)

@@ -1,8 +1,8 @@
-"""A training on several devices: one process for each, the first of which is the run's own.
+"""Training on several devices: one process for each, and the first is the run's own.
 
-`together` starts the others, tells them what to do over their standard input, and ends them with the run; each calls
-`follow`, which does that. They have a temporary folder in place of the run's, so that nothing they do can be seen
-there, and they end when that input ends: also when the run's process is killed.
+`launch_ranks` starts the others, tells them what to do over their standard input, and ends them with the run; each
+calls `run_rank`, which does that. They have a temporary folder in place of the run's, so that nothing they do can be
+seen there, and they end when that input ends: also when the run's process is killed.
 """
 
 import dataclasses
@@ -32,41 +32,41 @@ FAREWELL_S = 60.0
 """How long the others may take to leave after the run's own process is done."""
 
 
-class RankLost(UserError):  # noqa: N818 - a run's ending, named as people say it
+class RankLost(UserError):  # noqa: N818 - a run's ending, named as its users say it
     """A process that trained with the run's own is gone."""
 
     exit_code = 1
 
 
 @dataclasses.dataclass(frozen=True)
-class Follower:
-    """A process that was started, and the file that its words go to."""
+class RankProcess:
+    """A process that was started, and the file that its output goes to."""
 
     rank: int
     process: subprocess.Popen
-    words: IO[bytes]
+    output: IO[bytes]
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Raise RankLost if the process ended with an error."""
         code = self.process.poll()
         if code:
-            raise RankLost(f"{self._ending(code)} Its last words:\n{self._last_words()}")
+            raise RankLost(f"{self._ending(code)} Its last output:\n{self._last_output()}")
 
     def _ending(self, code: int) -> str:
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        memory = " (SIGKILL is often for want of memory: try a smaller trainer.batch_size)" if code == -9 else ""
+        memory = " (SIGKILL is often for lack of memory: try a smaller trainer.batch_size)" if code == -9 else ""
         return (
-            f"The process of device {self.rank} {how}{memory}, so the training cannot go on. The same command goes on "
-            "from the last checkpoint."
+            f"The process of device {self.rank} {how}{memory}, so the training stopped. Run the same command again to "
+            "continue from the last checkpoint."
         )
 
-    def _last_words(self) -> str:
-        self.words.seek(0)
-        return self.words.read()[-2000:].decode(errors="replace").strip() or "(none)"
+    def _last_output(self) -> str:
+        self.output.seek(0)
+        return self.output.read()[-2000:].decode(errors="replace").strip() or "(none)"
 
 
 @contextmanager
-def together(run: Run, task: str) -> Iterator[Run]:
+def launch_ranks(run: Run, task: str) -> Iterator[Run]:
     """The run as the first of as many processes as `trainer.devices` asks for; the others work while the block runs.
 
     Args:
@@ -81,26 +81,26 @@ def together(run: Run, task: str) -> Iterator[Run]:
         yield run
         return
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        followers = [_start(run, task, rank, size, listener.getsockname()[1]) for rank in range(1, size)]
+        processes = [_start(run, task, rank, size, listener.getsockname()[1]) for rank in range(1, size)]
 
-        def look() -> None:
-            for follower in followers:
-                follower.look()
+        def check_all() -> None:
+            for each in processes:
+                each.check()
 
-        ranks = Ranks(size=size, port=listener.getsockname()[1], listener=os.dup(listener.fileno()), look=look)
+        ranks = Ranks(size=size, port=listener.getsockname()[1], listener=os.dup(listener.fileno()), look=check_all)
         try:
             yield dataclasses.replace(run, ranks=ranks)
-            for follower in followers:
+            for each in processes:
                 with suppress(subprocess.TimeoutExpired):
-                    follower.process.wait(FAREWELL_S)
+                    each.process.wait(FAREWELL_S)
         except Exception as error:
-            _blame(followers, error)
+            _raise_first_failure(processes, error)
             raise
         finally:
-            for follower in followers:
-                follower.process.kill()
-                follower.process.wait()
-                follower.words.close()
+            for each in processes:
+                each.process.kill()
+                each.process.wait()
+                each.output.close()
 
 
 def _size(run: Run) -> int:
@@ -119,50 +119,50 @@ def _size(run: Run) -> int:
     return count_devices(TrainerOptions.read(plain(config.trainer)))
 
 
-def _start(run: Run, task: str, rank: int, size: int, port: int) -> Follower:
-    words = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
+def _start(run: Run, task: str, rank: int, size: int, port: int) -> RankProcess:
+    output = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "xp.tasks._lib.launch_ranks"],
         stdin=subprocess.PIPE,
-        stdout=words,
+        stdout=output,
         stderr=subprocess.STDOUT,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},  # the same code, a snapshot's too
         start_new_session=True,
     )
     config = OmegaConf.to_container(run.config, resolve=True)
     assert process.stdin is not None
-    asked = {"task": task, "config": config, "rank": rank, "size": size, "port": port}
-    process.stdin.write(json.dumps(asked).encode() + b"\n")
+    request = {"task": task, "config": config, "rank": rank, "size": size, "port": port}
+    process.stdin.write(json.dumps(request).encode() + b"\n")
     process.stdin.flush()
-    return Follower(rank, process, words)
+    return RankProcess(rank, process, output)
 
 
-def _blame(followers: list[Follower], error: Exception) -> None:
+def _raise_first_failure(processes: list[RankProcess], error: Exception) -> None:
     """Where a connection broke because a process is gone, say that in place of the broken connection."""
     if isinstance(error, UserError | RunInterrupted):
         return
-    for follower in followers:
+    for each in processes:
         with suppress(subprocess.TimeoutExpired):
-            follower.process.wait(2.0)
-    for follower in followers:
+            each.process.wait(2.0)
+    for each in processes:
         try:
-            follower.look()
+            each.check()
         except RankLost as lost:
             raise lost from error
 
 
-def follow() -> None:
-    """What a process does that `together` started."""
+def run_rank() -> None:
+    """What a process does that `launch_ranks` started."""
     for number in ASKED_BY:  # rank 0 decides when to stop
         signal.signal(number, signal.SIG_IGN)
-    asked = json.loads(sys.stdin.buffer.readline())
+    request = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_end_with_the_first, name="end-with-the-first", daemon=True).start()
     with tempfile.TemporaryDirectory(prefix="xp-rank-") as scratch:
         folder = Path(scratch)
-        ranks = Ranks(rank=asked["rank"], size=asked["size"], port=asked["port"])
+        ranks = Ranks(rank=request["rank"], size=request["size"], port=request["port"])
         record = Record(folder / "record.json", {})
         with suppress(RunInterrupted):
-            task_named(asked["task"])(Run(folder, as_config(asked["config"]), record, echo=False, ranks=ranks))
+            task_named(request["task"])(Run(folder, as_config(request["config"]), record, echo=False, ranks=ranks))
 
 
 def _end_with_the_first() -> None:
@@ -172,4 +172,4 @@ def _end_with_the_first() -> None:
 
 
 if __name__ == "__main__":
-    follow()
+    run_rank()

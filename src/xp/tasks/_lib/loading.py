@@ -45,13 +45,21 @@ def use_framework(config: DictConfig, family: "Family") -> None:
 
 
 def load(
-    config: DictConfig, path: str, camera_map: Mapping[str, str | None] | None = None, unnorm_key: str | None = None
+    config: DictConfig,
+    path: str,
+    camera_map: Mapping[str, str | None] | None = None,
+    unnorm_key: str | None = None,
+    load_options: Mapping[str, object] | None = None,
 ) -> "Policy":
-    """The policy saved at `path`, its framework prepared; `camera_map` and `unnorm_key` as in `xp.load_policy`."""
+    """The policy saved at `path`, its framework prepared; `camera_map` and `unnorm_key` as in `xp.load_policy`.
+
+    `load_options` are further options of the policy's family (`Family.load_options`), by name.
+    """
     from xp.models.families import find_policy, load_policy
 
     use_framework(config, find_policy(path).family)
-    return load_policy(path, camera_map=camera_map, unnorm_key=unnorm_key)
+    options = {str(name): str(value) for name, value in (load_options or {}).items() if value is not None}
+    return load_policy(path, camera_map=camera_map, **{"unnorm_key": unnorm_key, **options})
 
 
 def fit_cameras(policy: "Policy", cameras: list[str], where: str, key: str | None = None) -> None:

@@ -1,4 +1,4 @@
-"""What a policy's folder names outside itself: the tokenizers that its answers depend on, as far as they are here."""
+"""Files outside a policy's folder that its predictions depend on: the tokenizers that it names, where they are here."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What a replay works on: which episodes, which checkpoints; and what a user can get wrong about them."""
+"""The episodes and checkpoints of an offline replay, and the checks of what a user gave for them."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -7,7 +7,7 @@ from xp.checkpoints.run_layout import checkpoint_steps
 from xp.data import Dataset
 from xp.errors import UserError
 from xp.metrics.replay import Execution, first_query, is_long_enough
-from xp.tasks._lib.data_source import Source, held_out, own_folder
+from xp.tasks._lib.data_source import DataSource, held_out, own_folder
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from xp.runs import Run
 
 
-def chosen_episodes(config: "DictConfig", source: Source) -> tuple[int, ...]:
+def chosen_episodes(config: "DictConfig", source: DataSource) -> tuple[int, ...]:
     """The episodes of eval.indices_episode, else those held out of training.
 
     Raises:
@@ -85,13 +85,13 @@ def long_enough(
         for episode, length in lengths.items()
         if all(is_long_enough(length, execution, horizon) for execution in executions.values())
     )
-    execution = max(executions.values(), key=lambda each: each.told)
-    need = first_query(execution) + execution.told + horizon + 1
+    execution = max(executions.values(), key=lambda each: each.prefix_len)
+    need = first_query(execution) + execution.prefix_len + horizon + 1
     if not kept:
         raise UserError(
             f"The chunk is longer than every episode: {first_query(execution)} frames before it, a prefix of "
-            f"{execution.told} and {horizon} predicted actions need episodes of {need} frames; those asked for have "
-            f"{min(lengths.values())} to {max(lengths.values())}. Give longer episodes (eval.indices_episode, "
+            f"{execution.prefix_len} and {horizon} predicted actions need episodes of {need} frames; those asked for "
+            f"have {min(lengths.values())} to {max(lengths.values())}. Give longer episodes (eval.indices_episode, "
             "eval.data_root), or a policy with a shorter chunk."
         )
     short = [episode for episode in episodes if episode not in kept]

@@ -1,4 +1,4 @@
-"""A training whose result is there already: what a stage decided late may be what another job was trained with."""
+"""Reuses the result of a finished training that has the same configuration, instead of training again."""
 
 import os
 import shutil

@@ -2,33 +2,37 @@
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from typing import Any
+from typing import cast
 
 import jax
 import numpy as np
 
+from xp.checkpoints.arrays import Array
 from xp.config.devices import check_accumulate
+from xp.json_types import JSONObject
 from xp.models.policy import Policy
 from xp.models.trainable import JaxTrainable
+from xp.models.tree import flatten
 from xp.runs import Run
-from xp.training.jax.sharding import make_placement
+from xp.training.digest import digest_of
+from xp.training.disk import bytes_of
+from xp.training.jax.sharding import Inputs, WeightTree, make_placement
 from xp.training.jax.step import (
     deployed,
-    filled,
     initial_state,
     make_optimiser,
     make_step,
-    names_and_arrays,
+    named_arrays,
     seed_words,
+    state_from_arrays,
 )
 from xp.training.loggers import Logger
 from xp.training.options import TrainerOptions
 from xp.training.overfit import StepBatches
-from xp.training.partition import split
+from xp.training.partition import Partition, split
 from xp.training.prefetch import prefetched
 from xp.training.schedules import Schedule
 from xp.training.session import Session, Validate, train_session
-from xp.training.storage import bytes_of, digest_of
 
 
 class JaxSession(Session):
@@ -44,18 +48,21 @@ class JaxSession(Session):
         schedule: Schedule,
         seed: int,
     ):
-        partition = split(
-            trainable.weights, freeze=options.freeze, model_frozen=trainable.frozen, presets=trainable.freeze_presets
+        partition: Partition[Array] = split(
+            flatten(trainable.weights),
+            freeze=options.freeze,
+            model_frozen=trainable.frozen,
+            presets=trainable.freeze_presets,
         )
         run.log(partition.describe())
         must_agree = {"seed": seed, "frozen": digest_of(partition.frozen) if partition.frozen else None}
         policy_bytes = bytes_of(partition.trained) + bytes_of(partition.frozen)
         super().__init__(run, batches, validate, options, schedule, must_agree, policy_bytes)
         self.trainable, self.seed = trainable, seed_words(seed)
-        optimiser = make_optimiser(options, partition)
+        optimiser = make_optimiser(options, partition, betas=trainable.betas, eps=trainable.eps)
         self.placement = make_placement(options.sharding)
-        self.state = self.placement.weights(initial_state(partition, optimiser, options))
-        self.frozen = self.placement.weights(partition.frozen)
+        self.state = self.placement.place(initial_state(partition, optimiser, options))
+        self.frozen = self.placement.place(partition.frozen)
         self.update = make_step(trainable.loss, optimiser, options, self.placement)
 
     def train_all(self, logger: Logger) -> None:
@@ -70,16 +77,16 @@ class JaxSession(Session):
                 self.step(inputs)
                 self.after_update(logger)
                 if profile.after(self.done):
-                    self.say_profile()
-                bar.advance(1, **self.shown())
+                    self.log_profile()
+                bar.advance(1, **self.progress_values())
 
-    def inputs(self, step: int) -> dict[str, Any]:
+    def inputs(self, step: int) -> Inputs:
         """The model's inputs for the update that follows `step` finished ones, on their way to the device."""
         prepared = self.trainable.prepare(self.batches.at(step))
         check_accumulate(next(iter(prepared.values())).shape[0], self.options.accumulate)
-        return self.placement.inputs(prepared)
+        return self.placement.place_inputs(prepared)
 
-    def step(self, inputs: dict[str, Any]) -> None:
+    def step(self, inputs: Inputs) -> None:
         """Dispatch one update."""
         rate = self.schedule(self.done)
         self.state, outcome = self.update(
@@ -89,15 +96,15 @@ class JaxSession(Session):
 
     def policy(self) -> Policy:
         """The policy that would be deployed now."""
-        return self.trainable.policy(deployed(self.state, self.frozen))
+        return self.trainable.policy(cast(WeightTree, deployed(self.state, self.frozen)))  # placed, so all are JAX's
 
-    def arrays(self) -> dict[str, Any]:
+    def arrays(self) -> Mapping[str, Array]:
         """The leaves of the state."""
-        return names_and_arrays(self.state)
+        return named_arrays(self.state)
 
     def take_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Put the arrays where the state's leaves were."""
-        self.state = self.placement.weights(filled(self.state, arrays))
+        self.state = self.placement.place(state_from_arrays(self.state, arrays))
 
     def loss_since_log(self) -> float:
         """The running loss of the state."""
@@ -110,10 +117,10 @@ def train(
     batches: StepBatches,
     *,
     validate: Validate | None,
-    trainer: Mapping[str, Any],
-    lr: Mapping[str, Any],
+    trainer: JSONObject,
+    lr: JSONObject,
     seed: int,
-    logger: Mapping[str, Any] | None = None,
+    logger: JSONObject | None = None,
 ) -> Policy:
     """Train a model in JAX; arguments, result and errors are those of `xp.training.train_any`."""
     options = TrainerOptions.read(trainer)

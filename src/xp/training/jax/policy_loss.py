@@ -1,7 +1,6 @@
 """The loss of a JAX policy on a dump, with its gradient with respect to the named weights; compiled once."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +8,8 @@ import numpy as np
 
 from xp.data.dumps import Dump
 from xp.metrics.intervals import Sums
-from xp.models.policy import JaxPolicy
+from xp.models.policy import Batch, JaxPolicy
+from xp.training.jax.sharding import Inputs, Weights
 from xp.training.policy_loss import refuse_other_names, summed_by_episode
 
 ROWS = 32
@@ -30,10 +30,12 @@ class PolicyLoss:
         loss = policy.loss_function()
         self._value = jax.jit(lambda weights, inputs, share: share * loss(weights, inputs))
 
-        def of_floats(floats: Any, others: Any, inputs: Any, share: Any) -> jax.Array:
+        def of_floats(floats: Weights, others: Weights, inputs: Inputs, share: jax.Array) -> jax.Array:
             return share * loss({**others, **floats}, inputs)
 
-        def added(total: Any, floats: Any, others: Any, inputs: Any, share: Any) -> tuple[jax.Array, Any]:
+        def added(
+            total: Weights, floats: Weights, others: Weights, inputs: Inputs, share: jax.Array
+        ) -> tuple[jax.Array, Weights]:
             value, gradient = jax.value_and_grad(of_floats)(floats, others, inputs, share)
             return value, jax.tree.map(jnp.add, total, gradient)
 
@@ -63,7 +65,7 @@ class PolicyLoss:
         refuse_other_names(weights, self._shapes)
         placed = jax.device_put(dict(weights))
 
-        def measure(batch: dict[str, Any]) -> tuple[float, int]:
+        def measure(batch: Batch) -> tuple[float, int]:
             inputs, count = self._policy.loss_inputs(batch, ROWS)
             return float(self._value(placed, inputs, np.float32(count))), count
 

@@ -1,4 +1,4 @@
-"""Where arrays of a training run lie when several devices share it: by `jax.sharding`, with XLA adding the traffic.
+"""Where arrays are placed when several devices share a training, by `jax.sharding`; XLA adds the communication.
 
 `data`: every device has all weights and works on its part of the batch. `fsdp`: weights, moments and averages are split
 over the devices as well, each along its longest axis that divides evenly, and gathered where they are used (the idea of
@@ -7,13 +7,21 @@ ZeRO stage 3: Rajbhandari et al. 2020). Both compute what one device computes, u
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from xp.checkpoints.arrays import Array
 from xp.errors import UserError
+from xp.models.tree import Tree
+
+type Inputs = Mapping[str, jax.Array]
+"""A model's inputs on the device (or devices), each [B, ...]."""
+type Weights = dict[str, jax.Array]
+"""Weights by path, joined by '/'."""
+type WeightTree = Tree[jax.Array]
+"""Weights in nested dicts, as Flax has them."""
 
 AXIS = "devices"
 
@@ -22,15 +30,15 @@ AXIS = "devices"
 class OneDevice:
     """Everything on the default device."""
 
-    def inputs(self, batch: Mapping[str, Any]) -> Any:
+    def place_inputs(self, batch: Mapping[str, Array]) -> Inputs:
         """A prepared batch, on its way to the device."""
         return jax.device_put(dict(batch))
 
-    def weights(self, tree: Any) -> Any:
+    def place[Tree](self, tree: Tree) -> Tree:
         """Weights, or a whole state, on the device."""
         return jax.device_put(tree)
 
-    def kept(self, tree: Any) -> Any:
+    def constrain[Tree](self, tree: Tree) -> Tree:
         """The same inside a compiled function: nothing to say."""
         return tree
 
@@ -42,7 +50,7 @@ class Sharded:
     mesh: Mesh
     split_weights: bool
 
-    def inputs(self, batch: Mapping[str, Any]) -> Any:
+    def place_inputs(self, batch: Mapping[str, Array]) -> Inputs:
         """A prepared batch, split along its first axis."""
         size, devices = next(iter(batch.values())).shape[0], self.mesh.size
         if size % devices:
@@ -52,20 +60,21 @@ class Sharded:
             )
         return jax.device_put(dict(batch), NamedSharding(self.mesh, PartitionSpec(AXIS)))
 
-    def weights(self, tree: Any) -> Any:
+    def place[Tree](self, tree: Tree) -> Tree:
         """Weights, or a whole state, laid out over the mesh."""
         return jax.device_put(tree, jax.tree.map(self._of, tree))
 
-    def kept(self, tree: Any) -> Any:
+    def constrain[Tree](self, tree: Tree) -> Tree:
         """The same inside a compiled function, so that a state comes out as it went in."""
         return jax.lax.with_sharding_constraint(tree, jax.tree.map(self._of, tree))
 
-    def _of(self, array: Any) -> NamedSharding:
-        axes = [axis for axis, length in enumerate(array.shape) if length and length % self.mesh.size == 0]
+    def _of(self, array: Array) -> NamedSharding:
+        shape = array.shape
+        axes = [axis for axis, length in enumerate(shape) if length and length % self.mesh.size == 0]
         if not self.split_weights or not axes:
             return NamedSharding(self.mesh, PartitionSpec())
-        axis = max(axes, key=lambda axis: array.shape[axis])
-        return NamedSharding(self.mesh, PartitionSpec(*[AXIS if i == axis else None for i in range(array.ndim)]))
+        axis = max(axes, key=lambda axis: shape[axis])
+        return NamedSharding(self.mesh, PartitionSpec(*[AXIS if i == axis else None for i in range(len(shape))]))
 
 
 Placement = OneDevice | Sharded

@@ -1,4 +1,4 @@
-"""One update of the weights, as one compiled and donated function.
+"""One update of the weights in JAX, as one compiled function that reuses the memory of its state.
 
 AdamW with decoupled weight decay (Loshchilov & Hutter 2019) from optax, clipping by global norm (Pascanu et al. 2013),
 gradient accumulation, an exponential moving average of the weights, and mixed precision with float32 master weights.
@@ -6,21 +6,33 @@ gradient accumulation, an exponential moving average of the weights, and mixed p
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from xp.models.tree import unflatten
-from xp.training.jax.sharding import OneDevice, Placement
+from xp.checkpoints.arrays import Array
+from xp.models.tree import Tree, unflatten
+from xp.training.jax.sharding import Inputs, OneDevice, Placement, Weights, WeightTree
 from xp.training.options import TrainerOptions
-from xp.training.partition import Flat, Partition, matching
+from xp.training.partition import HasShape, Partition, matching
 from xp.training.session import Outcome
 
+type Parts = Mapping[str, jax.Array]
+"""Scalars that a loss is made of, by name."""
+type Loss = Callable[[WeightTree, Inputs, jax.Array, bool], tuple[jax.Array, Parts]]
+"""`loss(weights, inputs, key, train)`: the scalar objective and its parts, see `JaxTrainable`."""
+type Gradient = Callable[[Weights, Weights, Inputs, jax.Array], tuple[tuple[jax.Array, Parts], Weights]]
+"""`gradient(trained, frozen, inputs, key)`: objective, parts, and the gradient of the trained weights."""
+type Step = Callable[
+    [State, Mapping[str, Array], Inputs, np.ndarray, np.uint32, np.float32, np.bool_], tuple[State, Outcome]
+]
+"""`step(state, frozen, inputs, seed, index, rate, fresh)`, see `make_step`."""
+
 KERNELS = ("*kernel*",)
-"""The weights that decay where `trainer.weight_decay_params` is null: Octo's rule (biases and norms are left alone)."""
+"""The weights that decay where `trainer.weight_decay_params` is null: biases and norms are left alone."""
 
 
 class State(NamedTuple):
@@ -29,22 +41,29 @@ class State(NamedTuple):
     `ema` is {} when no average is kept. `loss_sum` and `loss_count` run since the last row of the training log.
     """
 
-    weights: Flat
+    weights: Weights
     optimiser: optax.OptState
-    ema: Flat
+    ema: Weights
     loss_sum: jax.Array
     loss_count: jax.Array
 
 
-def make_optimiser(options: TrainerOptions, partition: Partition) -> optax.GradientTransformation:
+def make_optimiser[Weight: HasShape](
+    options: TrainerOptions,
+    partition: Partition[Weight],
+    *,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+) -> optax.GradientTransformation:
     """Clip by global norm, Adam, decoupled decay on `trainer.weight_decay_params` weights (by default kernels only).
 
     The learning rate is not part of it: the step multiplies by the rate it is given. Frozen weights have no state here.
+    `betas` and `eps` are Adam's, as the model's own training has them.
 
     Raises:
         UserError: a decay pattern that matches no weight.
     """
-    chain = [optax.scale_by_adam()]
+    chain = [optax.scale_by_adam(b1=betas[0], b2=betas[1], eps=eps)]
     if options.clip_norm is not None:
         chain.insert(0, optax.clip_by_global_norm(options.clip_norm))
     if options.weight_decay > 0:
@@ -59,7 +78,9 @@ def make_optimiser(options: TrainerOptions, partition: Partition) -> optax.Gradi
     return optax.chain(*chain)
 
 
-def initial_state(partition: Partition, optimiser: optax.GradientTransformation, options: TrainerOptions) -> State:
+def initial_state[Weight: Array](
+    partition: Partition[Weight], optimiser: optax.GradientTransformation, options: TrainerOptions
+) -> State:
     """The state before the first update, in fresh device buffers (the caller's arrays are never donated)."""
     weights = {path: jnp.array(array, dtype=jnp.float32, copy=True) for path, array in partition.trained.items()}
     ema = (
@@ -69,11 +90,11 @@ def initial_state(partition: Partition, optimiser: optax.GradientTransformation,
 
 
 def make_step(
-    loss: Callable[..., tuple[Any, dict[str, Any]]],
+    loss: Loss,
     optimiser: optax.GradientTransformation,
     options: TrainerOptions,
     placement: Placement = OneDevice(),  # noqa: B008 - frozen and empty
-) -> Callable[..., tuple[State, Outcome]]:
+) -> Step:
     """Compile `step(state, frozen, inputs, seed, index, rate, fresh) -> (state, outcome)`; `state` is donated.
 
     `seed` comes from `seed_words`, `index` (uint32) is the number of finished updates, `rate` the learning rate,
@@ -86,7 +107,15 @@ def make_step(
         gradient = _accumulated(gradient, options.accumulate)
 
     @partial(jax.jit, donate_argnums=0)
-    def step(state: State, frozen: Flat, inputs: dict, seed: Any, index: Any, rate: Any, fresh: Any):
+    def step(
+        state: State,
+        frozen: Weights,
+        inputs: Inputs,
+        seed: jax.Array,
+        index: jax.Array,
+        rate: jax.Array,
+        fresh: jax.Array,
+    ) -> tuple[State, Outcome]:
         key = jax.random.fold_in(jax.random.wrap_key_data(seed), index)
         (value, parts), gradients = gradient(state.weights, frozen, inputs, key)
         norm = optax.global_norm(gradients)
@@ -95,11 +124,11 @@ def make_step(
         state = State(
             weights,
             memory,
-            _averaged(state.ema, weights, index, options.ema_decay),
+            _averaged(state.ema, weights, index, options.ema_decay, options.ema_warmup),
             jnp.where(fresh, 0.0, state.loss_sum) + value,
             jnp.where(fresh, 0, state.loss_count) + 1,
         )
-        return placement.kept(state), Outcome(value, norm, parts)
+        return placement.constrain(state), Outcome(value, norm, parts)
 
     return step
 
@@ -109,12 +138,12 @@ def seed_words(seed: int) -> np.ndarray:
     return np.asarray(jax.random.key_data(jax.random.key(seed)))
 
 
-def deployed(state: State, frozen: Flat) -> dict[str, Any]:
+def deployed(state: State, frozen: Mapping[str, Array]) -> Tree[Array]:
     """The nested weights that would be deployed: the moving average where one is kept, else the raw weights."""
     return unflatten({**frozen, **(state.ema or state.weights)})
 
 
-def names_and_arrays(tree: Any) -> dict[str, Any]:
+def named_arrays(tree: State) -> dict[str, jax.Array]:
     """Leaves of a state by '/'-joined name, e.g. 'optimiser/1/mu/head/kernel'."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     named = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
@@ -122,13 +151,13 @@ def names_and_arrays(tree: Any) -> dict[str, Any]:
     return named
 
 
-def filled(template: State, arrays: Mapping[str, np.ndarray]) -> State:
+def state_from_arrays(template: State, arrays: Mapping[str, np.ndarray]) -> State:
     """`template` with its leaves replaced by the arrays of the same names, on the default device."""
-    values = [jnp.array(arrays[name], copy=True) for name in names_and_arrays(template)]
+    values = [jnp.array(arrays[name], copy=True) for name in named_arrays(template)]
     return jax.tree.unflatten(jax.tree.structure(template), values)
 
 
-def _objective(loss: Callable[..., tuple[Any, dict[str, Any]]], precision: str) -> Callable[..., Any]:
+def _objective(loss: Loss, precision: str) -> Callable[[Weights, Weights, Inputs, jax.Array], tuple[jax.Array, Parts]]:
     """The loss as a function of the trained weights alone: no gradient is computed for frozen ones.
 
     With bfloat16 the weights are cast at the start of every evaluation; master weights, gradients and optimiser state
@@ -138,7 +167,7 @@ def _objective(loss: Callable[..., tuple[Any, dict[str, Any]]], precision: str) 
     def cast(array: jax.Array) -> jax.Array:
         return array.astype(jnp.bfloat16) if array.dtype == jnp.float32 else array
 
-    def objective(trained: Flat, frozen: Flat, inputs: dict, key: jax.Array):
+    def objective(trained: Weights, frozen: Weights, inputs: Inputs, key: jax.Array) -> tuple[jax.Array, Parts]:
         flat = {**frozen, **trained}
         if precision == "bfloat16":
             flat = {path: cast(array) for path, array in flat.items()}
@@ -148,7 +177,7 @@ def _objective(loss: Callable[..., tuple[Any, dict[str, Any]]], precision: str) 
     return objective
 
 
-def _accumulated(gradient: Callable[..., Any], parts: int) -> Callable[..., Any]:
+def _accumulated(gradient: Gradient, parts: int) -> Gradient:
     """The mean of value and gradient over `parts` equal slices of the batch, one slice in memory at a time.
 
     Slice i takes rows i, i + parts, ...: where several devices share a batch, each so keeps its own rows. Equal to the
@@ -156,7 +185,9 @@ def _accumulated(gradient: Callable[..., Any], parts: int) -> Callable[..., Any]
     steps, each slice counts the same.
     """
 
-    def whole(weights: Flat, frozen: Flat, inputs: dict, key: jax.Array):
+    def whole(
+        weights: Weights, frozen: Weights, inputs: Inputs, key: jax.Array
+    ) -> tuple[tuple[jax.Array, Parts], Weights]:
         sliced = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), inputs)
         keys = jax.random.split(key, parts)
         zero = jax.tree.map(
@@ -164,7 +195,7 @@ def _accumulated(gradient: Callable[..., Any], parts: int) -> Callable[..., Any]
             jax.eval_shape(gradient, weights, frozen, jax.tree.map(lambda x: x[0], sliced), keys[0]),
         )
 
-        def add(total: Any, piece: Any) -> tuple[Any, None]:
+        def add[Sum](total: Sum, piece: tuple[Inputs, jax.Array]) -> tuple[Sum, None]:
             found = gradient(weights, frozen, *piece)
             return jax.tree.map(lambda a, b: a + b / parts, total, found), None
 
@@ -173,8 +204,8 @@ def _accumulated(gradient: Callable[..., Any], parts: int) -> Callable[..., Any]
     return whole
 
 
-def _averaged(ema: Flat, weights: Flat, index: jax.Array, decay: float | None) -> Flat:
-    """EMA update with warm-up: decay_t = min(decay, (1 + t) / (10 + t)) after t updates.
+def _averaged(ema: Weights, weights: Weights, index: jax.Array, decay: float | None, warmup: bool) -> Weights:
+    """EMA update, with warm-up by default: decay_t = min(decay, (1 + t) / (10 + t)) after t updates.
 
     TensorFlow's `ExponentialMovingAverage(num_updates)` rule: early averages follow the weights instead of the start.
     The counter is the step itself, so a resumed run continues it.
@@ -182,5 +213,5 @@ def _averaged(ema: Flat, weights: Flat, index: jax.Array, decay: float | None) -
     if decay is None:
         return {}
     t = index.astype(jnp.float32) + 1.0
-    d = jnp.minimum(decay, (1.0 + t) / (10.0 + t))
+    d = jnp.minimum(decay, (1.0 + t) / (10.0 + t)) if warmup else jnp.float32(decay)
     return {path: d * old + (1.0 - d) * weights[path] for path, old in ema.items()}

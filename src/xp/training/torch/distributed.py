@@ -1,20 +1,19 @@
-"""The processes that train one torch model together, and what they say to one another.
+"""The processes that train one torch model together, and what they exchange.
 
 Each works on an equal part of every batch. What a process draws is a function of (seed, step, part of the batch), so N
 devices draw what one device draws that works through the batch in N parts.
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from time import sleep
-from typing import Any
 
 import numpy as np
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from torch import Tensor, distributed
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 from torch.distributed.device_mesh import init_device_mesh
@@ -24,6 +23,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from xp.errors import UserError, join_names
 from xp.runs.execution.ranks import Ranks
 from xp.training.options import TrainerOptions
+from xp.training.torch.types import Parts
 
 PATIENCE = timedelta(days=7)
 """Rank 0 validates and writes while the others wait. A process that is gone is noticed by its closed connection."""
@@ -38,7 +38,7 @@ class SingleProcess:
         self.device = device
 
     @property
-    def strategy(self) -> Any:
+    def strategy(self) -> Strategy | str:
         """Lightning's strategy."""
         return "auto"
 
@@ -46,11 +46,11 @@ class SingleProcess:
         """What Lightning asks about the processes."""
         return LightningEnvironment()
 
-    def broadcast(self, value: Any) -> Any:
+    def broadcast[T](self, value: T) -> T:
         """Rank 0's `value`, on every rank."""
         return value
 
-    def mean(self, loss: Tensor, parts: Mapping[str, Any]) -> tuple[Tensor, Mapping[str, Any]]:
+    def mean(self, loss: Tensor, parts: Parts) -> tuple[Tensor, Parts]:
         """The mean over the ranks of a loss and of its parts."""
         return loss, parts
 
@@ -61,14 +61,14 @@ class SingleProcess:
 class ProcessGroup(SingleProcess):
     """One of several processes, connected."""
 
-    def __init__(self, ranks: Ranks, options: TrainerOptions, device: str, control: Any) -> None:
+    def __init__(self, ranks: Ranks, options: TrainerOptions, device: str, control: distributed.ProcessGroup) -> None:
         super().__init__(device)
         self.rank, self.size, self.is_main = ranks.rank, ranks.size, ranks.rank == 0
         self.is_sharded = options.strategy == "fsdp"
         self._control = control
 
     @property
-    def strategy(self) -> Any:
+    def strategy(self) -> Strategy | str:
         """Lightning's strategy."""
         if self.is_sharded:
             return ModelParallelStrategy(data_parallel_size=self.size, tensor_parallel_size=1, timeout=PATIENCE)
@@ -79,13 +79,13 @@ class ProcessGroup(SingleProcess):
         """What Lightning asks about the processes: they are there already."""
         return _Started(self.rank, self.size)
 
-    def broadcast(self, value: Any) -> Any:
+    def broadcast[T](self, value: T) -> T:
         """Rank 0's `value` (anything that can be pickled), on every rank."""
         box = [value]
         distributed.broadcast_object_list(box, src=0, group=self._control)
         return box[0]
 
-    def mean(self, loss: Tensor, parts: Mapping[str, Any]) -> tuple[Tensor, Mapping[str, Any]]:
+    def mean(self, loss: Tensor, parts: Parts) -> tuple[Tensor, Parts]:
         """The mean over the ranks of a loss and of its parts."""
         values = torch.stack([loss, *(torch.as_tensor(part, device=loss.device).to(loss) for part in parts.values())])
         distributed.all_reduce(values)
@@ -165,13 +165,14 @@ def process_group(ranks: Ranks, options: TrainerOptions) -> Iterator[SingleProce
     )
     try:
         control = distributed.new_group(backend="gloo", timeout=PATIENCE)
+        assert isinstance(control, distributed.ProcessGroup)
         yield ProcessGroup(ranks, options, device, control)
     finally:
         distributed.destroy_process_group()
         torch.set_num_threads(threads)
 
 
-def _meet(store: Any, ranks: Ranks) -> None:
+def _meet(store: TCPStore, ranks: Ranks) -> None:
     """Wait until every rank is here. Rank 0 looks after the others meanwhile: nothing else would say that one died."""
     store.set(f"rank {ranks.rank}", "here")
     everyone = [f"rank {rank}" for rank in range(ranks.size)]

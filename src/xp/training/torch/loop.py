@@ -17,12 +17,18 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+from torch.nn import Parameter
 
 from xp.config.devices import check_accumulate
+from xp.json_types import JSONObject
 from xp.models.policy import Policy
 from xp.models.trainable import TorchTrainable
 from xp.runs import Run
+from xp.runs.execution.progress import Progress
 from xp.training.checkpoints import Restored, read_checkpoint
+from xp.training.digest import digest_of
+from xp.training.disk import bytes_of
 from xp.training.loggers import Logger
 from xp.training.options import TrainerOptions
 from xp.training.overfit import StepBatches
@@ -30,24 +36,17 @@ from xp.training.partition import Partition
 from xp.training.prefetch import prefetched
 from xp.training.schedules import Schedule
 from xp.training.session import Outcome, Session, Validate, train_session
-from xp.training.storage import bytes_of, digest_of
-from xp.training.torch.distributed import SingleProcess, full_tensor, process_group, shard_like
-from xp.training.torch.state import (
-    Average,
-    fill_optimiser,
-    make_optimiser,
-    on_host,
-    optimiser_arrays,
-    partition_of,
-    training_mode,
-)
+from xp.training.torch.distributed import SingleProcess, process_group
+from xp.training.torch.state import Average, TorchState, bits_on_host, make_optimiser, partition_of, training_mode
+from xp.training.torch.step import MicrobatchLoader, TrainModule
+from xp.training.torch.types import Inputs, Parts
 
 PRECISION = {"float32": "32-true", "bfloat16": "bf16-mixed"}
 """Lightning's words: with bfloat16 the weights, gradients and optimiser stay float32, the computation does not."""
 
 
 class TorchSession(Session):
-    """One attempt at a training run: module, optimiser and moving average, and the Trainer that moves them on."""
+    """One attempt at a training run: the state, and the Trainer that moves it on."""
 
     def __init__(
         self,
@@ -62,28 +61,25 @@ class TorchSession(Session):
     ):
         # FSDP cuts weights that lie in the usual order alone.
         memory = torch.contiguous_format if group.is_sharded else torch.channels_last
-        trainable.module.to(group.device, memory_format=memory)
+        trainable.module.to(group.device, memory_format=memory)  # pyright: ignore[reportCallIssue] - not in its stubs
         trainable.to_device(group.device)
         partition = partition_of(trainable, options)
         run.log(partition.describe() + (f", on {group.size} devices" if group.size > 1 else ""))
-        frozen = {name: on_host(weight) for name, weight in partition.frozen.items()}
+        frozen = {name: bits_on_host(weight) for name, weight in partition.frozen.items()}
         devices = group.size if group.size > 1 else None
         must_agree = {"seed": seed, "frozen": digest_of(frozen) if frozen else None, "devices": devices}
         size = bytes_of(trainable.module.state_dict())
         super().__init__(run, batches, validate, options, schedule, must_agree, size)
         self.trainable, self.seed, self.group = trainable, seed, group
         partition = self._spread(partition)
-        self.trained = partition.trained
-        self.optimiser = make_optimiser(trainable, partition, options)
+        optimiser = make_optimiser(trainable, partition, options)
         if options.compile:
             trainable.module.compile()
             run.log("trainer.compile: torch.compile works on the model during the first step, for one minute or more.")
         self.compiling = time.monotonic() if options.compile else None
-        self.average = Average(partition.trained, options.ema_decay) if options.ema_decay is not None else None
-        self.buffers = _moving_buffers(trainable.module)
-        self.names = {id(weight): name for name, weight in partition.trained.items()}
-        self.loss_sum = torch.zeros((), device=group.device)
-        self.loss_count = 0
+        decay, trained = options.ema_decay, partition.trained
+        average = None if decay is None else Average(trained, decay, options.ema_warmup)
+        self.state = TorchState(trainable.module, trained, optimiser, average, group)
 
     def train_all(self, logger: Logger) -> None:
         """Do the remaining steps."""
@@ -93,19 +89,19 @@ class TorchSession(Session):
             stack.enter_context(_quiet())
             bar = stack.enter_context(self.run.progress(self.options.steps, "training", start=self.done))
             items = stack.enter_context(prefetched(self.inputs, self.done, self.options.steps))
-            updates = TrainModule(self)
-            around = SessionCallback(self, logger, bar)
+            module = self._module()
+            around = SessionCallback(self, module, logger, bar)
             stack.callback(around.profile.close)
             try:
-                self._trainer(around).fit(updates, train_dataloaders=MicrobatchLoader(items))
+                self._trainer(around).fit(module, train_dataloaders=MicrobatchLoader(items))
             except SIGTERMException:  # asked before Lightning's own handler was put aside: leave as after any step
                 self.checkpoint()
                 raise self.run.interrupted(f"asked to stop: checkpoint-{self.done} is written") from None
 
-    def inputs(self, step: int) -> list[dict[str, Any]]:
+    def inputs(self, step: int) -> list[Inputs]:
         """The model's inputs for this rank's share of the update that follows `step` updates, in `accumulate` parts."""
         batch, accumulate = self.batches.at(step), self.options.accumulate
-        count = len(batch["episode_index"])
+        count = len(np.asarray(batch["episode_index"]))
         check_accumulate(count, accumulate, self.group.size)
         share = count // self.group.size
         if share < count:
@@ -124,15 +120,13 @@ class TorchSession(Session):
         """Whether somebody asked rank 0 to stop."""
         return self.broadcast(super().asked_to_stop())
 
-    def broadcast(self, value: Any) -> Any:
+    def broadcast[T](self, value: T) -> T:
         """Rank 0's `value`, on every rank."""
         return self.group.broadcast(value)
 
     def policy(self) -> Policy:
         """The policy that would be deployed now."""
-        if self.average is None and not self.group.is_sharded:
-            return self.trainable.policy(None)
-        return self.trainable.policy(self._deployed())
+        return self.trainable.policy(self.state.deployed())
 
     def evaluate(self, logger: Logger) -> bool:
         """Validate, then go on in training mode; False where rank 0 was asked to stop meanwhile."""
@@ -161,53 +155,31 @@ class TorchSession(Session):
         self._help_gather()
         return self.trainable.policy(None)
 
-    def arrays(self) -> dict[str, Any]:
+    def arrays(self) -> dict[str, np.ndarray]:
         """Everything that an update changes, on the host; nothing on ranks that only help to gather it."""
-        return self._gathered(self._tensors())
+        return self.state.arrays()
 
     def stored_types(self) -> dict[str, tuple[tuple[int, ...], str]]:
         """Shape and type of each of `arrays`, without gathering them."""
-        tensors = self._tensors()
-        return {name: (tuple(t.shape), str(t.dtype).removeprefix("torch.")) for name, t in tensors.items()}
+        return self.state.types()
 
     def take_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Copy the arrays into weights, buffers, optimiser and average."""
-        with torch.no_grad():
-            for prefix, tensors in (("weights", self.trained), ("buffers", self.buffers), ("ema", self._averages())):
-                for name, tensor in tensors.items():
-                    tensor.copy_(shard_like(arrays[f"{prefix}/{name}"], tensor))
-        fill_optimiser(self.optimiser, self.names, arrays)
-        self.loss_sum = torch.from_numpy(np.array(arrays["loss_sum"])).to(self.group.device)
-        self.loss_count = int(arrays["loss_count"])
+        """Copy the arrays into the state."""
+        self.state.take(arrays)
 
     def loss_since_log(self) -> float:
-        """The running loss."""
-        return float(self.loss_sum) / self.loss_count
+        """The running loss of the state."""
+        return self.state.mean_loss()
 
-    def record_update(self, loss: torch.Tensor, grad_norm: torch.Tensor, parts: Mapping[str, Any]) -> None:
+    def record_update(self, loss: torch.Tensor, grad_norm: torch.Tensor, parts: Parts) -> None:
         """Take note of an update just made: moving average, running loss, outcome."""
-        if self.fresh:
-            self.loss_sum, self.loss_count = torch.zeros_like(self.loss_sum), 0
-        self.loss_sum += loss
-        self.loss_count += 1
-        if self.average is not None:
-            self.average.update(self.done + 1)
+        self.state.record(loss, self.done + 1, fresh=self.fresh)
         self.record_step(Outcome(loss, grad_norm, parts))
         if self.compiling is not None:
             seconds, self.compiling = time.monotonic() - self.compiling, None
             self.run.log(f"trainer.compile: the first step is made, {seconds:.0f} s after the model was (compiling it)")
 
-    def _tensors(self) -> dict[str, torch.Tensor]:
-        tensors = {f"weights/{name}": weight for name, weight in self.trained.items()}
-        tensors |= {f"buffers/{name}": buffer for name, buffer in self.buffers.items()}
-        tensors |= optimiser_arrays(self.optimiser, self.names)
-        tensors |= {f"ema/{name}": value for name, value in self._averages().items()}
-        return tensors | {"loss_sum": self.loss_sum, "loss_count": torch.tensor(self.loss_count, dtype=torch.int64)}
-
-    def _averages(self) -> Mapping[str, torch.Tensor]:
-        return self.average.values if self.average is not None else {}
-
-    def _spread(self, partition: Partition) -> Partition:
+    def _spread(self, partition: Partition[Parameter]) -> Partition[Parameter]:
         """The same weights after `strategy=fsdp` has spread them over the devices."""
         if not self.group.is_sharded:
             return partition
@@ -221,26 +193,21 @@ class TorchSession(Session):
             frozen={name: weights[name] for name in partition.frozen},
         )
 
-    def _gathered(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-        """Whole arrays on the host of rank 0; all ranks must ask for the same ones in the same order."""
-        found = {}
-        for name, tensor in tensors.items():
-            full = full_tensor(tensor)
-            if self.group.is_main:
-                found[name] = on_host(full)
-        return found
-
-    def _deployed(self) -> dict[str, torch.Tensor]:
-        """Weights and buffers to deploy; gathered on the host where they are spread."""
-        state = {**self.trainable.module.state_dict(), **self._averages()}
-        if not self.group.is_sharded:
-            return state
-        return {name: torch.from_numpy(array) for name, array in self._gathered(state).items()}
-
     def _help_gather(self) -> None:
         """What ranks beside rank 0 do while it asks for its policy."""
         if self.group.is_sharded:
-            self._deployed()
+            self.state.deployed()
+
+    def _module(self) -> TrainModule:
+        return TrainModule(
+            self.trainable,
+            self.state,
+            self.options,
+            self.group,
+            schedule=self.schedule,
+            seed=self.seed,
+            done=lambda: self.done,
+        )
 
     def _trainer(self, around: "SessionCallback") -> pl.Trainer:
         options, is_gpu = self.options, self.group.device.startswith("cuda")
@@ -274,10 +241,10 @@ def train(
     batches: StepBatches,
     *,
     validate: Validate | None,
-    trainer: Mapping[str, Any],
-    lr: Mapping[str, Any],
+    trainer: JSONObject,
+    lr: JSONObject,
     seed: int,
-    logger: Mapping[str, Any] | None = None,
+    logger: JSONObject | None = None,
 ) -> Policy:
     """Train a model in torch, by all the processes of the run; otherwise as `xp.training.train_any`, see there."""
     options = TrainerOptions.read(trainer)
@@ -290,133 +257,54 @@ def train(
         return train_session(run, batches, make, options=options, lr=lr, logger=logger if group.is_main else {})
 
 
-class TrainModule(pl.LightningModule):
-    """The update as Lightning asks for it: seeded loss, clipped gradient, scheduled rate."""
-
-    def __init__(self, session: TorchSession):
-        super().__init__()
-        self.module = session.trainable.module
-        self._session = [session]  # in a list: Lightning must not take what it holds for a submodule's
-        self.grad_norm = torch.zeros(())
-        self.losses: list[torch.Tensor] = []
-        self.parts: Mapping[str, Any] = {}
-
-    @property
-    def session(self) -> TorchSession:
-        """The session that this module works for."""
-        return self._session[0]
-
-    def configure_model(self) -> None:
-        """The session has spread the weights already, where they are spread."""
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """The session's optimiser, as it was restored."""
-        return self.session.optimiser
-
-    def on_train_start(self) -> None:
-        """Lightning has just put everything into training mode."""
-        training_mode(self.module)
-
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
-        """The loss of one part of a batch; every draw is a function of (seed, step, part)."""
-        session = self.session
-        part = session.group.rank * session.options.accumulate + len(self.losses)
-        torch.manual_seed(_mixed(session.seed, session.done, part))
-        loss, self.parts = session.trainable.loss(batch)
-        self.losses.append(loss.detach())
-        return loss
-
-    def configure_gradient_clipping(
-        self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
-    ) -> None:
-        """Note the gradient's global norm, and shorten it where `trainer.clip_norm` says so (Pascanu et al. 2013)."""
-        gradients = [weight.grad for weight in self.session.trained.values() if weight.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        self.grad_norm = full_tensor(norm)
-        if gradient_clip_val is not None:
-            torch.nn.utils.clip_grads_with_norm_(self.session.trained.values(), gradient_clip_val, norm)
-
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Set the rate of this update."""
-        rate = self.session.schedule(self.session.done)
-        for group in optimizer.param_groups:
-            group["lr"] = rate * group["factor"]
-
-    def outcome(self) -> tuple[torch.Tensor, torch.Tensor, Mapping[str, Any]]:
-        """Loss (mean over the parts of the batch), gradient norm and parts of the update just made."""
-        losses, self.losses = self.losses, []
-        loss, parts = self.session.group.mean(torch.stack(losses).mean(), self.parts)
-        return loss, self.grad_norm, parts
-
-
 class SessionCallback(pl.Callback):
     """Tells the session of each update, and lets it do what is due."""
 
-    def __init__(self, session: TorchSession, logger: Logger, bar: Any):
-        self.session, self.logger, self.bar = session, logger, bar
-        self.tracer: Any = None
+    def __init__(self, session: TorchSession, module: TrainModule, logger: Logger, bar: Progress):
+        self.session, self.module, self.logger, self.bar = session, module, logger, bar
         self.on_sigterm = signal.getsignal(signal.SIGTERM)
+        self.tracer: torch.profiler.profile | None = None
         self.profile = session.profile(self._start_trace, self._stop_trace)
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Put Lightning's own handler of SIGTERM aside: the run looks after that, and rank 0 tells the others."""
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self.on_sigterm)
 
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Inputs, batch_idx: int
+    ) -> None:
         """Before a part of a batch."""
         if batch_idx % self.session.options.accumulate == 0:
             self.profile.before(self.session.done)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: STEP_OUTPUT, batch: Inputs, batch_idx: int
+    ) -> None:
         """After a part of a batch; with the last part the update was made."""
         if (batch_idx + 1) % self.session.options.accumulate:
             return
         session = self.session
-        session.record_update(*pl_module.outcome())
+        session.record_update(*self.module.outcome())
         session.after_update(self.logger)
         if self.profile.after(session.done):
-            session.say_profile()
-        self.bar.advance(1, **session.shown())
+            session.log_profile()
+        self.bar.advance(1, **session.progress_values())
 
     def _start_trace(self) -> None:
         self.tracer = torch.profiler.profile()
         self.tracer.start()
 
     def _stop_trace(self) -> None:
+        assert self.tracer is not None
         self.tracer.stop()
         folder = self.session.run.folder / "profile"
         folder.mkdir(exist_ok=True)
         self.tracer.export_chrome_trace(str(folder / "trace.json"))
 
 
-class MicrobatchLoader:
-    """The parts of all batches in order, as a data loader of unknown length."""
-
-    def __init__(self, items: Iterator[list[dict[str, Any]]]):
-        self._items = items
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        for parts in self._items:
-            yield from parts
-
-
-def _mixed(seed: int, step: int, part: int) -> int:
-    """One 64-bit seed from three numbers, such that no two streams meet (NumPy's SeedSequence)."""
-    return int(np.random.SeedSequence([seed, step, part]).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
 def _rows(inputs: Mapping[str, Any], start: int, stop: int) -> dict[str, Any]:
     return {name: value[start:stop] for name, value in inputs.items()}
-
-
-def _moving_buffers(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Buffers that an update may change: statistics of batch normalisations. Constants are left out."""
-    found = {}
-    for prefix, inner in module.named_modules():
-        if isinstance(inner, torch.nn.modules.batchnorm._BatchNorm):
-            found |= {f"{prefix}.{name}": buffer for name, buffer in inner.named_buffers(recurse=False)}
-    return found
 
 
 @contextmanager

@@ -5,15 +5,17 @@ batch and draw, from the dump's seed, so that every set of weights meets the sam
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
 import torch
 
 from xp.data.dumps import Dump
 from xp.metrics.intervals import Sums
-from xp.models.policy import TorchPolicy
+from xp.models.policy import Batch, TorchPolicy
 from xp.training.policy_loss import refuse_other_names, summed_by_episode
+
+type Inputs = Mapping[str, torch.Tensor | list[str]]
+"""A model's inputs, see `TorchPolicy.prepare`."""
 
 ROWS = 32
 """Windows in one pass."""
@@ -68,7 +70,7 @@ class PolicyLoss:
         """Sums of the loss over the action steps of each episode, and their counts: what an interval needs."""
         self._place(weights)
 
-        def measure(batch: dict[str, Any]) -> tuple[float, int]:
+        def measure(batch: Batch) -> tuple[float, int]:
             inputs, count = self._policy.prepare(batch), _count(batch)
             with torch.no_grad():
                 losses = [float(self._measured(inputs, self._seed(draw, 0))) for draw in range(self._draws)]
@@ -76,16 +78,16 @@ class PolicyLoss:
 
         return summed_by_episode(self._dump, ROWS, self._shape, measure)
 
-    def _passes(self) -> Iterator[tuple[Mapping[str, Any], int, float]]:
+    def _passes(self) -> Iterator[tuple[Inputs, int, float]]:
         """Every batch with every draw: (inputs, seed, share of the mean)."""
         for draw in range(self._draws):
             for number, (inputs, count) in enumerate(self._batches):
                 yield inputs, self._seed(draw, number), count / self._total / self._draws
 
     def _seed(self, draw: int, number: int) -> int:
-        return int(self._dump.about.get("seed", 0)) + draw * _APART + number
+        return self._dump.seed + draw * _APART + number
 
-    def _measured(self, inputs: Mapping[str, Any], seed: int) -> torch.Tensor:
+    def _measured(self, inputs: Inputs, seed: int) -> torch.Tensor:
         return self._policy.loss_with_graph(inputs, seed)[0]
 
     def _draws_something(self) -> bool:
@@ -106,5 +108,5 @@ class PolicyLoss:
                     self._state[name].copy_(torch.from_numpy(np.array(array)))
 
 
-def _count(batch: Mapping[str, Any]) -> int:
-    return max(int((~batch["action_is_pad"]).sum()), 1)
+def _count(batch: Batch) -> int:
+    return max(int(np.logical_not(np.asarray(batch["action_is_pad"])).sum()), 1)

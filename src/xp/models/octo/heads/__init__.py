@@ -1,4 +1,4 @@
-"""Action heads: readout tokens to action chunks, each with its loss, its sampler and, where it has one, its density."""
+"""Action heads: from readout tokens to chunks of actions, each with a loss, a sampler and, for some, a density."""
 
 from xp.models.octo.heads.base import ActionHead, Density
 from xp.models.octo.heads.continuous import ContinuousActionHead, L1ActionHead, MSEActionHead

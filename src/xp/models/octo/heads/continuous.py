@@ -1,12 +1,21 @@
 """Octo's point-estimate heads: a bounded mean, trained with absolute or squared error."""
 
-from typing import Any
-
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Array, Float
 
-from xp.models.octo.heads.base import ActionHead, Groups, Parts, masked_mean
+from xp.models.octo.heads.base import (
+    ActionHead,
+    ActionMask,
+    Actions,
+    Chunks,
+    Groups,
+    Parts,
+    RandomKey,
+    Real,
+    Temperature,
+    masked_mean,
+)
 from xp.models.octo.network.transformer import MAPHead
 
 
@@ -22,14 +31,14 @@ class ContinuousActionHead(ActionHead):
         self.map_head = MAPHead(dropout_rate=self.pool_dropout)
         self.mean_proj = nn.Dense(self.action_horizon * self.action_dim)
 
-    def __call__(self, groups: Groups, train: bool = False) -> jax.Array:
-        """Mean [B, T, H, A]."""
+    def __call__(self, groups: Groups, train: bool = False) -> Actions:
+        """The mean."""
         mean = self.chunk(self.mean_proj(self.pool(groups, self.map_head, train)))
         return jnp.tanh(mean / self.max_action) * self.max_action
 
     def loss(
-        self, groups: Groups, actions: jax.Array, real: jax.Array, action_mask: jax.Array, train: bool = True
-    ) -> tuple[jax.Array, Parts]:
+        self, groups: Groups, actions: Actions, real: Real, action_mask: ActionMask, train: bool = True
+    ) -> tuple[Float[Array, ""], Parts]:
         """`action_dim` times the mean error over real actions."""
         error = self(groups, train) - actions
         mask = action_mask & real[:, :, None, None]
@@ -37,11 +46,13 @@ class ContinuousActionHead(ActionHead):
         loss = mse if self.loss_type == "mse" else masked_mean(jnp.abs(error), mask) * self.action_dim
         return loss, {"mse": mse}
 
-    def predict_action(
-        self, groups: Groups, rng: jax.Array, *, sample_shape: tuple[int, ...] = (), **unused: Any
-    ) -> jax.Array:
+    def mode(self, groups: Groups) -> Float[Array, "batch horizon action"]:
+        """The mean."""
+        return self(groups)[:, -1]
+
+    def draw(self, groups: Groups, rng: RandomKey, sample_shape: tuple[int, ...], temperature: Temperature) -> Chunks:
         """The mean; there is nothing to sample."""
-        mean = self(groups)[:, -1]
+        mean = self.mode(groups)
         return jnp.broadcast_to(mean, (*sample_shape, *mean.shape))
 
 

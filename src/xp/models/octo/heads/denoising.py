@@ -1,19 +1,36 @@
 """What the two diffusion heads share: the noise schedule, the training objective, and the sampling loop."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int, Num
 
-from xp.models.octo.heads.base import ActionHead, Groups, Parts, masked_mean
+from xp.models.octo.heads.base import (
+    ActionHead,
+    ActionMask,
+    Actions,
+    Chunks,
+    Embedding,
+    Groups,
+    Parts,
+    RandomKey,
+    Real,
+    Temperature,
+    masked_mean,
+)
 
-Carry = tuple[jax.Array, jax.Array]
-"""What a denoising step hands to the next: the chunk [*S, B, T, *form] and the random key."""
+Noisy = Float[Array, "..."]
+"""A chunk [*S, B, T, *form] in the form of the head."""
+Time = Num[Array, "*draws batch history 1"]
+"""At which denoising step a chunk is."""
+Used = Bool[Array, "*form"]
+"""Which numbers of a chunk are in use."""
+Carry = tuple[Noisy, RandomKey]
+"""What a denoising step hands to the next."""
 
 
-def cosine_betas(steps: int, offset: float = 0.008) -> jax.Array:
-    """Noise variances of the cosine schedule (Nichol and Dhariwal 2021), clipped to 0.999: float32 [steps]."""
+def cosine_betas(steps: int, offset: float = 0.008) -> Float[Array, " {steps}"]:
+    """Noise variances of the cosine schedule (Nichol and Dhariwal 2021), clipped to 0.999: float32."""
     at = jnp.linspace(0, steps, steps + 1) / steps
     kept = jnp.cos((at + offset) / (1 + offset) * jnp.pi * 0.5) ** 2
     kept = kept / kept[0]
@@ -42,15 +59,15 @@ class DenoisingHead(ActionHead):
         """Trailing axes of a chunk as the network takes it."""
         raise NotImplementedError  # abstract: every head has its own
 
-    def embedding(self, groups: Groups, train: bool) -> jax.Array:
-        """What the noise is predicted from: [B, T, D]."""
+    def embedding(self, groups: Groups, train: bool) -> Embedding:
+        """What the noise is predicted from."""
         raise NotImplementedError  # abstract: every head has its own
 
-    def noise_in(self, embedding: jax.Array, noisy: jax.Array, time: jax.Array, train: bool) -> jax.Array:
-        """The noise in `noisy` [*S, B, T, *form] at `time` [*S, B, T, 1], float32."""
+    def noise_in(self, embedding: Embedding, noisy: Noisy, time: Time, train: bool) -> Noisy:
+        """The noise in `noisy` at `time`, float32."""
         raise NotImplementedError  # abstract: every head has its own
 
-    def denoise(self, embedding: jax.Array, used: jax.Array, carry: Carry, time: jax.Array) -> Carry:
+    def denoise(self, embedding: Embedding, used: Used, carry: Carry, time: Int[Array, ""]) -> Carry:
         """One step from `time` to the one before; where `used` (of `form`) is False the training noise is held."""
         raise NotImplementedError  # abstract: every head has its own
 
@@ -58,9 +75,9 @@ class DenoisingHead(ActionHead):
         self,
         groups: Groups,
         train: bool = False,
-        time: jax.Array | None = None,
-        noisy_actions: jax.Array | None = None,
-    ) -> jax.Array:
+        time: Time | None = None,
+        noisy_actions: Noisy | None = None,
+    ) -> Noisy:
         """Predicted noise [*S, B, T, *form]; without time and chunk it is that at zeros, which makes the weights."""
         embedding = self.embedding(groups, train)
         if time is None or noisy_actions is None:
@@ -71,16 +88,16 @@ class DenoisingHead(ActionHead):
     def loss(
         self,
         groups: Groups,
-        actions: jax.Array,
-        real: jax.Array,
-        action_mask: jax.Array,
+        actions: Actions,
+        real: Real,
+        action_mask: ActionMask,
         train: bool = True,
-        noise: jax.Array | None = None,
-        time: jax.Array | None = None,
-    ) -> tuple[jax.Array, Parts]:
+        noise: Float[Array, "batch draws history horizon action"] | None = None,
+        time: Float[Array, "batch draws history"] | None = None,
+    ) -> tuple[Float[Array, ""], Parts]:
         """`action_dim` times the masked error of the predicted noise, at one random time for each observed step.
 
-        Fixed draws `noise` [B, D, T, H, A] and `time` [B, D, T] in [0, 1) take the place of random ones; `time` becomes
+        Fixed draws `noise` and `time` in [0, 1) take the place of random ones; `time` becomes
         the step floor(time * count), which is uniform over the steps as in training.
         """
         lead = actions.shape[:2]
@@ -97,7 +114,7 @@ class DenoisingHead(ActionHead):
         loss = mse if self.loss_type == "mse" else masked_mean(jnp.abs(error), mask) * self.action_dim
         return loss, {"mse": mse}
 
-    def _drawn(self, lead: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    def _drawn(self, lead: tuple[int, ...]) -> tuple[Int[Array, "draws batch history 1"], Noisy]:
         """Random steps [S, B, T, 1] and noise [S, B, T, *form]."""
         time_key, noise_key = jax.random.split(self.make_rng("dropout"))
         lead = (self.n_diffusion_samples, *lead)
@@ -107,13 +124,16 @@ class DenoisingHead(ActionHead):
     def predict_action(
         self,
         groups: Groups,
-        rng: jax.Array,
+        rng: RandomKey,
         *,
         sample_shape: tuple[int, ...] = (),
+        argmax: bool | None = None,
+        temperature: Temperature = 1.0,
         embodiment_action_dim: int | None = None,
-        **unused: Any,
-    ) -> jax.Array:
+    ) -> Chunks:
         """Sample by ancestral DDPM steps; one pass through the transformer for any number of samples.
+
+        There is no mode and no temperature: both are passed over.
 
         Dimensions from `embodiment_action_dim` on are held at the noise level they had in training.
         """
@@ -123,7 +143,7 @@ class DenoisingHead(ActionHead):
         rng, key = jax.random.split(rng)
         chunk = jax.random.normal(key, (*sample_shape, *embedding.shape[:2], *self.form))
 
-        def step(head: "DenoisingHead", carry: Carry, time: jax.Array) -> tuple[Carry, None]:
+        def step(head: "DenoisingHead", carry: Carry, time: Int[Array, ""]) -> tuple[Carry, None]:
             return head.denoise(embedding, used, carry, time), None
 
         scan = nn.scan(step, variable_broadcast="params", split_rngs={"params": False})

@@ -5,11 +5,14 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Array, Float, Int, Num
 
-from xp.models.octo.heads.base import Groups
-from xp.models.octo.heads.denoising import Carry, DenoisingHead, cosine_betas
+from xp.models.octo.heads.base import Embedding, Groups
+from xp.models.octo.heads.denoising import Carry, DenoisingHead, Time, Used, cosine_betas
 from xp.models.octo.network.transformer import MAPHead
 
+Flat = Float[Array, "*draws batch history flat"]
+"""A chunk as one vector of H*A numbers."""
 _XAVIER = nn.initializers.xavier_uniform()
 
 
@@ -19,7 +22,7 @@ class FourierFeatures(nn.Module):
     size: int
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Num[Array, "*lead 1"]) -> Float[Array, "*lead {self.size//2*2}"]:
         """Embed."""
         kernel = self.param("kernel", nn.initializers.normal(0.2), (self.size // 2, x.shape[-1]))
         phase = 2 * jnp.pi * x @ kernel.T
@@ -32,8 +35,8 @@ class MLP(nn.Module):
     widths: Sequence[int]
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Map [..., D] to [..., widths[-1]]."""
+    def __call__(self, x: Float[Array, "*lead _width"]) -> Float[Array, "*lead {self.widths[-1]}"]:
+        """Map."""
         for index, width in enumerate(self.widths):
             x = nn.Dense(width, kernel_init=_XAVIER, name=f"Dense_{index}")(x)
             x = nn.swish(x) if index + 1 < len(self.widths) else x
@@ -47,8 +50,8 @@ class MLPResNetBlock(nn.Module):
     use_layer_norm: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Map [..., D] to [..., D]."""
+    def __call__(self, x: Float[Array, "*lead width"], train: bool) -> Float[Array, "*lead width"]:
+        """Map."""
         width = x.shape[-1]
         inner = nn.Dropout(self.dropout_rate, deterministic=not train)(x) if self.dropout_rate else x
         inner = nn.LayerNorm(name="LayerNorm_0")(inner) if self.use_layer_norm else inner
@@ -66,8 +69,8 @@ class MLPResNet(nn.Module):
     use_layer_norm: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Map [..., D] to [..., out]."""
+    def __call__(self, x: Float[Array, "*lead _width"], train: bool) -> Float[Array, "*lead {self.out}"]:
+        """Map."""
         x = nn.Dense(self.hidden, kernel_init=_XAVIER, name="Dense_0")(x)
         for index in range(self.blocks):
             x = MLPResNetBlock(self.dropout_rate, self.use_layer_norm, name=f"MLPResNetBlock_{index}")(x, train)
@@ -75,7 +78,7 @@ class MLPResNet(nn.Module):
 
 
 class ScoreActor(nn.Module):
-    """The noise in a chunk: embedding [..., D], noisy chunk [..., H*A] and time [..., 1] -> [..., H*A]."""
+    """The noise in a flattened chunk, from it, its time and the embedding of the readouts."""
 
     out: int
     time_dim: int = 32
@@ -85,7 +88,9 @@ class ScoreActor(nn.Module):
     use_layer_norm: bool = True
 
     @nn.compact
-    def __call__(self, embedding: jax.Array, noisy: jax.Array, time: jax.Array, train: bool) -> jax.Array:
+    def __call__(
+        self, embedding: Embedding, noisy: Flat, time: Time, train: bool
+    ) -> Float[Array, "*draws batch history {self.out}"]:
         """Predict; leading sample axes of `noisy` and `time` broadcast over the embedding."""
         features = FourierFeatures(self.time_dim, name="time_preprocess")(time)
         condition = MLP((2 * self.time_dim, self.time_dim), name="cond_encoder")(features)
@@ -136,16 +141,16 @@ class DiffusionActionHead(DenoisingHead):
         """A chunk is one flat vector."""
         return (self.action_horizon * self.action_dim,)
 
-    def embedding(self, groups: Groups, train: bool) -> jax.Array:
-        """The pooled readout [B, T, D]."""
+    def embedding(self, groups: Groups, train: bool) -> Embedding:
+        """The pooled readout."""
         return self.pool(groups, self.map_head, train)
 
-    def noise_in(self, embedding: jax.Array, noisy: jax.Array, time: jax.Array, train: bool) -> jax.Array:
-        """The noise in `noisy` [*S, B, T, H*A] at `time` [*S, B, T, 1], float32."""
+    def noise_in(self, embedding: Embedding, noisy: Flat, time: Time, train: bool) -> Flat:
+        """The noise in `noisy` at `time`, float32."""
         cast = embedding.dtype
         return self.diffusion_model(embedding, noisy.astype(cast), time.astype(cast), train).astype(jnp.float32)
 
-    def denoise(self, embedding: jax.Array, used: jax.Array, carry: Carry, time: jax.Array) -> Carry:
+    def denoise(self, embedding: Embedding, used: Used, carry: Carry, time: Int[Array, ""]) -> Carry:
         """One step of DDPM's algorithm 2, with the clip and the masked dimensions of Octo."""
         chunk, rng = carry
         alpha, kept, beta = self.alphas[time], self.alpha_hats[time], self.betas[time]

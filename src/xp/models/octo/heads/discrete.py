@@ -1,13 +1,23 @@
 """Octo's discrete head: each number of an action is one of `vocab_size` bins."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Array, Float
 
 from xp.models.octo.bins import Bins
-from xp.models.octo.heads.base import ActionHead, Groups, Parts, masked_mean
+from xp.models.octo.heads.base import (
+    ActionHead,
+    ActionMask,
+    Actions,
+    Chunks,
+    Groups,
+    Parts,
+    RandomKey,
+    Real,
+    Temperature,
+    masked_mean,
+)
 from xp.models.octo.network.transformer import MAPHead
 
 
@@ -35,16 +45,18 @@ class DiscreteActionHead(ActionHead):
         self.vocab_proj = nn.Dense(self.action_horizon * self.action_dim * self.vocab_size // tokens)
         self.bins = Bins.of(self.vocab_size, self.normalization_type, self.low, self.high)
 
-    def __call__(self, groups: Groups, train: bool = False) -> jax.Array:
-        """Logits [B, T, H, A, vocab_size], float32."""
+    def __call__(
+        self, groups: Groups, train: bool = False
+    ) -> Float[Array, "batch history horizon action {self.vocab_size}"]:
+        """Logits, float32."""
         group = groups[self.readout_key]
         tokens = self.map_head(group, train) if self.use_map else group.tokens
         logits = self.vocab_proj(tokens).astype(jnp.float32)
         return logits.reshape(*tokens.shape[:2], self.action_horizon, self.action_dim, self.vocab_size)
 
     def loss(
-        self, groups: Groups, actions: jax.Array, real: jax.Array, action_mask: jax.Array, train: bool = True
-    ) -> tuple[jax.Array, Parts]:
+        self, groups: Groups, actions: Actions, real: Real, action_mask: ActionMask, train: bool = True
+    ) -> tuple[Float[Array, ""], Parts]:
         """Mean cross-entropy over real numbers; `mse` of the likeliest bins is summed over the action's dimensions."""
         logits = self(groups, train)
         mask = action_mask & real[:, :, None, None]
@@ -54,21 +66,14 @@ class DiscreteActionHead(ActionHead):
         mse = masked_mean((self.bins.centre(guess) - actions) ** 2, mask) * self.action_dim
         return loss, {"mse": mse, "accuracy": masked_mean(guess == truth, mask)}
 
-    def predict_action(
-        self,
-        groups: Groups,
-        rng: jax.Array,
-        *,
-        sample_shape: tuple[int, ...] = (),
-        argmax: bool = False,
-        temperature: float | jax.Array = 1.0,
-        **unused: Any,
-    ) -> jax.Array:
-        """Centres of the likeliest bins (argmax), or of bins drawn with logits divided by the temperature."""
+    def mode(self, groups: Groups) -> Float[Array, "batch horizon action"]:
+        """Centres of the likeliest bins."""
+        return self.bins.centre(jnp.argmax(self(groups)[:, -1], axis=-1))
+
+    def draw(self, groups: Groups, rng: RandomKey, sample_shape: tuple[int, ...], temperature: Temperature) -> Chunks:
+        """Centres of bins drawn with logits divided by the temperature."""
         logits = self(groups)[:, -1]
         shape = (*sample_shape, *logits.shape[:-1])
-        if argmax:
-            return jnp.broadcast_to(self.bins.centre(jnp.argmax(logits, axis=-1)), shape)
         return self.bins.centre(jax.random.categorical(rng, logits / temperature, shape=shape))
 
 

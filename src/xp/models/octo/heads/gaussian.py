@@ -1,17 +1,23 @@
 """A Gaussian head with a learned mean and one covariance factor shared over the horizon."""
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Array, Float
 
 from xp.models.octo.heads.base import (
     ActionHead,
+    ActionMask,
+    Actions,
+    Chunks,
     Density,
     Groups,
     Parts,
+    RandomKey,
+    Real,
+    Temperature,
     gaussian_log_density,
     lower_triangular,
     masked_mean,
@@ -30,6 +36,8 @@ class GaussianActionHead(ActionHead):
     min_std: float = 1e-2
     pool_dropout: float = 0.0
 
+    prefers_mode = True
+
     def setup(self) -> None:
         """Make the two projections and the pooling (materialised only where it is used)."""
         self.map_head = MAPHead(dropout_rate=self.pool_dropout)
@@ -38,7 +46,7 @@ class GaussianActionHead(ActionHead):
         self.scale_proj = nn.Dense(entries, kernel_init=nn.initializers.normal(1e-2))
 
     def __call__(self, groups: Groups, train: bool = False) -> Density:
-        """Mean [B, T, H, A] and factor [B, T, A, A]."""
+        """Mean and factor."""
         embedding = self.pool(groups, self.map_head, train)
         factor = lower_triangular(self.scale_proj(embedding).astype(jnp.float32), self.action_dim)
         raw = jnp.diagonal(factor, axis1=-2, axis2=-1)
@@ -52,8 +60,8 @@ class GaussianActionHead(ActionHead):
         return self(groups, train)
 
     def loss(
-        self, groups: Groups, actions: jax.Array, real: jax.Array, action_mask: jax.Array, train: bool = True
-    ) -> tuple[jax.Array, Parts]:
+        self, groups: Groups, actions: Actions, real: Real, action_mask: ActionMask, train: bool = True
+    ) -> tuple[Float[Array, ""], Parts]:
         """Negative log-likelihood in nats per action, averaged over real steps; padded steps weigh nothing.
 
         Padded dimensions leave the factor: with the trailing dimensions padded, as Octo pads small action spaces, what
@@ -72,20 +80,13 @@ class GaussianActionHead(ActionHead):
         parts = {"nll": loss, "mse": masked_mean(residual**2, mask), "std": jnp.mean(diagonal)}
         return loss, parts
 
-    def predict_action(
-        self,
-        groups: Groups,
-        rng: jax.Array,
-        *,
-        sample_shape: tuple[int, ...] = (),
-        argmax: bool = True,
-        temperature: float | jax.Array = 1.0,
-        **unused: Any,
-    ) -> jax.Array:
-        """The mean (argmax), or samples mean + temperature * L z, z independent for every step of the chunk."""
+    def mode(self, groups: Groups) -> Float[Array, "batch horizon action"]:
+        """The mean."""
+        return self(groups).mean[:, -1]
+
+    def draw(self, groups: Groups, rng: RandomKey, sample_shape: tuple[int, ...], temperature: Temperature) -> Chunks:
+        """Samples mean + temperature * L z, z independent for every step of the chunk."""
         mean, factor = self(groups)
         mean, factor = mean[:, -1], factor[:, -1]
-        if argmax:
-            return jnp.broadcast_to(mean, (*sample_shape, *mean.shape))
         noise = jax.random.normal(rng, (*sample_shape, *mean.shape))
         return mean + temperature * jnp.einsum("bij,...bhj->...bhi", factor, noise)

@@ -1,17 +1,23 @@
 """The zero-mean covariance head of the octo_teleoperation project, kept as it is for parity."""
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Array, Float
 
 from xp.models.octo.heads.base import (
     ActionHead,
+    ActionMask,
+    Actions,
+    Chunks,
     Density,
     Groups,
     Parts,
+    RandomKey,
+    Real,
+    Temperature,
     gaussian_log_density,
     lower_triangular,
     masked_mean,
@@ -33,18 +39,20 @@ class TeleoperationActionHead(ActionHead):
         self.map_head = MAPHead(dropout_rate=self.pool_dropout)
         self.cov_proj = nn.Dense(self.action_dim * (self.action_dim + 1) // 2)
 
-    def _lower(self, groups: Groups, train: bool) -> jax.Array:
-        """L [B, T, A, A], its diagonal of either sign."""
+    def _lower(self, groups: Groups, train: bool) -> Float[Array, "batch history action action"]:
+        """L, its diagonal of either sign."""
         entries = self.cov_proj(self.pool(groups, self.map_head, train)).astype(jnp.float32)
         return lower_triangular(entries, self.action_dim)
 
-    def covariance(self, groups: Groups, train: bool = False) -> jax.Array:
-        """Sigma [B, T, A, A]."""
+    def covariance(self, groups: Groups, train: bool = False) -> Float[Array, "batch history action action"]:
+        """Sigma."""
         factor = self._lower(groups, train)
         return factor @ jnp.swapaxes(factor, -1, -2) + self.min_cov_diag * jnp.eye(self.action_dim)
 
-    def __call__(self, groups: Groups, train: bool = False) -> tuple[jax.Array, jax.Array]:
-        """Mean, all zeros, [B, T, H, A] and covariance [B, T, H, A, A]."""
+    def __call__(
+        self, groups: Groups, train: bool = False
+    ) -> tuple[Actions, Float[Array, "batch history horizon action action"]]:
+        """Mean, all zeros, and covariance of every step."""
         sigma = self.covariance(groups, train)
         shape = (*sigma.shape[:2], self.action_horizon, self.action_dim)
         return jnp.zeros(shape), jnp.broadcast_to(sigma[:, :, None], (*shape, self.action_dim))
@@ -59,8 +67,8 @@ class TeleoperationActionHead(ActionHead):
         return Density(jnp.zeros((*factor.shape[:2], self.action_horizon, self.action_dim)), factor)
 
     def loss(
-        self, groups: Groups, actions: jax.Array, real: jax.Array, action_mask: jax.Array, train: bool = True
-    ) -> tuple[jax.Array, Parts]:
+        self, groups: Groups, actions: Actions, real: Real, action_mask: ActionMask, train: bool = True
+    ) -> tuple[Float[Array, ""], Parts]:
         """The original's objective: NLL times action_dim, as `multi_horizon_finetune.py` trains it.
 
         Its rules are kept: a step counts if any of its dimensions does (padded dimensions are not marginalised),
@@ -74,21 +82,14 @@ class TeleoperationActionHead(ActionHead):
         mse = masked_mean(actions**2, action_mask & real[:, :, None, None]) * self.action_dim
         return nll, {"nll": nll, "mse": mse}
 
-    def predict_action(
-        self,
-        groups: Groups,
-        rng: jax.Array,
-        *,
-        sample_shape: tuple[int, ...] = (),
-        argmax: bool = False,
-        temperature: float | jax.Array = 1.0,
-        **unused: Any,
-    ) -> jax.Array:
-        """Zeros (argmax), or one independent draw for every step of the chunk from N(0, temperature^2 Sigma)."""
+    def mode(self, groups: Groups) -> Float[Array, "batch horizon action"]:
+        """Zeros."""
+        batch = groups[self.readout_key].tokens.shape[0]
+        return jnp.zeros((batch, self.action_horizon, self.action_dim))
+
+    def draw(self, groups: Groups, rng: RandomKey, sample_shape: tuple[int, ...], temperature: Temperature) -> Chunks:
+        """One independent draw for every step of the chunk from N(0, temperature^2 Sigma)."""
         sigma = self.covariance(groups)[:, -1]
-        shape = (*sample_shape, sigma.shape[0])
-        if argmax:
-            return jnp.zeros((*shape, self.action_horizon, self.action_dim))
         factor = jnp.linalg.cholesky(temperature**2 * sigma)
         draws = []
         for _ in range(self.action_horizon):
@@ -97,8 +98,10 @@ class TeleoperationActionHead(ActionHead):
         return jnp.stack(draws, axis=-2)
 
 
-def _draw(key: jax.Array, factor: jax.Array, sample_shape: tuple[int, ...]) -> jax.Array:
-    """L z [*sample_shape, B, A]; z is laid out as TensorFlow Probability draws it (samples, event, batch)."""
+def _draw(
+    key: RandomKey, factor: Float[Array, "batch action action"], sample_shape: tuple[int, ...]
+) -> Float[Array, "*draws batch action"]:
+    """L z; z is laid out as TensorFlow Probability draws it (samples, event, batch)."""
     batch, size = factor.shape[:2]
     count = 1
     for length in sample_shape:

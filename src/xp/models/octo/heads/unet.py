@@ -2,20 +2,20 @@
 
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Array, Float, Num
 
 _XAVIER = nn.initializers.xavier_uniform()
 
 
-def mish(x: jax.Array) -> jax.Array:
+def mish(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """The activation x tanh(softplus(x)) (Misra 2019)."""
     return x * jnp.tanh(nn.softplus(x))
 
 
-def sinusoids(time: jax.Array, features: int) -> jax.Array:
-    """Time [..., 1] to [sin, cos] of half `features` geometric frequencies from 1 to 1/10000 (Vaswani et al. 2017)."""
+def sinusoids(time: Num[Array, "*lead 1"], features: int) -> Float[Array, "*lead {features//2*2}"]:
+    """Time to [sin, cos] of half `features` geometric frequencies from 1 to 1/10000 (Vaswani et al. 2017)."""
     half = features // 2
     frequency = jnp.exp(jnp.arange(half) * (-jnp.log(10000) / (half - 1)))
     return jnp.concatenate([jnp.sin(time * frequency), jnp.cos(time * frequency)], axis=-1)
@@ -29,7 +29,7 @@ class Conv1dBlock(nn.Module):
     groups: int
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "*lead length _channels"]) -> Float[Array, "*lead length {self.features}"]:
         """Convolve, keeping the length."""
         half = self.kernel_size // 2
         x = nn.Conv(self.features, (self.kernel_size,), padding=[(half, half)], name="Conv_0")(x)
@@ -46,8 +46,10 @@ class ConditionalBlock(nn.Module):
     project: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, condition: jax.Array) -> jax.Array:
-        """Map [..., H, C] to [..., H, features] under a condition [..., D]."""
+    def __call__(
+        self, x: Float[Array, "*lead length _channels"], condition: Float[Array, "*lead _width"]
+    ) -> Float[Array, "*lead length {self.features}"]:
+        """Map under a condition."""
         inner = Conv1dBlock(self.features, self.kernel_size, self.groups, name="Conv1dBlock_0")(x)
         film = nn.Dense(2 * self.features, kernel_init=_XAVIER, name="Dense_0")(mish(condition))
         scale, shift = jnp.split(film[..., None, :], 2, axis=-1)
@@ -62,8 +64,8 @@ class Resize(nn.Module):
     up: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Map [..., H, C] to [..., H / 2 or 2 H, features]."""
+    def __call__(self, x: Float[Array, "*lead _length _channels"]) -> Float[Array, "*lead _other {self.features}"]:
+        """Halve or double the length."""
         if self.up:
             return nn.ConvTranspose(self.features, (4,), strides=(2,), name="ConvTranspose_0")(x)
         return nn.Conv(self.features, (3,), strides=(2,), name="Conv_0")(x)
@@ -82,7 +84,12 @@ class ConditionalUnet1D(nn.Module):
     time_features: int = 256
 
     @nn.compact
-    def __call__(self, embedding: jax.Array, chunk: jax.Array, time: jax.Array) -> jax.Array:
+    def __call__(
+        self,
+        embedding: Float[Array, "*lead _width"],
+        chunk: Float[Array, "*lead horizon _action"],
+        time: Num[Array, "*lead 1"],
+    ) -> Float[Array, "*lead horizon {self.down_features[0]}"]:
         """Down, middle, up."""
         time = nn.Dense(4 * self.time_features, kernel_init=_XAVIER, name="Dense_0")(
             sinusoids(time, self.time_features).astype(embedding.dtype)
@@ -91,7 +98,9 @@ class ConditionalUnet1D(nn.Module):
         condition = jnp.concatenate([embedding, time], axis=-1)
         count = 0
 
-        def block(x: jax.Array, features: int, project: bool = False) -> jax.Array:
+        def block(
+            x: Float[Array, "*lead length _channels"], features: int, project: bool = False
+        ) -> Float[Array, "*lead length {features}"]:
             nonlocal count
             name = f"ConditionalResidualBlock1D_{count}"
             count += 1

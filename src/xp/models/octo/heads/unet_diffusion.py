@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Array, Float, Int
 
-from xp.models.octo.heads.base import Groups
-from xp.models.octo.heads.denoising import Carry, DenoisingHead, cosine_betas
+from xp.models.octo.heads.base import Embedding, Groups
+from xp.models.octo.heads.denoising import Carry, DenoisingHead, Time, Used, cosine_betas
 from xp.models.octo.heads.unet import ConditionalUnet1D
 from xp.models.octo.network.transformer import MAPHead
 
@@ -40,8 +41,8 @@ class UNetDDPMActionHead(DenoisingHead):
         self.alphas = 1 - cosine_betas(self.timesteps)
         self.alpha_hats = jnp.cumprod(self.alphas)
 
-    def embedding(self, groups: Groups, train: bool) -> jax.Array:
-        """What the noise is predicted from: tokens pooled, side by side (`flatten_tokens`) or averaged, [B, T, D]."""
+    def embedding(self, groups: Groups, train: bool) -> Embedding:
+        """What the noise is predicted from: tokens pooled, side by side (`flatten_tokens`) or averaged."""
         tokens = groups[self.readout_key].tokens
         if self.flatten_tokens and not self.use_map:
             return tokens.reshape(*tokens.shape[:2], -1)
@@ -57,8 +58,10 @@ class UNetDDPMActionHead(DenoisingHead):
         """A chunk is a sequence of actions."""
         return (self.action_horizon, self.action_dim)
 
-    def noise_in(self, embedding: jax.Array, noisy: jax.Array, time: jax.Array, train: bool) -> jax.Array:
-        """The noise in `noisy` [*S, B, T, H, A] at `time` [*S, B, T, 1], float32; the U-Net has no dropout."""
+    def noise_in(
+        self, embedding: Embedding, noisy: Float[Array, "*draws batch history horizon action"], time: Time, train: bool
+    ) -> Float[Array, "*draws batch history horizon action"]:
+        """The noise in `noisy` at `time`, float32; the U-Net has no dropout."""
         stride = 2 ** (len(self.down_features) - 1)
         missing = -noisy.shape[-2] % stride
         filled = jnp.pad(noisy.astype(embedding.dtype), [*[(0, 0)] * (noisy.ndim - 2), (0, missing), (0, 0)])
@@ -66,7 +69,7 @@ class UNetDDPMActionHead(DenoisingHead):
         features = self.model(embedding, filled, time)[..., : noisy.shape[-2], :]
         return self.action_proj(features).astype(jnp.float32)
 
-    def denoise(self, embedding: jax.Array, used: jax.Array, carry: Carry, time: jax.Array) -> Carry:
+    def denoise(self, embedding: Embedding, used: Used, carry: Carry, time: Int[Array, ""]) -> Carry:
         """One ancestral step: the posterior mean of Ho et al. 2020 (equations 6 and 7) through the predicted x_0."""
         chunk, rng = carry
         alpha, kept = self.alphas[time], self.alpha_hats[time]

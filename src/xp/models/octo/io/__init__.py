@@ -1,1 +1,1 @@
-"""Octo's folders: weights, configuration, statistics, and how they fit a new model."""
+"""Octo's folders: reading and writing weights, configuration and statistics, and fitting weights to a new model."""

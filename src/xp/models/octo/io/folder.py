@@ -1,4 +1,4 @@
-"""Octo's folder: `STEP/default/checkpoint` (msgpack), config.json, example_batch.msgpack, dataset_statistics.json."""
+"""Reads and writes Octo's folder: weights in `STEP/default/checkpoint`, and beside the steps the sidecar."""
 
 import json
 import os
@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import numpy as np
 
@@ -18,8 +18,8 @@ from xp.errors import UserError, join_names
 from xp.foreign.json_file import Fields, read_fields, read_object
 from xp.foreign.paths import member
 from xp.foreign.text import printable, shown
-from xp.models.octo.io.spec import mended_spec
-from xp.models.tree import unflatten
+from xp.models.octo.io.spec import OctoConfig, upgrade_spec
+from xp.models.tree import Tree, branch, unflatten
 
 _STEP = re.compile(r"[0-9]{1,18}")
 _WIDEST = 1_000_000
@@ -27,18 +27,15 @@ FILES = ("config.json", "example_batch.msgpack", "dataset_statistics.json")
 
 
 @dataclass(frozen=True, kw_only=True)
-class OctoFolder:
+class OctoSidecar:
     """What stands beside the weights: the configuration, a batch that shows the shapes, the statistics."""
 
-    config: dict[str, Any]
-    example: dict[str, Any]
-    statistics: dict[str, Any]
+    config: OctoConfig
+    example: Tree[np.ndarray]
+    """A batch in Octo's form, `observation`, `task`, `action`, ...: its shapes are those of the training."""
+    statistics: Mapping[str, object]
+    """Of one dataset, `action` and `proprio`, or of several by their names; checked where they are read."""
     step: int
-
-
-def is_octo_folder(path: Path) -> bool:
-    """Whether a folder holds at least one `STEP/default/checkpoint`."""
-    return path.is_dir() and bool(steps_of(path))
 
 
 def steps_of(path: Path) -> list[int]:
@@ -71,7 +68,7 @@ class Checkpoint:
             raise UserError("The checkpoint became shorter while it was read. Give the same command again.") from None
 
 
-def open_folder(path: Path, step: int | None = None) -> tuple[OctoFolder, Checkpoint]:
+def open_folder(path: Path, step: int | None = None) -> tuple[OctoSidecar, Checkpoint]:
     """What stands in an Octo folder, and the weights of `step` (None: the newest), which are read when asked for.
 
     Raises:
@@ -87,15 +84,15 @@ def open_folder(path: Path, step: int | None = None) -> tuple[OctoFolder, Checkp
     if not steps:
         raise UserError(f"{path} has no STEP/default/checkpoint. Give the folder that an Octo was saved in.")
     chosen = steps[-1] if step is None else step
-    folder = OctoFolder(
+    sidecar = OctoSidecar(
         config=_read_config(path),
         example=_read_example(_there(path, "example_batch.msgpack")),
         statistics=read_object(_there(path, "dataset_statistics.json"), "an Octo's statistics"),
         step=chosen,
     )
     weights = _open_weights(member(path, f"{chosen}/default/checkpoint", f"the weights of step {chosen}"))
-    _check_sizes(folder, weights, path / "config.json")
-    return folder, weights
+    _check_sizes(sidecar, weights, path / "config.json")
+    return sidecar, weights
 
 
 def _open_weights(path: Path) -> Checkpoint:
@@ -117,7 +114,7 @@ def _there(path: Path, name: str) -> Path:
     return member(path, name, f"an Octo's {name}")
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def _read_config(path: Path) -> OctoConfig:
     """config.json with its model in today's form; its modules, keys and numbers are checked where they are used."""
     config = read_fields(_there(path, "config.json"), "an Octo's configuration")
     model = config.content.get("model")
@@ -140,7 +137,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     for name in readouts.content:
         readouts.integer(name, low=1, high=_WIDEST)
     _check_notes(config)
-    return {**config.content, "model": mended_spec(model)}
+    return cast(OctoConfig, {**config.content, "model": upgrade_spec(model)})
 
 
 def _check_notes(config: Fields) -> None:
@@ -153,11 +150,11 @@ def _check_notes(config: Fields) -> None:
         entry.integers("size", count=2, low=1, high=_WIDEST)
 
 
-def _check_sizes(folder: OctoFolder, weights: Checkpoint, source: Path) -> None:
+def _check_sizes(sidecar: OctoSidecar, weights: Checkpoint, source: Path) -> None:
     """Refuse a network of more layers than its weights have arrays, or of numbers that none of their axes has."""
     widest = max([4096, *(axis for leaf in weights.leaves.values() for axis in leaf.shape)])
-    layers = folder.config["model"]["transformer_kwargs"].get("num_layers")
-    waiting = [("model", folder.config["model"])]
+    layers = sidecar.config["model"]["transformer_kwargs"].get("num_layers")
+    waiting: list[tuple[str, object]] = [("model", sidecar.config["model"])]
     while waiting:
         name, node = waiting.pop()
         if isinstance(node, dict | list):
@@ -175,40 +172,39 @@ def _check_sizes(folder: OctoFolder, weights: Checkpoint, source: Path) -> None:
         )
 
 
-def _read_example(path: Path) -> dict[str, Any]:
+def _read_example(path: Path) -> Tree[np.ndarray]:
     example = read_tree(path, "an Octo")
-    observation = example.get("observation") if isinstance(example, Mapping) else None
-    if not isinstance(observation, Mapping):
+    if not isinstance(example, Mapping) or not isinstance(example.get("observation"), Mapping):
         raise UserError(
             f"{path} holds {shown(example)}: expected a batch with an entry 'observation'. Give the example batch that "
             "was saved with the model."
         )
-    return _mended_example(example)
+    return _upgrade_example(cast(Tree[np.ndarray], example))  # each leaf is checked where it is read
 
 
-def _mended_example(example: Mapping[str, Any]) -> dict[str, Any]:
+def _upgrade_example(example: Tree[np.ndarray]) -> Tree[np.ndarray]:
     """An example batch of any release with today's names."""
-    mended = dict(example)
-    if "tasks" in mended:
-        mended["task"] = mended.pop("tasks")
-    observation = dict(mended.get("observation", {}))
+    upgraded = dict(example)
+    if "tasks" in upgraded:
+        upgraded["task"] = upgraded.pop("tasks")
+    observation = dict(branch(upgraded, "observation"))
     if "pad_mask" in observation:
         observation["timestep_pad_mask"] = observation.pop("pad_mask")
-    mended["observation"] = observation
-    return mended
+    upgraded["observation"] = observation
+    return upgraded
 
 
-def write_folder(path: Path, folder: OctoFolder, weights: Mapping[str, Any]) -> None:
+def write_folder(path: Path, sidecar: OctoSidecar, weights: Mapping[str, np.ndarray]) -> None:
     """Write an Octo folder whole or not at all, replacing what stands at `path`; `weights` flat by path."""
     with atomic.folder(path) as target:
-        default = target / str(folder.step) / "default"
+        default = target / str(sidecar.step) / "default"
         default.mkdir(parents=True)
         write_tree(default / "checkpoint", unflatten(weights))
         (default / "_METADATA").write_text(json.dumps(orbax_metadata(list(weights))), encoding="utf-8")
-        write_tree(target / "example_batch.msgpack", folder.example)
-        _write_json(target / "config.json", folder.config)
-        _write_json(target / "dataset_statistics.json", folder.statistics)
+        write_tree(target / "example_batch.msgpack", sidecar.example)
+        _write_json(target / "config.json", sidecar.config)
+        _write_json(target / "dataset_statistics.json", sidecar.statistics)
 
 
-def _write_json(path: Path, value: Any) -> None:
+def _write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(atomic.plain(value), indent=2, allow_nan=False) + "\n", encoding="utf-8")

@@ -1,16 +1,16 @@
-"""Comparing weights with the network that should take them: strictly when loading, by name and shape when starting."""
+"""Compares weights with the network that should take them: strictly in loading, by name and shape in starting."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from xp.errors import UserError
 from xp.models.trainable import LoadReport
+from xp.models.tree import HasShape as HasShape
 
 _SHOWN = 8
 
 
-def verify(expected: Mapping[str, Any], given: Mapping[str, Any], source: str) -> None:
-    """Check that `given` has exactly the paths and shapes of `expected` (both: anything with `.shape`).
+def verify(expected: Mapping[str, HasShape], given: Mapping[str, HasShape], source: str) -> None:
+    """Check that `given` has exactly the paths and shapes of `expected`.
 
     Raises:
         UserError: one error naming every kind of difference.
@@ -28,8 +28,8 @@ def verify(expected: Mapping[str, Any], given: Mapping[str, Any], source: str) -
     )
 
 
-def fitting(expected: Mapping[str, Any], given: Mapping[str, Any], source: str) -> LoadReport:
-    """Which of `given` fits `expected` by path and shape (both: anything with `.shape`), and what becomes of the rest.
+def match_weights(expected: Mapping[str, HasShape], given: Mapping[str, HasShape], source: str) -> LoadReport:
+    """Which of `given` fits `expected` by path and shape, and what becomes of the rest.
 
     Raises:
         UserError: the transformer itself does not fit, so that nothing of worth would be taken over.
@@ -51,7 +51,7 @@ def fitting(expected: Mapping[str, Any], given: Mapping[str, Any], source: str) 
     )
 
 
-def _shape_differences(expected: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+def _shape_differences(expected: Mapping[str, HasShape], given: Mapping[str, HasShape]) -> list[str]:
     return [
         f"{path} {tuple(given[path].shape)} instead of {tuple(leaf.shape)}"
         for path, leaf in expected.items()

@@ -1,16 +1,18 @@
-"""The papers of a new Octo: what will stand beside its weights, in the form Octo reads."""
+"""Makes the sidecar of a new Octo, in the form Octo reads: configuration, example batch, statistics."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from xp.errors import UserError
-from xp.models.octo.cameras import Slot, noted
-from xp.models.octo.io.folder import OctoFolder
-from xp.models.octo.io.spec import model_spec
-from xp.models.octo.network.words import WordText
-from xp.models.policy import DataSpec
+from xp.json_types import JSON
+from xp.models.octo.cameras import Slot, camera_notes
+from xp.models.octo.io.folder import OctoSidecar
+from xp.models.octo.io.spec import ModelSpec, ModuleSpec, OctoConfig, model_spec
+from xp.models.octo.network.text import word_text
+from xp.models.octo.options import OctoOptions
+from xp.models.policy import DataSpec, Statistics
+from xp.models.tree import Tree
 
 FREEZE_PRESETS = {
     "none": (),
@@ -22,47 +24,45 @@ FREEZE_PRESETS = {
 _T5_TEXT = {"padding": "max_length", "truncation": True, "return_tensors": "np"}
 
 
-def new_papers(
-    model_cfg: Mapping[str, Any],
+def new_sidecar(
+    options: OctoOptions,
     data: DataSpec,
     slots: Mapping[str, Slot],
-    statistics: Mapping[str, Any],
+    statistics: Statistics,
     horizon: int,
     seed: int,
-) -> OctoFolder:
+) -> OctoSidecar:
     """Configuration, example batch and statistics of a model that is yet to be made; our own notes under `xp`."""
-    sizes = {"horizon": horizon, "action_dim": data.action_dim, "state_dim": data.state_dim}
-    model = model_spec(model_cfg, slots=slots, **sizes)
-    language = model_cfg.get("language") or {}
-    length = int(language.get("max_length") or 16)
-    config = {
+    model = model_spec(options, slots=slots, horizon=horizon, action_dim=data.action_dim, state_dim=data.state_dim)
+    length = options.language.max_length or 16
+    config: OctoConfig = {
         "model": model,
         "text_processor": _text_processor(model, length),
         "optimizer": {"frozen_keys": list(frozen_patterns(model))},
-        "window_size": int(model_cfg.get("history", 1)),
+        "window_size": options.history,
         "seed": seed,
         "frame_transform_kwargs": {"resize_size": {name: [slot.height, slot.width] for name, slot in slots.items()}},
         "xp": {
-            "name": model_cfg.get("name", "octo"),
-            "cameras": noted(slots),
-            "tokenizer": language.get("tokenizer"),
+            "name": options.name,
+            "cameras": camera_notes(slots),
+            "tokenizer": options.language.tokenizer,
             "fps": data.fps,
         },
     }
-    if int(model_cfg.get("history", 1)) > int(model_cfg["max_history"]):
+    if options.history > options.max_history:
         raise UserError(
-            f"model.history={model_cfg['history']} is longer than model.max_history={model_cfg['max_history']}, for "
-            f"which there are positions. Type model.max_history={model_cfg['history']}."
+            f"model.history={options.history} is longer than model.max_history={options.max_history}, the number of "
+            f"steps that have position embeddings. Type model.max_history={options.history}."
         )
-    example = _example(model, slots, data, config["window_size"], horizon, length)
-    return OctoFolder(config=config, example=example, statistics=dict(statistics), step=0)
+    example = _example(model, slots, data, options.history, horizon, length)
+    return OctoSidecar(config=config, example=example, statistics=dict(statistics), step=0)
 
 
-def _text_processor(model: Mapping[str, Any], length: int) -> dict[str, Any] | None:
+def _text_processor(model: ModelSpec, length: int) -> ModuleSpec | None:
     language = model["task_tokenizers"].get("language")
     if language is None or language["name"] != "LanguageTokenizer":
         return None
-    kwargs = {
+    kwargs: dict[str, JSON] = {
         "tokenizer_name": language["kwargs"]["encoder"],
         "encode_with_model": False,
         "tokenizer_kwargs": {"max_length": length, **_T5_TEXT},
@@ -71,11 +71,11 @@ def _text_processor(model: Mapping[str, Any], length: int) -> dict[str, Any] | N
 
 
 def _example(
-    model: Mapping[str, Any], slots: Mapping[str, Slot], data: DataSpec, history: int, horizon: int, length: int
-) -> dict[str, Any]:
+    model: ModelSpec, slots: Mapping[str, Slot], data: DataSpec, history: int, horizon: int, length: int
+) -> dict[str, np.ndarray | Tree[np.ndarray]]:
     """A batch of one, all zeros, that shows every key and shape."""
     lead = (1, history)
-    observation: dict[str, Any] = {
+    observation: dict[str, np.ndarray | Tree[np.ndarray]] = {
         f"image_{name}": np.zeros((*lead, slot.height, slot.width, 3), np.uint8) for name, slot in slots.items()
     }
     if "proprio" in model["observation_tokenizers"]:
@@ -84,10 +84,10 @@ def _example(
     observation["timestep_pad_mask"] = np.ones(lead, dtype=bool)
     language = model["task_tokenizers"].get("language")
     shape = (1, length)
-    task: dict[str, Any] = {}
+    task: dict[str, Tree[np.ndarray]] = {}
     if language is not None:
         if language["name"] == "WordTokenizer":
-            words = WordText(*(language["kwargs"][name] for name in ("buckets", "hashes", "max_length")))
+            words = word_text(language)
             shape = (1, words.max_length, words.hashes)
         ids, mask = np.zeros(shape, np.int32), np.ones(shape[:2], np.int32)
         task["language_instruction"] = {"input_ids": ids, "attention_mask": mask}
@@ -101,7 +101,7 @@ def _example(
     }
 
 
-def frozen_patterns(model: Mapping[str, Any]) -> tuple[str, ...]:
+def frozen_patterns(model: ModelSpec) -> tuple[str, ...]:
     """Weights that are never trained: a language encoder that is fixed."""
     language = model["task_tokenizers"].get("language")
     if language is None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
+from jaxtyping import Bool, Int
 
 Side = Literal["left", "right"]
 
@@ -31,8 +32,8 @@ def attends(query: str, key: str) -> bool:
 
 def attention_mask(
     prefix: Sequence[Block], steps: Sequence[Block], history: int, *, correct: bool = True
-) -> np.ndarray:
-    """Who may attend to whom: bool [L, L], row = query, column = key, True = allowed.
+) -> Bool[np.ndarray, "length length"]:
+    """Who may attend to whom: row = query, column = key, True = allowed.
 
     The sequence is the prefix groups, then `history` times the step groups, L = prefix + history * step tokens.
     `correct=False` repeats the off-by-one of Octo's first release, whose weights were trained with it: the first token
@@ -46,7 +47,7 @@ def attention_mask(
 
 def _positions(
     prefix: Sequence[Block], steps: Sequence[Block], history: int, side: Side
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[Int[np.ndarray, " length"], Int[np.ndarray, " length"]]:
     """For every token: the index of its group (prefix groups first) and its step (-1 for the prefix)."""
     before = sum(block.tokens for block in prefix)
     each = sum(block.tokens for block in steps)

@@ -2,14 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Unpack
 
-import jax
 from flax import linen as nn
+from jaxtyping import Array, Bool, Float
 
 from xp.models.octo.heads import ActionHead, Density
+from xp.models.octo.heads.base import DrawOptions, Parts, RandomKey, Temperature
 from xp.models.octo.network.tokenizers import Inputs, LanguageTokenizer, TokenGroup
 from xp.models.octo.network.trunk import OctoTransformer
+from xp.models.tree import branch, leaf_at
 
 
 class OctoModule(nn.Module):
@@ -35,36 +37,52 @@ class OctoModule(nn.Module):
         trunk = trunk.clone(transformer_kwargs=kwargs, task_tokenizers=tokenizers, parent=None)
         return self.clone(octo_transformer=trunk, parent=None), copies
 
-    def __call__(self, observations: Inputs, tasks: Inputs, real: jax.Array, train: bool = False) -> dict[str, Any]:
+    def __call__(
+        self, observations: Inputs, tasks: Inputs, real: Bool[Array, "batch history"], train: bool = False
+    ) -> dict[str, object]:
         """Run everything once, which makes all weights."""
         groups = self.octo_transformer(observations, tasks, real, train=train)
         return {name: head(groups, train=train) for name, head in self.heads.items()}
 
-    def embed(self, observations: Inputs, tasks: Inputs, real: jax.Array, train: bool = False) -> dict[str, TokenGroup]:
+    def embed(
+        self, observations: Inputs, tasks: Inputs, real: Bool[Array, "batch history"], train: bool = False
+    ) -> dict[str, TokenGroup]:
         """Contextual token groups of the trunk."""
         return self.octo_transformer(observations, tasks, real, train=train)
 
-    def loss(self, inputs: Inputs, train: bool = False) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def loss(self, inputs: Inputs, train: bool = False) -> tuple[Float[Array, ""], Parts]:
         """The objective and its parts for `{"observation", "task", "action", "action_pad_mask"}`.
 
         `noise` and `time` among the inputs are the draws of a head that takes some.
         """
-        real = inputs["observation"]["timestep_pad_mask"]
-        groups = self.embed(inputs["observation"], inputs["task"], real, train)
+        real = leaf_at(inputs, "observation", "timestep_pad_mask")
+        groups = self._embedded(inputs, train)
         head = self.heads["action"]
-        fixed = {name: inputs[name] for name in ("noise", "time") if name in inputs} if head.takes_draws else {}
-        return head.loss(groups, inputs["action"], real, inputs["action_pad_mask"], train=train, **fixed)
+        names = ("noise", "time") if head.takes_draws else ()
+        fixed = {name: leaf_at(inputs, name) for name in names if name in inputs}
+        actions, mask = leaf_at(inputs, "action"), leaf_at(inputs, "action_pad_mask")
+        return head.loss(groups, actions, real, mask, train=train, **fixed)
 
-    def predict(self, inputs: Inputs, rng: jax.Array, **options: Any) -> jax.Array:
-        """Normalised chunks [*sample_shape, B, H, A] for the last observed step."""
-        groups = self.embed(inputs["observation"], inputs["task"], inputs["observation"]["timestep_pad_mask"])
-        return self.heads["action"].predict_action(groups, rng, **options)
+    def predict(
+        self, inputs: Inputs, rng: RandomKey, temperature: Temperature, **options: Unpack[DrawOptions]
+    ) -> Float[Array, "*draws batch horizon action"]:
+        """Normalised chunks for the last observed step; options as of `ActionHead.predict_action`."""
+        return self.heads["action"].predict_action(self._embedded(inputs), rng, temperature=temperature, **options)
 
-    def sample(self, groups: dict[str, TokenGroup], rng: jax.Array, **options: Any) -> jax.Array:
-        """Normalised chunks from readouts that `embed` gave."""
-        return self.heads["action"].predict_action(groups, rng, **options)
+    def sample(
+        self,
+        groups: dict[str, TokenGroup],
+        rng: RandomKey,
+        temperature: Temperature,
+        **options: Unpack[DrawOptions],
+    ) -> Float[Array, "*draws batch horizon action"]:
+        """The same from readouts that `embed` gave."""
+        return self.heads["action"].predict_action(groups, rng, temperature=temperature, **options)
 
     def density(self, inputs: Inputs) -> Density | None:
         """The predictive density of every observed step, where the head has one."""
-        groups = self.embed(inputs["observation"], inputs["task"], inputs["observation"]["timestep_pad_mask"])
-        return self.heads["action"].density(groups)
+        return self.heads["action"].density(self._embedded(inputs))
+
+    def _embedded(self, inputs: Inputs, train: bool = False) -> dict[str, TokenGroup]:
+        observation = branch(inputs, "observation")
+        return self.embed(observation, branch(inputs, "task"), leaf_at(observation, "timestep_pad_mask"), train)

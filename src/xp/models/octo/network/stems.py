@@ -2,19 +2,21 @@
 
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
+from jaxtyping import Array, Float, Num
 
 
-def normalize_image(image: jax.Array) -> jax.Array:
+def normalize_image(image: Num[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Map 0..255 to -1..1, keeping a half-precision input's dtype (0..255 are exact in bfloat16)."""
     floating = image if jnp.issubdtype(image.dtype, jnp.floating) else image.astype(jnp.float32)
     return floating / 127.5 - 1.0
 
 
-def standardize(kernel: jax.Array, epsilon: float = 1e-5) -> jax.Array:
+def standardize(
+    kernel: Float[Array, "height width channels features"], epsilon: float = 1e-5
+) -> Float[Array, "height width channels features"]:
     """Zero mean and unit population deviation for each output channel, over [height, width, input channel].
 
     Weight standardisation of Qiao et al. 2019, with Octo's epsilon added to the deviation.
@@ -32,7 +34,9 @@ class StdConv(nn.Module):
     padding: int
 
     @nn.compact
-    def __call__(self, image: jax.Array) -> jax.Array:
+    def __call__(
+        self, image: Num[Array, "batch _height _width _channels"]
+    ) -> Float[Array, "batch _rows _columns {self.features}"]:
         """Convolve with explicit padding on all four sides."""
         shape = (self.kernel_size, self.kernel_size, image.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
@@ -63,7 +67,9 @@ class SmallStem(nn.Module):
     num_groups: int = 32
 
     @nn.compact
-    def __call__(self, image: jax.Array) -> jax.Array:
+    def __call__(
+        self, image: Num[Array, "batch _height _width _channels"]
+    ) -> Float[Array, "batch _rows _columns {self.num_features}"]:
         """Encode a batch of images (goal images already stacked on the channels)."""
         x = normalize_image(image)
         layers = zip(self.features, self.kernel_sizes, self.strides, self.padding, strict=True)
@@ -82,15 +88,17 @@ class PatchEncoder(nn.Module):
     num_features: int = 512
 
     @nn.compact
-    def __call__(self, image: jax.Array) -> jax.Array:
+    def __call__(
+        self, image: Num[Array, "batch _height _width _channels"]
+    ) -> Float[Array, "batch _rows _columns {self.num_features}"]:
         """Encode a batch of images (goal images already stacked on the channels)."""
         patch = (self.patch_size, self.patch_size)
         x = normalize_image(image)
         return nn.Conv(self.num_features, patch, strides=patch, padding="VALID", name="embedding")(x)
 
 
-def expected_places(maps: jax.Array) -> jax.Array:
-    """Spatial softmax: maps [B, h, w, K] -> mean place [B, K, 2] of each, (x, y) in -1..1 from the top left."""
+def expected_places(maps: Float[Array, "batch height width maps"]) -> Float[Array, "batch maps 2"]:
+    """Spatial softmax: the mean place of each map, (x, y) in -1..1 from the top left."""
     batch, height, width, count = maps.shape
     weight = nn.softmax(maps.reshape(batch, height * width, count), axis=1)
     across = jnp.tile(jnp.linspace(-1, 1, width, dtype=maps.dtype), height)
@@ -103,20 +111,25 @@ class KeypointStem(nn.Module):
 
     Each of `num_features` maps gives the expected place (x, y in -1..1) of what it responds to (Levine et al. 2016,
     "End-to-End Training of Deep Visuomotor Policies"). Where things are is then in the numbers themselves, which a
-    small model learns from a few thousand images; patches must learn it through attention.
+    small model learns from a few thousand images; patches must learn it through attention. `kernel_sizes` are those of
+    the convolutions, 3 each by default; most of the time goes into the first ones, and a stride of 4 cuts it.
     """
 
     features: Sequence[int] = (16, 32, 32)
     strides: Sequence[int] = (2, 2, 1)
+    kernel_sizes: Sequence[int] | None = None
     num_features: int = 32
     num_groups: int = 8
 
     @nn.compact
-    def __call__(self, image: jax.Array) -> jax.Array:
+    def __call__(
+        self, image: Num[Array, "batch _height _width _channels"]
+    ) -> Float[Array, "batch 1 1 {2*self.num_features}"]:
         """Encode a batch of images (goal images already stacked on the channels)."""
         x = normalize_image(image)
-        for index, (features, stride) in enumerate(zip(self.features, self.strides, strict=True)):
-            x = StdConv(features, 3, stride, 1, name=f"StdConv_{index}")(x)
+        layers = zip(self.features, self.kernel_sizes or [3] * len(self.strides), self.strides, strict=True)
+        for index, (features, size, stride) in enumerate(layers):
+            x = StdConv(features, size, stride, (size - stride + 1) // 2, name=f"StdConv_{index}")(x)
             x = nn.relu(nn.GroupNorm(self.num_groups, name=f"GroupNorm_{index}")(x))
         maps = nn.Conv(self.num_features, (1, 1), name="embedding")(x)
         return expected_places(maps).reshape(-1, 1, 1, 2 * self.num_features)

@@ -5,12 +5,18 @@ Parameter names are those of the Hugging Face Flax model inside Octo's checkpoin
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+from xp.models.octo.io.matching_weights import HasShape
+
+Tokens = Float[Array, "batch length width"]
+Mask = Bool[Array, "batch length"]
+Bias = Float[Array, "1 heads length length"]
+"""What is added to the attention's logits, by relative position: the same for every sample and every block."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,7 @@ KNOWN_T5 = {
 }
 
 
-def sizes_from_weights(flat: Mapping[str, Any]) -> T5Sizes | None:
+def sizes_from_weights(flat: Mapping[str, HasShape]) -> T5Sizes | None:
     """Read the sizes off an encoder's weights (paths below `hf_model/`, joined by '/'); None where they lack one.
 
     A config.json names only "t5-base"; what was really used shows in the arrays.
@@ -48,8 +54,8 @@ def sizes_from_weights(flat: Mapping[str, Any]) -> T5Sizes | None:
     return T5Sizes(shared[0], shared[1], query[1] // bias[1], hidden[1], len(layers), bias[1], bias[0])
 
 
-def relative_buckets(length: int, buckets: int = 32, max_distance: int = 128) -> np.ndarray:
-    """Bucket of every (query, key) distance: int [length, length], half of the buckets for each direction.
+def relative_buckets(length: int, buckets: int = 32, max_distance: int = 128) -> Int[np.ndarray, "{length} {length}"]:
+    """Bucket of every (query, key) distance, half of the buckets for each direction.
 
     Half of each direction's buckets are exact distances, the rest grow logarithmically up to `max_distance`
     (T5 paper, section 2.1).
@@ -67,7 +73,7 @@ class RootMeanSquareNorm(nn.Module):
     """x / sqrt(mean(x^2) + 1e-6) * weight, computed in float32."""
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "*lead width"]) -> Float[Array, "*lead width"]:
         """Normalise the last axis."""
         weight = self.param("weight", nn.initializers.ones_init(), (x.shape[-1],))
         wide = x.astype(jnp.float32)
@@ -81,8 +87,8 @@ class SelfAttention(nn.Module):
     owns_bias: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array, bias: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-        """Attend over x [B, L, D] where mask [B, L] is True; returns the output and the bias [1, heads, L, L]."""
+    def __call__(self, x: Tokens, mask: Mask, bias: Bias | None) -> tuple[Tokens, Bias]:
+        """Attend over x where the mask is True; returns the output and the bias."""
         sizes, inner = self.sizes, self.sizes.heads * self.sizes.head_width
         query, key, value = (
             nn.Dense(inner, use_bias=False, name=name)(x).reshape(*x.shape[:2], sizes.heads, sizes.head_width)
@@ -110,8 +116,8 @@ class AttentionLayer(nn.Module):
     owns_bias: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array, bias: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-        """Return the new tokens [B, L, D] and the position bias."""
+    def __call__(self, x: Tokens, mask: Mask, bias: Bias | None) -> tuple[Tokens, Bias]:
+        """Return the new tokens and the position bias."""
         normed = RootMeanSquareNorm(name="layer_norm")(x)
         mixed, bias = SelfAttention(self.sizes, self.owns_bias, name="SelfAttention")(normed, mask, bias)
         return x + mixed, bias
@@ -123,8 +129,8 @@ class DenseReluDense(nn.Module):
     hidden: int
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Map [B, L, D] to [B, L, D]."""
+    def __call__(self, x: Tokens) -> Tokens:
+        """Transform every token by itself."""
         inner = nn.relu(nn.Dense(self.hidden, use_bias=False, name="wi")(x))
         return nn.Dense(x.shape[-1], use_bias=False, name="wo")(inner)
 
@@ -135,8 +141,8 @@ class FeedForwardLayer(nn.Module):
     sizes: T5Sizes
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Map [B, L, D] to [B, L, D]."""
+    def __call__(self, x: Tokens) -> Tokens:
+        """Transform every token by itself."""
         normed = RootMeanSquareNorm(name="layer_norm")(x)
         return x + DenseReluDense(self.sizes.hidden, name="DenseReluDense")(normed)
 
@@ -148,7 +154,7 @@ class Layers(nn.Module):
     owns_bias: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array, bias: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+    def __call__(self, x: Tokens, mask: Mask, bias: Bias | None) -> tuple[Tokens, Bias]:
         """Attention, then feed-forward."""
         x, bias = AttentionLayer(self.sizes, self.owns_bias, name="0")(x, mask, bias)
         return FeedForwardLayer(self.sizes, name="1")(x), bias
@@ -161,7 +167,7 @@ class Block(nn.Module):
     owns_bias: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array, bias: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+    def __call__(self, x: Tokens, mask: Mask, bias: Bias | None) -> tuple[Tokens, Bias]:
         """Return the new tokens and the position bias shared by all blocks."""
         return Layers(self.sizes, self.owns_bias, name="layer")(x, mask, bias)
 
@@ -172,7 +178,7 @@ class Blocks(nn.Module):
     sizes: T5Sizes
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
+    def __call__(self, x: Tokens, mask: Mask) -> Tokens:
         """Run the blocks; the first one makes the position bias."""
         bias = None
         for index in range(self.sizes.layers):
@@ -186,18 +192,20 @@ class Stack(nn.Module):
     sizes: T5Sizes
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
-        """Map embedded tokens [B, L, D] to encoded ones."""
+    def __call__(self, x: Tokens, mask: Mask) -> Tokens:
+        """Map embedded tokens to encoded ones."""
         return RootMeanSquareNorm(name="final_layer_norm")(Blocks(self.sizes, name="block")(x, mask))
 
 
 class T5Encoder(nn.Module):
-    """Token ids to features: ids and mask [B, L] int -> [B, L, width]."""
+    """Token ids to features."""
 
     sizes: T5Sizes
 
     @nn.compact
-    def __call__(self, input_ids: jax.Array, attention_mask: jax.Array) -> jax.Array:
+    def __call__(
+        self, input_ids: Int[Array, "batch length"], attention_mask: Int[Array, "batch length"]
+    ) -> Float[Array, "batch length {self.sizes.width}"]:
         """Encode; padding (mask 0) is not attended to, though its own outputs are still returned."""
         embedding = nn.Embed(
             self.sizes.vocabulary, self.sizes.width, embedding_init=nn.initializers.normal(1.0), name="shared"

@@ -1,15 +1,21 @@
-"""Instructions to the model's language inputs, each distinct text tokenised once."""
+"""Turns instructions into the network's language inputs, each distinct text tokenised once."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Int32
 
 from xp.config.tokenizer import tokenizer_folder
+from xp.errors import UserError
 from xp.models.octo.network.unigram import load_unigram
 from xp.models.octo.network.words import WordText
 
+if TYPE_CHECKING:
+    from xp.models.octo.io.spec import ModuleSpec
+
 Tokenise = Callable[[str], tuple[np.ndarray, np.ndarray]]
+"""One text to its ids [L] or [L, hashes] and its mask [L], both int32."""
 
 
 class Texts:
@@ -20,7 +26,7 @@ class Texts:
         self._tokenise = tokenise
         self._known: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
-    def __call__(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
+    def __call__(self, texts: Sequence[str]) -> dict[str, Int32[np.ndarray, "batch length ..."]]:
         """Return `input_ids` [B, L, ...] and `attention_mask` [B, L], int32."""
         for text in set(texts):
             if text not in self._known:
@@ -37,18 +43,33 @@ class LazyT5Text:
         self._encoder, self._folder, self._max_length = encoder, folder, max_length
         self._loaded: Tokenise | None = None
 
-    def __call__(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, text: str) -> tuple[Int32[np.ndarray, " length"], Int32[np.ndarray, " length"]]:
         """Tokenise one text."""
         if self._loaded is None:
             self._loaded = load_unigram(tokenizer_folder(self._encoder, self._folder), self._max_length)
         return self._loaded(text)
 
 
-def text_inputs(tokenizer: Mapping[str, Any] | None, folder: str | None, max_length: int) -> Texts | None:
+def word_text(tokenizer: "ModuleSpec") -> WordText:
+    """The text side of a WordTokenizer.
+
+    Raises:
+        UserError: its sizes are no whole numbers.
+    """
+    sizes = [tokenizer["kwargs"][name] for name in ("buckets", "hashes", "max_length")]
+    whole = [size for size in sizes if isinstance(size, int)]
+    if len(whole) != 3:
+        raise UserError(
+            f"config.json has buckets, hashes and max_length of its WordTokenizer as {sizes}: expected three whole "
+            "numbers. Give the config.json that was saved with the weights."
+        )
+    return WordText(*whole)
+
+
+def text_inputs(tokenizer: "ModuleSpec | None", folder: str | None, max_length: int) -> Texts | None:
     """The text side of a language tokeniser given as ModuleSpec; None for a model without language."""
     if tokenizer is None:
         return None
-    kwargs = tokenizer["kwargs"]
     if tokenizer["name"] == "WordTokenizer":
-        return Texts(WordText(kwargs["buckets"], kwargs["hashes"], kwargs["max_length"]))
-    return Texts(LazyT5Text(str(kwargs.get("encoder", "t5-base")), folder, max_length))
+        return Texts(word_text(tokenizer))
+    return Texts(LazyT5Text(str(tokenizer["kwargs"].get("encoder", "t5-base")), folder, max_length))

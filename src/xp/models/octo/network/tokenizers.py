@@ -1,25 +1,28 @@
-"""Observations and tasks to groups of tokens: images, language, low-dimensional state."""
+"""Turns observations and tasks into groups of tokens: images, language, low-dimensional state."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Num, Shaped
 
+from xp.json_types import JSON
 from xp.models.octo.bins import Bins
 from xp.models.octo.network.t5 import T5Encoder, T5Sizes
+from xp.models.tree import Tree, branch, leaf_at
 
-Inputs = Mapping[str, Any]
+type Inputs = Tree[Array]
 """Observations or tasks in Octo's names, nested: `image_primary` [B, T, h, w, 3], `pad_mask_dict` {...}."""
 
 
 class TokenGroup(NamedTuple):
-    """Tokens [..., n, D] and which of them are real: mask [..., n]."""
+    """Tokens, and which of them are real."""
 
-    tokens: jax.Array
-    mask: jax.Array
+    tokens: Float[Array, "*lead tokens width"]
+    mask: Shaped[Array, "*lead tokens"]
 
 
 def matching(patterns: Sequence[str], names: Iterable[str]) -> list[str]:
@@ -27,12 +30,12 @@ def matching(patterns: Sequence[str], names: Iterable[str]) -> list[str]:
     return [name for name in names if any(re.match(pattern, name) for pattern in patterns)]
 
 
-def mask_from_inputs(inputs: Inputs, keys: Sequence[str], shape: tuple[int, ...]) -> jax.Array:
+def mask_from_inputs(inputs: Inputs, keys: Sequence[str], shape: tuple[int, ...]) -> Bool[Array, "*lead tokens"]:
     """Which tokens are real: bool `shape` = [..., n], True where any of `keys` is there by `pad_mask_dict`."""
-    given = inputs.get("pad_mask_dict")
-    if given is None or any(key not in given for key in keys):
+    given = branch(inputs, "pad_mask_dict") if "pad_mask_dict" in inputs else {}
+    if any(key not in given for key in keys):
         return jnp.ones(shape, dtype=bool)
-    present = jnp.any(jnp.stack([given[key] for key in keys], axis=-1), axis=-1)
+    present = jnp.any(jnp.stack([leaf_at(given, key) for key in keys], axis=-1), axis=-1)
     return jnp.broadcast_to(present[..., None], shape)
 
 
@@ -44,7 +47,7 @@ class ImageTokenizer(nn.Module):
 
     encoder: type[nn.Module]
     encoder_name: str
-    encoder_kwargs: Mapping[str, Any]
+    encoder_kwargs: Mapping[str, JSON]
     obs_stack_keys: Sequence[str] = ("image_.*", "depth_.*")
     task_stack_keys: Sequence[str] = ()
     proper_pad_mask: bool = True
@@ -56,7 +59,7 @@ class ImageTokenizer(nn.Module):
         keys = matching(self.obs_stack_keys, sorted(observations))
         if not keys:
             return None
-        images = jnp.concatenate([observations[key] for key in keys], axis=-1)
+        images = jnp.concatenate([leaf_at(observations, key) for key in keys], axis=-1)
         goals = self._goals(observations, tasks)
         if goals:
             goal = jnp.concatenate(goals, axis=-1)[:, None]
@@ -71,10 +74,11 @@ class ImageTokenizer(nn.Module):
             return TokenGroup(tokens, jnp.ones(tokens.shape[:-1], dtype=bool))
         return TokenGroup(tokens, mask_from_inputs(observations, keys, tokens.shape[:-1]))
 
-    def _goals(self, observations: Inputs, tasks: Inputs) -> list[jax.Array]:
+    def _goals(self, observations: Inputs, tasks: Inputs) -> list[Num[Array, "batch height width colour"]]:
         wanted = matching(self.task_stack_keys, observations) if self.task_stack_keys else []
-        filled = {**tasks, **{key: jnp.zeros_like(observations[key][:, 0]) for key in wanted if key not in tasks}}
-        return [filled[key] for key in matching(self.task_stack_keys, sorted(filled))]
+        missing = {key: leaf_at(observations, key)[:, 0] for key in wanted if key not in tasks}
+        filled = {**tasks, **{key: jnp.zeros_like(image) for key, image in missing.items()}}
+        return [leaf_at(filled, key) for key in matching(self.task_stack_keys, sorted(filled))]
 
 
 class LanguageTokenizer(nn.Module):
@@ -92,8 +96,8 @@ class LanguageTokenizer(nn.Module):
         """Tokenise; None where no instruction is given."""
         if "language_instruction" not in tasks:
             return None
-        given = tasks["language_instruction"]
-        tokens = T5Encoder(self.sizes, name="hf_model")(given["input_ids"], given["attention_mask"])
+        given = branch(tasks, "language_instruction")
+        tokens = T5Encoder(self.sizes, name="hf_model")(leaf_at(given, "input_ids"), leaf_at(given, "attention_mask"))
         if not self.finetune_encoder:
             tokens = jax.lax.stop_gradient(tokens)
         if not self.proper_pad_mask:
@@ -119,13 +123,13 @@ class WordTokenizer(nn.Module):
         """Tokenise; None where no instruction is given."""
         if "language_instruction" not in tasks:
             return None
-        given = tasks["language_instruction"]
+        given = branch(tasks, "language_instruction")
         table = nn.Embed(self.buckets, self.features, embedding_init=nn.initializers.normal(1.0), name="words")
-        tokens = table(given["input_ids"]).sum(axis=-2)
+        tokens = table(leaf_at(given, "input_ids")).sum(axis=-2)
         if not self.trainable:
             tokens = jax.lax.stop_gradient(tokens)
         there = mask_from_inputs(tasks, ["language_instruction"], tokens.shape[:-1])
-        return TokenGroup(tokens, there & (given["attention_mask"] > 0))
+        return TokenGroup(tokens, there & (leaf_at(given, "attention_mask") > 0))
 
 
 class LowdimObsTokenizer(nn.Module):
@@ -149,7 +153,7 @@ class LowdimObsTokenizer(nn.Module):
         keys = [key for pattern in self.obs_keys for key in matching([pattern], sorted(observations))]
         if not keys:
             return None
-        values = jnp.concatenate([observations[key] for key in keys], axis=-1)
+        values = jnp.concatenate([leaf_at(observations, key) for key in keys], axis=-1)
         bins = Bins.of(self.n_bins, self.bin_type, self.low, self.high)
         tokens = jax.nn.one_hot(bins.index(values), self.n_bins) if self.discretize else values[..., None]
         return TokenGroup(tokens, jnp.ones(tokens.shape[:-1], dtype=bool))
@@ -169,5 +173,5 @@ class StateTokenizer(nn.Module):
         keys = matching(self.obs_keys, sorted(observations))
         if not keys:
             return None
-        tokens = jnp.concatenate([observations[key] for key in keys], axis=-1)[:, :, None]
+        tokens = jnp.concatenate([leaf_at(observations, key) for key in keys], axis=-1)[:, :, None]
         return TokenGroup(tokens, mask_from_inputs(observations, keys, tokens.shape[:-1]))

@@ -2,22 +2,22 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, NotRequired, TypedDict
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Shaped
 
 from xp.models.octo.network.attention_mask import Block, attention_mask
 from xp.models.octo.network.tokenizers import TokenGroup
 
 
 class NamedGroup(NamedTuple):
-    """A token group in the sequence: tokens [B, n, D] (prefix) or [B, T, n, D] (every step), mask without D."""
+    """A token group in the sequence, of the prefix [B, n, D] or of every step [B, T, n, D]."""
 
     name: str
-    tokens: jax.Array
-    mask: jax.Array
+    tokens: Float[Array, "batch *history tokens width"]
+    mask: Shaped[Array, "batch *history tokens"]
 
 
 class MlpBlock(nn.Module):
@@ -27,7 +27,7 @@ class MlpBlock(nn.Module):
     dropout_rate: float = 0.0
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: Float[Array, "*lead width"], train: bool) -> Float[Array, "*lead width"]:
         """Apply, with dropout after each dense layer in training."""
         kernel_init, bias_init = nn.initializers.xavier_uniform(), nn.initializers.normal(1e-6)
         dense = partial(nn.Dense, kernel_init=kernel_init, bias_init=bias_init)
@@ -46,8 +46,10 @@ class EncoderBlock(nn.Module):
     attention_dropout_rate: float = 0.0
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array, train: bool) -> jax.Array:
-        """Map [B, L, D] to [B, L, D] under mask [B, 1, L, L]."""
+    def __call__(
+        self, x: Float[Array, "batch length width"], mask: Bool[Array, "batch 1 length length"], train: bool
+    ) -> Float[Array, "batch length width"]:
+        """Transform tokens; True in the mask is attended to."""
         attention = nn.MultiHeadDotProductAttention(
             num_heads=self.heads,
             kernel_init=nn.initializers.xavier_uniform(),
@@ -73,7 +75,9 @@ class Transformer(nn.Module):
     remat: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array, train: bool) -> jax.Array:
+    def __call__(
+        self, x: Float[Array, "batch length width"], mask: Bool[Array, "batch 1 length length"], train: bool
+    ) -> Float[Array, "batch length width"]:
         """Map [B, L, D] to [B, L, D] under mask [B, 1, L, L]."""
         rates = (self.dropout_rate, self.attention_dropout_rate)
         kind = nn.remat(EncoderBlock, static_argnums=(3,)) if self.remat else EncoderBlock
@@ -81,6 +85,17 @@ class Transformer(nn.Module):
             block = kind(self.mlp_dim, self.num_attention_heads, *rates, name=f"encoderblock_{index}")
             x = block(x, mask, train)
         return nn.LayerNorm(name="encoder_norm")(x)
+
+
+class TransformerSizes(TypedDict):
+    """Sizes and rates of a `BlockTransformer`, as config.json names them."""
+
+    num_layers: int
+    mlp_dim: int
+    num_attention_heads: int
+    dropout_rate: NotRequired[float]
+    attention_dropout_rate: NotRequired[float]
+    remat: NotRequired[bool]
 
 
 class BlockTransformer(nn.Module):
@@ -114,8 +129,10 @@ class BlockTransformer(nn.Module):
         out = transformer(sequence, mask, train)
         return _cut(out, prefix, steps, each.shape)
 
-    def _mask(self, prefix: Sequence[NamedGroup], steps: Sequence[NamedGroup], batch: int, history: int) -> jax.Array:
-        """Blockwise-causal and not padding: bool [B, 1, L, L]."""
+    def _mask(
+        self, prefix: Sequence[NamedGroup], steps: Sequence[NamedGroup], batch: int, history: int
+    ) -> Bool[Array, "{batch} 1 length length"]:
+        """Blockwise-causal and not padding."""
         rules = attention_mask(
             [Block(group.name, group.tokens.shape[-2]) for group in prefix],
             [Block(group.name, group.tokens.shape[-2]) for group in steps],
@@ -130,7 +147,10 @@ class BlockTransformer(nn.Module):
 
 
 def _cut(
-    out: jax.Array, prefix: Sequence[NamedGroup], steps: Sequence[NamedGroup], each: tuple[int, ...]
+    out: Float[Array, "batch length width"],
+    prefix: Sequence[NamedGroup],
+    steps: Sequence[NamedGroup],
+    each: tuple[int, ...],
 ) -> dict[str, TokenGroup]:
     groups: dict[str, TokenGroup] = {}
     start = 0
@@ -155,7 +175,7 @@ class MAPHead(nn.Module):
     probes: int = 1
 
     @nn.compact
-    def __call__(self, group: TokenGroup, train: bool) -> jax.Array:
+    def __call__(self, group: TokenGroup, train: bool) -> Float[Array, "*lead {self.probes} width"]:
         """Pool the real tokens of a group with every learned probe."""
         *lead, length, width = group.tokens.shape
         tokens = group.tokens.reshape(-1, length, width)

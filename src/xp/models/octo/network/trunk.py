@@ -1,14 +1,13 @@
 """The trunk: tokenise tasks and observations, add positions and readouts, run the blockwise transformer."""
 
 from collections.abc import Mapping
-from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Array, Bool, Float
 
 from xp.models.octo.network.tokenizers import Inputs, TokenGroup
-from xp.models.octo.network.transformer import BlockTransformer, NamedGroup
+from xp.models.octo.network.transformer import BlockTransformer, NamedGroup, TransformerSizes
 
 
 class OctoTransformer(nn.Module):
@@ -21,7 +20,7 @@ class OctoTransformer(nn.Module):
     observation_tokenizers: Mapping[str, nn.Module]
     task_tokenizers: Mapping[str, nn.Module]
     readouts: Mapping[str, int]
-    transformer_kwargs: Mapping[str, Any]
+    transformer_kwargs: TransformerSizes
     token_embedding_size: int
     max_horizon: int
     repeat_task_tokens: bool = False
@@ -29,14 +28,18 @@ class OctoTransformer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, observations: Inputs, tasks: Inputs, timestep_pad_mask: jax.Array, train: bool = False
+        self,
+        observations: Inputs,
+        tasks: Inputs,
+        timestep_pad_mask: Bool[Array, "batch history"],
+        train: bool = False,
     ) -> dict[str, TokenGroup]:
         """Return all groups by name, and `task` and `obs`, which join theirs.
 
         Args:
             observations: Octo's names, [B, T, ...].
             tasks: Octo's names, [B, ...].
-            timestep_pad_mask: [B, T] bool, True = a real step.
+            timestep_pad_mask: True where a step is real.
             train: whether dropout is on.
         """
         prefix = self._task_groups(observations, tasks, train)
@@ -62,7 +65,7 @@ class OctoTransformer(nn.Module):
         return groups
 
     def _observation_groups(
-        self, observations: Inputs, tasks: Inputs, real: jax.Array, train: bool
+        self, observations: Inputs, tasks: Inputs, real: Bool[Array, "batch history"], train: bool
     ) -> list[NamedGroup]:
         groups = []
         for name, tokenizer in self.observation_tokenizers.items():
@@ -72,7 +75,7 @@ class OctoTransformer(nn.Module):
                 groups.append(NamedGroup(f"obs_{name}", self._embedded(f"obs_{name}", found.tokens), mask))
         return groups
 
-    def _readout_groups(self, real: jax.Array) -> list[NamedGroup]:
+    def _readout_groups(self, real: Bool[Array, "batch history"]) -> list[NamedGroup]:
         groups = []
         for name, tokens in self.readouts.items():
             positions = self._positions(f"readout_{name}", (*real.shape, tokens))
@@ -81,14 +84,18 @@ class OctoTransformer(nn.Module):
             groups.append(NamedGroup(f"readout_{name}", empty, jnp.ones(shape)))
         return groups
 
-    def _embedded(self, group: str, tokens: jax.Array) -> jax.Array:
+    def _embedded(
+        self, group: str, tokens: Float[Array, "*lead _width"]
+    ) -> Float[Array, "*lead {self.token_embedding_size}"]:
         """Project to the transformer's width and add the group's positions."""
         positions = self._positions(group, tokens.shape[:-1])
         projection = nn.Dense(self.token_embedding_size, name=f"{group}_projection")
         return projection(tokens.astype(positions.dtype)) + positions
 
-    def _positions(self, group: str, shape: tuple[int, ...]) -> jax.Array:
-        """Learned positions [1, n, D] of a prefix group, or [1, T, n, D] of a step group."""
+    def _positions(
+        self, group: str, shape: tuple[int, ...]
+    ) -> Float[Array, "1 *history tokens {self.token_embedding_size}"]:
+        """Learned positions of a prefix group [1, n, D], or of a step group [1, T, n, D]."""
         full = (1, *shape[1:]) if len(shape) == 2 else (1, self.max_horizon, shape[2])
         table = self.param(f"{group}_pos_embedding", nn.initializers.normal(0.02), (*full, self.token_embedding_size))
         return table if len(shape) == 2 else table[:, : shape[1]]

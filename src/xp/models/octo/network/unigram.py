@@ -4,8 +4,10 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from jaxtyping import Int32
 
 from xp.errors import UserError
 from xp.foreign.json_file import read_object
@@ -27,7 +29,7 @@ class UnigramText:
     end: int
     max_length: int
 
-    def __call__(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, text: str) -> tuple[Int32[np.ndarray, " length"], Int32[np.ndarray, " length"]]:
         """Tokenise one instruction."""
         pieces = self.encode(text)[: self.max_length - 1] + [self.end]
         ids = np.zeros(self.max_length, dtype=np.int32)
@@ -80,7 +82,7 @@ def load_unigram(folder: Path, max_length: int) -> UnigramText:
     """
     path = folder / "tokenizer.json"
     try:
-        model = read_object(path, "T5's tokenizer", _MOST)["model"]
+        model: Any = read_object(path, "T5's tokenizer", _MOST)["model"]
         vocabulary, unknown = model["vocab"], int(model["unk_id"])
         scores = {piece: (index, float(score)) for index, (piece, score) in enumerate(vocabulary)}
     except (RefusedError, ValueError, KeyError, TypeError) as error:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from jaxtyping import Int32
 
 from xp.errors import UserError
 
@@ -30,7 +31,7 @@ class WordText:
     hashes: int
     max_length: int
 
-    def __call__(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, text: str) -> tuple[Int32[np.ndarray, "length hashes"], Int32[np.ndarray, " length"]]:
         """Tokenise one instruction; one that does not fit is an error, since its end would be lost silently."""
         words = words_of(text)
         if len(words) > self.max_length:

@@ -1,7 +1,8 @@
-"""What a merge is judged by: a policy's loss on a dumped validation set, or its success in the simulated suite."""
+"""The objectives of a merge: a policy's loss on a dumped validation set, or its success in the simulated suite."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from omegaconf import OmegaConf
 
@@ -9,13 +10,34 @@ from xp.errors import UserError, did_you_mean, join_names
 from xp.shell import override
 
 if TYPE_CHECKING:
+    import numpy as np
     from omegaconf import DictConfig
 
     from xp.data.dumps import Dump
     from xp.merging.objective import Objective
+    from xp.metrics.intervals import Sums
     from xp.models.policy import Policy
 
 KINDS = ("loss", "success")
+
+
+@runtime_checkable
+class EpisodicLoss(Protocol):
+    """An `xp.merging.objective.Objective` that also knows the loss of each episode."""
+
+    name: str
+
+    def loss(self, weights: "Mapping[str, np.ndarray]") -> float:
+        """The loss of these weights over the whole validation set."""
+        ...
+
+    def loss_and_gradient(self, weights: "Mapping[str, np.ndarray]") -> "tuple[float, Mapping[str, np.ndarray]]":
+        """The same loss, and its gradient with respect to each float weight."""
+        ...
+
+    def by_episode(self, weights: "Mapping[str, np.ndarray]") -> "Sums":
+        """Sums of the loss over the action values of each episode, and their counts."""
+        ...
 
 
 def make_objective(config: "DictConfig", first_checkpoint: str | Path) -> "Objective":
@@ -35,11 +57,11 @@ def make_objective(config: "DictConfig", first_checkpoint: str | Path) -> "Objec
     path = OmegaConf.select(config, "merge.validation")
     if kind == "loss" and path is None:
         raise UserError(
-            "merge.validation is not given: on which held-out windows shall the weights be chosen? Make a set with "
+            "merge.validation is not given: the weights are chosen on a set of held-out windows. Make a set with "
             f"xp task=dump {override('dump.checkpoint', first_checkpoint)} dump.output=val.safetensors ; then give "
             "merge.validation=val.safetensors. Or choose by success in simulation: merge.objective=success"
         )
-    policy = load(config, str(first_checkpoint))
+    policy = load(config, str(first_checkpoint), load_options=OmegaConf.select(config, "merge.load_options"))
     if kind == "success":
         from xp.tasks._lib.objectives.success import Success
 
@@ -48,7 +70,7 @@ def make_objective(config: "DictConfig", first_checkpoint: str | Path) -> "Objec
     return policy_loss(policy, path, [str(first_checkpoint), *map(str, checkpoints)], "merge.validation")
 
 
-def policy_loss(policy: "Policy", path: str | Path, checkpoints: list[str], given: str) -> Any:
+def policy_loss(policy: "Policy", path: str | Path, checkpoints: list[str], given: str) -> EpisodicLoss:
     """The loss of `policy` (loaded from the first of `checkpoints`) on the validation set at `path`.
 
     Raises:
@@ -61,7 +83,9 @@ def policy_loss(policy: "Policy", path: str | Path, checkpoints: list[str], give
     dump.refuse_unfit(policy.spec, checkpoints[0])
     for checkpoint in dict.fromkeys(checkpoints):
         refuse_seen(dump, checkpoint, given)
-    return frameworks.policy_loss(policy, dump)
+    loss = frameworks.policy_loss(policy, dump)
+    assert isinstance(loss, EpisodicLoss)
+    return loss
 
 
 def refuse_seen(dump: "Dump", checkpoint: str, given: str) -> None:
@@ -75,7 +99,6 @@ def refuse_seen(dump: "Dump", checkpoint: str, given: str) -> None:
 
     folder = own_folder(checkpoint)
     trained = training_data(folder)
-    if dump.about.get("part") == "train" or not trained or trained["fingerprint"] != dump.about.get("fingerprint"):
+    if dump.about.get("part") == "train" or not trained or trained.fingerprint != dump.about.get("fingerprint"):
         return
-    episodes = tuple(int(episode) for episode in dump.about["episodes"])
-    refuse_trained_on(episodes, Split.load(folder / SPLIT), folder, f"{given}={dump.path}")
+    refuse_trained_on(dump.episodes, Split.load(folder / SPLIT), folder, f"{given}={dump.path}")

@@ -1,14 +1,18 @@
-"""Closed-loop success as an objective: what a policy is for, without a gradient and at the price of episodes."""
+"""Closed-loop success as the objective of a merge: the share of failed episodes, which has no gradient."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
+from omegaconf import OmegaConf
 
-from xp.envs.rollout import rollout
+from xp.envs.evaluate import evaluate, first_queries
+from xp.envs.maker import EnvMaker
+from xp.envs.pool import Asked, EnvPool
 from xp.merging.method import without_gradient
-from xp.tasks._lib.recorders import EnvMaker, fit_suite, refuse_long_chunk
+from xp.models.acting import BatchedPolicy
+from xp.tasks._lib.recorders import BATCH, fit_suite, policy_pool, refuse_long_chunk, worker_count
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -21,16 +25,18 @@ FIRST_SEED = 2_000_000
 
 @dataclass(kw_only=True)
 class Success:
-    """An `xp.merging.objective.Objective`: the share of failed episodes, always from the same initial states."""
+    """An `xp.merging.objective.Objective`: the share of failed episodes, always from the same initial states.
+
+    The envs are those of the first loss that is asked for; they end with this object.
+    """
 
     policy: "Policy"
     tasks: tuple[str, ...]
-    envs: EnvMaker
     episodes: int
-    chunk_steps: int
-    execution: str
+    open_envs: Callable[[], EnvPool]
     seed: int
     name: str
+    _pool: EnvPool | None = field(default=None, init=False)
 
     @classmethod
     def of(cls, config: "DictConfig", policy: "Policy", where: str) -> "Success":
@@ -40,33 +46,36 @@ class Success:
         fit_suite(policy, envs.suite)
         refuse_long_chunk(config, policy, where)
         episodes, tasks = config.eval.episodes, tuple(config.env.tasks)
+        total = episodes * len(tasks)
+
+        def open_envs() -> EnvPool:
+            return policy_pool(
+                envs,
+                policy,
+                steps=config.chunk_size.steps,
+                execution=config.chunk_size.execution,
+                workers=worker_count(OmegaConf.select(config, "eval.workers"), total),
+                batch=BATCH,
+                episodes=total,
+            )
+
         return cls(
             policy=policy,
             tasks=tasks,
-            envs=envs,
             episodes=episodes,
-            chunk_steps=config.chunk_size.steps,
-            execution=config.chunk_size.execution,
+            open_envs=open_envs,
             seed=config.seed,
             name=f"share of failed episodes ({episodes} from each of {len(tasks)} tasks)",
         )
 
     def loss(self, weights: Mapping[str, np.ndarray]) -> float:
         """1 - success rate."""
-        policy = self.policy.with_weights(weights)
-        outcomes = [
-            episode.success
-            for task in self.tasks
-            for episode in rollout(
-                self.envs.make(task),
-                lambda batch: policy.predict(batch, seed=self.seed),
-                seeds=range(FIRST_SEED, FIRST_SEED + self.episodes),
-                chunk_steps=self.chunk_steps,
-                execution=self.execution,
-                history=policy.spec.history,
-            )
-        ]
-        return 1.0 - float(np.mean(outcomes))
+        if self._pool is None:
+            self._pool = self.open_envs()
+        answer = BatchedPolicy(self.policy.with_weights(weights), seed=self.seed, batch=BATCH)
+        asked = [Asked(task, FIRST_SEED + number) for task in self.tasks for number in range(self.episodes)]
+        answer.settle(first_queries(self._pool, asked[:1]))
+        return 1.0 - float(np.mean([result.success for result in evaluate(self._pool, asked, answer)]))
 
     def loss_and_gradient(self, weights: Mapping[str, np.ndarray]) -> tuple[float, Mapping[str, np.ndarray]]:
         """Success is a count: it has no gradient.

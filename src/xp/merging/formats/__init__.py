@@ -1,1 +1,0 @@
-"""Weight formats: readers and writers of named arrays."""

@@ -1,0 +1,111 @@
+"""The family `openvla`: what it is called, which folders are its own, the way to its models. Imports nothing heavy."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xp.errors import UserError
+from xp.json_types import JSONObject
+from xp.models.family import Family
+from xp.models.policy import DataSpec, DataTransforms, Statistics
+
+if TYPE_CHECKING:
+    from xp.models.openvla.policy import OpenVLAPolicy
+    from xp.models.trainable import TorchTrainable
+
+
+class OpenVLAFamily(Family):
+    """OpenVLA: two vision towers and a Llama that says actions as tokens."""
+
+    name = "openvla"
+    framework = "torch"
+    folder_layout = "config.json of an OpenVLA beside model.safetensors or its shards (a Hugging Face folder)"
+    load_options = {
+        "unnorm_key": "whose statistics bring the actions to dataset units, where the folder has several",
+        "tower_heads": "attention heads of both vision towers, where nothing in the folder says them",
+        "base": "of an adapter the folder of its base, where that does not lie beside it",
+    }
+
+    def build(
+        self,
+        model_cfg: JSONObject,
+        *,
+        data: DataSpec,
+        statistics: Statistics,
+        horizon: int,
+        seed: int,
+        pretrained: tuple[Path, int | None] | None = None,
+        transforms: DataTransforms | None = None,
+    ) -> "TorchTrainable":
+        """See `Family.build`; the batch says which states are hidden, of `transforms` the actions' names matter."""
+        from xp.models.openvla.build import build
+
+        return build(
+            model_cfg,
+            data=data,
+            statistics=statistics,
+            horizon=horizon,
+            seed=seed,
+            pretrained=pretrained,
+            transforms=transforms,
+        )
+
+    def load(
+        self,
+        folder: Path,
+        *,
+        step: int | None = None,
+        device: str | None = None,
+        camera_map: Mapping[str, str | None] | None = None,
+        options: Mapping[str, str] | None = None,
+    ) -> "OpenVLAPolicy":
+        """See `Family.load`; `device` is a torch device."""
+        given = dict(options or {})
+        self.refuse_options(folder, given)
+        from xp.models.openvla.build import load
+
+        return load(folder, device, camera_map, **given)
+
+    def owns(self, folder: Path) -> bool:
+        """Whether its config.json names an OpenVLA; one without safetensors is refused."""
+        from xp.checkpoints.peft_adapter import is_adapter
+        from xp.models.openvla.config_file import has_weights, is_openvla, without_weights
+
+        if not is_openvla(folder):
+            return False
+        if not has_weights(folder) and not is_adapter(folder):
+            raise UserError(without_weights(folder))
+        return True
+
+    def camera_sizes(
+        self, model_cfg: JSONObject, cameras: Mapping[str, Sequence[int]], pretrained: Path | None = None
+    ) -> dict[str, tuple[int, int]]:
+        """`model.image_size` for each of `model.cameras`, by default the dataset's first."""
+        from xp.models.openvla.options import cameras_of, image_size
+
+        size = image_size(model_cfg)
+        return {name: size for name in cameras_of(model_cfg, cameras)}
+
+    def check(self, model_cfg: JSONObject, transforms: DataTransforms) -> None:
+        """Refuse options that no OpenVLA has, and hidden states where none are read."""
+        from xp.models.openvla.options import OpenVLAOptions
+
+        options = OpenVLAOptions.from_config(model_cfg)
+        if transforms.obs_dropout and not options.proprio:
+            raise UserError(
+                f"obs_dropout.rate={transforms.obs_dropout:g} hides the robot's state, which this model does not read. "
+                "Type obs_dropout.rate=0, or model.proprio=true"
+            )
+
+    def prepare_imports(self, model_cfg: JSONObject) -> None:
+        """Import torch, transformers and the network."""
+        import xp.models.openvla.build  # noqa: F401
+
+    def trained_fps(self, folder: Path) -> float | None:
+        """What xp noted; folders of others do not say."""
+        from xp.models.openvla.sidecar import noted_fps
+
+        return noted_fps(folder)
+
+
+FAMILY = OpenVLAFamily()

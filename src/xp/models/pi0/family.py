@@ -1,0 +1,105 @@
+"""The family `pi0`: what it is called, which folders are its own, the way to its models. Imports nothing heavy."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xp.json_types import JSONObject
+from xp.models.family import Family
+from xp.models.policy import DataSpec, DataTransforms, Statistics
+
+if TYPE_CHECKING:
+    from xp.models.pi0.policy import Pi0Policy
+    from xp.models.trainable import JaxTrainable
+
+
+class Pi0Family(Family):
+    """pi0 and pi0.5 in Flax NNX, in openpi's folders; which of the two a folder holds is told by its weights."""
+
+    name = "pi0"
+    framework = "jax"
+    folder_layout = "STEP/params with PaliGemma's weights (an openpi folder)"
+    load_options = {
+        "asset_id": "whose statistics are used, where the folder has several",
+        "horizon": "actions in a chunk, which openpi's folders do not say (default: 50)",
+        "prompt_length": "tokens of a prompt, which openpi's folders do not say (default: 200 for pi0.5, 48 for pi0)",
+        "tokenizer": "the folder of PaliGemma's tokenizer, where it does not lie beside the weights",
+        "dtype": "float32 or bfloat16, which the weights are cast to while they are read",
+    }
+    has_steps = True
+    takes_relative_actions = True
+
+    def build(
+        self,
+        model_cfg: JSONObject,
+        *,
+        data: DataSpec,
+        statistics: Statistics,
+        horizon: int,
+        seed: int,
+        pretrained: tuple[Path, int | None] | None = None,
+        transforms: DataTransforms | None = None,
+    ) -> "JaxTrainable":
+        """See `Family.build`."""
+        from xp.models.pi0.build import build
+
+        return build(
+            model_cfg,
+            data=data,
+            statistics=statistics,
+            horizon=horizon,
+            seed=seed,
+            pretrained=pretrained,
+            transforms=transforms,
+        )
+
+    def load(
+        self,
+        folder: Path,
+        *,
+        step: int | None = None,
+        device: str | None = None,
+        camera_map: Mapping[str, str | None] | None = None,
+        options: Mapping[str, str] | None = None,
+    ) -> "Pi0Policy":
+        """See `Family.load`; `device` is a jax platform such as "cpu" or "gpu"."""
+        given = dict(options or {})
+        self.refuse_options(folder, given)
+        from xp.models.pi0.build import load
+
+        return load(folder, step, device, camera_map, **given)
+
+    def owns(self, folder: Path) -> bool:
+        """Whether the names of the weights in its newest `STEP/params` are PaliGemma's."""
+        from xp.models.pi0.io.folder import is_pi0
+
+        return is_pi0(folder)
+
+    def camera_sizes(
+        self, model_cfg: JSONObject, cameras: Mapping[str, Sequence[int]], pretrained: Path | None = None
+    ) -> dict[str, tuple[int, int]]:
+        """As stored: the policy fits pictures into its square itself, so that their shape is kept."""
+        from xp.models.pi0.cameras import stored_sizes
+        from xp.models.pi0.options import camera_options
+
+        return stored_sizes(camera_options(model_cfg), cameras)
+
+    def prepare_imports(self, model_cfg: JSONObject) -> None:
+        """Import jax, flax and the network."""
+        import xp.models.pi0.build  # noqa: F401
+
+    def check(self, model_cfg: JSONObject, transforms: DataTransforms) -> None:
+        """Refuse options of the section that are unknown or out of their bounds."""
+        from xp.models.pi0.options import Pi0Options
+
+        Pi0Options.from_config(model_cfg)
+
+    def trained_fps(self, folder: Path) -> float | None:
+        """As xp's notes in the newest step say."""
+        from xp.models.pi0.io.folder import open_step
+
+        notes = open_step(folder).notes
+        return None if notes is None else notes.fps
+
+
+FAMILY = Pi0Family()

@@ -1,0 +1,1 @@
+"""The way in and out of pi0: pictures, prompts, states and actions, in numpy."""

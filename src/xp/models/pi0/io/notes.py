@@ -1,0 +1,100 @@
+"""xp's notes beside a pi0's weights: what neither the weights nor the statistics say. openpi does not read them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from xp import atomic
+from xp.foreign.json_file import Fields, read_fields
+from xp.foreign.paths import member
+from xp.models.pi0.cameras import SLOTS
+from xp.models.pi0.inputs.prompt import WORDS
+
+FILE = "xp_pi0.json"
+WHAT = "xp's notes on a pi0"
+TOKENIZER = "paligemma_tokenizer.model"
+"""The tokeniser's file beside the notes, where there is one: notes name no other."""
+_MOST = 1_000_000
+_SIDE = 1 << 14
+
+
+@dataclass(frozen=True, kw_only=True)
+class Notes:
+    """What a policy is beside its weights and statistics."""
+
+    horizon: int
+    action_dim: int
+    state_dim: int
+    cameras: Mapping[str, str | None]
+    """{image input: the camera that feeds it}; None: nothing does."""
+    sizes: Mapping[str, tuple[int, int]]
+    """(height, width) in pixels of each camera as it was trained on, by image input."""
+    asset_id: str
+    """Whose statistics: the folder below `assets`, which may have slashes."""
+    tokenizer: str | None
+    prompt_length: int
+    sample_steps: int = 10
+    count_filled_dims: bool = True
+    fps: float | None = None
+    absolute: tuple[int, ...] | None = None
+    """Dimensions whose actions are no differences to the state; None: no action is."""
+    dtype: str | None = None
+    vision_heads: int | None = None
+    """Attention heads of the image encoder, which files of torch tensors do not tell; None: as wide as openpi's."""
+
+    @property
+    def fed(self) -> dict[str, str]:
+        """The cameras of image inputs that something feeds."""
+        return {name: camera for name, camera in self.cameras.items() if camera is not None}
+
+    def write(self, folder: Path) -> None:
+        """Write the file into a step's folder; the caller makes the folder atomic."""
+        cameras = {name: {"camera": self.cameras[name], "size": list(size)} for name, size in self.sizes.items()}
+        others = {key: value for key, value in vars(self).items() if key not in ("cameras", "sizes", "absolute")}
+        absolute = None if self.absolute is None else list(self.absolute)
+        atomic.write_json(folder / FILE, {**others, "cameras": cameras, "absolute": absolute}, durable=False)
+
+
+def read_notes(folder: Path) -> Notes | None:
+    """The notes in a step's folder; None where there are none (a checkpoint of openpi's own).
+
+    Raises:
+        UserError: a damaged file, or a field that is not what it should be.
+    """
+    if not (folder / FILE).exists():
+        return None
+    fields = read_fields(member(folder, FILE, WHAT), WHAT)
+    entries = dict(fields.object("cameras").objects())
+    for name in entries:
+        if name not in SLOTS:
+            raise fields.refusal("cameras", f"entries for some of {', '.join(SLOTS)}")
+    return Notes(
+        horizon=_count(fields, "horizon", 1),
+        action_dim=_count(fields, "action_dim", 1),
+        state_dim=_count(fields, "state_dim", 0),
+        cameras={name: entries[name].text("camera", None, most=200) for name in SLOTS if name in entries},
+        sizes={name: _size(entries[name]) for name in SLOTS if name in entries},
+        asset_id=fields.text("asset_id", most=200),
+        tokenizer=fields.text("tokenizer", None, among=(WORDS, TOKENIZER)),
+        prompt_length=_count(fields, "prompt_length", 1),
+        sample_steps=_count(fields, "sample_steps", 1),
+        count_filled_dims=fields.flag("count_filled_dims"),
+        fps=fields.number("fps", None, low=1e-6, high=1e6),
+        absolute=_absolute(fields),
+        dtype=fields.text("dtype", None, among=("float32", "bfloat16")),
+        vision_heads=None if fields.content.get("vision_heads") is None else _count(fields, "vision_heads", 1),
+    )
+
+
+def _count(fields: Fields, name: str, low: int) -> int:
+    return fields.integer(name, low=low, high=_MOST)
+
+
+def _size(entry: Fields) -> tuple[int, int]:
+    height, width = entry.integers("size", count=2, low=1, high=_SIDE)
+    return height, width
+
+
+def _absolute(fields: Fields) -> tuple[int, ...] | None:
+    listed = fields.integers("absolute", None, low=0, high=_MOST)
+    return None if listed is None else tuple(listed)

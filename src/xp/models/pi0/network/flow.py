@@ -1,0 +1,143 @@
+"""Flow matching on action chunks: the objective and the sampling of pi0, pure functions of weights.
+
+Lipman et al. 2023 ("Flow Matching for Generative Modeling") on straight paths: x_t = t noise + (1 - t) actions, whose
+velocity is noise - actions; time 1 is noise. Times of training are Beta(1.5, 1), near the noise (Black et al. 2024,
+appendix B).
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Key
+
+from xp.models.pi0.network.model import ACTION, IS_PAD, NOISE, STATE, TIME, Inputs, Pi0
+from xp.models.pi0.network.sizes import Sizes
+from xp.models.tree import Tree, flatten
+
+type Weights = Tree[Array | np.ndarray]
+"""The nested parameters, with the names of openpi."""
+type RandomKey = Key[Array, ""]
+
+EARLIEST = 0.001
+"""The earliest time that is trained on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """The network of some sizes, as functions on weights; nothing of it has memory of its own."""
+
+    sizes: Sizes
+    dtype: str | None = None
+    """What the transformers compute in; None: the type of their weights."""
+    remat: bool = False
+    """Compute layers again in the backward pass: far less memory, about a third more time."""
+    counted_dims: int | None = None
+    """How many action dimensions the loss is a mean over, from the first; None: all, the filled ones too, as openpi."""
+
+    @cached_property
+    def graph(self) -> nnx.GraphDef:
+        """The modules without weights."""
+        return nnx.split(self._abstract())[0]
+
+    def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shape of every weight by its path, without memory."""
+        return flatten(nnx.to_pure_dict(nnx.split(self._abstract())[1]))
+
+    def _abstract(self) -> Pi0:
+        return Pi0(self.sizes, dtype=self.dtype, remat=self.remat)
+
+    def model(self, weights: Weights) -> Pi0:
+        """The modules with weights."""
+        return nnx.merge(self.graph, weights)
+
+    def errors(
+        self, weights: Weights, inputs: Inputs, noise: Float[Array, "batch horizon dim"], time: Float[Array, " batch"]
+    ) -> Float[Array, "batch horizon"]:
+        """Squared error of the velocity, the mean over action dimensions."""
+        actions, at = jnp.asarray(inputs[ACTION]), time[:, None, None]
+        found = self.model(weights).velocity(inputs, at * noise + (1 - at) * actions, time)
+        return jnp.square(found - (noise - actions))[..., : self.counted_dims].mean(-1)
+
+    def errors_of_draws(
+        self,
+        weights: Weights,
+        inputs: Inputs,
+        noise: Float[Array, "batch draw horizon dim"],
+        time: Float[Array, "batch draw"],
+    ) -> Float[Array, "batch horizon"]:
+        """The mean of `errors` over several draws for each window, whose prefix is read once."""
+        model, state, actions = self.model(weights), jnp.asarray(inputs[STATE]), jnp.asarray(inputs[ACTION])
+        cache, valid = model.read_prefix(inputs)
+
+        def one(noise: Array, time: Array) -> Array:
+            at = time[:, None, None]
+            found = model.velocity_after(cache, valid, state, at * noise + (1 - at) * actions, time)
+            return jnp.square(found - (noise - actions))[..., : self.counted_dims].mean(-1)
+
+        return jax.vmap(one, in_axes=1)(noise, time).mean(0)
+
+    def loss(
+        self, weights: Weights, inputs: Inputs, key: RandomKey, train: bool
+    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        """The mean error over steps that are no padding; noise and time are drawn unless `inputs` has them.
+
+        `train` changes nothing: there is no dropout.
+        """
+        actions = jnp.asarray(inputs[ACTION])
+        noise, time = draws(key, actions.shape)
+        if NOISE in inputs:
+            noise, time = jnp.asarray(inputs[NOISE]), jnp.asarray(inputs[TIME])
+        find = self.errors if noise.ndim == 3 else self.errors_of_draws
+        errors = find(weights, inputs, noise, time).astype(jnp.float32)
+        if IS_PAD not in inputs:
+            return errors.mean(), {}
+        real = ~jnp.asarray(inputs[IS_PAD])
+        return jnp.where(real, errors, 0.0).sum() / jnp.maximum(real.sum(), 1), {}
+
+    def sample(
+        self, weights: Weights, inputs: Inputs, noise: Float[Array, "batch horizon dim"], steps: int
+    ) -> Float[Array, "batch horizon dim"]:
+        """Actions from noise by `steps` steps of Euler's method; the prefix is read once."""
+        model = self.model(weights)
+        cache, valid = model.read_prefix(inputs)
+        state, step = jnp.asarray(inputs[STATE]), -1.0 / steps
+
+        def move(_: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+            noisy, time = carry
+            found = model.velocity_after(cache, valid, state, noisy, jnp.broadcast_to(time, noisy.shape[:1]))
+            return noisy + step * found, time + step
+
+        return jax.lax.fori_loop(0, steps, move, (noise, jnp.float32(1.0)))[0]
+
+    def sample_uncached(
+        self, weights: Weights, inputs: Inputs, noise: Float[Array, "batch horizon dim"], steps: int
+    ) -> Float[Array, "batch horizon dim"]:
+        """The same with the prefix read again in every step: what the cache saves is measured against it."""
+        model, step = self.model(weights), -1.0 / steps
+
+        def move(_: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+            noisy, time = carry
+            found = model.velocity(inputs, noisy, jnp.broadcast_to(time, noisy.shape[:1]))
+            return noisy + step * found, time + step
+
+        return jax.lax.fori_loop(0, steps, move, (noise, jnp.float32(1.0)))[0]
+
+    @cached_property
+    def parameters(self) -> int:
+        """How many numbers the weights are."""
+        return sum(math.prod(leaf.shape) for leaf in self.shapes().values())
+
+
+def draws(key: RandomKey, shape: tuple[int, ...]) -> tuple[Float[Array, "batch horizon dim"], Float[Array, " batch"]]:
+    """Noise and time for a batch of actions of a shape [B, H, A], as openpi draws them from the key of a step.
+
+    The first of the three keys is that of openpi's augmentation.
+    """
+    _, noise_key, time_key = jax.random.split(key, 3)
+    time = jax.random.beta(time_key, 1.5, 1.0, shape[:1]) * (1 - EARLIEST) + EARLIEST
+    return jax.random.normal(noise_key, shape), time

@@ -1,0 +1,1 @@
+"""A model family in JAX: chunks by flow matching."""

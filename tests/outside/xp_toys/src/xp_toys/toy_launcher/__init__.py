@@ -1,0 +1,1 @@
+"""A launcher: a process for each job, some at a time."""

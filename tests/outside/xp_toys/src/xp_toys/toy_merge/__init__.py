@@ -1,0 +1,1 @@
+"""A merge method of a closed form: later checkpoints count more."""

@@ -1,0 +1,1 @@
+"""A model family in torch: a small convolution and a perceptron."""

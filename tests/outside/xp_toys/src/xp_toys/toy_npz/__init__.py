@@ -1,0 +1,1 @@
+"""A data format: a folder with an npz file for each episode."""

@@ -1,0 +1,1 @@
+"""A simulated suite: a point in the plane has to reach a goal that only the camera shows."""
