@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from xp.models.family import BuildRequest
 from xp.models.lerobot.build import build
 from xp.models.policy import DataSpec, DataTransforms
 
@@ -56,9 +57,7 @@ def deltas(lags, anchor, exclude):
 def made(model=ACT, *, horizon=4, seed=0, data=DATA, pretrained=None, **transforms):
     found = DataTransforms(deltas=deltas, action_names=("a", "b", "gripper"), **transforms)
     place = (pretrained, None) if pretrained else None
-    return build(
-        model, data=data, statistics=statistics(), horizon=horizon, seed=seed, pretrained=place, transforms=found
-    )
+    return build(BuildRequest(model, data, statistics(), horizon, seed, place, found))
 
 
 def batch_for(spec, size=3, seed=0, cameras=CAMERAS):

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from xp.models.family import BuildRequest
 from xp.models.openvla.build import build
 from xp.models.policy import DataSpec, DataTransforms
 
@@ -42,10 +43,11 @@ def statistics(action_dim=7, state_dim=3):
 
 
 def made(model=MODEL, *, horizon=4, seed=0, data=DATA, pretrained=None, **changed):
-    return build(
+    request = BuildRequest(
         {**model, **changed}, data=data, statistics=statistics(data.action_dim, data.state_dim), horizon=horizon,
         seed=seed, pretrained=(pretrained, None) if pretrained else None, transforms=DataTransforms(action_names=NAMES),
     )  # fmt: skip
+    return build(request)
 
 
 def batch_for(spec, size=3, seed=0, action_dim=7):

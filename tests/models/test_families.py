@@ -49,12 +49,13 @@ class ToyFamily(Family):
     folder_layout = "toy.txt (a toy)"
     load_options = {"colour": "the toy's"}
 
-    def build(self, model_cfg, **given):
-        return Built(spec=SPEC, prepare=dict, policy=Loaded, width=model_cfg["width"], given=given)
+    def build(self, request):
+        given = {**vars(request)}
+        width = given.pop("model_cfg")["width"]
+        return Built(spec=SPEC, prepare=dict, policy=Loaded, width=width, given=given)
 
-    def load(self, folder, *, step=None, device=None, camera_map=None, options=None):
-        self.refuse_options(folder, options or {})
-        return Loaded(folder, step, device, camera_map, options)
+    def load(self, request):
+        return Loaded(request.folder, request.step, request.device, request.camera_map, request.options)
 
     def owns(self, folder):
         return (folder / "toy.txt").is_file()
@@ -122,7 +123,7 @@ def test_a_declared_family_builds_and_checks_its_options(declare, saved):
 def test_a_declared_family_loads_its_folders_and_those_of_runs(declare, saved, tmp_path):
     declare("TOY")
     policy = load_policy(saved, device="cpu", colour="red", unnorm_key=None)
-    assert policy.asked == (saved, None, "cpu", None, {"colour": "red"})
+    assert policy.asked == (saved, None, "cpu", {}, {"colour": "red"})
     run = tmp_path / "run"
     (run / "checkpoints").mkdir(parents=True)
     saved.rename(run / "checkpoints" / "checkpoint-5")

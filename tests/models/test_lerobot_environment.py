@@ -11,6 +11,7 @@ from lerobot_made_up import ACT, DATA, DIFFUSION, SMOOTH, batch_for, made, stati
 
 from xp.errors import UserError
 from xp.models import load_policy
+from xp.models.family import BuildRequest
 from xp.models.lerobot.build import build
 
 KEY = "observation.environment_state"
@@ -19,7 +20,7 @@ STATISTICS = {**statistics(), "environment_state": statistics(5)["action"]}
 
 
 def trainable(model, data=SEEN):
-    return build(model, data=data, statistics=STATISTICS, horizon=4, seed=0)
+    return build(BuildRequest(model, data=data, statistics=STATISTICS, horizon=4, seed=0))
 
 
 def batch_of(spec, cameras=()):

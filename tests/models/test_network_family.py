@@ -11,6 +11,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from xp.errors import UserError
+from xp.models.family import BuildRequest, LoadRequest
 from xp.models.network_family import Choice, JaxFamily, JaxNetwork, Number, TorchFamily
 from xp.models.policy import DataSpec, DataTransforms
 from xp.models.transforms import build_transformed
@@ -96,7 +97,7 @@ def config(family, **options):
 
 def built(family, *, horizon=4, seed=1, data=DATA, pretrained=None, **options):
     given = {"data": data, "statistics": STATISTICS, "horizon": horizon, "seed": seed, "pretrained": pretrained}
-    return family.build(config(family, **options), **given)
+    return family.build(BuildRequest(config(family, **options), **given))
 
 
 def policy_of(trainable):
@@ -130,7 +131,7 @@ def saved(family, tmp_path):
 def test_a_saved_policy_comes_back_exactly(family, saved):
     policy, folder = saved
     assert family.owns(folder) and family.trained_fps(folder) == 5.0 and family.name in family.folder_layout
-    loaded, given = family.load(folder, device="cpu"), batch()
+    loaded, given = family.load(LoadRequest(folder, device="cpu")), batch()
     assert loaded.spec == policy.spec
     np.testing.assert_array_equal(loaded.predict(given), policy.predict(given))
     assert loaded.loss(given) == policy.loss(given)
@@ -192,16 +193,16 @@ def test_cameras_are_chosen_resized_and_fed_by_others(family, tmp_path):
         family.camera_sizes(config(family, image_size=3), DATA.cameras)
     policy = policy_of(built(family, cameras=["side"], image_size=[9, 10]))
     policy.save(tmp_path / "p")
-    loaded, given = family.load(tmp_path / "p", camera_map={"side": "front"}), batch()
+    loaded, given = family.load(LoadRequest(tmp_path / "p", camera_map={"side": "front"})), batch()
     assert loaded.spec.cameras == {"front": (9, 10, 3)} and loaded.camera_slots == {"side": "front"}
     renamed = {**given, "observation.images.front": given["observation.images.side"]}
     np.testing.assert_array_equal(loaded.predict(renamed), policy.predict(given))
     loaded.save(tmp_path / "q")
-    assert family.load(tmp_path / "q").camera_slots == {"side": "front"}
+    assert family.load(LoadRequest(tmp_path / "q")).camera_slots == {"side": "front"}
     with pytest.raises(UserError, match="names 'sidd'.*did you mean 'side'"):
-        family.load(tmp_path / "p", camera_map={"sidd": "front"})
+        family.load(LoadRequest(tmp_path / "p", camera_map={"sidd": "front"}))
     with pytest.raises(UserError, match="cannot go without a camera"):
-        family.load(tmp_path / "p", camera_map={"side": None})
+        family.load(LoadRequest(tmp_path / "p", camera_map={"side": None}))
     with pytest.raises(UserError, match="lacks 'observation.images.side'"):
         policy.predict({key: value for key, value in given.items() if "images" not in key})
 
@@ -237,8 +238,7 @@ def test_relative_actions_and_hidden_states_are_done_around_it(family):
     transforms = DataTransforms(
         action_space="relative", anchor=None, action_names=("a", "b"), deltas=lambda *_: deltas, obs_dropout=0.5
     )
-    made = build_transformed(family.build, config(family), data=DATA, statistics=STATISTICS, horizon=4, seed=0,
-                             transforms=transforms)  # fmt: skip
+    made = build_transformed(family, BuildRequest(config(family), DATA, STATISTICS, 4, 0, transforms=transforms))
     given = {**batch(), "observation_is_dropped": np.array([True, False, True, False, False])}
     state = np.asarray(made.prepare(given)["observation.state"])
     assert np.abs(state[[0, 2]]).max() < 1e-6 < np.abs(state[1]).max()
@@ -258,10 +258,10 @@ def test_every_weight_is_accounted_for(family, saved):
     ):
         save_file(changed, folder / "model.safetensors")
         with pytest.raises(UserError, match=f"do not fit its own xp_policy.json: model.safetensors {words}"):
-            family.load(folder)
+            family.load(LoadRequest(folder))
     (folder / "model.safetensors").write_bytes(b"\0" * 40)
     with pytest.raises(UserError, match="model.safetensors"):
-        family.load(folder)
+        family.load(LoadRequest(folder))
 
 
 @pytest.mark.parametrize(
@@ -281,16 +281,16 @@ def test_a_damaged_description_is_refused_by_its_field(family, saved, field, val
     content = json.loads((folder / "xp_policy.json").read_text())
     (folder / "xp_policy.json").write_text(json.dumps({**content, field: value}))
     with pytest.raises(UserError, match=words):
-        family.load(folder)
+        family.load(LoadRequest(folder))
 
 
 def test_missing_statistics_devices_and_options_are_refused(family, saved):
     _, folder = saved
     with pytest.raises(UserError, match="device='abacus'"):
-        family.load(folder, device="abacus")
+        family.load(LoadRequest(folder, device="abacus"))
     with pytest.raises(UserError, match="unnorm_key=x.*no such option"):
-        family.load(folder, options={"unnorm_key": "x"})
-    policy = family.load(folder)
+        family.refuse_options(folder, {"unnorm_key": "x"})
+    policy = family.load(LoadRequest(folder))
     with pytest.raises(UserError, match="predict has no option 'prefix'"):
         policy.predict(batch(), prefix=np.zeros((5, 1, 2)))
     with pytest.raises(UserError, match="A loss needs a batch with actions"):
@@ -298,4 +298,4 @@ def test_missing_statistics_devices_and_options_are_refused(family, saved):
     bare = shutil.copytree(folder, folder.with_name("bare"))
     (bare / "dataset_statistics.json").unlink()
     with pytest.raises(UserError, match="There is no file .*dataset_statistics.json"):
-        family.load(bare)
+        family.load(LoadRequest(bare))

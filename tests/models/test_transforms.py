@@ -67,14 +67,15 @@ class ConstantFamily(Family):
         self.framework = framework
         self.spec = PolicySpec(horizon=HORIZON, action_dim=ACTION, state_dim=STATE, cameras={}, history=history)
 
-    def build(self, model_cfg, *, statistics, transforms, **given):
-        assert not transforms.is_relative and not transforms.obs_dropout
+    def build(self, request):
+        statistics = request.statistics
+        assert not request.transforms.is_relative and not request.transforms.obs_dropout
         made = {"spec": self.spec, "loss": lambda *_: (0.0, {}), "prepare": dict}
         made["policy"] = lambda weights: Constant(statistics["action"]["mean"], self.framework, self.spec)
         return JaxTrainable(weights={}, **made) if self.framework == "jax" else TorchTrainable(module=None, **made)
 
-    def load(self, folder, *, step=None, device=None, camera_map=None, options=None):
-        return Constant(json.loads((folder / "constant.json").read_text()), self.framework, self.spec)
+    def load(self, request):
+        return Constant(json.loads((request.folder / "constant.json").read_text()), self.framework, self.spec)
 
     def owns(self, folder):
         return (folder / "constant.json").is_file()

@@ -2,7 +2,6 @@
 """Finds a family by its name, and that of a saved policy by the files in its folder. Imports no framework."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +10,7 @@ from xp.checkpoints.run_layout import candidate_policy_dirs
 from xp.config.model_families import GROUP, models_of, refuse_unknown_family
 from xp.errors import UserError, did_you_mean, join_names
 from xp.json_types import JSONObject
-from xp.models.family import Family
+from xp.models.family import BuildRequest, Family, LoadRequest
 from xp.models.policy import DataSpec, DataTransforms, Policy, Statistics
 from xp.models.trainable import Trainable
 from xp.plugins import load_all, load_plugin
@@ -63,12 +62,7 @@ def build(
     pretrained = _start(family, pretrained_path) if pretrained_path else None
     _refuse_relative(family, transforms)
     family.check(model_cfg, transforms)
-    build_one = family.build
-    if family.wraps_transforms:
-        from xp.models.transforms import build_transformed
-
-        build_one = partial(build_transformed, family.build)
-    return build_one(
+    request = BuildRequest(
         model_cfg,
         data=data,
         statistics=statistics,
@@ -77,6 +71,11 @@ def build(
         pretrained=pretrained,
         transforms=transforms,
     )
+    if not family.wraps_transforms:
+        return family.build(request)
+    from xp.models.transforms import build_transformed
+
+    return build_transformed(family, request)
 
 
 def import_family(model_cfg: JSONObject) -> None:
@@ -115,7 +114,8 @@ def load_policy(
     """
     found = find_policy(path)
     given = {name: value for name, value in options.items() if value is not None}
-    policy = found.family.load(found.folder, step=found.step, device=device, camera_map=camera_map, options=given)
+    found.family.refuse_options(found.folder, given)
+    policy = found.family.load(LoadRequest(found.folder, found.step, device, camera_map or {}, given))
     if not found.family.wraps_transforms:
         return policy
     from xp.models.transforms import saved_relative, with_relative

@@ -8,6 +8,7 @@ heavy is imported inside the methods.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
@@ -16,6 +17,42 @@ from xp.json_types import JSONObject
 from xp.models.converter import Converter
 from xp.models.policy import DataSpec, DataTransforms, Framework, Policy, Statistics
 from xp.models.trainable import Trainable
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """What a new model is made for, and of which options."""
+
+    model_cfg: JSONObject
+    """The `model` section."""
+    data: DataSpec
+    """What the dataset offers."""
+    statistics: Statistics
+    """Of the training episodes, in the form of dataset_statistics.json; they travel with the model."""
+    horizon: int
+    """Actions in a chunk."""
+    seed: int
+    """Of the initial weights."""
+    pretrained: tuple[Path, int | None] | None = None
+    """Folder and step (None: the newest) of a policy of this family to start from."""
+    transforms: DataTransforms = DataTransforms()  # noqa: RUF009 - frozen
+    """Observation dropout and action space."""
+
+
+@dataclass(frozen=True)
+class LoadRequest:
+    """A saved policy that is wanted, and how."""
+
+    folder: Path
+    """The policy's folder, which exists."""
+    step: int | None = None
+    """Which step, for a family that `has_steps`; None: the newest."""
+    device: str | None = None
+    """A device of the framework; None: its default."""
+    camera_map: Mapping[str, str | None] = field(default_factory=dict[str, str | None])
+    """{the policy's camera: the camera that feeds it}; None feeds a camera nothing, where that can be."""
+    options: Mapping[str, str] = field(default_factory=dict[str, str])
+    """The family's own `load_options` that were given."""
 
 
 class Family(ABC):
@@ -41,53 +78,19 @@ class Family(ABC):
     other program reads: it would take the differences for actions."""
 
     @abstractmethod
-    def build(
-        self,
-        model_cfg: JSONObject,
-        *,
-        data: DataSpec,
-        statistics: Statistics,
-        horizon: int,
-        seed: int,
-        pretrained: tuple[Path, int | None] | None = None,
-        transforms: DataTransforms | None = None,
-    ) -> Trainable:
+    def build(self, request: BuildRequest) -> Trainable:
         """A new model for a dataset and a horizon.
-
-        Args:
-            model_cfg: the `model` section.
-            data: what the dataset offers.
-            statistics: of the training episodes, in the form of dataset_statistics.json.
-            horizon: actions in a chunk.
-            seed: of the initial weights.
-            pretrained: folder and step (None: the newest) of a policy of this family to start from.
-            transforms: observation dropout and action space.
 
         Raises:
             UserError: options that do not fit each other, the dataset or the pretrained policy.
         """
 
     @abstractmethod
-    def load(
-        self,
-        folder: Path,
-        *,
-        step: int | None = None,
-        device: str | None = None,
-        camera_map: Mapping[str, str | None] | None = None,
-        options: Mapping[str, str] | None = None,
-    ) -> Policy:
-        """The policy saved in `folder`, a folder that `owns` recognises.
-
-        Args:
-            folder: the policy's folder.
-            step: which step, for a family that `has_steps`; None: the newest.
-            device: a device of the framework; None: its default.
-            camera_map: {the policy's camera: the camera that feeds it}; None feeds a camera nothing, where that can be.
-            options: the family's own `load_options` that were given; `refuse_options` refuses others.
+    def load(self, request: LoadRequest) -> Policy:
+        """The policy saved in the request's folder, which `owns` recognises and whose options the family takes.
 
         Raises:
-            UserError: a damaged or inconsistent folder, an unknown device, camera or option.
+            UserError: a damaged or inconsistent folder, an unknown device, camera, or value of an option.
         """
 
     @abstractmethod

@@ -9,9 +9,8 @@ beside the saved policy in `xp_transforms.json`. Pure numpy.
 Letters: B batch, T observation history, H horizon, A action, S state.
 """
 
-import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -23,7 +22,7 @@ from xp.atomic import write_json
 from xp.errors import UserError, join_names
 from xp.foreign.json_file import read_fields
 from xp.foreign.paths import member
-from xp.json_types import JSONObject
+from xp.models.family import BuildRequest, Family
 from xp.models.observation import STATE
 from xp.models.policy import (
     Batch,
@@ -100,37 +99,20 @@ def hide_states(batch: Batch, mean: Shaped[NDArray[np.generic], " state"]) -> Ba
     return found
 
 
-def build_transformed(
-    build: Callable[..., Trainable],
-    model_cfg: JSONObject,
-    *,
-    data: DataSpec,
-    statistics: Statistics,
-    horizon: int,
-    seed: int,
-    transforms: DataTransforms,
-    pretrained: tuple[Path, int | None] | None = None,
-) -> Trainable:
-    """What `build` gives (a `Family.build`), with observation dropout and relative actions around it.
+def build_transformed(family: Family, request: BuildRequest) -> Trainable:
+    """What a family builds, with observation dropout and relative actions around it.
 
     Raises:
         UserError: as `build` does; or actions that cannot be relative to the state.
     """
-    relative = relative_actions(data, transforms) if transforms.is_relative else None
-    if pretrained and saved_relative(pretrained[0]) is not None and relative is None:
+    transforms, statistics = request.transforms, request.statistics
+    relative = relative_actions(request.data, transforms) if transforms.is_relative else None
+    if request.pretrained and saved_relative(request.pretrained[0]) is not None and relative is None:
         raise UserError("The pretrained policy's actions are relative to the state. Type action_space=relative.")
     learned = statistics
     if relative:
-        learned: Statistics = {**statistics, "action": difference_statistics(transforms, relative, horizon)}
-    trainable = build(
-        model_cfg,
-        data=data,
-        statistics=learned,
-        horizon=horizon,
-        seed=seed,
-        pretrained=pretrained,
-        transforms=DataTransforms(),
-    )
+        learned: Statistics = {**statistics, "action": difference_statistics(transforms, relative, request.horizon)}
+    trainable = family.build(replace(request, statistics=learned, transforms=DataTransforms()))
     if relative is not None:
         _check_spec(trainable)
     mean: NDArray[np.float32] = statistics["proprio"]["mean"]
@@ -142,7 +124,7 @@ def build_transformed(
         made = trainable.policy(*weights)
         return made if relative is None else with_relative(made, relative)
 
-    return dataclasses.replace(trainable, prepare=prepare, policy=policy)
+    return replace(trainable, prepare=prepare, policy=policy)
 
 
 def with_relative(policy: Policy, relative: RelativeActions) -> Policy:
@@ -233,7 +215,7 @@ class _RelativePolicy[P: Policy]:
     def predict_distribution(self, observation: Batch) -> Distribution | None:
         """The model's density, its mean moved by the state."""
         found = self.inner.predict_distribution(observation)
-        return found and dataclasses.replace(found, mean=found.mean + self.relative.anchor(observation))
+        return found and replace(found, mean=found.mean + self.relative.anchor(observation))
 
     def loss(self, batch: Batch, *, seed: int = 0) -> dict[str, float]:
         """The model's objective on differences."""

@@ -324,6 +324,24 @@ def test_batches_that_do_not_fit_are_refused():
         build({"family": "vintix"}, data=data_spec(), statistics=given, horizon=1, seed=0)
 
 
+def test_a_model_of_one_task_takes_no_other_for_it():
+    policy = new(groups=("go1",)).policy(None)
+    policy.inputs.group_names = ()
+    batch = {key: value for key, value in windows(groups=1).items() if key != "task"}
+    unnamed, named = policy.predict(batch), policy.predict({**batch, "task": ["go1"] * 3})
+    np.testing.assert_array_equal(unnamed, named)
+    with pytest.raises(UserError, match="knows no task 'go2': it has encoders for go1"):
+        policy.predict({**batch, "task": ["go2"] * 3})
+    with pytest.raises(UserError, match="knows no task 'go2'"):
+        policy.acting_in(["go2"])
+
+
+def test_a_model_of_data_without_groups_takes_any_text_for_its_one_task():
+    policy = new(groups=("robot",)).policy(None)
+    policy.inputs.group_names = ()
+    policy.predict({**windows(groups=1), "task": ["walk", "stand", "walk"]})
+
+
 def test_a_context_longer_than_memory_allows_is_refused(monkeypatch):
     for room, said in (
         (10_000, "at most 4 environments at once\\."),

@@ -11,8 +11,9 @@ import torch
 
 from xp.errors import UserError, did_you_mean
 from xp.foreign.json_file import Fields
-from xp.json_types import JSON, JSONObject
+from xp.json_types import JSON
 from xp.models.camera_maps import check_map
+from xp.models.family import BuildRequest, LoadRequest
 from xp.models.lerobot.cameras import camera_name, image_key, resolve_cameras
 from xp.models.lerobot.cameras import camera_sizes as sizes_of
 from xp.models.lerobot.catalog import config_class, missing_package, policy_class
@@ -33,7 +34,7 @@ from xp.models.lerobot.processors import (
 from xp.models.lerobot.settings import chunk_of, native_transforms, policy_config, window_of
 from xp.models.lerobot.sidecar import Sidecar, read_act_smooth, read_sidecar
 from xp.models.lerobot.trust import check_folder
-from xp.models.policy import DataSpec, DataTransforms, PolicySpec, Statistics
+from xp.models.policy import DataSpec, PolicySpec
 from xp.models.torch_device import torch_device
 from xp.models.trainable import LoadReport, TorchTrainable
 
@@ -66,31 +67,13 @@ FITTED = ("pi0", "pi05", "pi0_fast")
 """Types that fit pictures into a square of `image_resolution` with openpi's port of its resizing."""
 
 
-def build(
-    model_cfg: JSONObject,
-    *,
-    data: DataSpec,
-    statistics: Statistics,
-    horizon: int,
-    seed: int,
-    pretrained: tuple[Path, int | None] | None = None,
-    transforms: DataTransforms | None = None,
-) -> TorchTrainable:
-    """A policy for a dataset and a horizon, optionally from the weights of a saved one.
-
-    Args:
-        model_cfg: options of conf/model with `family: lerobot`.
-        data: what the dataset offers.
-        statistics: of the training episodes; the normalisation made of them travels with the policy.
-        horizon: actions in a chunk.
-        seed: of the initial weights.
-        pretrained: a `pretrained_model` folder to start from.
-        transforms: observation dropout and action space.
+def build(request: BuildRequest) -> TorchTrainable:
+    """A policy for a dataset and a horizon, optionally from the weights of a saved one; see `Family.build`.
 
     Raises:
         UserError: options that do not fit each other, the dataset or the pretrained policy.
     """
-    options, transforms = LeRobotOptions.from_config(model_cfg), transforms or DataTransforms()
+    options, data, pretrained = LeRobotOptions.from_config(request.model_cfg), request.data, request.pretrained
     sidecar = read_sidecar(pretrained[0]) if pretrained else None
     if sidecar is not None:
         check_folder(sidecar)
@@ -98,18 +81,18 @@ def build(
     cameras = resolve_cameras(options, data.cameras, sidecar)
     sizes = sizes_of(options, data.cameras, sidecar.folder if sidecar else None)
     images = {key: (*sizes[camera], 3) for key, camera in cameras.items()}
-    own = native_transforms(options, sidecar, transforms)
+    own = native_transforms(options, sidecar, request.transforms)
     with_own = replace(options, fields={**options.fields, **own})
-    config = policy_config(with_own, data=data, images=images, horizon=horizon, sidecar=sidecar)
-    stats: dict[str, Mapping[str, torch.Tensor | np.ndarray]] = {**lerobot_statistics(statistics, list(images))}
+    config = policy_config(with_own, data=data, images=images, horizon=request.horizon, sidecar=sidecar)
+    stats: dict[str, Mapping[str, torch.Tensor | np.ndarray]] = {**lerobot_statistics(request.statistics, list(images))}
     if own.get("relative_actions"):
-        assert transforms.deltas is not None and isinstance(config, HasDeltaLags)
-        stats["action_delta"] = dict(transforms.deltas(config.delta_lags, "action", ()))
-    module = new_module(config, seed, stats)
+        assert request.transforms.deltas is not None and isinstance(config, HasDeltaLags)
+        stats["action_delta"] = dict(request.transforms.deltas(config.delta_lags, "action", ()))
+    module = new_module(config, request.seed, stats)
     report = _started(module, config, sidecar) if sidecar else LoadReport()
     processors = new_processors(config, stats, sidecar)
     if not own:
-        add_transform_steps(processors, config, transforms)
+        add_transform_steps(processors, config, request.transforms)
     drop_camera_names(processors[0], list(images))
     is_resized = any(tuple(data.cameras[camera][:2]) != sizes[camera] for camera in cameras.values())
     resize_pictures(processors, {key: size[:2] for key, size in images.items()}, is_resized)
@@ -118,37 +101,29 @@ def build(
     return _trainable(assembly, module, config, report)
 
 
-def load(
-    folder: Path,
-    device: str | None = None,
-    camera_map: Mapping[str, str | None] | None = None,
-    mask: str | None = None,
-) -> LeRobotPolicy:
-    """A saved policy, every weight accounted for.
+def load(request: LoadRequest) -> LeRobotPolicy:
+    """A saved policy, every weight accounted for; see `Family.load`.
 
-    Args:
-        folder: a LeRobot `pretrained_model` folder.
-        device: "cpu", "cuda" or another of torch's; None takes CUDA where there is any.
-        camera_map: {the policy's camera: the camera that feeds it}; those not named keep what was noted in training,
-            or their own name.
-        mask: of an act_smooth, its attention at inference; None: what its configuration says (without the field it is
-            of the published plugin, whose mask is `original`).
+    Cameras that the request does not name keep what was noted in training, or their own name. The option `mask` is of
+    an act_smooth its attention at inference; left out it is what its configuration says (without the field it is of the
+    published plugin, whose mask is `original`).
 
     Raises:
         UserError: damaged files, weights that do not fit the configuration, an unknown device or camera.
     """
+    folder, mask = request.folder, request.options.get("mask")
     sidecar = read_sidecar(folder)
     check_folder(sidecar)
     if mask is not None:
         sidecar = _masked(sidecar, mask)
-    config = _saved_config(sidecar, torch_device(device))
+    config = _saved_config(sidecar, torch_device(request.device))
     _check_without_memory(config, folder)
     module = new_module(config, 0)
     load_exactly(module, folder)
     if sidecar.policy_type == "act_smooth":
         _hold(module, read_act_smooth(folder), _action_dim(config))
     module.to(config.device)
-    fed = _fed(sidecar, camera_map or {})
+    fed = _fed(sidecar, request.camera_map)
     images = {key: (fed[key], height, width) for key, (height, width, _) in sidecar.images.items()}
     notes: Notes = {"cameras": fed, "fps": sidecar.fps, "name": sidecar.policy_type}
     return LeRobotPolicy(_assembly(config, saved_processors(config, folder), images, notes), module)

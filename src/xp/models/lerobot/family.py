@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 from xp.errors import UserError
 from xp.json_types import JSONObject
-from xp.models.family import Family
-from xp.models.policy import DataSpec, DataTransforms, Statistics
+from xp.models.family import BuildRequest, Family, LoadRequest
 
 if TYPE_CHECKING:
     from xp.models.lerobot.policy import LeRobotPolicy
@@ -23,45 +22,17 @@ class LeRobotFamily(Family):
     load_options = {"mask": "of an act_smooth, its attention when acting: training or original"}
     takes_relative_actions = True
 
-    def build(
-        self,
-        model_cfg: JSONObject,
-        *,
-        data: DataSpec,
-        statistics: Statistics,
-        horizon: int,
-        seed: int,
-        pretrained: tuple[Path, int | None] | None = None,
-        transforms: DataTransforms | None = None,
-    ) -> "TorchTrainable":
+    def build(self, request: BuildRequest) -> "TorchTrainable":
         """See `Family.build`; the transforms become processor steps, or the policy's own."""
         from xp.models.lerobot.build import build
 
-        return build(
-            model_cfg,
-            data=data,
-            statistics=statistics,
-            horizon=horizon,
-            seed=seed,
-            pretrained=pretrained,
-            transforms=transforms,
-        )
+        return build(request)
 
-    def load(
-        self,
-        folder: Path,
-        *,
-        step: int | None = None,
-        device: str | None = None,
-        camera_map: Mapping[str, str | None] | None = None,
-        options: Mapping[str, str] | None = None,
-    ) -> "LeRobotPolicy":
+    def load(self, request: LoadRequest) -> "LeRobotPolicy":
         """See `Family.load`; `device` is a torch device."""
-        given = dict(options or {})
-        self.refuse_options(folder, given)
         from xp.models.lerobot.build import load
 
-        return load(folder, device, camera_map, **given)
+        return load(request)
 
     def owns(self, folder: Path) -> bool:
         """Whether weights lie beside a configuration that names a policy type."""

@@ -10,9 +10,9 @@ from xp.config.method_options import Option
 from xp.errors import UserError, did_you_mean, join_names
 from xp.json_types import JSON, JSONObject
 from xp.models.camera_maps import check_map
-from xp.models.family import Family
+from xp.models.family import BuildRequest, Family, LoadRequest
 from xp.models.network_family.folder import POLICY, Description, family_in, read_description
-from xp.models.policy import DataSpec, DataTransforms, Policy, PolicySpec, Statistics
+from xp.models.policy import DataTransforms, Policy, PolicySpec
 from xp.models.trainable import Trainable
 
 if TYPE_CHECKING:
@@ -66,34 +66,16 @@ class NetworkFamily(Family):
             sizes[name] = size or (int(height), int(width))
         return sizes
 
-    def build(
-        self,
-        model_cfg: JSONObject,
-        *,
-        data: DataSpec,
-        statistics: Statistics,
-        horizon: int,
-        seed: int,
-        pretrained: tuple[Path, int | None] | None = None,
-        transforms: DataTransforms | None = None,
-    ) -> Trainable:
+    def build(self, request: BuildRequest) -> Trainable:
         """See `Family.build`; transforms are done around the model."""
-        folder = pretrained[0] if pretrained else None
-        described = self.describe(model_cfg, data=data, statistics=statistics, horizon=horizon, pretrained=folder)
-        return self._build_network(self._inputs(described), seed=seed, pretrained=folder)
+        described = self.describe(request)
+        folder = request.pretrained[0] if request.pretrained else None
+        return self._build_network(self._inputs(described), seed=request.seed, pretrained=folder)
 
-    def load(
-        self,
-        folder: Path,
-        *,
-        step: int | None = None,
-        device: str | None = None,
-        camera_map: Mapping[str, str | None] | None = None,
-        options: Mapping[str, str] | None = None,
-    ) -> Policy:
+    def load(self, request: LoadRequest) -> Policy:
         """See `Family.load`; `device` is one of the framework."""
-        self.refuse_options(folder, options or {})
-        return self._load_network(self._inputs(self.saved(folder, camera_map)), folder, device)
+        described = self.saved(request.folder, request.camera_map)
+        return self._load_network(self._inputs(described), request.folder, request.device)
 
     @abstractmethod
     def _build_network(self, inputs: "Inputs", *, seed: int, pretrained: Path | None) -> Trainable:
@@ -132,34 +114,27 @@ class NetworkFamily(Family):
             for key, option in self.options.items()
         }
 
-    def describe(
-        self,
-        model_cfg: JSONObject,
-        *,
-        data: DataSpec,
-        statistics: Statistics,
-        horizon: int,
-        pretrained: Path | None,
-    ) -> Description:
-        """What a new policy of this family is but its weights; arguments as of `build`."""
-        sizes = self.camera_sizes(model_cfg, data.cameras, pretrained)
+    def describe(self, request: BuildRequest) -> Description:
+        """What a new policy of this family is but its weights."""
+        data, folder = request.data, request.pretrained[0] if request.pretrained else None
+        sizes = self.camera_sizes(request.model_cfg, data.cameras, folder)
         spec = PolicySpec(
-            horizon=horizon,
+            horizon=request.horizon,
             action_dim=data.action_dim,
             state_dim=data.state_dim,
             environment_dim=data.environment_dim,
             cameras={name: (*size, 3) for name, size in sizes.items()},
-            history=_history(model_cfg),
+            history=_history(request.model_cfg),
             language=self.reads_language,
             actions_before=0,
         )
         return Description(
             family=self.name,
-            options=self.checked_options(model_cfg),
+            options=self.checked_options(request.model_cfg),
             spec=spec,
             fed={name: name for name in sizes},
             fps=data.fps,
-            statistics=statistics,
+            statistics=request.statistics,
         )
 
     def saved(self, folder: Path, camera_map: Mapping[str, str | None] | None) -> Description:

@@ -1,13 +1,11 @@
 """Builds an Octo for training (`build`), and loads a saved one (`load`)."""
 
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
-from xp.json_types import JSONObject
+from xp.models.family import BuildRequest, LoadRequest
 from xp.models.jax_device import jax_device
 from xp.models.octo.assembly import assemble
 from xp.models.octo.cameras import resolve_slots
@@ -17,37 +15,21 @@ from xp.models.octo.io.matching_weights import match_weights, verify
 from xp.models.octo.io.sidecar import FREEZE_PRESETS, frozen_patterns, new_sidecar
 from xp.models.octo.options import OctoOptions
 from xp.models.octo.policy import OctoPolicy
-from xp.models.policy import DataSpec, Statistics
 from xp.models.trainable import JaxTrainable, LoadReport
 from xp.models.tree import unflatten
 
 
-def build(
-    model_cfg: JSONObject,
-    *,
-    data: DataSpec,
-    statistics: Statistics,
-    horizon: int,
-    seed: int,
-    pretrained: tuple[Path, int | None] | None = None,
-) -> JaxTrainable:
-    """A new Octo for a dataset and a horizon, optionally on the trunk of a saved one.
-
-    Args:
-        model_cfg: options of conf/model with `family: octo`.
-        data: what the dataset offers.
-        statistics: of the training episodes, in the form of dataset_statistics.json; they travel with the model.
-        horizon: actions in a chunk.
-        seed: of the initial weights.
-        pretrained: an Octo folder and a step (None: newest) to start from, by name and shape.
+def build(request: BuildRequest) -> JaxTrainable:
+    """A new Octo, optionally on the trunk of a saved one, taken by name and shape; see `Family.build`.
 
     Raises:
         UserError: options that do not fit each other, the dataset or the pretrained model.
     """
+    pretrained, data, seed = request.pretrained, request.data, request.seed
     source, checkpoint = open_folder(*pretrained) if pretrained else (None, None)
-    options = _as_pretrained(OctoOptions.from_config(model_cfg), source)
+    options = _as_pretrained(OctoOptions.from_config(request.model_cfg), source)
     slots = resolve_slots(options.slots, data.cameras)
-    sidecar = new_sidecar(options, data, slots, statistics, horizon, seed)
+    sidecar = new_sidecar(options, data, slots, request.statistics, request.horizon, seed)
     assembly = assemble(sidecar, checkpoint.leaves if checkpoint else {}, remat=options.remat)
     shapes = assembly.network.shapes(assembly.example_inputs())
     taken, report = {}, LoadReport(initialised=tuple(shapes))
@@ -67,20 +49,15 @@ def build(
     )
 
 
-def load(
-    path: Path,
-    step: int | None = None,
-    device: str | None = None,
-    camera_map: Mapping[str, str | None] | None = None,
-    unnorm_key: str | None = None,
-) -> OctoPolicy:
-    """A saved Octo, every weight accounted for; the arguments are those of `xp.load_policy`."""
-    sidecar, checkpoint = open_folder(path, step)
+def load(request: LoadRequest) -> OctoPolicy:
+    """A saved Octo, every weight accounted for; see `Family.load`."""
+    sidecar, checkpoint = open_folder(request.folder, request.step)
+    key = request.options.get("unnorm_key")
     with ThreadPoolExecutor(1) as pool:
         reading = pool.submit(checkpoint.read)  # beside the tracing that the check needs
-        assembly = assemble(sidecar, checkpoint.leaves, camera_map=camera_map or {}, unnorm_key=unnorm_key)
-        verify(assembly.network.shapes(assembly.example_inputs()), checkpoint.leaves, str(path))
-        return OctoPolicy(assembly, unflatten(reading.result()), jax_device(device))
+        assembly = assemble(sidecar, checkpoint.leaves, camera_map=request.camera_map, unnorm_key=key)
+        verify(assembly.network.shapes(assembly.example_inputs()), checkpoint.leaves, str(request.folder))
+        return OctoPolicy(assembly, unflatten(reading.result()), jax_device(request.device))
 
 
 def _as_pretrained(options: OctoOptions, source: OctoSidecar | None) -> OctoOptions:

@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xp.json_types import JSONObject
-from xp.models.family import Family
-from xp.models.policy import DataSpec, DataTransforms, Statistics
+from xp.models.family import BuildRequest, Family, LoadRequest
 
 if TYPE_CHECKING:
     from xp.models.octo.policy import OctoPolicy
@@ -22,37 +21,17 @@ class OctoFamily(Family):
     load_options = {"unnorm_key": "whose statistics bring the actions to dataset units, where the folder has several"}
     has_steps = True
 
-    def build(
-        self,
-        model_cfg: JSONObject,
-        *,
-        data: DataSpec,
-        statistics: Statistics,
-        horizon: int,
-        seed: int,
-        pretrained: tuple[Path, int | None] | None = None,
-        transforms: DataTransforms | None = None,
-    ) -> "JaxTrainable":
+    def build(self, request: BuildRequest) -> "JaxTrainable":
         """See `Family.build`; which states are hidden is said by the batch, so nothing of `transforms` is needed."""
         from xp.models.octo.build import build
 
-        return build(model_cfg, data=data, statistics=statistics, horizon=horizon, seed=seed, pretrained=pretrained)
+        return build(request)
 
-    def load(
-        self,
-        folder: Path,
-        *,
-        step: int | None = None,
-        device: str | None = None,
-        camera_map: Mapping[str, str | None] | None = None,
-        options: Mapping[str, str] | None = None,
-    ) -> "OctoPolicy":
+    def load(self, request: LoadRequest) -> "OctoPolicy":
         """See `Family.load`; `device` is a jax platform such as "cpu" or "gpu"."""
-        given = dict(options or {})
-        self.refuse_options(folder, given)
         from xp.models.octo.build import load
 
-        return load(folder, step, device, camera_map, **given)
+        return load(request)
 
     def owns(self, folder: Path) -> bool:
         """Whether it holds at least one `STEP/default/checkpoint`."""

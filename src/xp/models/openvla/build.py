@@ -12,8 +12,8 @@ from jaxtyping import Shaped
 
 from xp.checkpoints.arrays import Reader
 from xp.errors import UserError, join_names
-from xp.json_types import JSONObject
 from xp.models.camera_maps import check_map
+from xp.models.family import BuildRequest, LoadRequest
 from xp.models.openvla.action_tokens import BINS
 from xp.models.openvla.adapters import BASE_TYPES, adapt
 from xp.models.openvla.assembly import MISSING, Assembly, feeding
@@ -27,7 +27,7 @@ from xp.models.openvla.policy import OpenVLAPolicy, as_inputs
 from xp.models.openvla.sidecar import Notes, Sidecar, read_sidecar, statistics_json
 from xp.models.openvla.sizes import NetworkSizes
 from xp.models.openvla.text import TOKENIZER, Words, read_words, small_words
-from xp.models.policy import DataSpec, DataTransforms, Statistics
+from xp.models.policy import DataSpec
 from xp.models.torch_device import torch_device
 from xp.models.trainable import LoadReport, TorchTrainable
 
@@ -70,22 +70,13 @@ def open_source(folder: Path, heads: tuple[int, int] | None = None, base: str | 
     return Source(folder, reader, sidecar, words, around(folder, reader))
 
 
-def build(
-    model_cfg: JSONObject,
-    *,
-    data: DataSpec,
-    statistics: Statistics,
-    horizon: int,
-    seed: int,
-    pretrained: tuple[Path, int | None] | None = None,
-    transforms: DataTransforms | None = None,
-) -> TorchTrainable:
+def build(request: BuildRequest) -> TorchTrainable:
     """A new OpenVLA for a dataset and a horizon, optionally on the weights of a saved one; see `Family.build`.
 
     Raises:
         UserError: options that do not fit each other, the dataset or the pretrained model.
     """
-    options = OpenVLAOptions.from_config(model_cfg)
+    options, data, pretrained = OpenVLAOptions.from_config(request.model_cfg), request.data, request.pretrained
     sizes = options.sizes
     if options.lora is not None and pretrained is None:
         raise UserError(
@@ -99,12 +90,12 @@ def build(
     plan = ChunkPlan(
         mode=options.chunk_mode,
         head=options.head,
-        horizon=horizon,
+        horizon=request.horizon,
         action_dim=data.action_dim,
         rotation_unit=options.rotation_unit,
     )
     notes = Notes(
-        cameras={name: name for name in cameras_of(model_cfg, data.cameras)},
+        cameras={name: name for name in cameras_of(request.model_cfg, data.cameras)},
         fps=data.fps,
         heads=(sizes.dino.heads, sizes.siglip.heads),
         plan=plan,
@@ -112,8 +103,8 @@ def build(
         unnorm_key=options.unnorm_key,
         name=options.name,
     )
-    names = tuple(transforms.action_names) if transforms else ()
-    entry = norm_stats(statistics, grippers(names, statistics["action"]))
+    names = tuple(request.transforms.action_names)
+    entry = norm_stats(request.statistics, grippers(names, request.statistics["action"]))
     sidecar = Sidecar(
         config={**(source.sidecar.config if source else {}), **new_config(sizes, dtype="float32")},
         sizes=sizes,
@@ -123,37 +114,29 @@ def build(
     words, files = _words(options, source, data, sizes)
     kept = Around(files, source.around.shard_map if source else {})
     assembly = Assembly(sidecar, words, kept, data.state_dim if options.proprio else 0)
-    module, report = _new_module(assembly, source, seed, options.lora)
+    module, report = _new_module(assembly, source, request.seed, options.lora)
     if options.checkpoints_gradients:
         module.checkpoint_gradients()
     return _trainable(assembly, module, report)
 
 
-def load(
-    folder: Path,
-    device: str | None = None,
-    camera_map: Mapping[str, str | None] | None = None,
-    unnorm_key: str | None = None,
-    tower_heads: str | None = None,
-    base: str | None = None,
-) -> OpenVLAPolicy:
+def load(request: LoadRequest) -> OpenVLAPolicy:
     """A saved OpenVLA, every weight accounted for; see `Family.load`.
 
-    Args:
-        folder: its folder.
-        device: "cpu", "cuda" or another of torch's; None takes CUDA where there is any.
-        camera_map: {the policy's camera: the camera that feeds it}; of a folder that xp did not write it is "image".
-        unnorm_key: whose statistics the actions are brought to, where the folder has several.
-        tower_heads: attention heads of both towers ("16,16"), where nothing in the folder says them.
-        base: of an adapter: the folder of the weights that it was trained on, where it does not lie beside it.
+    Of a folder that xp did not write the camera is called "image". Options: `unnorm_key` (whose statistics the actions
+    are brought to, where the folder has several), `tower_heads` (attention heads of both towers, "16,16", where nothing
+    in the folder says them) and `base` (of an adapter: the folder of the weights that it was trained on, where it does
+    not lie beside it).
 
     Raises:
         UserError: a damaged folder, weights that do not fit, an unknown device, camera or dataset.
     """
-    source = open_source(folder, None if tower_heads is None else _two(tower_heads), base)
+    folder, camera_map, options = request.folder, request.camera_map, request.options
+    heads, unnorm_key = options.get("tower_heads"), options.get("unnorm_key")
+    source = open_source(folder, None if heads is None else _two(heads), options.get("base"))
     notes = source.sidecar.notes
-    check_map(camera_map or {}, list(notes.cameras), f"camera of the policy in {folder}")
-    notes = replace(notes, cameras=feeding(notes.cameras, camera_map or {}))
+    check_map(camera_map, list(notes.cameras), f"camera of the policy in {folder}")
+    notes = replace(notes, cameras=feeding(notes.cameras, camera_map))
     if unnorm_key is not None:
         notes = replace(notes, unnorm_key=source.sidecar.entry(unnorm_key)[0])
     state_dim = source.shapes.get(_STATE, (0, 0))[1] if notes.proprio else 0
@@ -162,7 +145,7 @@ def load(
         module = _module(assembly)
     check_fit(folder, source.shapes, {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()})
     module.take(load_arrays(source.reader))
-    return OpenVLAPolicy(assembly, module.to(torch_device(device)))
+    return OpenVLAPolicy(assembly, module.to(torch_device(request.device)))
 
 
 def _module(assembly: Assembly) -> OpenVLAModel:

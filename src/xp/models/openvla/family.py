@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from xp.errors import UserError
 from xp.json_types import JSONObject
-from xp.models.family import Family
-from xp.models.policy import DataSpec, DataTransforms, Statistics
+from xp.models.family import BuildRequest, Family, LoadRequest
+from xp.models.policy import DataTransforms
 
 if TYPE_CHECKING:
     from xp.models.openvla.policy import OpenVLAPolicy
@@ -26,45 +26,17 @@ class OpenVLAFamily(Family):
         "base": "of an adapter the folder of its base, where that does not lie beside it",
     }
 
-    def build(
-        self,
-        model_cfg: JSONObject,
-        *,
-        data: DataSpec,
-        statistics: Statistics,
-        horizon: int,
-        seed: int,
-        pretrained: tuple[Path, int | None] | None = None,
-        transforms: DataTransforms | None = None,
-    ) -> "TorchTrainable":
+    def build(self, request: BuildRequest) -> "TorchTrainable":
         """See `Family.build`; the batch says which states are hidden, of `transforms` the actions' names matter."""
         from xp.models.openvla.build import build
 
-        return build(
-            model_cfg,
-            data=data,
-            statistics=statistics,
-            horizon=horizon,
-            seed=seed,
-            pretrained=pretrained,
-            transforms=transforms,
-        )
+        return build(request)
 
-    def load(
-        self,
-        folder: Path,
-        *,
-        step: int | None = None,
-        device: str | None = None,
-        camera_map: Mapping[str, str | None] | None = None,
-        options: Mapping[str, str] | None = None,
-    ) -> "OpenVLAPolicy":
+    def load(self, request: LoadRequest) -> "OpenVLAPolicy":
         """See `Family.load`; `device` is a torch device."""
-        given = dict(options or {})
-        self.refuse_options(folder, given)
         from xp.models.openvla.build import load
 
-        return load(folder, device, camera_map, **given)
+        return load(request)
 
     def owns(self, folder: Path) -> bool:
         """Whether its config.json names an OpenVLA; one without safetensors is refused."""

@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 
 from xp.checkpoints.arrays import AnyDType
 from xp.errors import UserError, did_you_mean, join_names
-from xp.json_types import JSONObject
+from xp.models.family import BuildRequest, LoadRequest
 from xp.models.jax_device import jax_device
 from xp.models.pi0.assembly import Assembly, assemble, check_weights
 from xp.models.pi0.initial import initial_weights
@@ -18,7 +17,6 @@ from xp.models.pi0.io.folder import StepFolder, open_step
 from xp.models.pi0.network.sizes import EXPERTS, Sizes, sizes_from_shapes
 from xp.models.pi0.options import DTYPES, Pi0Options
 from xp.models.pi0.policy import Pi0Policy
-from xp.models.policy import DataSpec, DataTransforms, Statistics
 from xp.models.trainable import JaxTrainable, LoadReport
 from xp.models.tree import unflatten
 
@@ -37,44 +35,26 @@ FREEZE_PRESETS = {
 """What `trainer.freeze` may name: the image encoder, the language expert, the action expert."""
 
 
-def build(
-    model_cfg: JSONObject,
-    *,
-    data: DataSpec,
-    statistics: Statistics,
-    horizon: int,
-    seed: int,
-    pretrained: tuple[Path, int | None] | None = None,
-    transforms: DataTransforms | None = None,
-) -> JaxTrainable:
-    """A new pi0 for a dataset and a horizon, optionally from the weights of a saved one.
-
-    Args:
-        model_cfg: options of conf/model with `family: pi0`.
-        data: what the dataset offers.
-        statistics: of the training episodes; they travel with the model.
-        horizon: actions in a chunk.
-        seed: of the initial weights.
-        pretrained: a folder and a step (None: newest) of a saved pi0, whose sizes are taken too.
-        transforms: whether actions are differences to the state.
+def build(request: BuildRequest) -> JaxTrainable:
+    """A new pi0, optionally from the weights of a saved one, whose sizes are taken too; see `Family.build`.
 
     Raises:
         UserError: options that do not fit each other, the dataset or the pretrained model.
     """
-    options = Pi0Options.from_config(model_cfg)
+    options, pretrained = Pi0Options.from_config(request.model_cfg), request.pretrained
     source = open_step(*pretrained, fold=True) if pretrained else None
     sizes = options.sizes() if source is None else _sizes_of(source, options)
     interface = new_interface(
         options,
         sizes,
         source,
-        data=data,
-        statistics=statistics,
-        horizon=horizon,
-        transforms=transforms or DataTransforms(),
+        data=request.data,
+        statistics=request.statistics,
+        horizon=request.horizon,
+        transforms=request.transforms,
     )
     assembly = assemble(sizes, interface, remat=options.remat)
-    flat, report = _initial(assembly, source, seed)
+    flat, report = _initial(assembly, source, request.seed)
     return JaxTrainable(
         spec=assembly.spec,
         weights=unflatten(flat),
@@ -102,19 +82,13 @@ def _initial(assembly: Assembly, source: StepFolder | None, seed: int) -> tuple[
     return {path: flat[path] for path in shapes}, report
 
 
-def load(
-    path: Path,
-    step: int | None = None,
-    device: str | None = None,
-    camera_map: Mapping[str, str | None] | None = None,
-    **options: str,
-) -> Pi0Policy:
-    """A saved pi0, every weight accounted for; the arguments are those of `xp.load_policy`."""
-    source = open_step(path, step)
-    assembly = opened(source, camera_map or {}, options)
-    cast = _dtype(options.get("dtype"))
+def load(request: LoadRequest) -> Pi0Policy:
+    """A saved pi0, every weight accounted for; see `Family.load`."""
+    source = open_step(request.folder, request.step)
+    assembly = opened(source, request.camera_map, request.options)
+    cast = _dtype(request.options.get("dtype"))
     weights = {name: source.read(name, cast) for name in source.leaves}
-    return Pi0Policy(assembly, unflatten(weights), jax_device(device))
+    return Pi0Policy(assembly, unflatten(weights), jax_device(request.device))
 
 
 def opened(source: StepFolder, camera_map: Mapping[str, str | None], options: Mapping[str, str]) -> Assembly:

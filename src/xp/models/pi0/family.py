@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xp.json_types import JSONObject
-from xp.models.family import Family
-from xp.models.policy import DataSpec, DataTransforms, Statistics
+from xp.models.family import BuildRequest, Family, LoadRequest
+from xp.models.policy import DataTransforms
 
 if TYPE_CHECKING:
     from xp.models.pi0.policy import Pi0Policy
@@ -29,45 +29,17 @@ class Pi0Family(Family):
     has_steps = True
     takes_relative_actions = True
 
-    def build(
-        self,
-        model_cfg: JSONObject,
-        *,
-        data: DataSpec,
-        statistics: Statistics,
-        horizon: int,
-        seed: int,
-        pretrained: tuple[Path, int | None] | None = None,
-        transforms: DataTransforms | None = None,
-    ) -> "JaxTrainable":
+    def build(self, request: BuildRequest) -> "JaxTrainable":
         """See `Family.build`."""
         from xp.models.pi0.build import build
 
-        return build(
-            model_cfg,
-            data=data,
-            statistics=statistics,
-            horizon=horizon,
-            seed=seed,
-            pretrained=pretrained,
-            transforms=transforms,
-        )
+        return build(request)
 
-    def load(
-        self,
-        folder: Path,
-        *,
-        step: int | None = None,
-        device: str | None = None,
-        camera_map: Mapping[str, str | None] | None = None,
-        options: Mapping[str, str] | None = None,
-    ) -> "Pi0Policy":
+    def load(self, request: LoadRequest) -> "Pi0Policy":
         """See `Family.load`; `device` is a jax platform such as "cpu" or "gpu"."""
-        given = dict(options or {})
-        self.refuse_options(folder, given)
         from xp.models.pi0.build import load
 
-        return load(folder, step, device, camera_map, **given)
+        return load(request)
 
     def owns(self, folder: Path) -> bool:
         """Whether the names of the weights in its newest `STEP/params` are PaliGemma's."""

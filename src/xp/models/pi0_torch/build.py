@@ -3,13 +3,12 @@
 import copy
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from xp.errors import UserError, did_you_mean, join_names
-from xp.json_types import JSONObject
+from xp.models.family import BuildRequest, LoadRequest
 from xp.models.pi0.initial import initial_weights
 from xp.models.pi0.interface import Interface, new_interface, saved_interface, whole_number
 from xp.models.pi0.io.key_map import UNUSED, leaf_shapes, parts
@@ -19,43 +18,33 @@ from xp.models.pi0.options import DTYPES, Pi0Options
 from xp.models.pi0_torch.network import Model, loss, make_model, take
 from xp.models.pi0_torch.options import torch_options
 from xp.models.pi0_torch.policy import Pi0TorchPolicy, as_tensor, host, placed
-from xp.models.policy import DataSpec, DataTransforms, Statistics
 from xp.models.torch_device import torch_device
 from xp.models.trainable import LoadReport, TorchTrainable
 
 
-def build(
-    model_cfg: JSONObject,
-    *,
-    data: DataSpec,
-    statistics: Statistics,
-    horizon: int,
-    seed: int,
-    pretrained: tuple[Path, int | None] | None = None,
-    transforms: DataTransforms | None = None,
-) -> TorchTrainable:
+def build(request: BuildRequest) -> TorchTrainable:
     """A new pi0 for a dataset and a horizon, optionally from the weights of a saved one; see `Family.build`.
 
     Raises:
         UserError: options that do not fit each other, the dataset or the pretrained model.
     """
-    options = torch_options(model_cfg)
+    options, pretrained, horizon = torch_options(request.model_cfg), request.pretrained, request.horizon
     source = open_torch(pretrained[0]) if pretrained else None
     sizes = options.sizes() if source is None else _sizes_of(source, options)
     interface = new_interface(
         options,
         sizes,
         source,
-        data=data,
-        statistics=statistics,
+        data=request.data,
+        statistics=request.statistics,
         horizon=horizon,
-        transforms=transforms or DataTransforms(),
+        transforms=request.transforms,
     )
     interface = replace(interface, notes=replace(interface.notes, vision_heads=sizes.vision.heads))
     model = make_model(sizes, horizon, options.sample_steps, remat=options.remat)
     report = LoadReport(initialised=tuple(model.state_dict()))
     if source is None:
-        take(model, drawn(model, sizes, seed))
+        take(model, drawn(model, sizes, request.seed))
     else:
         take(model, _read(source, torch.float32))
         report = LoadReport(source=str(source.path), loaded=tuple(source.leaves))
@@ -95,27 +84,23 @@ def _read(source: TorchFolder, dtype: torch.dtype | None) -> dict[str, torch.Ten
     return {name: tensor if dtype is None else tensor.to(dtype) for name, tensor in found.items()}
 
 
-def load(
-    path: Path,
-    device: str | None = None,
-    camera_map: Mapping[str, str | None] | None = None,
-    **options: str,
-) -> Pi0TorchPolicy:
-    """A saved pi0 in torch, every weight accounted for; the arguments are those of `xp.load_policy`."""
+def load(request: LoadRequest) -> Pi0TorchPolicy:
+    """A saved pi0 in torch, every weight accounted for; see `Family.load`."""
+    options = request.options
     dtype = _dtype(options.get("dtype"))
     heads = whole_number("vision_heads", options["vision_heads"], 16) if "vision_heads" in options else None
-    source = open_torch(path, heads)
+    source = open_torch(request.folder, heads)
     sizes = source.sizes
     given = dict(options)
     if source.notes is None and "action_horizon" in source.config:
         given.setdefault("horizon", str(source.config.integer("action_horizon", low=1, high=4096)))
-    interface = saved_interface(source, sizes, camera_map or {}, given)
+    interface = saved_interface(source, sizes, request.camera_map, given)
     interface = replace(interface, notes=replace(interface.notes, vision_heads=sizes.vision.heads))
     model = make_model(sizes, interface.notes.horizon, interface.notes.sample_steps)
     take(model, _read(source, None if dtype == torch.bfloat16 else dtype))
     if dtype == torch.bfloat16:
         model.paligemma_with_expert.to_bfloat16_for_selected_params("bfloat16")
-    return Pi0TorchPolicy(interface, sizes, model.to(torch_device(device)))
+    return Pi0TorchPolicy(interface, sizes, model.to(torch_device(request.device)))
 
 
 def _dtype(text: str | None) -> torch.dtype | None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xp.models.converter import Advance, Converter, Convertible
+from xp.models.family import LoadRequest
 
 if TYPE_CHECKING:
     from xp.models.pi0_torch.policy import Pi0TorchPolicy
@@ -48,7 +49,7 @@ class Pi0Converter(Converter):
             return None
         from xp.models.pi0_torch.build import load
 
-        return load(folder, None, None, **options)
+        return load(LoadRequest(folder, options=options))
 
 
 CONVERTER = Pi0Converter()

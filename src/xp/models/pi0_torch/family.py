@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xp.json_types import JSONObject
-from xp.models.family import Family
+from xp.models.family import BuildRequest, Family, LoadRequest
 from xp.models.pi0_torch.converter import CONVERTER
-from xp.models.policy import DataSpec, DataTransforms, Statistics
+from xp.models.policy import DataTransforms
 
 if TYPE_CHECKING:
     from xp.models.pi0_torch.policy import Pi0TorchPolicy
@@ -31,45 +31,17 @@ class Pi0TorchFamily(Family):
     takes_relative_actions = True
     converter = CONVERTER
 
-    def build(
-        self,
-        model_cfg: JSONObject,
-        *,
-        data: DataSpec,
-        statistics: Statistics,
-        horizon: int,
-        seed: int,
-        pretrained: tuple[Path, int | None] | None = None,
-        transforms: DataTransforms | None = None,
-    ) -> "TorchTrainable":
+    def build(self, request: BuildRequest) -> "TorchTrainable":
         """See `Family.build`."""
         from xp.models.pi0_torch.build import build
 
-        return build(
-            model_cfg,
-            data=data,
-            statistics=statistics,
-            horizon=horizon,
-            seed=seed,
-            pretrained=pretrained,
-            transforms=transforms,
-        )
+        return build(request)
 
-    def load(
-        self,
-        folder: Path,
-        *,
-        step: int | None = None,
-        device: str | None = None,
-        camera_map: Mapping[str, str | None] | None = None,
-        options: Mapping[str, str] | None = None,
-    ) -> "Pi0TorchPolicy":
+    def load(self, request: LoadRequest) -> "Pi0TorchPolicy":
         """See `Family.load`; `device` is one of torch's."""
-        given = dict(options or {})
-        self.refuse_options(folder, given)
         from xp.models.pi0_torch.build import load
 
-        return load(folder, device, camera_map, **given)
+        return load(request)
 
     def owns(self, folder: Path) -> bool:
         """Whether its tensors are PaliGemma's with an expert, and no configuration names a type of LeRobot's."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from xp.errors import UserError
-from xp.json_types import JSONObject
+from xp.models.family import BuildRequest, LoadRequest
 from xp.models.network_family.folder import check_fit
 from xp.models.network_family.torch_policy import fill, new_module, shapes
 from xp.models.policy import DataSpec, GroupSpec, Statistics
@@ -16,9 +16,9 @@ from xp.models.torch_device import torch_device
 from xp.models.trainable import LoadReport, TorchTrainable
 from xp.models.vintix.folder import CONFIG, METADATA, WEIGHTS, Description, read_description
 from xp.models.vintix.network import VintixNetwork
-from xp.models.vintix.options import UPSTREAM, ModelSection, read_section
+from xp.models.vintix.options import ORIGINS, UPSTREAM, ModelSection, read_section
 from xp.models.vintix.policy import VintixPolicy, objective, spec_of
-from xp.models.vintix.tasks import Tasks
+from xp.models.vintix.tasks import UNNAMED, Tasks
 from xp.models.vintix.weights import read_state_dict
 
 _BETAS = (0.9, 0.99)
@@ -27,16 +27,8 @@ _FREE = ("context_len", "attn_dropout", "residual_dropout")
 """Options that say nothing of the weights: a model may go on from others' weights with its own."""
 
 
-def build(
-    model_cfg: JSONObject,
-    *,
-    data: DataSpec,
-    statistics: Statistics,
-    horizon: int,
-    seed: int,
-    pretrained: Path | None = None,
-) -> TorchTrainable:
-    """A model for the tasks of a dataset, new or from a pretrained one's weights; arguments as of `Family.build`.
+def build(request: BuildRequest) -> TorchTrainable:
+    """A model for the tasks of a dataset, new or from a pretrained one's weights; see `Family.build`.
 
     From a pretrained model its options, its tasks with their statistics and all of its weights are taken; tasks of the
     dataset that it does not know are added, with encoders and decoders of their own where it lacks their group.
@@ -44,13 +36,14 @@ def build(
     Raises:
         UserError: options that do not fit, a horizon above 1, cameras, or widths that are not the model's.
     """
-    section = read_section(model_cfg)
+    section, data, seed, horizon = read_section(request.model_cfg), request.data, request.seed, request.horizon
+    pretrained = request.pretrained[0] if request.pretrained else None
     if horizon != 1:
         raise UserError(
             f"horizon.train={horizon}: Vintix learns the action of each step of a trajectory, one a query. Type "
             "horizon=h1"
         )
-    described = _described(section, data, statistics, pretrained)
+    described = _described(section, data, request.statistics, pretrained)
     module = new_module(lambda: VintixNetwork(described.options, described.tasks, described.origin), seed)
     report = _started(module, pretrained) if pretrained else LoadReport()
     names = tuple(group.name for group in _groups(data))
@@ -84,12 +77,17 @@ def build(
     )
 
 
-def load(folder: Path, *, device: str | None, origin: str | None) -> VintixPolicy:
-    """A saved model, every weight accounted for.
+def load(request: LoadRequest) -> VintixPolicy:
+    """A saved model, every weight accounted for; see `Family.load`.
 
     Raises:
-        UserError: a damaged folder, one that does not say its origin, or an unknown device.
+        UserError: a damaged folder, one that does not say its origin, an unknown device, or a map of cameras.
     """
+    folder, origin = request.folder, request.options.get("origin")
+    if request.camera_map:
+        raise UserError(f"The Vintix model in {folder} looks through no cameras. Leave the map of cameras out.")
+    if origin is not None and origin not in ORIGINS:
+        raise UserError(f"origin={origin}: expected upstream or fork. Type origin=upstream or origin=fork")
     described = read_description(folder, origin)
 
     def make() -> VintixNetwork:
@@ -107,7 +105,7 @@ def load(folder: Path, *, device: str | None, origin: str | None) -> VintixPolic
     )
     module = new_module(make, 0)
     module.load_state_dict(weights)
-    return VintixPolicy(described, module.to(torch_device(device)))
+    return VintixPolicy(described, module.to(torch_device(request.device)))
 
 
 def decayed(module: torch.nn.Module) -> list[str]:
@@ -158,8 +156,8 @@ def _groups(data: DataSpec) -> tuple[GroupSpec, ...]:
     """The dataset's groups; one for all of it where it has none."""
     if data.groups:
         return tuple(data.groups)
-    name = data.tasks[0] if len(data.tasks) == 1 else "robot"
-    return (GroupSpec(name=name, action_dim=data.action_dim, state_dim=data.state_dim, parameter_group="robot"),)
+    name = data.tasks[0] if len(data.tasks) == 1 else UNNAMED
+    return (GroupSpec(name=name, action_dim=data.action_dim, state_dim=data.state_dim, parameter_group=UNNAMED),)
 
 
 def _started(module: VintixNetwork, folder: Path) -> LoadReport:

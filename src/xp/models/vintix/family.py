@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from xp.errors import UserError
 from xp.json_types import JSONObject
-from xp.models.family import Family
-from xp.models.policy import DataSpec, DataTransforms, Statistics
+from xp.models.family import BuildRequest, Family, LoadRequest
+from xp.models.policy import DataTransforms
 from xp.models.vintix.folder import CONFIG, METADATA, WEIGHTS, is_vintix, trained_fps
-from xp.models.vintix.options import ORIGINS, read_section
+from xp.models.vintix.options import read_section
 
 if TYPE_CHECKING:
     from xp.models.trainable import TorchTrainable
@@ -24,49 +24,17 @@ class VintixFamily(Family):
     folder_layout = f"{WEIGHTS} beside {CONFIG} and {METADATA} (a Vintix folder)"
     load_options = {"origin": "by whose code a folder was trained that does not say it: upstream or fork"}
 
-    def build(
-        self,
-        model_cfg: JSONObject,
-        *,
-        data: DataSpec,
-        statistics: Statistics,
-        horizon: int,
-        seed: int,
-        pretrained: tuple[Path, int | None] | None = None,
-        transforms: DataTransforms | None = None,
-    ) -> "TorchTrainable":
+    def build(self, request: BuildRequest) -> "TorchTrainable":
         """See `Family.build`; the data are trajectories with rewards."""
         from xp.models.vintix.build import build
 
-        return build(
-            model_cfg,
-            data=data,
-            statistics=statistics,
-            horizon=horizon,
-            seed=seed,
-            pretrained=pretrained[0] if pretrained else None,
-        )
+        return build(request)
 
-    def load(
-        self,
-        folder: Path,
-        *,
-        step: int | None = None,
-        device: str | None = None,
-        camera_map: Mapping[str, str | None] | None = None,
-        options: Mapping[str, str] | None = None,
-    ) -> "VintixPolicy":
+    def load(self, request: LoadRequest) -> "VintixPolicy":
         """See `Family.load`; `device` is a torch device."""
-        given = dict(options or {})
-        self.refuse_options(folder, given)
-        if camera_map:
-            raise UserError(f"The Vintix model in {folder} looks through no cameras. Leave the map of cameras out.")
-        origin = given.get("origin")
-        if origin is not None and origin not in ORIGINS:
-            raise UserError(f"origin={origin}: expected upstream or fork. Type origin=upstream or origin=fork")
         from xp.models.vintix.build import load
 
-        return load(folder, device=device, origin=origin)
+        return load(request)
 
     def owns(self, folder: Path) -> bool:
         """Whether model.pth lies beside a configuration and tasks in Vintix's form."""

@@ -79,6 +79,10 @@ def _floats(values: np.ndarray) -> list[JSON]:
     return [float(value) for value in values]
 
 
+UNNAMED = "robot"
+"""What the one task of data without groups is called, unless they have a single task with a name of its own."""
+
+
 @dataclass(frozen=True, eq=False)
 class Tasks:
     """All tasks of a model, in the order of their numbers."""
@@ -96,14 +100,16 @@ class Tasks:
         return {task.group: (task.state_dim, task.action_dim) for task in self.all}
 
     def number(self, name: str) -> int:
-        """The number of a task.
+        """The number of a task. Where there is one task only, no name ("") means that one.
+
+        A model of data without groups has the one task `UNNAMED`: their tasks are texts, and all of them are it.
 
         Raises:
-            UserError: it has none of that name; where it has one task only, any name means that one.
+            UserError: it has none of that name.
         """
         if name in self.names:
             return self.names.index(name)
-        if len(self.all) == 1:
+        if len(self.all) == 1 and (not name or self.names == (UNNAMED,)):
             return 0
         raise UserError(
             f"This Vintix model knows no task '{printable(name, 80)}': it has encoders for {join_names(self.names)}. "
