@@ -55,6 +55,9 @@ def test_train_leaves_the_run_folder_of_the_design(trained):
     )
     split = read(trained / "split.json")
     assert not set(split["train"]) & set(split["val"])
+    summary = read(trained / "summary.json")
+    assert summary["config"] == read(trained / "config.json")
+    assert record["started"] < summary["completed_at"] < record["ended"]
 
 
 def test_statistics_come_from_training_episodes_only_and_travel_with_the_policy(trained, arm):

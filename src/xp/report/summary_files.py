@@ -50,7 +50,9 @@ def summary_entries(experiment: Experiment) -> list[JSONObject]:
 
 
 def _result(run: Entry) -> JSONObject:
-    return {**last_values(run), **section(run.summary), **run.metrics}
+    own = ("config",)  # which stands in the run's own file
+    summary = {key: value for key, value in section(run.summary).items() if key not in own}
+    return {**last_values(run), **summary, **run.metrics}
 
 
 def _row(entry: JSONObject) -> dict[str, JSON]:

@@ -6,6 +6,7 @@ from xp.errors import UserError
 from xp.runs import Run, RunFolder
 from xp.runs.execution.memory import available_memory
 from xp.runs.records.csvlog import number_in
+from xp.runs.records.record import now
 from xp.tasks._lib.data_source import SPLIT, open_source, plain, statistics_of
 from xp.tasks._lib.launch_ranks import launch_ranks
 from xp.tasks._lib.reuse import reuse_identical_run
@@ -212,6 +213,8 @@ def _summary(run: Run, source: "DataSource", trainable: "Trainable") -> dict[str
         "seed": config.seed,
         "data": source.facts(),
         "pretrained": trainable.load_report.source or None,
+        "config": run.written_config(),
+        "completed_at": now(),
     }
 
 

@@ -7,11 +7,13 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from xp.atomic import write_json
+from xp.json_types import JSON
 from xp.runs.execution.progress import Progress, own_terminal
 from xp.runs.execution.ranks import Ranks
 from xp.runs.execution.signals import RunInterrupted
 from xp.runs.records.csvlog import CsvLog
-from xp.runs.records.folder import PROGRESS, SUMMARY, TRAINING_LOG, VALIDATION_LOG
+from xp.runs.records.folder import CONFIG, PROGRESS, SUMMARY, TRAINING_LOG, VALIDATION_LOG
+from xp.runs.records.json_io import read_json
 from xp.runs.records.record import Record
 
 
@@ -40,6 +42,10 @@ class Run:
     def log(self, message: str) -> None:
         """Say something: a line in log.txt and on the terminal (output is copied into the log while a task runs)."""
         print(message, flush=True)
+
+    def written_config(self) -> JSON:
+        """The configuration as config.json has it: resolved, without secrets; of a process of another rank None."""
+        return read_json(self.folder / CONFIG, default=None)
 
     def write_summary(self, summary: Mapping[str, object]) -> None:
         """Write summary.json: the results of this run."""
