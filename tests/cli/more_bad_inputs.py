@@ -160,7 +160,7 @@ CASES = {
         [*LIBERO, "env.tasks=[pick_up_the_milk]"],
         "pick_up_the_milk_and_place_it",
     ),
-    "eval libero with an arm's policy": ([*EVAL, "env=libero", "env.fps=10"], "6 numbers as an action.*libero takes 7"),
+    "eval libero with an arm's policy": ([*EVAL, "env=libero"], "6 numbers as an action.*libero takes 7"),
     "eval blind without pictures": ([*EVAL, "eval.blind=true"], "no pictures.*eval.blind=false"),
     "eval silence": ([*EVAL, "eval.silence_s=0"], "eval.silence_s"),
     "collect noise": (["task=collect", "data.root=new", "collect.noise=1"], "collect.noise"),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from omegaconf import DictConfig
 
 from xp import atomic
 from xp.envs import EpisodeResult, Suite, side_by_side, write_video
@@ -22,7 +23,7 @@ from xp.models.acting import BatchedPolicy, rows_of
 from xp.models.sensitivity import image_sensitivity
 from xp.runs import Run
 from xp.runs.execution.progress import Progress
-from xp.tasks._lib.data_source import refuse_other_rate
+from xp.tasks._lib.data_source import plain, refuse_other_rate
 from xp.tasks._lib.episode_log import EpisodeLog
 from xp.tasks._lib.recorders import fit_suite, load_acting_policy, policy_pool, worker_count
 
@@ -45,11 +46,9 @@ def run(run: Run) -> None:
     config = run.config
     suite, asked = suite_of(config.env), config.eval
     refuse_missing_states(suite, asked.first_seed, asked.episodes, ("eval.first_seed", "eval.episodes"))
-    mend = "Type env.fps={fps:g}"
-    refuse_other_rate(config.eval.checkpoint, config.env.fps, "the simulation (env.fps)", mend)
-    asked = config.eval
     policy = load_acting_policy(config, asked.checkpoint, asked.camera_map, asked.unnorm_key, asked.load_options)
     fit_suite(policy, suite, "eval.camera_map")
+    refuse_other_rate(asked.checkpoint, config.env.fps, "the simulation (env.fps)", partial(_mend_rate, config.env))
     if asked.blind:
         _refuse_unshown(policy, asked.episodes)
     names = [POLICY, *([NOOP] if asked.controls else []), *([BLIND] if asked.blind else [])]
@@ -67,6 +66,15 @@ def run(run: Run) -> None:
         {"task": "eval", "success": {k: v["all"]["success_rate"] for k, v in metrics["policies"].items()}}
     )
     _say(run, metrics)
+
+
+def _mend_rate(env: DictConfig, trained: float) -> str:
+    """What to type for the rate that a policy was trained at, which not every suite can be simulated at."""
+    try:
+        suite_of({**plain(env), "fps": trained})
+    except UserError:
+        return f"This suite has no other rate: give a policy trained at {env.fps:g}."
+    return f"Type env.fps={trained:g}"
 
 
 def _refuse_unshown(policy: "Policy", episodes: int) -> None:

@@ -1,6 +1,6 @@
 """The dataset that a task works on, and which of its episodes train and which are held out: the same for every task."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -192,21 +192,22 @@ def eval_data(config: DictConfig, section: str) -> tuple[DataSource, str]:
             f"dataset: {section}.data_root=FOLDER"
         )
     dataset = found[0].dataset
-    mend = (
-        f"Give a dataset of {{fps:g}} frames per second ({section}.data_root=FOLDER), or a policy trained on this one."
-    )
+
+    def mend(fps: float) -> str:
+        return f"Give a dataset of {fps:g} frames per second ({section}.data_root=FOLDER), or a policy of this one."
+
     refuse_other_rate(given.checkpoint, dataset.fps, f"the dataset {dataset.root}", mend)
     return found
 
 
-def refuse_other_rate(checkpoint: str | Path, fps: float, where: str, mend: str) -> None:
+def refuse_other_rate(checkpoint: str | Path, fps: float, where: str, mend: Callable[[float], str]) -> None:
     """Refuse to ask a policy trained at one rate at another: its chunks would mean other times.
 
     Args:
         checkpoint: a run folder or a policy folder.
         fps: steps per second of the recordings or the simulation.
         where: what has that rate, for the message.
-        mend: what to type; `{fps:g}` in it becomes the policy's rate.
+        mend: what to type, by the policy's rate.
 
     Raises:
         UserError: the rates differ. Where nothing says what the policy's is, nothing is refused.
@@ -215,7 +216,7 @@ def refuse_other_rate(checkpoint: str | Path, fps: float, where: str, mend: str)
     if trained is not None and trained != fps:
         raise UserError(
             f"The policy {checkpoint} was trained at {trained:g} frames per second; {where} has {fps:g}, so its chunks "
-            f"would be executed at another speed. {mend.format(fps=trained)}"
+            f"would be executed at another speed. {mend(trained)}"
         )
 
 
