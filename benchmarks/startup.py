@@ -68,6 +68,7 @@ def main() -> None:
         folder = Path(name)
         (folder / "bare.py").write_text(BARE.format(conf=str(ROOT / "conf")))
         (folder / "nothing.py").write_text(NOTHING)
+        (folder / "data").mkdir()  # every job notes what lies in it
         bare, xp = [sys.executable, "bare.py"], [sys.executable, "-m", "xp"]
         stock = ["hydra/sweeper=basic", "hydra/launcher=basic", "-m"]
         warm = ["hydra.launcher.n_jobs=1", "+hydra.launcher.target=nothing:run", "-m"]
@@ -79,7 +80,7 @@ def main() -> None:
         def per_job(command, options, where):
             def sweep(number: int) -> float:
                 place = where.format(next(counter))
-                return cpu_seconds([*command, f"seed=range(0,{number})", "data.root=.", place, *options], folder)
+                return cpu_seconds([*command, f"seed=range(0,{number})", "data.root=data", place, *options], folder)
 
             return lambda: (sweep(LONG) - sweep(SHORT)) / (LONG - SHORT)
 

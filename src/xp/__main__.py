@@ -122,6 +122,7 @@ def _show_config(hydra: "Hydra", name: str, options: Namespace) -> None:
         raise UserError(
             f"--package {options.package}: there is no such section. Sections: {join_names(map(str, composed))}"
         )
+    hydra.compose_config = lambda *_, **__: composed  # shown is what was checked; composing takes most of the time
     hydra.show_cfg(
         config_name=name,
         overrides=options.overrides,

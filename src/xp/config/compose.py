@@ -108,13 +108,7 @@ def compose(overrides: list[str]) -> DictConfig:
 
 def without_hydra(config: DictConfig) -> DictConfig:
     """A copy of a composed configuration that has no `hydra` section."""
-    from omegaconf import open_dict
-
-    with open_dict(config):
-        hydra = config.pop("hydra", None)
-    plain = OmegaConf.create(OmegaConf.to_container(config, resolve=False))
-    if hydra is not None:
-        with open_dict(config):
-            config["hydra"] = hydra
+    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    plain = OmegaConf.create(OmegaConf.to_container(own, resolve=False))
     assert isinstance(plain, DictConfig)
     return plain
