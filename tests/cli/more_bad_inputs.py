@@ -196,4 +196,8 @@ CASES = {
         ["task=collect", "data.root=new", "collect.label=intended", "collect.policy={r}"],
         "without any. Type collect.label=executed",
     ),
+    "a key that one stage has not": (
+        ["+experiment=libero_object", "-m", "eval.videos=0"],
+        "stage expert.*no key 'eval.videos'.*episodes",
+    ),
 }

@@ -7,7 +7,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from hydra_plugins.xp_staged_sweeper._compose import Composer
 from hydra_plugins.xp_staged_sweeper._jobs import Composed, Jobs, Rules
@@ -192,17 +194,24 @@ class _Planner:
         if self._rules.check_values is None:
             return
         for assignment, added in islice(assignments(stage, self._line, self._all_swept), _LOOKED_THROUGH):
-            overrides = [*self._chosen, *overrides_of(stage, assignment, self._line, self._all_swept)]
-            composed = self._jobs.compose(stage.key, overrides, {bare(key) for key in assignment})
+            composed, overrides = self._composed(stage, assignment)
             name = self._name(stage, composed, assignment, added, overrides)
             try:
                 self._rules.check_values(composed.config)
             except UserError as error:
                 raise UserError(f"{self._experiment.name or 'sweep'}, job {name}: {error}") from None
 
-    def _plan(self, stage: Stage, assignment: Assignment, added: Assignment) -> PlannedJob:
+    def _composed(self, stage: Stage, assignment: Assignment) -> tuple[Composed, list[str]]:
+        """A job's configuration and overrides. An error carries the stage, whose choices may be what does not fit."""
         overrides = [*self._chosen, *overrides_of(stage, assignment, self._line, self._all_swept)]
-        composed = self._jobs.compose(stage.key, overrides, {bare(key) for key in assignment})
+        try:
+            return self._jobs.compose(stage.key, overrides, {bare(key) for key in assignment}), overrides
+        except (HydraException, OmegaConfBaseException) as error:
+            error.composed_of = (stage.key, overrides)  # pyright: ignore[reportAttributeAccessIssue] - read by xp.config
+            raise
+
+    def _plan(self, stage: Stage, assignment: Assignment, added: Assignment) -> PlannedJob:
+        composed, overrides = self._composed(stage, assignment)
         name = self._name(stage, composed, assignment, added, overrides)
         values = {bare(key): self._composer.value(f"{key}={value}") for key, value in assignment.items()}
         needs = self._needs(stage, name, values)

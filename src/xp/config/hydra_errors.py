@@ -33,7 +33,11 @@ def hydra_errors_as_user_errors(hydra: "Hydra", overrides: list[str], config_nam
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         if type(error) is ValueError and "Config group override" not in str(error):
             raise
-        raise UserError(explain(error, hydra, overrides, config_name)) from error
+        said = explain(error, hydra, overrides, config_name)
+        stage, given = getattr(error, "composed_of", ("", overrides))  # of a job of a sweep, by the sweeper
+        if given != overrides and (own := explain(error, hydra, given, config_name)) != said:
+            said = f"In the stage {stage}: {own}"
+        raise UserError(said) from error
 
 
 def refuse_misspelt_groups(hydra: "Hydra", overrides: list[str]) -> None:
