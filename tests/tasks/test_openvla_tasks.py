@@ -51,7 +51,7 @@ def test_what_is_trained_is_asked_merged_started_from_and_simulated(xp, arm):
     xp("task=predict", "predict.checkpoint=run", "predict.bootstrap=20", "hydra.run.dir=p")
     metrics = json.loads((xp.cwd / "p/metrics.json").read_text())
     assert metrics["mae"] > 0 and "image_sensitivity" in metrics
-    xp("task=merge", "merge_method=average", "merge.checkpoints=[run/checkpoints/checkpoint-4,run/final]",
+    xp("task=merge", "merge_method=average", "merge.checkpoints=[run/checkpoints/checkpoint-8,run/final]",
        "merge.output=merged", "hydra.run.dir=m")  # fmt: skip
     xp("task=eval", "eval.checkpoint=merged", "env.tasks=[red_to_target]", CAMERAS, "chunk_size=c4", "eval.episodes=1",
        "eval.videos=0", "env.max_steps=8", "eval.allow_blind=true", "hydra.run.dir=e")  # fmt: skip
@@ -70,7 +70,7 @@ def test_a_killed_training_of_an_adapter_ends_in_the_same_bytes_and_becomes_one_
         one, two = (xp.cwd / run / "final" / name for run in ("whole", "killed"))
         assert one.read_bytes() == two.read_bytes(), name
     assert not (xp.cwd / "whole/final/model.safetensors").exists()
-    said = xp("task=predict", "predict.checkpoint=whole", "hydra.run.dir=p", code=2)
+    said = xp("task=predict", "predict.checkpoint=whole", "hydra.run.dir=refused", code=2)
     assert "merge.base=BASE" in said.stdout + said.stderr
     xp("task=merge", "merge_method=average", "merge.checkpoints=[whole]", "merge.base=base",
        "merge.output=merged", "hydra.run.dir=m")  # fmt: skip
