@@ -62,7 +62,7 @@ def test_a_killed_run_ends_in_the_same_bytes(xp, trajectories):
 
 @pytest.mark.slow
 def test_a_run_learns_is_asked_and_is_started_from(xp, trajectories):
-    xp(*RUN, *MODEL, f"data.root={trajectories}", "trainer.steps=300", "trainer.val_every=100", "lr.peak=3e-3",
+    xp(*RUN, *MODEL, f"data.root={trajectories}", "trainer.steps=200", "trainer.val_every=10", "lr.peak=3e-3",
        "trainer.checkpoint_every=null", "hydra.run.dir=run")  # fmt: skip
     with (xp.cwd / "run" / "validation_log.csv").open() as file:
         errors = [float(row["l1_error"]) for row in csv.DictReader(file)]
