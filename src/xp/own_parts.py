@@ -48,7 +48,11 @@ OWN_PARTS: Mapping[str, Mapping[str, str]] = {
         "pusht": "xp.envs.pusht.suite:PushtSuite",
         "quadruped": "xp.envs.quadruped.suite:QuadrupedSuite",
     },
-    "xp.datasets": {"lerobot": "xp.data.lerobot.format:FORMAT", "vintix": "xp.data.vintix.format:FORMAT"},
+    "xp.datasets": {
+        "lerobot": "xp.data.lerobot.format:FORMAT",
+        "libero": "xp.data.libero.format:FORMAT",
+        "vintix": "xp.data.vintix.format:FORMAT",
+    },
     "xp.families": {
         "lerobot": "xp.models.lerobot.family:FAMILY",
         "octo": "xp.models.octo.family:FAMILY",

@@ -27,15 +27,17 @@ _PLAIN = "biuf"
 
 
 def read_groups(
-    path: str | Path, what: str, *, is_wanted: Callable[[str], bool], arrays: Collection[str]
+    path: str | Path, what: str, *, is_wanted: Callable[[str], bool], arrays: Collection[str], within: str = ""
 ) -> dict[str, dict[str, np.ndarray]]:
-    """The arrays of the groups at the top of an HDF5 file: {group: {name: array}}, groups in the order of their names.
+    """The arrays of an HDF5 file's groups: {group: {name: array}}, groups in the order of their names.
 
     Args:
         path: the file.
         what: what it is, for the message: "a history of trajectories".
-        is_wanted: of each name at the top, whether it is opened; it may raise. Others are passed over unopened.
-        arrays: names of arrays to read, where a group has them; all else in a group is passed over unopened.
+        is_wanted: of each name, whether it is opened; it may raise. Others are passed over unopened.
+        arrays: names of arrays to read, where a group has them ("obs/state": in a group inside); all else in a group is
+            passed over unopened.
+        within: the group at the top that the groups stand in; "": at the top themselves.
 
     Raises:
         MissingError: the file is not there.
@@ -43,6 +45,24 @@ def read_groups(
             no group or plain array of its own: a soft or external link, a virtual dataset, one that is stored in
             another file, filtered (compressed), not stored, or of another type than numbers and truth values.
     """
+
+    def read(reader: "_Reader", file: "h5py.File") -> dict[str, dict[str, np.ndarray]]:
+        return reader.groups(reader.inner(file, within) if within else file, is_wanted, arrays)
+
+    return _read(path, what, read)
+
+
+def read_text(path: str | Path, what: str, within: str, attribute: str) -> str | None:
+    """A text that a group at the top of an HDF5 file has as an attribute; None where it has none of that name.
+
+    Raises:
+        MissingError: the file is not there.
+        RefusedError: as of `read_groups`; or the attribute is no text.
+    """
+    return _read(path, what, lambda reader, file: reader.text(reader.inner(file, within), attribute))
+
+
+def _read[T](path: str | Path, what: str, read: "Callable[[_Reader, h5py.File], T]") -> T:
     import h5py
 
     name = printable(path)
@@ -51,7 +71,7 @@ def read_groups(
         handle.seek(0)
         try:
             with h5py.File(handle, "r") as file:
-                return _Reader(name, what, size).groups(file, is_wanted, arrays)
+                return read(_Reader(name, what, size), file)
         except UserError:
             raise
         except Exception as error:  # noqa: BLE001 - h5py raises many kinds, all of which mean a damaged file
@@ -67,8 +87,30 @@ class _Reader:
     def __init__(self, name: str, what: str, size: int):
         self.name, self.what, self.size, self.taken = name, what, size, 0
 
+    def inner(self, outer: "h5py.Group", key: str) -> "h5py.Group":
+        """A group of that name in another, which it must have."""
+        import h5py
+
+        if key not in outer.keys():  # noqa: SIM118 - `in group` follows links
+            raise self._refusal("", f"has no group '{key}'", "one")
+        self._check_link(outer, key, key)
+        group = outer[key]
+        if not isinstance(group, h5py.Group):
+            raise self._refusal(key, "is no group", "a group")
+        return group
+
+    def text(self, group: "h5py.Group", attribute: str) -> str | None:
+        """An attribute that is a text."""
+        if attribute not in group.attrs:
+            return None
+        value = group.attrs[attribute]
+        text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+        if not isinstance(text, str):
+            raise self._refusal(f"{group.name}@{attribute}", f"holds {type(value).__name__}", "a text")
+        return text
+
     def groups(
-        self, file: "h5py.File", is_wanted: Callable[[str], bool], arrays: Collection[str]
+        self, file: "h5py.Group", is_wanted: Callable[[str], bool], arrays: Collection[str]
     ) -> dict[str, dict[str, np.ndarray]]:
         import h5py
 
@@ -80,8 +122,23 @@ class _Reader:
             group = file[key]
             if not isinstance(group, h5py.Group):
                 raise self._refusal(key, "is no group", "a group of arrays")
-            found[key] = {inner: self._array(group, key, inner) for inner in arrays if inner in group.keys()}  # noqa: SIM118 - `in group` follows links
+            for name in arrays:
+                array = self._array_at(group, key, name)
+                if array is not None:
+                    found.setdefault(key, {})[name] = array
+            found.setdefault(key, {})
         return found
+
+    def _array_at(self, group: "h5py.Group", outer: str, name: str) -> np.ndarray | None:
+        """The array `name`, in a group inside where it has a "/"; None where there is none."""
+        first, _, rest = name.partition("/")
+        if first not in group.keys():  # noqa: SIM118 - `in group` follows links
+            return None
+        return (
+            self._array_at(self.inner(group, first), f"{outer}/{first}", rest)
+            if rest
+            else self._array(group, outer, name)
+        )
 
     def _array(self, group: "h5py.Group", outer: str, key: str) -> np.ndarray:
         import h5py

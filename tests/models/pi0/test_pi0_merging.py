@@ -42,7 +42,7 @@ def weights_of(place, kind, method, arrays, tmp_path):
     paths = [place / f"{kind}{number}" for number in range(3)]
     options = {"weights": [0.5, 0.3, 0.2]} if method == "manual" else {}
     if "gradient" in method:
-        options = {"num_iterations": 4}
+        options = {"iterations": 4}
 
     dump = Dump(tmp_path / "val.npz", arrays, ("pick up the cube",), {"seed": 3})
     merged = merge(

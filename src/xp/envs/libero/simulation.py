@@ -36,6 +36,10 @@ _SEEN = (
 """What `mjv_updateScene` reads of MjData for a scene without tendons and skins."""
 
 
+_WATCHED = "robot0_eef_pos"
+"""The observed number whose sampling tells when the package looks."""
+
+
 @functools.cache
 def control_env() -> Any:
     """The package's class of an env that is driven from outside (`ControlEnv`); untyped, as all of its code.
@@ -120,6 +124,8 @@ class Simulation:
                 instead=", or leave the pictures out: xp task=eval eval=expert scores the expert without any",
             )
             self._scratch: Any = mujoco.MjData(self.model)
+            self._moment = self._now()
+            self._env.modify_observable(_WATCHED, "filter", self._note_moment)
 
     @property
     def state_size(self) -> int:
@@ -213,8 +219,20 @@ class Simulation:
         return np.array(self.data.xmat[self._env.obj_body_id[name]]).reshape(3, 3)
 
     def look(self) -> "Moment":
-        """The present moment, to be drawn when somebody asks."""
+        """The moment of the present observation, to be drawn when somebody asks.
+
+        The package samples what it observes, numbers and pictures, before a control step ends (measured: behind 24 of
+        its 25 steps of physics), so a picture of the very end is another one.
+        """
         assert self._renderer is not None, "made without cameras"
+        return self._moment
+
+    def _note_moment(self, value: np.ndarray) -> np.ndarray:
+        """What the package calls whenever it samples an observed number."""
+        self._moment = self._now()
+        return value
+
+    def _now(self) -> "Moment":
         return Moment(self, {name: getattr(self.data, name).copy() for name in _SEEN}, self.model.site_rgba.copy())
 
     def draw(self, moment: "Moment", camera: str) -> UInt8[np.ndarray, "height width 3"]:
