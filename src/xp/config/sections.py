@@ -60,7 +60,14 @@ def check_section(config: DictConfig, name: str, schema: type) -> None:
     Raises:
         UserError: as `check_sections`.
     """
-    _check_section(name, schema, config, raw(config, name))
+    plain = raw(config, name)
+    if isinstance(plain, dict) and (strange := [key for key in plain if key not in _fields(schema)]):
+        said = unknown_key(f"{name}.{strange[0]}", {name: dict.fromkeys(_fields(schema))})
+        raise UserError(
+            f"{said} They are those of {name}.name={plain.get('name')}; to have another one with its keys type "
+            f"{name}=OPTION, not {name}.name."
+        )
+    _check_section(name, schema, config, plain)
 
 
 def raw(config: DictConfig, key: str) -> JSON:

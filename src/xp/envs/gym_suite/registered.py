@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -75,7 +76,9 @@ def make_registered(asked: Asked, max_steps: int | None = None) -> gymnasium.Env
             if missing
             else (f"Give arguments that it takes (env.kwargs={{NAME: VALUE}}); given is {asked.kwargs}.")
         )
-        raise UserError(f"env.id={asked.id} cannot be made: {type(error).__name__}: {error}. {more}") from error
+        strange = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        why = f"it takes no argument '{strange[1]}'" if strange else f"{type(error).__name__}: {error}"
+        raise UserError(f"env.id={asked.id} cannot be made: {why}. {more}") from error
 
 
 def _import(asked: Asked) -> None:
