@@ -1,8 +1,23 @@
-"""Checks and shows a user's map from a policy's cameras to those at hand. Imports nothing heavy."""
+"""Which camera feeds which of a policy's: a user's map, and what names tell. Imports nothing heavy."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from xp.errors import UserError, did_you_mean, join_names
+
+_ON_HAND = ("wrist", "hand", "gripper")
+_MAIN = ("primary", "top", "front", "oblique", "agent", "base")
+
+
+def on_hand(cameras: Sequence[str]) -> list[str]:
+    """Those whose names say that they move with the hand."""
+    return [camera for camera in cameras if any(word in camera.lower() for word in _ON_HAND)]
+
+
+def main_camera(cameras: Sequence[str]) -> str | None:
+    """The one that sees the scene: by its name, else the first that is not on the hand; None where all are."""
+    others = [camera for camera in cameras if camera not in on_hand(cameras)]
+    named = (camera for word in _MAIN for camera in others if word in camera.lower())
+    return next(named, others[0] if others else None)
 
 
 def format_map(cameras: Mapping[str, str]) -> str:

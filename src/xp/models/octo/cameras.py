@@ -4,13 +4,11 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from xp.errors import UserError, did_you_mean, join_names
+from xp.models.camera_maps import main_camera, on_hand
 from xp.models.octo.options import SlotOptions
 
 if TYPE_CHECKING:
     from xp.models.octo.io.spec import SlotNote
-
-WRIST_WORDS = ("wrist", "hand", "gripper")
-PRIMARY_WORDS = ("primary", "top", "front", "oblique", "agent", "base")
 
 
 class Slot(NamedTuple):
@@ -85,15 +83,7 @@ def _explicit(name: str, wanted: str, cameras: Collection[str]) -> str:
 
 
 def _automatic(name: str, free: list[str]) -> str | None:
-    on_hand = [camera for camera in free if any(word in camera.lower() for word in WRIST_WORDS)]
-    if name == "wrist":
-        return on_hand[0] if on_hand else None
-    others = [camera for camera in free if camera not in on_hand]
-    for word in PRIMARY_WORDS:
-        for camera in others:
-            if word in camera.lower():
-                return camera
-    return others[0] if others else None
+    return next(iter(on_hand(free)), None) if name == "wrist" else main_camera(free)
 
 
 def _size(name: str, size: tuple[int, ...]) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 
 from xp.errors import UserError, did_you_mean, join_names
-from xp.models.octo.cameras import PRIMARY_WORDS, WRIST_WORDS
+from xp.models.camera_maps import main_camera, on_hand
 
 SLOTS = ("base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb")
 """Names of openpi's image inputs, in the order of their tokens."""
@@ -63,11 +63,8 @@ def resolve_cameras(given: Mapping[str, str | None], cameras: Collection[str]) -
 
 
 def _automatic(name: str, free: Sequence[str]) -> str | None:
-    on_hand = [camera for camera in free if any(word in camera.lower() for word in WRIST_WORDS)]
     if name == RIGHT:
-        return next((camera for camera in on_hand if "right" in camera.lower()), None)
+        return next((camera for camera in on_hand(free) if "right" in camera.lower()), None)
     if name == LEFT:
-        return next((camera for camera in on_hand if "right" not in camera.lower()), None)
-    others = [camera for camera in free if camera not in on_hand]
-    preferred = (camera for word in PRIMARY_WORDS for camera in others if word in camera.lower())
-    return next(preferred, others[0] if others else None)
+        return next((camera for camera in on_hand(free) if "right" not in camera.lower()), None)
+    return main_camera(free)
