@@ -58,7 +58,8 @@ def test_a_loop_from_histories_to_returns(xp):
         assert (np.asarray(made.columns["step"]) == 0).sum() == 6
         with (run / "returns.csv").open() as file:
             rows = {row["policy"]: float(row["mean_return"]) for row in csv.DictReader(file)}
-        assert rows.keys() == {"loop_00", "loop_01", "loop_02", "expert", "control"}
+        held_out = {"held_out_initial", "held_out_final"}
+        assert rows.keys() == {"loop_00", "loop_01", "loop_02", "expert", "control", *held_out}
         assert rows["control"] == rows["loop_00"]
         assert (run / "figures" / "returns.png").exists()
         before, after = (package.load_policy(run / "models" / name).weights() for name in ("initial", "loop_01"))
@@ -66,6 +67,8 @@ def test_a_loop_from_histories_to_returns(xp):
         assert changed and all(".minicheetah_locomotion." in name for name in changed), "the transformer is frozen"
         summary = json.loads((run / "summary.json").read_text())
         assert summary["gain"]["n_episodes"] == 3
+        assert summary["gain"]["value"] == pytest.approx(rows["held_out_final"] - rows["held_out_initial"])
+        assert rows["held_out_initial"] != rows["loop_00"], "further initial states"
     xp("task=eval", "eval=returns", "env=minicheetah", "env.max_steps=40", "eval.checkpoint=self_improve",
        "eval.episodes=3", "eval.first_seed=1000000", "hydra.run.dir=scored")  # fmt: skip
     scored = json.loads((xp.cwd / "scored" / "metrics.json").read_text())["tasks"]["walk"]

@@ -8,6 +8,7 @@ pairs.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypedDict
@@ -145,6 +146,16 @@ def crossed_interval(
         return _expanded_percentile(means[:, 0], episodes, level)
     shares = _draws(trainings, seed + 1, resamples)[: len(means)] / trainings
     return _expanded_percentile((means[: len(shares)] * shares).sum(axis=1), min(trainings, episodes), level)
+
+
+def mean_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float] | tuple[None, None]:
+    """Student's interval for the mean of a few independent values, such as one of each seed; None with a single one."""
+    number = len(values)
+    if number < 2:
+        return None, None
+    half = float(stdtrit(number - 1, 0.5 + level / 2)) * float(np.std(values, ddof=1)) / math.sqrt(number)
+    middle = float(np.mean(values))
+    return middle - half, middle + half
 
 
 def wilson(successes: int, trials: int, level: float = 0.95) -> tuple[float, float]:

@@ -15,6 +15,7 @@ from xp.report.continuity_tables import continuity_findings, continuity_tables
 from xp.report.estimates import BASELINES, Estimate, with_n
 from xp.report.figures import draw_figures, draw_panels
 from xp.report.findings import findings
+from xp.report.improvement import improvement_charts, improvement_findings, improvement_tables
 from xp.report.matrix import Matrix, build_matrices
 from xp.report.numbers import interval, number
 from xp.report.policies import Policies, policies_of
@@ -51,7 +52,14 @@ def write_report(experiment_folder: str | Path, *, now: datetime | None = None) 
     """
     experiment = read_experiment(experiment_folder)
     policies = policies_of(experiment)
-    matrices, charts = build_matrices(experiment), [*continuity_charts(experiment), *all_charts(experiment)]
+    matrices, charts = (
+        build_matrices(experiment),
+        [
+            *improvement_charts(experiment),
+            *continuity_charts(experiment),
+            *all_charts(experiment),
+        ],
+    )
     if policies:  # these would show policies that were merged or trained on parts as seeds of one horizon
         charts = [chart for chart in charts if chart.key not in ("per_step_error", "calibration")]
     write_summaries(experiment)
@@ -82,6 +90,7 @@ def render(
         subtitle=f"{done} of {len(experiment.runs)} runs done",
         findings=[
             *(policy_findings(policies) if policies else ()),
+            *improvement_findings(experiment),
             *continuity_findings(experiment),
             *(() if policies else success_findings(experiment)),
             *findings(experiment),
@@ -93,6 +102,7 @@ def render(
         scored=None if policies else scored_table(experiment),
         differing=[] if policies else difference_tables(experiment),
         success=success_table(short),
+        improvement=improvement_tables(experiment),
         continuity=continuity_tables(experiment),
         pictures=[(run, run.figures) for run in short.runs if run.metrics.get("replay") and run.figures],
         charts=[{"chart": chart, "svg": line_chart(chart), "legend": legend(chart)} for chart in charts],

@@ -32,6 +32,9 @@ RANDOM_STEPS = 1000
 """Steps of random actions whose observations give the statistics, as the published script takes them."""
 COLLECTED_FROM = 10**8
 """The first initial state that attempts are collected from: far from all that are evaluated."""
+HELD_OUT = ("held_out_initial", "held_out_final")
+"""Evaluations of the first and of the chosen policy from further initial states. By those of the loops a policy was
+chosen, so its return from them is too high."""
 STATES_APART = 1000
 """Initial states between those of one run's seed and those of the next."""
 
@@ -44,7 +47,7 @@ class Improvement:
     suite: BatchSuite
     policy: "InContextPolicy"
     evaluations: dict[str, ReturnMetrics]
-    """By `loop_NN` (`loop_00` is the policy before any loop) and `expert`; kept in evaluations.json."""
+    """By `loop_NN` (`loop_00` is the policy before any loop), `expert` and those of `HELD_OUT`; in evaluations.json."""
 
     @classmethod
     def begin(cls, run: Run) -> "Improvement":
@@ -153,7 +156,7 @@ class Improvement:
         with atomic.folder(self.run.folder / "final") as folder:
             self.policy.save(folder)
         _draw(self.run.folder / "figures", self.evaluations)
-        gain = self._gain(0, 0 if chosen == INITIAL else int(chosen.removeprefix("loop_")))
+        gain = self._held_out_gain(chosen)
         expert = self.evaluations.get("expert")
         self.run.write_summary(
             {
@@ -161,12 +164,16 @@ class Improvement:
                 "loop": self.loop.name,
                 "final": chosen,
                 "returns": {name: entry["mean_return"] for name, entry in self.evaluations.items()},
+                "held_out": {name: self.evaluations[name]["mean_return"] for name in HELD_OUT},
                 "gain": gain,
                 "expert_return": None if expert is None else expert["mean_return"],
             }
         )
         low = "" if gain["low"] is None else f" [{gain['low']:.2f}, {gain['high']:.2f}]"
-        self.run.log(f"{self.loop.name}: {gain['value']:+.2f}{low} over the policy before any loop, by {chosen}")
+        self.run.log(
+            f"{self.loop.name}: {gain['value']:+.2f}{low} over the policy before any loop, by {chosen}, from initial "
+            "states that nothing was chosen by"
+        )
 
     def _prepared(self, policy: "InContextPolicy") -> "InContextPolicy":
         observation, action = self.suite.signs
@@ -215,9 +222,18 @@ class Improvement:
     def _actor(self, env: BatchEnv) -> BatchActor:
         return self.policy.acting_in([self.text] * env.count, context=self.loop.context_len)
 
-    def _score(self, actor: Any, *, forgets: bool) -> ReturnMetrics:
+    def _held_out_gain(self, chosen: str) -> Any:
+        """Return of the chosen policy minus that of the one before any loop, from states that chose nothing."""
+        for name, model in zip(HELD_OUT, (INITIAL, chosen), strict=True):
+            if name not in self.evaluations:
+                self.policy = self._load(self.run.folder / MODELS / model)
+                self._note(name, self._score(self._actor, forgets=True, held_out=True))
+        before, after = (self.evaluations[name]["returns"] for name in HELD_OUT)
+        return paired_difference(_sums(after), _sums(before))
+
+    def _score(self, actor: Any, *, forgets: bool, held_out: bool = False) -> ReturnMetrics:
         loop = self.loop
-        first = loop.first_seed + STATES_APART * self.run.config.seed
+        first = loop.first_seed + STATES_APART * self.run.config.seed + (loop.eval_episodes if held_out else 0)
         made = made_by(
             self.run,
             self.suite,
