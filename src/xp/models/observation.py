@@ -112,3 +112,16 @@ def _texts(given: object, rows: int) -> list[str]:
             "them, or a list of as many."
         )
     return ["" if text is None else str(text) for text in texts]
+
+
+def refuse_without_actions(batch: Batch) -> None:
+    """Refuse a batch that no loss can be taken of.
+
+    Raises:
+        UserError: it holds no actions.
+    """
+    if "action" not in batch:
+        raise UserError(
+            f"A loss needs a batch with actions; this one has {join_names(batch)}. Add 'action': for each row those of "
+            "the observed steps before the present one, and the chunk."
+        )

@@ -17,7 +17,7 @@ from xp.models.lerobot.cameras import camera_name
 from xp.models.lerobot.folder import Notes, write_folder
 from xp.models.lerobot.inputs import HostBatch, Processed, Value, as_float, host_tensors
 from xp.models.lerobot.processors import camera_names_in
-from xp.models.observation import IMAGES, STATE, TASK, as_windows
+from xp.models.observation import IMAGES, STATE, TASK, as_windows, refuse_without_actions
 from xp.models.policy import Batch, Framework, PolicySpec, Seed
 from xp.models.torch_draws import predict_by_row
 
@@ -175,10 +175,7 @@ class LeRobotPolicy:
         A policy with a variational encoder keeps it: its KL term is part of what is trained (LeRobot's own evaluation
         loss leaves it out and cannot be compared with the training loss).
         """
-        if "action" not in batch:
-            raise UserError(
-                f"A loss needs a batch with actions; this one has {join_names(batch)}. Add 'action' [B, P+F, A]."
-            )
+        refuse_without_actions(batch)
         with torch.no_grad():
             value, parts = self.loss_with_graph(self.prepare(batch), seed)
         return {"loss": float(value), **{name: float(part) for name, part in parts.items()}}

@@ -111,15 +111,3 @@ def refuse_predict_options(options: Mapping[str, object]) -> None:
     for name, value in options.items():
         if value is not None:
             raise UserError(f"predict has no option '{name}' for this policy. Leave it out.")
-
-
-def refuse_without_actions(batch: Batch) -> None:
-    """Refuse a batch that no loss can be taken of.
-
-    Raises:
-        UserError: it holds no actions.
-    """
-    if ACTION not in batch:
-        raise UserError(
-            f"A loss needs a batch with actions; this one has {join_names(batch)}. Add 'action' [B, P+F, A]."
-        )

@@ -16,10 +16,9 @@ from xp.models.network_family.inputs import (
     IS_PAD,
     Inputs,
     refuse_predict_options,
-    refuse_without_actions,
 )
 from xp.models.network_family.jax_network import JaxNetwork
-from xp.models.observation import IMAGES
+from xp.models.observation import IMAGES, refuse_without_actions
 from xp.models.policy import Batch, Framework, Seed
 from xp.models.trainable import JaxTrainable, LoadReport
 from xp.models.tree import flatten, unflatten

@@ -15,9 +15,8 @@ from xp.models.network_family.inputs import (
     IS_PAD,
     Inputs,
     refuse_predict_options,
-    refuse_without_actions,
 )
-from xp.models.observation import IMAGES
+from xp.models.observation import IMAGES, refuse_without_actions
 from xp.models.policy import Batch, Framework, Seed
 from xp.models.torch_device import torch_device
 from xp.models.torch_draws import predict_by_row

@@ -13,7 +13,7 @@ from jaxtyping import Float32
 from xp.errors import UserError, did_you_mean, join_names
 from xp.models.jax_keys import row_keys
 from xp.models.normal import Normal
-from xp.models.observation import as_windows
+from xp.models.observation import as_windows, refuse_without_actions
 from xp.models.octo.assembly import Assembly
 from xp.models.octo.heads import ActionHead
 from xp.models.octo.heads.base import DrawOptions
@@ -173,10 +173,7 @@ class OctoPolicy:
 
     def loss(self, batch: Batch, *, seed: int = 0) -> dict[str, float]:
         """The training objective (`loss`) and its parts on one batch, in evaluation mode (no dropout)."""
-        if "action" not in batch:
-            raise UserError(
-                f"A loss needs a batch with actions; this one has {join_names(batch)}. Add 'action' [B, H, A]."
-            )
+        refuse_without_actions(batch)
         inputs = self.prepare(batch)
         value, parts = self.assembly.network.evaluate(self._weights, _pad_for_loss(inputs), jax.random.key(seed))
         return {"loss": float(value), **{name: float(part) for name, part in parts.items()}}

@@ -12,6 +12,7 @@ from jaxtyping import Float32, Shaped
 
 from xp.atomic import write_bytes
 from xp.errors import UserError, join_names
+from xp.models.observation import refuse_without_actions
 from xp.models.openvla.adapters import is_adapted, write_adapter
 from xp.models.openvla.assembly import Assembly, HostInputs
 from xp.models.openvla.folder import as_array, write_weights
@@ -59,10 +60,7 @@ class OpenVLAPolicy:
 
     def loss(self, batch: Batch, *, seed: int = 0) -> dict[str, float]:
         """The training objective (`loss`) and its parts on one batch, in evaluation mode."""
-        if "action" not in batch:
-            raise UserError(
-                f"A loss needs a batch with actions; this one has {join_names(batch)}. Add 'action' [B, F, A]."
-            )
+        refuse_without_actions(batch)
         with torch.no_grad():
             value, parts = self.loss_with_graph(self.prepare(batch), seed)
         return {"loss": float(value), **{name: float(part) for name, part in parts.items()}}

@@ -8,10 +8,10 @@ import jax
 import numpy as np
 from jaxtyping import Float32
 
-from xp.errors import UserError, join_names
 from xp.models.jax_keys import row_keys
-from xp.models.observation import as_windows
+from xp.models.observation import refuse_without_actions
 from xp.models.pi0.assembly import Assembly
+from xp.models.pi0.flow_policy import Arrays, FlowPolicy
 from xp.models.pi0.inputs.prepare import ACTION, IS_PAD
 from xp.models.pi0.interface import PredictOptions
 from xp.models.pi0.io.folder import write_step
@@ -22,12 +22,9 @@ from xp.models.tree import flatten, unflatten
 ROWS = (1, 8, 32)
 """Batch sizes that are compiled; a batch is cut into the largest and its rest padded to the next."""
 
-type Arrays = dict[str, np.ndarray]
-"""What `Prepare` makes: arrays by name, the first axis of each the batch."""
 
-
-class Pi0Policy:
-    """Observations in, action chunks in dataset units out. See `predict` for its options.
+class Pi0Policy(FlowPolicy):
+    """See `FlowPolicy`.
 
     Weights given as jax arrays are not copied: a training loop that donates them must make the policy from what it
     keeps.
@@ -37,55 +34,23 @@ class Pi0Policy:
 
     def __init__(self, assembly: Assembly, weights: Weights, device: jax.sharding.Sharding | None = None) -> None:
         """`weights` are nested; they are put on `device`, or where jax puts things."""
-        self.assembly, self.spec = assembly, assembly.spec
+        super().__init__(assembly)
+        self.assembly = assembly
         self._weights: Weights = jax.device_put(weights, device)
 
-    @property
-    def camera_slots(self) -> dict[str, str]:
-        """See `Policy.camera_slots`."""
-        return dict(self.assembly.prepare.cameras)
-
-    def predict(
-        self, observation: Batch, *, seed: Seed = 0, **options: object
-    ) -> Float32[np.ndarray, "batch horizon action"]:
-        """Actions [B, H, A] float32 in dataset units.
-
-        Axes may be left out, see `xp.models.observation`; a camera too, which then takes no part.
-
-        Options:
-            noise: what sampling begins with, [B, H, width of the model]; default: drawn from `seed`, a row by itself.
-            num_steps: steps of Euler's method; default: those of the policy.
-            normalized: True leaves the actions in normalised units, with every dimension of the model.
-
-        Raises:
-            UserError: an unknown option, or an observation that does not fit.
-        """
-        asked = PredictOptions.from_given(options, self.assembly.notes.sample_steps)
-        seen = {name: value for name, value in observation.items() if not name.startswith(ACTION)}
-        windows = as_windows(seen, self.spec)
-        inputs = self.assembly.prepare(windows)
+    def _sample(self, inputs: Arrays, asked: PredictOptions, seed: Seed) -> Float32[np.ndarray, "batch horizon width"]:
+        """See `FlowPolicy`; asked in batches of compiled sizes."""
         shape = self.noise_shape(len(inputs["state"]))
         noise = asked.noise_for(shape, seed, lambda: np.asarray(self.assembly.noise(row_keys(seed, 0, shape[0]))))
         parts = [
             np.asarray(self.assembly.sample(self._weights, piece, piece.pop("noise"), asked.num_steps))[:size]
             for piece, size in _pieces({**inputs, "noise": noise})
         ]
-        chunk = np.concatenate(parts).astype(np.float32)
-        return chunk if asked.normalized else self.assembly.prepare.actions(chunk, windows)
-
-    def noise_shape(self, rows: int) -> tuple[int, int, int]:
-        """Shape of `noise` for a batch."""
-        return rows, self.assembly.prepare.horizon, self.assembly.prepare.width
-
-    def predict_distribution(self, observation: Batch) -> None:
-        """A flow has no density that could be given as a Gaussian."""
+        return np.concatenate(parts).astype(np.float32)
 
     def loss(self, batch: Batch, *, seed: int = 0) -> dict[str, float]:
         """The training objective on one batch; noise and time are drawn from `seed` unless the batch has them."""
-        if ACTION not in batch:
-            raise UserError(
-                f"A loss needs a batch with actions; this one has {join_names(batch)}. Add 'action' [B, P+F, A]."
-            )
+        refuse_without_actions(batch)
         total = len(np.asarray(batch[ACTION]))
         sizes = (*ROWS, -(-total // ROWS[-1]) * ROWS[-1])
         inputs, _ = self.loss_inputs(batch, next(rows for rows in sizes if rows >= total))

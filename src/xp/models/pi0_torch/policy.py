@@ -13,9 +13,8 @@ from jaxtyping import Float32, Shaped
 
 from xp import atomic
 from xp.checkpoints.arrays import Leaf
-from xp.errors import UserError, join_names
-from xp.models.observation import as_windows
-from xp.models.pi0.inputs.prepare import ACTION
+from xp.models.observation import refuse_without_actions
+from xp.models.pi0.flow_policy import Arrays, FlowPolicy
 from xp.models.pi0.interface import Interface, PredictOptions
 from xp.models.pi0.io.torch_folder import create_torch, pieces, write_beside
 from xp.models.pi0.network.sizes import Sizes
@@ -26,59 +25,26 @@ type Host = dict[str, torch.Tensor | list[str]]
 """Prepared inputs on the host."""
 
 
-class Pi0TorchPolicy:
-    """Observations in, action chunks in dataset units out. See `predict` for its options."""
+class Pi0TorchPolicy(FlowPolicy):
+    """See `FlowPolicy`."""
 
     framework: ClassVar[Framework] = "torch"
 
     def __init__(self, interface: Interface, sizes: Sizes, module: Model) -> None:
         """`module` is asked in evaluation mode and left in the mode it was in."""
-        self.interface, self.sizes, self.module = interface, sizes, module
-        self.spec = interface.spec
+        super().__init__(interface)
+        self.sizes, self.module = sizes, module
 
-    @property
-    def camera_slots(self) -> dict[str, str]:
-        """See `Policy.camera_slots`."""
-        return dict(self.interface.prepare.cameras)
-
-    def predict(
-        self, observation: Batch, *, seed: Seed = 0, **options: object
-    ) -> Float32[np.ndarray, "batch horizon action"]:
-        """Actions [B, H, A] float32 in dataset units.
-
-        Axes may be left out, see `xp.models.observation`; a camera too, which then takes no part.
-
-        Options:
-            noise: what sampling begins with, [B, H, width of the model]; default: drawn from `seed`, a row by itself.
-            num_steps: steps of Euler's method; default: those of the policy.
-            normalized: True leaves the actions in normalised units, with every dimension of the model.
-
-        Raises:
-            UserError: an unknown option, or an observation that does not fit.
-        """
-        asked = PredictOptions.from_given(options, self.interface.notes.sample_steps)
-        seen = {name: value for name, value in observation.items() if not name.startswith(ACTION)}
-        windows = as_windows(seen, self.spec)
-        inputs = self.interface.prepare(windows)
+    def _sample(self, inputs: Arrays, asked: PredictOptions, seed: Seed) -> Float32[np.ndarray, "batch horizon width"]:
+        """See `FlowPolicy`."""
         noise = torch.from_numpy(asked.noise_for(self.noise_shape(len(inputs["state"])), seed))
         with torch.no_grad(), self._asked():
             found = sample(self.module, self._placed(host(inputs)), noise.to(self._device), asked.num_steps)
-        chunk = found.float().cpu().numpy()
-        return chunk if asked.normalized else self.interface.prepare.actions(chunk, windows)
-
-    def noise_shape(self, rows: int) -> tuple[int, int, int]:
-        """Shape of `noise` for a batch."""
-        return rows, self.interface.prepare.horizon, self.interface.prepare.width
-
-    def predict_distribution(self, observation: Batch) -> None:
-        """A flow has no density that could be given as a Gaussian."""
+        return found.float().cpu().numpy()
 
     def loss(self, batch: Batch, *, seed: int = 0) -> dict[str, float]:
         """The training objective on one batch; noise and time are drawn from `seed` unless the batch has them."""
-        if ACTION not in batch:
-            raise UserError(
-                f"A loss needs a batch with actions; this one has {join_names(batch)}. Add 'action' [B, P+F, A]."
-            )
+        refuse_without_actions(batch)
         with torch.no_grad():
             return {"loss": float(self.loss_with_graph(self.prepare(batch), seed)[0])}
 

@@ -8,8 +8,9 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 
-from xp.models.network_family.inputs import refuse_predict_options, refuse_without_actions
+from xp.models.network_family.inputs import refuse_predict_options
 from xp.models.network_family.torch_policy import as_numpy, evaluating, fill, tensors
+from xp.models.observation import refuse_without_actions
 from xp.models.policy import Batch, Framework, PolicySpec, Seed
 from xp.models.torch_draws import predict_by_row
 from xp.models.vintix.adapt import Turned, weight_names, with_copied_task

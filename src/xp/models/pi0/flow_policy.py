@@ -1,0 +1,59 @@
+"""What pi0's policies in both frameworks do alike: read observations, choose noise, give actions in dataset units."""
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+from jaxtyping import Float32
+
+from xp.models.observation import as_windows
+from xp.models.pi0.inputs.prepare import ACTION
+from xp.models.pi0.interface import Interface, PredictOptions
+from xp.models.policy import Batch, Seed
+
+type Arrays = dict[str, np.ndarray]
+"""What `Prepare` makes: arrays by name, the first axis of each the batch."""
+
+
+class FlowPolicy(ABC):
+    """Observations in, action chunks in dataset units out. See `predict` for its options."""
+
+    def __init__(self, interface: Interface) -> None:
+        """Everything but the weights."""
+        self.interface, self.spec = interface, interface.spec
+
+    @property
+    def camera_slots(self) -> dict[str, str]:
+        """See `Policy.camera_slots`."""
+        return dict(self.interface.prepare.cameras)
+
+    def predict(
+        self, observation: Batch, *, seed: Seed = 0, **options: object
+    ) -> Float32[np.ndarray, "batch horizon action"]:
+        """Actions [B, H, A] float32 in dataset units.
+
+        Axes may be left out, see `xp.models.observation`; a camera too, which then takes no part.
+
+        Options:
+            noise: what sampling begins with, [B, H, width of the model]; default: drawn from `seed`, a row by itself.
+            num_steps: steps of Euler's method; default: those of the policy.
+            normalized: True leaves the actions in normalised units, with every dimension of the model.
+
+        Raises:
+            UserError: an unknown option, or an observation that does not fit.
+        """
+        asked = PredictOptions.from_given(options, self.interface.notes.sample_steps)
+        seen = {name: value for name, value in observation.items() if not name.startswith(ACTION)}
+        windows = as_windows(seen, self.spec)
+        chunk = self._sample(self.interface.prepare(windows), asked, seed)
+        return chunk if asked.normalized else self.interface.prepare.actions(chunk, windows)
+
+    @abstractmethod
+    def _sample(self, inputs: Arrays, asked: PredictOptions, seed: Seed) -> Float32[np.ndarray, "batch horizon width"]:
+        """Normalised chunks for prepared inputs."""
+
+    def noise_shape(self, rows: int) -> tuple[int, int, int]:
+        """Shape of `noise` for a batch."""
+        return rows, self.interface.prepare.horizon, self.interface.prepare.width
+
+    def predict_distribution(self, observation: Batch) -> None:  # noqa: B027 - nothing is what it gives
+        """A flow has no density that could be given as a Gaussian."""
