@@ -151,7 +151,7 @@ class Improvement:
 
     def finish(self) -> None:
         """Write summary.json and the figure; the policy that the run ends with is final/."""
-        chosen = self._from(sum(name.startswith("loop_") for name in self.evaluations))
+        chosen = self._last()
         self.policy = self._load(self.run.folder / MODELS / chosen)
         with atomic.folder(self.run.folder / "final") as folder:
             self.policy.save(folder)
@@ -284,6 +284,12 @@ class Improvement:
             chosen = before[-1]
         elif chosen != before[-1]:
             self.run.log(f"loop {number}: back to loop {chosen}, whose evaluation was better")
+        return INITIAL if chosen == 0 else f"loop_{chosen:02}"
+
+    def _last(self) -> str:
+        """The model that the run ends with: the newest, or where it is rolled back the best by its evaluation."""
+        numbers = range(sum(name.startswith("loop_") for name in self.evaluations))
+        chosen = max(numbers, key=lambda each: (self._mean(each), -each)) if self.loop.roll_back else numbers[-1]
         return INITIAL if chosen == 0 else f"loop_{chosen:02}"
 
     def _is_worse(self, best: int, newest: int) -> bool:
