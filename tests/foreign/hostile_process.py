@@ -55,6 +55,7 @@ def network(folder: Path, second: Path) -> None:
     """A family of one network, as a package from outside brings it."""
     import torch
 
+    from xp.models.family import LoadRequest
     from xp.models.network_family import Number, TorchFamily
 
     class Hostile(TorchFamily):
@@ -65,7 +66,7 @@ def network(folder: Path, second: Path) -> None:
             return torch.nn.Linear(spec.state_dim, options["width"])
 
     if Hostile().owns(folder):
-        Hostile().load(folder, device="cpu")
+        Hostile().load(LoadRequest(folder, device="cpu"))
 
 
 def _looked(task: str, folder: Path) -> None:
