@@ -180,8 +180,8 @@ def _start(family: Family, pretrained_path: str) -> tuple[Path, int | None]:
     if found.family.name != family.name:
         raise UserError(
             f"pretrained_path={pretrained_path}: a policy of the family {found.family.name}, while model.family="
-            f"{family.name}. Give a policy of the family {family.name}, or choose a model that starts from this one: "
-            f"{models_of([found.family.name])}."
+            f"{family.name}. Give a policy of the family {family.name}, {family.folder_layout}, or choose a model that "
+            f"starts from this one: {models_of([found.family.name])}."
         )
     return found.folder, found.step
 
