@@ -13,14 +13,16 @@ from xp.report.read import read_experiment
 STARTS = (4.0, 5.0, 4.5)
 
 
-def loop(root, rule, seed, gain, *, expert=20.0, summary=None):
+def loop(root, rule, seed, gain, *, expert=20.0, summary=None, robot="minicheetah", name=None, **options):
     held_out = {"held_out_initial": STARTS[seed], "held_out_final": STARTS[seed] + gain}
     found = {
-        "task": "loop", "loop": rule, "final": "loop_02", "held_out": held_out, "expert_return": expert,
+        "task": "loop", "loop": rule, "robot": robot, "final": "loop_02", "held_out": held_out, "expert_return": expert,
         "returns": {"expert": expert, "loop_00": STARTS[seed], "loop_01": STARTS[seed] + 1, "loop_02": 11.0 + gain},
     }  # fmt: skip
-    config = {"task": {"name": "loop"}, "seed": seed, "env": {"name": "quadruped", "tasks": ["minicheetah"]}}
-    write_run(root / f"{rule}_s{seed}", config, stage="improve", summary__json=found if summary is None else summary)
+    config = {"task": {"name": "loop"}, "seed": seed, "env": {"name": "quadruped", "tasks": ["walk"]}, "loop": options}
+    write_run(
+        root / (name or f"{rule}_s{seed}"), config, stage="improve", summary__json=found if summary is None else summary
+    )
 
 
 @pytest.fixture
@@ -78,3 +80,13 @@ def test_one_seed_has_no_interval_and_a_broken_summary_is_left_out(tmp_path):
     assert table.rows[0][5] == "+1.00"
     (finding,) = improvement_findings(read_experiment(tmp_path / "e"))
     assert "not to be told" in finding.text
+
+
+def test_robots_and_settings_are_rules_of_their_own(tmp_path):
+    for robot in ("minicheetah", "a1"):
+        for share in (0.04, 0.2):
+            loop(tmp_path / "e", "self_improve", 0, 1.0, robot=robot, name=f"{robot}_{share}", share=share)
+    rules = improvement_rules(read_experiment(tmp_path / "e"))
+    assert {(rule.name, rule.robot, len(rule.runs)) for rule in rules} == {
+        (f"self_improve, loop.share={share}", robot, 1) for robot in ("minicheetah", "a1") for share in (0.04, 0.2)
+    }

@@ -18,7 +18,8 @@ from xp.report.charts import Chart, Series
 from xp.report.findings import Finding
 from xp.report.json_values import count, real, section
 from xp.report.numbers import interval, number, percent
-from xp.report.read import Experiment
+from xp.report.read import Entry, Experiment
+from xp.report.results import differing_keys
 from xp.report.tables import Table
 
 _LOOP = "loop_"
@@ -62,18 +63,24 @@ class Rule:
 
 def improvement_rules(experiment: Experiment) -> list[Rule]:
     """All rules with a finished run, in the order of their runs."""
-    found: dict[tuple[str, str], dict[int, Improved]] = {}
+    alike: dict[tuple[str, str], list[tuple[Entry, Improved]]] = {}
     for run in experiment.runs:
-        if run.task != "loop" or run.standing != "done":
-            continue
-        improved = _improved(run.summary)
+        improved = _improved(run.summary) if run.task == "loop" and run.standing == "done" else None
         if improved is not None:
-            robot = str(section(run.config, "env").get("name"))
-            tasks = section(run.config, "env").get("tasks")
-            place = ", ".join(map(str, tasks)) if isinstance(tasks, list) else robot
-            key = str(section(run.summary).get("loop")), place
-            found.setdefault(key, {})[count(run.config.get("seed")) or 0] = improved
-    return [Rule(name, robot, runs) for (name, robot), runs in found.items()]
+            summary = section(run.summary)
+            key = str(summary.get("loop")), str(summary.get("robot"))
+            alike.setdefault(key, []).append((run, improved))
+    return [rule for (name, robot), runs in alike.items() for rule in _told_apart(name, robot, runs)]
+
+
+def _told_apart(name: str, robot: str, runs: Sequence[tuple[Entry, Improved]]) -> list[Rule]:
+    """Runs of one name and robot as rules: those that were changed in something else carry it in their name."""
+    keys = [key for key in differing_keys([run for run, _ in runs]) if key.startswith(("loop.", "env."))]
+    found: dict[str, dict[int, Improved]] = {}
+    for run, improved in runs:
+        own = ", ".join([name, *(f"{key}={run.flat.get(key)}" for key in keys)])
+        found.setdefault(own, {})[count(run.config.get("seed")) or 0] = improved
+    return [Rule(own, robot, members) for own, members in found.items()]
 
 
 def improvement_tables(experiment: Experiment) -> list[Table]:
@@ -81,7 +88,7 @@ def improvement_tables(experiment: Experiment) -> list[Table]:
     rules = improvement_rules(experiment)
     if not rules:
         return []
-    heads = ("rule", "task", "seeds", "before", "after", "gain", "of the way to the expert", "expert")
+    heads = ("rule", "robot", "seeds", "before", "after", "gain", "of the way to the expert", "expert")
     gained = Table(
         title="Gain of each rule",
         heads=heads,
@@ -166,13 +173,13 @@ def _differences(rules: Sequence[Rule]) -> Table | None:
         seeds = sorted(one.runs.keys() & other.runs.keys())
         if not seeds:
             continue
-        values = [one.runs[seed].final - other.runs[seed].final for seed in seeds]
-        low, high = mean_interval(values, 1 - 0.05 / len(pairs))
+        values, level = [one.runs[seed].final - other.runs[seed].final for seed in seeds], 1 - 0.05 / len(pairs)
+        low, high = mean_interval(values, level)
         verdict = "no verdict" if low is None or high is None else _verdict(low, high)
         row = (
             f"{one.name} − {other.name}",
             one.robot,
-            _signed(values, 1 - 0.05 / len(pairs)),
+            _signed(values, level),
             str(len(seeds)),
             verdict,
         )
@@ -180,7 +187,7 @@ def _differences(rules: Sequence[Rule]) -> Table | None:
     if not found:
         return None
     note = "The policies that two rules end with, in pairs by seed; the intervals hold together with 95% (Bonferroni)."
-    heads = ("rules", "task", "difference of returns", "seeds", "verdict")
+    heads = ("rules", "robot", "difference of returns", "seeds", "verdict")
     return Table(title="Differences between rules", heads=heads, rows=tuple(found), note=note)
 
 
