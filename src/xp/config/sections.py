@@ -60,14 +60,11 @@ def check_section(config: DictConfig, name: str, schema: type) -> None:
     Raises:
         UserError: as `check_sections`.
     """
-    plain = raw(config, name)
-    if isinstance(plain, dict) and (strange := [key for key in plain if key not in _fields(schema)]):
-        said = unknown_key(f"{name}.{strange[0]}", {name: dict.fromkeys(_fields(schema))})
-        raise UserError(
-            f"{said} They are those of {name}.name={plain.get('name')}; to have another one with its keys type "
-            f"{name}=OPTION, not {name}.name."
-        )
-    _check_section(name, schema, config, plain)
+    hint = (
+        f" They are those of {name}.name={raw(config, f'{name}.name')}; to have another one with its keys type "
+        f"{name}=OPTION, not {name}.name."
+    )
+    _check_section(name, schema, config, raw(config, name), hint=hint)
 
 
 def raw(config: DictConfig, key: str) -> JSON:
@@ -94,16 +91,16 @@ def _check_names(plain: dict[str, Any]) -> None:
 
 
 def _check_section(
-    name: str, shape: type | Mapping[str, type], config: DictConfig, plain: Any, *, more: bool = False
+    name: str, shape: type | Mapping[str, type], config: DictConfig, plain: Any, *, more: bool = False, hint: str = ""
 ) -> None:
-    """Check one section; with `more`, keys that the schema does not know are left to whom they belong."""
+    """Check one section. Keys that it does not know are left to whom they belong (`more`), or refused, with `hint`."""
     schema = _schema(shape, plain)
     if not isinstance(plain, dict):
         keys = join_names(_fields(schema))
         raise UserError(f"{name}={shown(plain)}: '{name}' is a section. Set one of its keys: {keys}")
     for key in plain:
         if key not in _fields(schema) and not more:
-            raise UserError(unknown_key(f"{name}.{key}", {name: dict.fromkeys(_fields(schema))}))
+            raise UserError(unknown_key(f"{name}.{key}", {name: dict.fromkeys(_fields(schema))}) + hint)
     for key in _fields(schema):
         _check_field(f"{name}.", key, config[name], plain, schema)
 

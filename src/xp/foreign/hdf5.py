@@ -122,11 +122,8 @@ class _Reader:
             group = file[key]
             if not isinstance(group, h5py.Group):
                 raise self._refusal(key, "is no group", "a group of arrays")
-            for name in arrays:
-                array = self._array_at(group, key, name)
-                if array is not None:
-                    found.setdefault(key, {})[name] = array
-            found.setdefault(key, {})
+            read = {name: self._array_at(group, key, name) for name in arrays}
+            found[key] = {name: array for name, array in read.items() if array is not None}
         return found
 
     def _array_at(self, group: "h5py.Group", outer: str, name: str) -> np.ndarray | None:
@@ -134,11 +131,9 @@ class _Reader:
         first, _, rest = name.partition("/")
         if first not in group.keys():  # noqa: SIM118 - `in group` follows links
             return None
-        return (
-            self._array_at(self.inner(group, first), f"{outer}/{first}", rest)
-            if rest
-            else self._array(group, outer, name)
-        )
+        if not rest:
+            return self._array(group, outer, name)
+        return self._array_at(self.inner(group, first), f"{outer}/{first}", rest)
 
     def _array(self, group: "h5py.Group", outer: str, key: str) -> np.ndarray:
         import h5py

@@ -143,7 +143,7 @@ class Improvement:
     def has_stopped(self, number: int) -> bool:
         """Whether `loop.patience` loops have brought nothing better."""
         patience = self.loop.patience
-        best = max(range(number + 1), key=lambda each: (self._mean(each), -each))
+        best = self._best(number + 1)
         if patience is None or number - best < patience:
             return False
         self.run.log(f"No better evaluation in {patience} loops since loop {best}: the loop ends.")
@@ -162,6 +162,7 @@ class Improvement:
             {
                 "task": "loop",
                 "loop": self.loop.name,
+                "robot": self.text,
                 "final": chosen,
                 "returns": {name: entry["mean_return"] for name, entry in self.evaluations.items()},
                 "held_out": {name: self.evaluations[name]["mean_return"] for name in HELD_OUT},
@@ -278,19 +279,20 @@ class Improvement:
 
     def _from(self, number: int) -> str:
         """The model that loop `number` begins with: the newest, or where it is rolled back to the best so far."""
-        before = list(range(number))
-        chosen = max(before, key=lambda each: (self._mean(each), -each)) if self.loop.roll_back else before[-1]
-        if self.loop.roll_back and chosen != before[-1] and not self._is_worse(chosen, before[-1]):
-            chosen = before[-1]
-        elif chosen != before[-1]:
-            self.run.log(f"loop {number}: back to loop {chosen}, whose evaluation was better")
-        return INITIAL if chosen == 0 else f"loop_{chosen:02}"
+        newest, best = number - 1, self._best(number)
+        if not self.loop.roll_back or best == newest or not self._is_worse(best, newest):
+            return _model(newest)
+        self.run.log(f"loop {number}: back to loop {best}, whose evaluation was better")
+        return _model(best)
 
     def _last(self) -> str:
         """The model that the run ends with: the newest, or where it is rolled back the best by its evaluation."""
-        numbers = range(sum(name.startswith("loop_") for name in self.evaluations))
-        chosen = max(numbers, key=lambda each: (self._mean(each), -each)) if self.loop.roll_back else numbers[-1]
-        return INITIAL if chosen == 0 else f"loop_{chosen:02}"
+        count = sum(name.startswith("loop_") for name in self.evaluations)
+        return _model(self._best(count) if self.loop.roll_back else count - 1)
+
+    def _best(self, count: int) -> int:
+        """Which of the policies of loops 0 .. count - 1 has the best evaluation; of equals the first."""
+        return max(range(count), key=lambda each: (self._mean(each), -each))
 
     def _is_worse(self, best: int, newest: int) -> bool:
         """Whether the newest policy's returns are below the best one's by more than chance."""
@@ -324,6 +326,11 @@ class Improvement:
             f"{name}: return {scores['mean_return']:.2f} [{interval['low']:.2f}, {interval['high']:.2f}], "
             f"{scores['mean_length']:.0f} steps, from {scores['num_attempts']} initial states"
         )
+
+
+def _model(number: int) -> str:
+    """The name below models/ of what loop `number` left; 0 is the policy before any."""
+    return INITIAL if number == 0 else f"loop_{number:02}"
 
 
 def _sums(values: list[float]) -> Sums:
