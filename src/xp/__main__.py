@@ -4,6 +4,7 @@ import sys
 from argparse import Namespace
 from typing import TYPE_CHECKING, NoReturn
 
+from xp import collector
 from xp.errors import UserError, disk_full, join_names
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         print(f"xp: {full}", file=sys.stderr)
         code = 1
+    collector.spare_the_end()
     sys.exit(code)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from xp import collector
 from xp.checkpoints.reference import CheckpointRef
 from xp.checkpoints.run_layout import candidate_policy_dirs
 from xp.config.model_families import GROUP, models_of, refuse_unknown_family
@@ -61,7 +62,6 @@ def build(
     family, transforms = family_named(str(model_cfg.get("family"))), transforms or DataTransforms()
     pretrained = _start(family, pretrained_path) if pretrained_path else None
     _refuse_relative(family, transforms)
-    family.check(model_cfg, transforms)
     request = BuildRequest(
         model_cfg,
         data=data,
@@ -71,16 +71,19 @@ def build(
         pretrained=pretrained,
         transforms=transforms,
     )
-    if not family.wraps_transforms:
-        return family.build(request)
-    from xp.models.transforms import build_transformed
+    with collector.paused():
+        family.check(model_cfg, transforms)
+        if not family.wraps_transforms:
+            return family.build(request)
+        from xp.models.transforms import build_transformed
 
-    return build_transformed(family, request)
+        return build_transformed(family, request)
 
 
 def import_family(model_cfg: JSONObject) -> None:
     """Import what `build` will need for these options, the framework included, and make nothing."""
-    family_named(str(model_cfg.get("family"))).prepare_imports(model_cfg)
+    with collector.paused():
+        family_named(str(model_cfg.get("family"))).prepare_imports(model_cfg)
 
 
 def camera_sizes(
@@ -115,7 +118,8 @@ def load_policy(
     found = find_policy(path)
     given = {name: value for name, value in options.items() if value is not None}
     found.family.refuse_options(found.folder, given)
-    policy = found.family.load(LoadRequest(found.folder, found.step, device, camera_map or {}, given))
+    with collector.paused():
+        policy = found.family.load(LoadRequest(found.folder, found.step, device, camera_map or {}, given))
     if not found.family.wraps_transforms:
         return policy
     from xp.models.transforms import saved_relative, with_relative

@@ -7,6 +7,7 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xp import collector
 from xp.json_types import JSONObject
 from xp.models.policy import Framework, Policy
 from xp.models.trainable import Trainable
@@ -79,4 +80,5 @@ def policy_loss(policy: Policy, dump: "Dump") -> "Objective":
 
 
 def _module(framework: Framework, name: str) -> Any:
-    return importlib.import_module(f"xp.training.{framework}.{name}")
+    with collector.paused():
+        return importlib.import_module(f"xp.training.{framework}.{name}")
