@@ -202,8 +202,5 @@ CASES = {
         ["task=collect", "data.root=new", "collect.label=intended", "collect.policy={r}"],
         "without any. Type collect.label=executed",
     ),
-    "a key that one stage has not": (
-        ["+experiment=libero_object", "-m", "eval.videos=0"],
-        "stage expert.*no key 'eval.videos'.*episodes",
-    ),
+    "a key that no stage has": (["+experiment=libero_object", "-m", "eval.vidoes=0"], "no key 'eval.vidoes'.*'videos'"),
 }

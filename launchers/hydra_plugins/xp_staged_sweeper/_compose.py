@@ -76,7 +76,7 @@ class Composer:
         """Whether `+key=value` names a key that is there: an error, unless its value turns out to be null."""
         added = [line for line in overrides if line.startswith("+") and not line.startswith("++")]
         keys = [key for line in added if not self.is_group(key := bare(line.partition("=")[0]))]
-        return bool(keys) and any(_is_there(self._base(self.parse(overrides))[0], key) for key in keys)
+        return bool(keys) and any(is_there(self._base(self.parse(overrides))[0], key) for key in keys)
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """The configuration of a job, interpolations unresolved, without the `hydra` section."""
@@ -157,7 +157,8 @@ class _KeptFiles(IConfigRepository):
         return self._delegate.get_sources()
 
 
-def _is_there(config: Any, key: str) -> bool:
+def is_there(config: Any, key: str) -> bool:
+    """Whether a configuration has a key, whatever its value; looks at no value below one that is null."""
     node = config
     for part in key.split("."):
         node = (

@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from hydra_plugins.xp_staged_sweeper._compose import Composer
 from hydra_plugins.xp_staged_sweeper._jobs import Composed, Jobs, Rules
 from hydra_plugins.xp_staged_sweeper._join import Joinable
+from hydra_plugins.xp_staged_sweeper._known_keys import concerns
 from hydra_plugins.xp_staged_sweeper._names import Names, hydra_subdir, swept_name
 from hydra_plugins.xp_staged_sweeper._stages import (
     NO_VALUE,
@@ -63,6 +64,9 @@ class Experiment:
     """Whether the command line leaves data, models and trainers as the experiment file has them."""
     told_apart: int = 0
     """How many names end in a hash, since a run of other settings has the name without it."""
+
+    partial: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """{typed key: the stages that do not have it and are not told}, of the keys that others have."""
 
 
 def read_command_line(composer: Composer, arguments: Sequence[str]) -> tuple[list[str | None], CommandLine]:
@@ -166,6 +170,8 @@ class _Planner:
         self._composer, self._rules, self._experiment = composer, rules, experiment
         self._chosen, self._line = chosen, line
         self._all_swept = {key for stage in experiment.stages for key in stage.swept}
+        told = concerns(composer, experiment.stages, line, chosen, self._all_swept)
+        self._lines, experiment.partial = told.lines, told.partial
         self._plain = [stage.key for stage in experiment.stages] == ["sweep"]
         self._answers: dict[tuple[str, ...], Any] = {}
         self._asked: tuple[list[str], DictConfig] = ([], OmegaConf.create())
@@ -178,7 +184,7 @@ class _Planner:
     def jobs_of(self, stage: Stage) -> list[PlannedJob]:
         """All jobs of a stage whose `when` holds."""
         mine = self._planned[stage.key] = Joinable()
-        for assignment, added in assignments(stage, self._line, self._all_swept):
+        for assignment, added in assignments(stage, self._lines[stage.key], self._all_swept):
             if self._holds(stage, "when", stage.when, assignment):
                 try:
                     planned = self._plan(stage, assignment, added)
@@ -193,7 +199,7 @@ class _Planner:
         """Something does not fit in one job; a value of a later one that cannot be meant at all is told before that."""
         if self._rules.check_values is None:
             return
-        for assignment, added in islice(assignments(stage, self._line, self._all_swept), _LOOKED_THROUGH):
+        for assignment, added in islice(assignments(stage, self._lines[stage.key], self._all_swept), _LOOKED_THROUGH):
             composed, overrides = self._composed(stage, assignment)
             name = self._name(stage, composed, assignment, added, overrides)
             try:
@@ -203,7 +209,7 @@ class _Planner:
 
     def _composed(self, stage: Stage, assignment: Assignment) -> tuple[Composed, list[str]]:
         """A job's configuration and overrides. An error carries the stage, whose choices may be what does not fit."""
-        overrides = [*self._chosen, *overrides_of(stage, assignment, self._line, self._all_swept)]
+        overrides = [*self._chosen, *overrides_of(stage, assignment, self._lines[stage.key], self._all_swept)]
         try:
             return self._jobs.compose(stage.key, overrides, {bare(key) for key in assignment}), overrides
         except (HydraException, OmegaConfBaseException) as error:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from hydra_plugins.xp_staged_sweeper._eta import Paces
 from hydra_plugins.xp_staged_sweeper._experiment import Experiment, PlannedJob, Rules
+from xp.errors import join_names
 from xp.runs.execution.progress import clock_text
 from xp.runs.execution.run_once import compare
 from xp.runs.executors.protocol import JobState
@@ -214,6 +215,8 @@ def places(plan: Plan) -> list[str]:
     lines = []
     for experiment in plan.experiments:
         lines.append(f"{experiment.name or 'sweep'} in {near(experiment.folder)}")
+        for key, stages in experiment.partial.items():
+            lines.append(f"{key} is not for {join_names(stages)}, where there is no such key")
         if experiment.told_apart:
             several = experiment.told_apart != 1
             lines.append(

@@ -10,6 +10,7 @@ that only the command line names do not multiply it), `always` (runs even if som
 Priority of one key: fix, then command line, then sweep and zip, then set. A key on the command line that some stage
 sweeps narrows or widens that sweep in every stage that has it and concerns no other stage. A key that is swept on the
 command line and by no stage multiplies every stage that is not `once`, and its value is put behind the jobs' names.
+A key that only some stages have is for those alone (`_known_keys`).
 """
 
 import itertools
