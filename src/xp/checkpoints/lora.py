@@ -1,7 +1,8 @@
-"""LoRA weights inside a JAX checkpoint, added to the weights that they adapt as those are read.
+"""LoRA weights inside a checkpoint, added to the weights that they adapt as those are read.
 
 For Gemma's layers in Flax: w + scale * a @ b over the last two axes, except that the feed-forward layers take no scale
-and `attn_vec_einsum` sums b over the heads (its einsum drops that axis). PEFT's adapters: see `peft_adapter`.
+and `attn_vec_einsum` sums b over the heads (its einsum drops that axis). In torch they lie beside a weight [out, in]
+with the axes that they have in Flax (`folded_tensors`). PEFT's adapters: see `peft_adapter`.
 """
 
 import math
@@ -31,16 +32,12 @@ class _Update:
 
     def _of(self, leaf: Leaf, first: int, last: int) -> AnyArray:
         """The update of leading rows [first, last), or of a whole matrix."""
-        a, b = (self._whole(name) for name in self._names)
+        a, b = (_whole(self._reader, name) for name in self._names)
         if len(leaf.shape) > 2:
             a, b = a[first:last], b[first:last]
         if self._sum_heads:
             b = np.broadcast_to(b.sum(axis=1, keepdims=True), b.shape)
         return self._scale * (a @ b)
-
-    def _whole(self, name: str) -> AnyArray:
-        leaf = self._reader.leaves[name]
-        return self._reader.read(name, 0, leaf.size).astype(np.float32).reshape(leaf.shape)
 
 
 def folded_tree(reader: Reader, scale: float) -> Reader:
@@ -68,3 +65,79 @@ def folded_tree(reader: Reader, scale: float) -> Reader:
         updates[target] = _Update(reader, name, other, 1.0 if feed_forward else scale, sum_heads=heads)
         drop |= {name, other}
     return Folded(reader, updates, drop) if updates else reader
+
+
+class _TensorUpdate:
+    """The update of a weight [out, in] in torch, in float32: whole rows, see `folded_tensors`."""
+
+    def __init__(self, reader: Reader, a: str, b: str, scale: float, *, joins: bool) -> None:
+        self._reader, self._names, self._scale, self._joins = reader, (a, b), scale, joins
+
+    def row(self, leaf: Leaf) -> int:
+        """See `Change.row`."""
+        return leaf.shape[1]
+
+    def rows(self, base: Reader, leaf: Leaf, first: int, last: int) -> AnyArray:
+        """See `Change.rows`."""
+        size = leaf.shape[1]
+        values = base.read(leaf.name, first, last).astype(np.float32)
+        values += (self._scale * self._of(first // size, -(-last // size))).reshape(-1)
+        return values
+
+    def _of(self, first: int, last: int) -> AnyArray:
+        """The update of rows [first, last)."""
+        a, b = (_whole(self._reader, name) for name in self._names)
+        if self._joins:
+            a, b = a.reshape(-1, a.shape[-1]), b.sum(axis=0)
+        if a.ndim == 2:
+            return b.T[first:last] @ a.T
+        height = b.shape[-1]
+        start = first // height
+        heads = [b[head].T @ a[head].T for head in range(start, -(-last // height))]
+        return np.concatenate(heads)[first - start * height : last - start * height]
+
+
+def folded_tensors(reader: Reader, scale: float) -> Reader:
+    """A checkpoint in torch without `NAME.lora_a` and `NAME.lora_b`: they are folded into `NAME.weight` [out, in].
+
+    a [in, r] and b [r, out] are of a feed-forward layer, which takes no scale; those of attention have heads in front:
+    a [heads, in, r] and b [heads, r, width] of a weight that gives heads, a [heads, width, r] and b [heads, r, out] of
+    the one that joins them, whose b is summed over the heads. The same reader if it has none.
+
+    Raises:
+        CorruptFileError: a LoRA tensor without its partner or its weight.
+    """
+    updates: dict[str, _TensorUpdate] = {}
+    drop: set[str] = set()
+    for name in reader.leaves:
+        if not name.endswith(".lora_a"):
+            continue
+        stem = name.removesuffix("lora_a")
+        other, target = f"{stem}lora_b", f"{stem}weight"
+        if other not in reader.leaves or target not in reader.leaves:
+            raise CorruptFileError(f"{name} has no lora_b or no weight {target} beside it")
+        a, b, w = (reader.leaves[part].shape for part in (name, other, target))
+        products = _products(a, b)
+        if w not in products:
+            raise CorruptFileError(
+                f"{name} {list(a)} and {other} {list(b)} do not make an update of {target} {list(w)}"
+            )
+        joins = len(a) == 3 and products[0] != w
+        updates[target] = _TensorUpdate(reader, name, other, scale if len(a) == 3 else 1.0, joins=joins)
+        drop |= {name, other}
+    return Folded(reader, updates, drop) if updates else reader
+
+
+def _products(a: tuple[int, ...], b: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Shapes of the weights [out, in] that two factors may update: giving heads first, then joining them."""
+    if len(a) != len(b) or len(a) not in (2, 3) or a[-1] != b[-2]:
+        return []
+    if len(a) == 2:
+        return [(b[1], a[0])]
+    return [(a[0] * b[2], a[1]), (b[2], a[0] * a[1])] if a[0] == b[0] else []
+
+
+def _whole(reader: Reader, name: str) -> AnyArray:
+    """A leaf in its shape, as float32; a copy."""
+    leaf = reader.leaves[name]
+    return reader.read(name, 0, leaf.size).astype(np.float32).reshape(leaf.shape)

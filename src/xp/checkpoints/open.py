@@ -15,7 +15,7 @@ from xp.checkpoints import orbax
 from xp.checkpoints.adapter_base import named_base, sidecar_of
 from xp.checkpoints.arrays import CorruptFileError, Leaf, Reader, Writer
 from xp.checkpoints.flax_msgpack import create_msgpack, open_msgpack, orbax_metadata
-from xp.checkpoints.lora import folded_tree
+from xp.checkpoints.lora import folded_tensors, folded_tree
 from xp.checkpoints.peft_adapter import is_adapter, open_adapter
 from xp.checkpoints.reference import CheckpointRef
 from xp.checkpoints.run_layout import candidate_policy_dirs, checkpoint_steps
@@ -157,7 +157,8 @@ def _opened(
     elif is_adapter(place):
         return _folded(path, place, base)
     else:
-        reader = open_safetensors((place,)) if place.is_file() else open_folder(place)
+        tensors = open_safetensors((place,)) if place.is_file() else open_folder(place)
+        reader = tensors if lora_scale is None else folded_tensors(tensors, lora_scale)
     return Checkpoint(path, kind, place, sidecar, reader)
 
 

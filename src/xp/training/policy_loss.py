@@ -23,10 +23,13 @@ def refuse_other_names(weights: Mapping[str, np.ndarray], shapes: Mapping[str, t
     }
     told = [f"{len(names)} {kind} ({join_names(names[:3])})" for kind, names in wrong.items() if names]
     if told:
-        raise UserError(
-            f"These weights are not those of the first checkpoint's policy: {'; '.join(told)}. Give checkpoints of one "
-            "model: merge.checkpoints=[A,B,...]"
-        )
+        advice = "Give checkpoints of one model: merge.checkpoints=[A,B,...]"
+        if any("lora_" in name for name in wrong["missing"]):
+            advice = (
+                "It has low-rank updates, which a merge folds into their weights: fold those of each checkpoint first "
+                "(xp task=convert convert.checkpoint=A convert.to=FORMAT), and give the outcomes."
+            )
+        raise UserError(f"These weights are not those of the first checkpoint's policy: {'; '.join(told)}. {advice}")
 
 
 def summed_by_episode(

@@ -11,7 +11,7 @@ from pi0_reference_arrays import REFERENCE, Case, furthest, listed_shapes
 
 from xp.checkpoints.arrays import Leaf
 from xp.checkpoints.orbax import OrbaxWriter
-from xp.models.pi0.build import frozen_patterns
+from xp.models.pi0.freezing import frozen_patterns
 from xp.models.pi0.io.folder import new_tree, open_step
 from xp.models.pi0.network.flow import Network, draws
 from xp.models.pi0.network.sizes import EXPERTS, VISIONS, Sizes, sizes_from_shapes

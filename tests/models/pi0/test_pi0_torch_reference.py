@@ -1,6 +1,7 @@
 """The torch side computes what openpi's port computes, and what its JAX code does, on their own arrays."""
 
 import json
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -9,7 +10,9 @@ import torch
 from pi0_reference_arrays import REFERENCE, Case, furthest, needs_reference
 
 from xp.models.families import find_policy, load_policy
+from xp.models.pi0.freezing import frozen_patterns
 from xp.models.pi0.io.key_map import UNUSED, joined, parts
+from xp.models.pi0_torch.build import tensors_of
 from xp.models.pi0_torch.network import errors, loss, make_model, sample, seen, take
 
 NAMES = ("pi05", "pi0_narrow")
@@ -21,13 +24,18 @@ def case(name):
     found = Case(name)
     with np.load(REFERENCE / f"{name}.torch_outputs.npz") as outputs:
         torch_outputs = dict(outputs)
-    model = make_model(found.sizes, horizon=10, sample_steps=10)
-    tensors = {UNUSED: torch.zeros(found.sizes.vocabulary, found.sizes.action.width)}
+    return found, torch_outputs, *made(found, found.sizes)
+
+
+def made(found, sizes):
+    """(the model with the weights of a case, its inputs)."""
+    model = make_model(sizes, horizon=10, sample_steps=10)
+    tensors = {UNUSED: torch.zeros(sizes.vocabulary, sizes.action.width)}
     for part in parts({leaf: array.shape for leaf, array in found.flat.items()}):
         layer = found.flat[part.leaf] if part.layer is None else found.flat[part.leaf][part.layer]
         tensors |= {n: torch.from_numpy(v.copy()) for n, v in zip(part.tensors, part.way.split(layer))}
     inputs = {key: torch.from_numpy(np.array(value)) for key, value in found.inputs.items()}
-    return found, torch_outputs, take(model, tensors).eval(), inputs
+    return take(model, tensors).eval(), inputs
 
 
 def drawn(found):
@@ -109,3 +117,19 @@ def test_openpis_folder_in_torch_loads_and_answers():
     with torch.no_grad():
         actions = sample(policy.module.eval(), inputs, drawn(found)[0], 10)
     assert furthest(actions, outputs["sample/steps10"]) < 1e-4
+
+
+def test_low_rank_updates_compute_what_openpis_do_in_jax():
+    """Updates of ranks 4 and 8, alpha twice the rank; what is trained beside them is what openpi trains."""
+    found = Case("pi05_lora")
+    twice = {name: replace(getattr(found.sizes, name), lora_scale=2.0) for name in ("language", "action")}
+    sizes = replace(found.sizes, **twice)
+    model, inputs = made(found, sizes)
+    with torch.no_grad():
+        actions = sample(model, inputs, drawn(found)[0], 10)
+    assert furthest(actions, found.outputs["sample/steps10"]) < 1e-4
+    frozen = {str(path) for path in found.outputs["frozen_keys"]}
+    listed = parts({leaf: array.shape for leaf, array in found.flat.items()})
+    assert set(tensors_of(sizes, frozen_patterns(sizes))) == {
+        name for part in listed if part.leaf in frozen for name in part.tensors
+    }

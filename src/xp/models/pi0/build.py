@@ -1,7 +1,6 @@
 """Builds a pi0 for training (`build`), and loads a saved one (`load`)."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import ml_dtypes
 import numpy as np
@@ -11,28 +10,15 @@ from xp.errors import UserError, did_you_mean, join_names
 from xp.models.family import BuildRequest, LoadRequest
 from xp.models.jax_device import jax_device
 from xp.models.pi0.assembly import Assembly, assemble, check_weights
+from xp.models.pi0.freezing import FREEZE_PRESETS, frozen_patterns
 from xp.models.pi0.initial import initial_weights
 from xp.models.pi0.interface import new_interface, saved_interface
 from xp.models.pi0.io.folder import StepFolder, open_step
-from xp.models.pi0.network.sizes import EXPERTS, Sizes, sizes_from_shapes
+from xp.models.pi0.network.sizes import Sizes, sizes_from_shapes
 from xp.models.pi0.options import DTYPES, Pi0Options
 from xp.models.pi0.policy import Pi0Policy
 from xp.models.trainable import JaxTrainable, LoadReport
 from xp.models.tree import unflatten
-
-FREEZE_PRESETS = {
-    "none": (),
-    "vision": ("PaliGemma/img/*",),
-    "language": (
-        "PaliGemma/llm/embedder/*", "PaliGemma/llm/layers/attn/*einsum/w", "PaliGemma/llm/layers/mlp/gating_einsum",
-        "PaliGemma/llm/layers/mlp/linear", "PaliGemma/llm/layers/*_norm/scale", "PaliGemma/llm/final_norm/scale",
-    ),
-    "action": (
-        "PaliGemma/llm/layers/attn/*einsum_1/w", "PaliGemma/llm/layers/mlp_1/gating_einsum",
-        "PaliGemma/llm/layers/mlp_1/linear", "PaliGemma/llm/layers/*_norm_1/*", "PaliGemma/llm/final_norm_1/*",
-    ),
-}  # fmt: skip
-"""What `trainer.freeze` may name: the image encoder, the language expert, the action expert."""
 
 
 def build(request: BuildRequest) -> JaxTrainable:
@@ -113,18 +99,7 @@ def _sizes_of(source: StepFolder, options: Pi0Options) -> Sizes:
             f"pretrained_path={source.path}: its weights are of {sizes.name}, and the model asked for is {asked}. Type "
             f"model={sizes.name}, or give weights of {asked}."
         )
-    ranks = {name: EXPERTS[getattr(options, name)].lora_rank for name in ("language", "action")}
-    return replace(
-        sizes,
-        language=replace(sizes.language, lora_rank=ranks["language"]),
-        action=replace(sizes.action, lora_rank=ranks["action"]),
-    )
-
-
-def frozen_patterns(sizes: Sizes) -> tuple[str, ...]:
-    """What openpi freezes where an expert has low-rank updates: all other weights of that expert."""
-    language = FREEZE_PRESETS["language"] if sizes.language.lora_rank else ()
-    return (*language, *(FREEZE_PRESETS["action"] if sizes.action.lora_rank else ()))
+    return options.with_updates(sizes)
 
 
 def _dtype(text: str | None) -> AnyDType | None:

@@ -81,7 +81,7 @@ def open_source(folder: Path, step: int | None, options: Mapping[str, str]) -> S
     """
     if is_openpi_torch(folder) or is_lerobot_pi0(folder):
         heads = whole_number("vision_heads", options["vision_heads"], 16) if "vision_heads" in options else None
-        torch_folder = open_torch(folder, heads)
+        torch_folder = open_torch(folder, heads, fold=True)
         given = dict(options)
         if torch_folder.notes is None and "action_horizon" in torch_folder.config:
             horizon = torch_folder.config.integer("action_horizon", low=1, high=4096)

@@ -1,7 +1,7 @@
 """The options of a pi0: the `model` section, typed. conf/model/pi05.yaml says what each key means."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from xp.errors import UserError, did_you_mean, join_names
 from xp.json_types import JSONObject
@@ -88,6 +88,15 @@ class Pi0Options:
             vocabulary=self.vocabulary,
             action_dim=self.action_dim,
             is_pi05=self.is_pi05,
+        )
+
+    def with_updates(self, sizes: Sizes) -> Sizes:
+        """The sizes of pretrained weights with the low-rank updates that are asked for, or without any."""
+        ranks = {name: EXPERTS[getattr(self, name)].lora_rank for name in ("language", "action")}
+        return replace(
+            sizes,
+            language=replace(sizes.language, lora_rank=ranks["language"]),
+            action=replace(sizes.action, lora_rank=ranks["action"]),
         )
 
 

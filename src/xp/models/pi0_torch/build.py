@@ -1,25 +1,29 @@
 """Builds a pi0 in torch for training (`build`), and loads a saved one (`load`)."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from fnmatch import fnmatchcase
 
 import numpy as np
 import torch
 
 from xp.errors import UserError, did_you_mean, join_names
 from xp.models.family import BuildRequest, LoadRequest
+from xp.models.pi0.freezing import frozen_patterns
 from xp.models.pi0.initial import initial_weights
 from xp.models.pi0.interface import Interface, new_interface, saved_interface, whole_number
 from xp.models.pi0.io.key_map import UNUSED, leaf_shapes, parts
 from xp.models.pi0.io.torch_folder import TorchFolder, open_torch
-from xp.models.pi0.network.sizes import Sizes
+from xp.models.pi0.network.sizes import Sizes, weight_shapes
 from xp.models.pi0.options import DTYPES, Pi0Options
 from xp.models.pi0_torch.network import Model, loss, make_model, take
-from xp.models.pi0_torch.options import torch_options
 from xp.models.pi0_torch.policy import Pi0TorchPolicy, as_tensor, host, placed
 from xp.models.torch_device import torch_device
 from xp.models.trainable import LoadReport, TorchTrainable
+
+DECAYED = ("*kernel*",)
+"""Leaves that decay where `trainer.weight_decay_params` does not say it: those that decay in JAX."""
 
 
 def build(request: BuildRequest) -> TorchTrainable:
@@ -28,8 +32,8 @@ def build(request: BuildRequest) -> TorchTrainable:
     Raises:
         UserError: options that do not fit each other, the dataset or the pretrained model.
     """
-    options, pretrained, horizon = torch_options(request.model_cfg), request.pretrained, request.horizon
-    source = open_torch(pretrained[0]) if pretrained else None
+    options, pretrained, horizon = Pi0Options.from_config(request.model_cfg), request.pretrained, request.horizon
+    source = open_torch(pretrained[0], fold=True) if pretrained else None
     sizes = options.sizes() if source is None else _sizes_of(source, options)
     interface = new_interface(
         options,
@@ -42,12 +46,14 @@ def build(request: BuildRequest) -> TorchTrainable:
     )
     interface = replace(interface, notes=replace(interface.notes, vision_heads=sizes.vision.heads))
     model = make_model(sizes, horizon, options.sample_steps, remat=options.remat)
-    report = LoadReport(initialised=tuple(model.state_dict()))
-    if source is None:
-        take(model, drawn(model, sizes, request.seed))
-    else:
-        take(model, _read(source, torch.float32))
-        report = LoadReport(source=str(source.path), loaded=tuple(source.leaves))
+    given = {} if source is None else _read(source, torch.float32)
+    fresh = drawn(model, sizes, request.seed, beside=given)
+    take(model, {**given, **fresh})
+    for name in tensors_of(sizes, frozen_patterns(sizes)):
+        model.get_parameter(name).requires_grad_(False)
+    report = LoadReport(initialised=tuple(fresh))
+    if source is not None:
+        report = replace(report, source=str(source.path), loaded=tuple(source.leaves))
     return _trainable(interface, sizes, model, report)
 
 
@@ -59,16 +65,31 @@ def _sizes_of(source: TorchFolder, options: Pi0Options) -> Sizes:
             f"pretrained_path={source.path}: its weights are of {source.sizes.name}, and the model asked for is "
             f"{asked}. Type model.variant={source.sizes.name}, or give weights of {asked}."
         )
-    return source.sizes
+    return options.with_updates(source.sizes)
 
 
-def drawn(model: Model, sizes: Sizes, seed: int) -> dict[str, torch.Tensor]:
-    """Initial weights: the very numbers that the family in JAX begins with for this seed."""
+def tensors_of(sizes: Sizes, patterns: Sequence[str]) -> list[str]:
+    """The tensors of those leaves of a model whose path one of the patterns (fnmatch) matches."""
+    return [
+        name
+        for part in parts(weight_shapes(sizes))
+        if any(fnmatchcase(part.leaf, pattern) for pattern in patterns)
+        for name in part.tensors
+    ]
+
+
+def drawn(model: Model, sizes: Sizes, seed: int, beside: Collection[str] = ()) -> dict[str, torch.Tensor]:
+    """Initial weights: the very numbers that the family in JAX begins with for this seed.
+
+    `beside` are the names of weights that there are already, which are left out.
+    """
     tensors = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     shapes = leaf_shapes(tensors, sizes.vision.heads, "the model")
+    wanted = {part.leaf for part in parts(shapes) if part.tensors[0] not in beside}
+    shapes = {leaf: shape for leaf, shape in shapes.items() if leaf in wanted}
     shaped = {leaf: np.broadcast_to(np.float32(0), shape) for leaf, shape in shapes.items()}  # of no memory
     leaves = initial_weights(shaped, seed)
-    found = {UNUSED: torch.zeros(tensors[UNUSED])}
+    found = {} if UNUSED in beside else {UNUSED: torch.zeros(tensors[UNUSED])}
     for part in parts(shapes):
         layer = leaves[part.leaf] if part.layer is None else leaves[part.leaf][part.layer]
         for name, values in zip(part.tensors, part.way.split(layer)):
@@ -132,6 +153,7 @@ def _trainable(interface: Interface, sizes: Sizes, model: Model, report: LoadRep
         loss=objective,
         prepare=lambda batch: host(interface.prepare(batch)),
         policy=policy,
+        decay=tensors_of(sizes, DECAYED),
         betas=(0.9, 0.95),
         load_report=report,
     )

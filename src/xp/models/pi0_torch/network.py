@@ -22,6 +22,7 @@ from xp.errors import UserError
 from xp.models.pi0.cameras import SLOTS
 from xp.models.pi0.io.key_map import HEADS, UNUSED
 from xp.models.pi0.network.sizes import ExpertSizes, Sizes
+from xp.models.pi0_torch.low_rank import add_updates
 
 type Inputs = Mapping[str, torch.Tensor]
 """What `xp.models.pi0.inputs.prepare.Prepare` makes, as tensors on the network's device."""
@@ -44,6 +45,8 @@ class Experts(PaliGemmaWithExpertModel):
         self.gemma_expert.model.embed_tokens = None  # pyright: ignore - as LeRobot does, which never asks it
         self.paligemma.model.language_model.embed_tokens = None  # pyright: ignore - its table is that of lm_head
         self.embed_scale = sizes.language.width**0.5
+        add_updates(self.paligemma.model.language_model, sizes.language)
+        add_updates(self.gemma_expert.model, sizes.action)
 
     def embed_language_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
         """Gemma's embedding: rows of the table times the root of their width, in the table's type."""

@@ -99,6 +99,7 @@ _GATES = Way(
     lambda t, shape: np.stack([x.T for x in t]),
     lambda s, _: (2, *s[0][::-1]),
 )
+_PAIR = Way(lambda a: (a[0], a[1]), lambda t, shape: np.stack(t), lambda s, _: (2, *s[0]))
 
 
 class Row(NamedTuple):
@@ -158,6 +159,7 @@ def _expert(suffix: str, model: str) -> list[Row]:
         Row(f"{layers}/attn/attn_vec_einsum{suffix}/w", (f"{attention}.o_proj.weight",), _JOIN),
         Row(f"{layers}/mlp{suffix}/gating_einsum", (f"{mlp}.gate_proj.weight", f"{mlp}.up_proj.weight"), _GATES),
         Row(f"{layers}/mlp{suffix}/linear", (f"{mlp}.down_proj.weight",), _TURNED),
+        *(row for half in ("lora_a", "lora_b") for row in _updates(suffix, half, attention, mlp)),
     ]
     norms = (
         (f"{layers}/pre_attention_norm{suffix}", f"{layer}.input_layernorm"),
@@ -167,6 +169,18 @@ def _expert(suffix: str, model: str) -> list[Row]:
     for leaf, tensor in norms:
         rows += [Row(f"{leaf}/scale", (f"{tensor}.weight",), _SAME), *_dense(f"{leaf}/Dense_0", f"{tensor}.dense")]
     return rows
+
+
+def _updates(suffix: str, half: str, attention: str, mlp: str) -> list[Row]:
+    """Half of the low-rank updates of an expert: in torch they lie beside the weight they are for, as their leaves."""
+    joint, feed_forward = "PaliGemma/llm/layers/attn", f"PaliGemma/llm/layers/mlp{suffix}"
+    return [
+        Row(f"{joint}/q_einsum{suffix}/{half}", (f"{attention}.q_proj.{half}",), _SAME),
+        Row(f"{joint}/kv_einsum{suffix}/{half}", (f"{attention}.k_proj.{half}", f"{attention}.v_proj.{half}"), _PAIR),
+        Row(f"{joint}/attn_vec_einsum{suffix}/{half}", (f"{attention}.o_proj.{half}",), _SAME),
+        Row(f"{feed_forward}/gating_einsum_{half}", (f"{mlp}.gate_proj.{half}", f"{mlp}.up_proj.{half}"), _PAIR),
+        Row(f"{feed_forward}/linear_{half}", (f"{mlp}.down_proj.{half}",), _SAME),
+    ]
 
 
 _HEADS_OF_TIME = ("action_in_proj", "action_out_proj", "state_proj", "action_time_mlp_in", "action_time_mlp_out",
@@ -208,7 +222,7 @@ def parts(shapes: Shapes) -> Iterator[Part]:
     """All leaves in the order of `ROWS`, layer by layer.
 
     Raises:
-        UserError: a leaf that no tensor stands for, such as a low-rank update that is not folded.
+        UserError: a leaf that no tensor stands for.
     """
     unknown = [leaf for leaf in shapes if leaf not in _BY_LEAF]
     if unknown:

@@ -7,7 +7,7 @@ Loaders of both pass over what does not fit: openpi's converter writes with `str
 
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -15,8 +15,9 @@ import numpy as np
 from jaxtyping import Shaped
 
 from xp import atomic
-from xp.checkpoints.arrays import AnyArray, AnyDType, CorruptFileError, Leaf
-from xp.checkpoints.flat_file import FlatReader, FlatWriter
+from xp.checkpoints.arrays import AnyArray, AnyDType, CorruptFileError, Leaf, Reader
+from xp.checkpoints.flat_file import FlatWriter
+from xp.checkpoints.lora import folded_tensors
 from xp.checkpoints.ranges import cut
 from xp.checkpoints.safetensors import MODEL, create_safetensors, open_folder
 from xp.errors import UserError
@@ -46,7 +47,7 @@ class TorchFolder:
     """A saved pi0 in torch, its weights not read."""
 
     path: Path
-    reader: FlatReader
+    reader: Reader
     config: Fields
     """config.json; empty where there is none."""
     notes: Notes | None
@@ -140,18 +141,20 @@ def _config(folder: Path) -> Fields:
         return Fields({}, "")
 
 
-def open_torch(folder: Path, vision_heads: int | None = None) -> TorchFolder:
+def open_torch(folder: Path, vision_heads: int | None = None, *, fold: bool = False) -> TorchFolder:
     """Open a folder, and check that its tensors are those of a pi0, each and no other.
 
     Args:
         folder: with `model.safetensors`.
         vision_heads: attention heads of the image encoder, where neither notes nor its width tell them.
+        fold: whether low-rank updates are added to the weights beside them; else they are tensors of their own.
 
     Raises:
         UserError: damaged files, a tensor that is missing, too many or of another shape, or that holds no floats.
     """
     try:
-        reader = open_folder(folder)
+        reader: Reader = open_folder(folder)
+        reader = folded_tensors(reader, 1.0) if fold else reader
     except CorruptFileError as error:
         raise UserError(f"The weights in {folder} are damaged: {error}. Copy them again.") from error
     config = (
@@ -209,13 +212,18 @@ def create_torch(folder: Path, leaves: Mapping[str, Leaf], prefix: str) -> FlatW
 
 
 def openpi_config(sizes: Sizes, notes: Notes, precision: str) -> dict[str, object]:
-    """config.json as openpi's converter writes it; sizes that openpi has no name for are called `custom`."""
+    """config.json as openpi's converter writes it; sizes that openpi has no name for are called `custom`.
+
+    openpi has no low-rank updates in torch, and the weights tell whether they are there: the names are those of the
+    sizes without them, which stay true when updates are folded.
+    """
     names = {value: name for name, value in EXPERTS.items()}
+    language, action = (replace(expert, lora_rank=None) for expert in (sizes.language, sizes.action))
     return {
         "action_dim": sizes.action_dim,
         "action_horizon": notes.horizon,
-        "paligemma_variant": names.get(sizes.language, "custom"),
-        "action_expert_variant": names.get(sizes.action, "custom"),
+        "paligemma_variant": names.get(language, "custom"),
+        "action_expert_variant": names.get(action, "custom"),
         "precision": precision,
     }
 

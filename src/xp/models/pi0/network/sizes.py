@@ -158,7 +158,7 @@ def _shape(shapes: Shapes, path: str, rank: int, what: str) -> tuple[int, ...]:
 
 
 def weight_shapes(sizes: Sizes) -> dict[str, tuple[int, ...]]:
-    """Shape of every weight of a model of these sizes by its path, without low-rank updates; no framework is needed."""
+    """Shape of every weight of a model of these sizes by its path; no framework is needed."""
     language, action, wide = sizes.language, sizes.action, sizes.action_dim
     found = _vision_shapes(sizes.vision, language.width)
     found["PaliGemma/llm/embedder/input_embedding"] = (sizes.vocabulary, language.width)
@@ -205,10 +205,21 @@ def _expert_shapes(own: ExpertSizes, suffix: str, is_adaptive: bool) -> dict[str
         f"{_LAYERS}/mlp{suffix}/gating_einsum": (*stack, 2, width, own.mlp),
         f"{_LAYERS}/mlp{suffix}/linear": (*stack, own.mlp, width),
     }
+    if own.lora_rank is not None:
+        found |= _update_shapes(found, own.lora_rank)
     norms = {f"{_LAYERS}/{name}{suffix}": stack for name in ("pre_attention_norm", "pre_ffw_norm")}
     for path, layers in {**norms, f"PaliGemma/llm/final_norm{suffix}": ()}.items():
         if is_adaptive:
             found |= _dense_shapes(f"{path}/Dense_0", (width, 3 * width), layers)
         else:
             found[f"{path}/scale"] = (*layers, width)
+    return found
+
+
+def _update_shapes(weights: Shapes, rank: int) -> dict[str, tuple[int, ...]]:
+    """Of the low-rank updates beside weights: a [..., in, rank] and b [..., rank, out] for each [..., in, out]."""
+    found: dict[str, tuple[int, ...]] = {}
+    for path, shape in weights.items():
+        stem = path.removesuffix("w") if path.endswith("/w") else f"{path}_"
+        found |= {f"{stem}lora_a": (*shape[:-1], rank), f"{stem}lora_b": (*shape[:-2], rank, shape[-1])}
     return found
