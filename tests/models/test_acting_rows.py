@@ -23,6 +23,7 @@ class Asked:
     window: dict
     executed: np.ndarray
     planned: np.ndarray
+    delay: int | None = None
 
 
 def octo(head):

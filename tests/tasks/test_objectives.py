@@ -141,7 +141,7 @@ def test_success_is_counted_from_fixed_states_and_has_no_gradient(trained, cache
                 **{"name": "arm", "tasks": ["red_to_target"], "cameras": {}, "environment_state": False},
                 **{"fps": 10, "renderer": "raycast", "max_steps": 3},
             },
-            "chunk_size": {"steps": 4, "execution": "receding"},
+            "chunk_size": {"steps": 4, "execution": "receding", "delay": 0},
             "eval": {"episodes": 2},
             "seed": 0,
         }

@@ -15,7 +15,7 @@ from xp.config.model_families import refuse_unknown_family
 from xp.config.schema import SUITES, TASKS, Env
 from xp.config.sections import check_section, check_sections, raw
 from xp.config.tokenizer import tokenizer_folder
-from xp.config.words import CLOSED_LOOP_EXECUTIONS, REPLAY_MODES
+from xp.config.words import CLOSED_LOOP_EXECUTIONS, REPLAY_EXECUTIONS, REPLAY_MODES
 from xp.errors import UserError, did_you_mean, join_names
 from xp.plugins import find_entry, load_plugin
 from xp.shell import command
@@ -209,6 +209,7 @@ def _check_eval(config: DictConfig) -> None:
         _check_replay(config)
         return
     _check_env(config)
+    _check_delay(config)
     if config.chunk_size.execution not in CLOSED_LOOP_EXECUTIONS:
         raise UserError(
             f"chunk_size.execution={config.chunk_size.execution}: a simulated robot executes chunks as "
@@ -216,8 +217,26 @@ def _check_eval(config: DictConfig) -> None:
         )
 
 
+def _check_delay(config: DictConfig) -> None:
+    chunk = config.chunk_size
+    if chunk.delay > (chunk.steps if chunk.execution == "real_time" else 0):
+        raise UserError(
+            f"chunk_size.delay={chunk.delay} with chunk_size.execution={chunk.execution} and chunk_size.steps="
+            f"{chunk.steps}: answers take time with chunk_size.execution=real_time alone, and no more steps than are "
+            "executed of a chunk. Type chunk_size.execution=real_time and a delay of at most chunk_size.steps, or "
+            "chunk_size.delay=0"
+        )
+
+
 def _check_replay(config: DictConfig) -> None:
     _check_folder(config, "eval.data_root")
+    if config.chunk_size.execution not in REPLAY_EXECUTIONS:
+        raise UserError(
+            f"chunk_size.execution={config.chunk_size.execution}: a replay executes chunks as "
+            f"{join_names(REPLAY_EXECUTIONS)}; answers that take time are its mode eval.modes=[delayed], and "
+            "real-time chunking is measured in simulation: eval=closed_loop"
+        )
+    _check_delay(config)
     wrong = [mode for mode in config.eval.modes if mode not in REPLAY_MODES]
     if wrong or not config.eval.modes:
         given = wrong[0] if wrong else "[]"

@@ -95,6 +95,7 @@ NEUTRAL: dict[str, JSON] = {
     "report.base": None,
     "report.output": None,
     "trainer.ema_warmup": True,
+    "chunk_size.delay": 0,
 }
 """{a key: the value of it that means "as before there was this key"}.
 

@@ -65,6 +65,7 @@ class ChunkSize:
 
     steps: int = at_least(1)
     execution: str = one_of(*words.EXECUTIONS)
+    delay: int = at_least(0)
 
 
 @dataclass

@@ -12,10 +12,12 @@ SHARDINGS = ("none", "data", "fsdp")
 """`trainer.sharding`: how several devices share the work of a model in JAX."""
 SCALES = ("small", "full")
 """`experiment.scale`, of experiments that have two sizes."""
-EXECUTIONS = ("receding", "ensembling", "blend", "blend_two")
+EXECUTIONS = ("receding", "ensembling", "blend", "blend_two", "real_time")
 """`chunk_size.execution`: how overlapping chunks become one action."""
-CLOSED_LOOP_EXECUTIONS = EXECUTIONS[:2]
+CLOSED_LOOP_EXECUTIONS = ("receding", "ensembling", "real_time")
 """Those that a running env can be given."""
+REPLAY_EXECUTIONS = EXECUTIONS[:4]
+"""Those of the offline replay, whose delays are a mode of its own (`eval.modes`)."""
 REPLAY_MODES = ("ground_truth", "self_chained", "delayed")
 """`eval.modes` of the offline replay: where the prefix of a query comes from."""
 EVALS = ("closed_loop", "expert", "offline_replay", "returns")

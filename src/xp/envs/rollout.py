@@ -1,9 +1,11 @@
 """Closed-loop episodes: a policy's chunks executed in an env, from a fixed list of seeds.
 
-Two ways to execute chunks. `receding`: run the first `chunk_steps` actions of a chunk, then ask again. `ensembling`:
+Three ways to execute chunks. `receding`: run the first `chunk_steps` actions of a chunk, then ask again. `ensembling`:
 ask at every step and average all chunks' predictions for the present step, weighted exp(-m i) with i = 0 for the oldest
 ("temporal ensembling": Zhao et al., "Learning Fine-Grained Bimanual Manipulation with Low-Cost Hardware", RSS 2023,
-section IV-B, algorithm 2).
+section IV-B, algorithm 2). `real_time`: ask after each `chunk_steps` actions too, but act on by the last chunk for the
+`delay` steps that an answer takes, as a robot that does not stop to think (Black, Galliker & Levine, "Real-Time
+Execution of Action Chunking Flow Policies", 2025, algorithm 1); a policy that can is told the plan that it shall join.
 
 An episode is a generator (`episode`): it yields a `Query` where the policy has to be asked, and is sent the chunk. So
 one loop serves an env in this process (`rollout`) and many envs whose queries are answered together
@@ -11,7 +13,7 @@ one loop serves an env in this process (`rollout`) and many envs whose queries a
 """
 
 from collections import deque
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,9 +21,9 @@ from jaxtyping import Float, UInt8
 
 from xp.envs.recording import Episode, Recorder, larger_reward
 from xp.envs.suite import Env, Observation, Predict
-from xp.errors import UserError, did_you_mean
+from xp.errors import UserError, did_you_mean, join_names
 
-EXECUTIONS = ("receding", "ensembling")
+EXECUTIONS = ("receding", "ensembling", "real_time")
 ENSEMBLE_DECAY = 0.01
 """m of the weights exp(-m i): ACT's published value."""
 
@@ -35,7 +37,8 @@ class Execution:
     """How a policy's chunks become actions.
 
     Raises:
-        UserError: another `name` than `EXECUTIONS`, or `chunk_steps` or `history` below 1.
+        UserError: another `name` than `EXECUTIONS`, `chunk_steps` or `history` below 1, or a delay that is not of
+            `real_time`, or more than is executed of a chunk.
     """
 
     chunk_steps: int
@@ -45,18 +48,32 @@ class Execution:
     """Observations in the policy's window (T)."""
     remembered: int = 0
     """Executed actions that a query tells: a policy's `prefix_past`."""
+    delay: int = 0
+    """Control steps that an answer takes (`real_time`); at most `chunk_steps`, and H - `chunk_steps`."""
 
     def __post_init__(self) -> None:
         if self.name not in EXECUTIONS:
             raise UserError(
                 f"There is no execution '{self.name}'{did_you_mean(self.name, EXECUTIONS)}. "
-                "Give chunk_size.execution=receding or chunk_size.execution=ensembling."
+                f"Give one of {join_names(EXECUTIONS)}, for instance chunk_size.execution=receding."
             )
         if self.chunk_steps < 1 or self.history < 1:
             raise UserError(
                 f"chunk_size.steps={self.chunk_steps} with a history of {self.history}: both must be at least 1, "
                 "e.g. chunk_size.steps=4."
             )
+        if not 0 <= self.delay <= (self.chunk_steps if self.name == "real_time" else 0):
+            raise UserError(
+                f"chunk_size.delay={self.delay} with chunk_size.execution={self.name} and chunk_size.steps="
+                f"{self.chunk_steps}: an answer may take as many steps as are executed of a chunk, with real_time "
+                "alone. Type chunk_size.delay=0, or chunk_size.execution=real_time and a delay of at most "
+                "chunk_size.steps."
+            )
+
+    @property
+    def needed(self) -> int:
+        """Actions that a chunk has to have."""
+        return self.chunk_steps + self.delay
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +91,8 @@ class Query:
     """The last executed actions [k, A], at most `Execution.remembered`, fewer after the episode's begin."""
     planned: Float[np.ndarray, "left action"]
     """What is left of the last chunk from the present step on [m, A]; nothing before the first."""
+    delay: int | None = None
+    """How many of those are executed before the answer is there; None where the env waits for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +156,9 @@ class Film:
 class Receding:
     """Executes the first `chunk_steps` actions of each chunk, then wants the next."""
 
+    delay: int | None = None
+    """Control steps that an answer takes; None: it is waited for."""
+
     def __init__(self, chunk_steps: int):
         self._steps = chunk_steps
         self._chunk, self._at = np.zeros((0, 0)), 0
@@ -161,8 +183,26 @@ class Receding:
         return self._chunk[self._at - 1]
 
 
+class RealTime(Receding):
+    """The same, but what a chunk says of the `delay` steps in which it was computed comes too late: the last one rules.
+
+    The first chunk of an episode is waited for.
+    """
+
+    def __init__(self, chunk_steps: int, delay: int):
+        super().__init__(chunk_steps)
+        self.delay = delay
+
+    def add(self, chunk: Chunk) -> None:
+        """The policy's answer to what was seen now [H, A]."""
+        committed = self.planned[: self.delay]
+        super().add(np.concatenate([committed, chunk[len(committed) :]]) if len(committed) else chunk)
+
+
 class Ensembling:
     """Wants a chunk at every step; the action is the weighted mean of what the last `chunk_steps` chunks say of now."""
+
+    delay = None
 
     def __init__(self, chunk_steps: int, decay: float = ENSEMBLE_DECAY):
         self._decay, self._steps = decay, chunk_steps
@@ -194,7 +234,7 @@ def episode(
     record: bool = False,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Generator[Query, Chunk, EpisodeResult]:
-    """One episode: yields queries, is sent the chunks [at least chunk_steps, A] that answer them, returns how it went.
+    """One episode: yields queries, is sent the chunks [at least `needed`, A] that answer them, returns how it went.
 
     Args:
         env: the environment; it is reset.
@@ -209,20 +249,16 @@ def episode(
     """
     observation = env.reset(seed)
     window = History(observation, execution.history, seed)
-    acting = (Receding if execution.name == "receding" else Ensembling)(execution.chunk_steps)
+    acting = _acting(execution)
     executed: deque[np.ndarray] = deque(maxlen=execution.remembered)
     film, recorder = Film(cameras), Recorder(env) if record else None
     film.add(observation)
     queries, done, success, max_reward = 0, False, False, None
     while not done:
         if acting.wants_chunk:
-            told = np.stack(executed) if executed else np.zeros((0, len(env.action_low)), np.float32)
-            seen = window.batch()
-            chunk = yield Query(
-                task=env.task, seed=seed, index=queries, window=seen, executed=told, planned=acting.planned
-            )
+            chunk = yield _query(env, seed, queries, window, executed, acting)
             queries += 1
-            acting.add(_checked_chunk(chunk, execution.chunk_steps, env, seed))
+            acting.add(_checked_chunk(chunk, execution.needed, env, seed))
         action = np.asarray(acting.next(), np.float32)
         executed.append(action)
         if recorder is not None:
@@ -244,6 +280,32 @@ def episode(
         max_reward=max_reward,
         frames=film.frames(),
         recorded=recorded,
+    )
+
+
+def _acting(execution: Execution) -> Receding | Ensembling:
+    if execution.name == "real_time":
+        return RealTime(execution.chunk_steps, execution.delay)
+    return (Receding if execution.name == "receding" else Ensembling)(execution.chunk_steps)
+
+
+def _query(
+    env: Env,
+    seed: int,
+    index: int,
+    window: History,
+    executed: Collection[Float[np.ndarray, " action"]],
+    acting: Receding | Ensembling,
+) -> Query:
+    told = np.stack(list(executed)) if executed else np.zeros((0, len(env.action_low)), np.float32)
+    return Query(
+        task=env.task,
+        seed=seed,
+        index=index,
+        window=window.batch(),
+        executed=told,
+        planned=acting.planned,
+        delay=acting.delay,
     )
 
 
@@ -299,13 +361,13 @@ def one_chunk(actions: Float[np.ndarray, "..."]) -> Chunk:
     return actions[0]
 
 
-def _checked_chunk(chunk: Chunk, chunk_steps: int, env: Env, seed: int) -> Chunk:
+def _checked_chunk(chunk: Chunk, needed: int, env: Env, seed: int) -> Chunk:
     width = len(env.action_low)
-    if chunk.ndim != 2 or chunk.shape[1] != width or len(chunk) < chunk_steps:
+    if chunk.ndim != 2 or chunk.shape[1] != width or len(chunk) < needed:
         raise UserError(
-            f"The policy gave actions of shape {chunk.shape} where [at least {chunk_steps}, {width}] is needed: "
-            f"a chunk cannot be longer than the horizon. Give chunk_size.steps of at most the policy's horizon, "
-            f"and a policy trained for {width} action dimensions."
+            f"The policy gave actions of shape {chunk.shape} where [at least {needed}, {width}] is needed: "
+            f"a chunk cannot be longer than the horizon. Give chunk_size.steps (with chunk_size.delay) of at most the "
+            f"policy's horizon, and a policy trained for {width} action dimensions."
         )
     if not np.isfinite(chunk).all():
         raise UserError(

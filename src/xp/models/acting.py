@@ -12,7 +12,7 @@ Letters: B queries in a batch, T observation history, H horizon, A action, S sta
 
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,8 @@ type Window = Mapping[str, Numbers | list[str]]
 """A batch of one observation window."""
 type Rows = dict[str, Numbers | list[str]]
 """A batch of several."""
+type Kind = tuple[Literal["", "prefix", "plan"], int, int]
+"""What a policy is told beside what is seen: the sort, how many actions, and with a plan the delay."""
 
 
 @runtime_checkable
@@ -72,13 +74,19 @@ class Query(Protocol):
         """What is left of the last chunk from the present step on [m, A]."""
         ...
 
+    @property
+    def delay(self) -> int | None:
+        """How many of those are executed before the answer is there; None where the env waits for it."""
+        ...
+
 
 class BatchedPolicy:
     """Answers queries of closed-loop episodes; an `xp.envs.evaluate.Answer`.
 
     A policy that takes committed actions (`spec.prefix_future`) is told the next planned one, which the new chunk
     continues, and what was executed. A plan that is used up to its end leaves the last action to be held. At an
-    episode's begin it is asked without.
+    episode's begin it is asked without. One that takes a plan (`spec.takes_plan`) is told what is left of the last
+    chunk where chunks are executed in real time.
 
     Args:
         policy: the policy.
@@ -96,7 +104,7 @@ class BatchedPolicy:
         Raises:
             UserError: the policy gave actions of another shape.
         """
-        kinds: dict[tuple[bool, int], list[int]] = {}
+        kinds: dict[Kind, list[int]] = {}
         for number, query in enumerate(queries):
             kinds.setdefault(self._kind(query), []).append(number)
         answers: dict[int, NDArray[np.float32]] = {}
@@ -125,6 +133,9 @@ class BatchedPolicy:
         if same and self.policy.spec.prefix_future:
             told = {"prefix": whole[:, :1], "past": whole[:, 1:1]}
             same = self._keeps(window, seeds, self._predict(window, seeds, **told), orders, told)
+        if same and self.policy.spec.takes_plan and queries[0].delay is not None:
+            told = {"plan": whole}
+            same = self._keeps(window, seeds, self._predict(window, seeds, **told), orders, told)
         if not same:
             self.batch = 1
         return same
@@ -145,18 +156,24 @@ class BatchedPolicy:
                 return False
         return True
 
-    def _kind(self, query: Query) -> tuple[bool, int]:
-        """Queries of one kind fit in one batch: with or without a prefix, with as many actions before it."""
-        if not self.policy.spec.prefix_future or query.index == 0:
-            return False, 0
-        return True, min(len(query.executed), self.policy.spec.prefix_past)
+    def _kind(self, query: Query) -> Kind:
+        """Queries of one kind fit in one batch: told as many actions of the same sort, with the same delay."""
+        spec = self.policy.spec
+        if spec.prefix_future and query.index:
+            return "prefix", min(len(query.executed), spec.prefix_past), 0
+        if spec.takes_plan and query.delay is not None and len(query.planned):
+            return "plan", len(query.planned), min(query.delay, len(query.planned))
+        return "", 0, 0
 
     def _ask(self, queries: Sequence[Query]) -> list[NDArray[np.float32]]:
         filled = [*queries, *[queries[-1]] * (self.batch - len(queries))]
         seeds = np.array([noise_seed(self._seed, each.task, each.seed, each.index) for each in filled], np.int64)
         window = rows_of(query.window for query in filled)
-        with_prefix, past = self._kind(queries[0])
-        if not with_prefix:
+        told, past, delay = self._kind(queries[0])
+        if told == "plan":
+            plan = np.stack([each.planned for each in filled]).astype(np.float32)
+            return list(self._predict(window, seeds, plan=plan, delay=delay)[: len(queries)])
+        if not told:
             return list(self._predict(window, seeds)[: len(queries)])
         prefix = np.stack([(each.planned if len(each.planned) else each.executed[-1:])[:1] for each in filled])
         executed = np.stack([each.executed[len(each.executed) - past :] for each in filled])

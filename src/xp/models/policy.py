@@ -70,6 +70,8 @@ class PolicySpec:
     """How many executed actions before the present step `predict(past=)` takes."""
     prefix_future: int = 0
     """How many committed actions from the present step on `predict(prefix=)` takes; 0: takes none."""
+    takes_plan: bool = False
+    """Whether `predict(plan=, delay=)` binds a chunk to the plan that is being executed (real-time chunking)."""
     actions_before: int | None = None
     """How many actions before the present step a training window holds; None: history - 1."""
     actions_ahead: int | None = None
@@ -112,6 +114,10 @@ class Policy(Protocol):
         A policy whose spec has `prefix_future` D > 0 also takes `prefix` [B, d, A], 1 <= d <= D, the committed actions
         a_t .. a_{t+d-1}, and `past` [B, k, A], the executed a_{t-k} .. a_{t-1}, both in dataset units. The chunk then
         begins after the prefix: its first action is a_{t+d}.
+
+        A policy whose spec says `takes_plan` also takes `plan` [B, m, A] and `delay` d: what is left of the last chunk
+        from the present step on, in dataset units, and how many of these actions are executed before the answer is
+        there. The chunk begins at the present step; its first d actions are near those of the plan.
         """
         ...
 

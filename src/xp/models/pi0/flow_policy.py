@@ -1,13 +1,15 @@
 """What pi0's policies in both frameworks do alike: read observations, choose noise, give actions in dataset units."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Float32
 
-from xp.models.observation import as_windows
-from xp.models.pi0.inputs.prepare import ACTION
+from xp.models.observation import TASK, as_windows
+from xp.models.pi0.inputs.prepare import ACTION, IS_PAD
 from xp.models.pi0.interface import Interface, PredictOptions
+from xp.models.pi0.real_time import PLAN, PLAN_MASK, PLAN_WEIGHT, Plan
 from xp.models.policy import Batch, Seed
 
 type Arrays = dict[str, np.ndarray]
@@ -37,6 +39,7 @@ class FlowPolicy(ABC):
             noise: what sampling begins with, [B, H, width of the model]; default: drawn from `seed`, a row by itself.
             num_steps: steps of Euler's method; default: those of the policy.
             normalized: True leaves the actions in normalised units, with every dimension of the model.
+            plan, delay, guidance: real-time chunking, see `Plan`; plan [B, m, A] in dataset units.
 
         Raises:
             UserError: an unknown option, or an observation that does not fit.
@@ -44,8 +47,22 @@ class FlowPolicy(ABC):
         asked = PredictOptions.from_given(options, self.interface.notes.sample_steps)
         seen = {name: value for name, value in observation.items() if not name.startswith(ACTION)}
         windows = as_windows(seen, self.spec)
-        chunk = self._sample(self.interface.prepare(windows), asked, seed)
+        chunk = self._sample(self._inputs(windows, asked.plan), asked, seed)
         return chunk if asked.normalized else self.interface.prepare.actions(chunk, windows)
+
+    def _inputs(self, windows: Mapping[str, object], plan: Plan | None) -> Arrays:
+        """Prepared inputs; with a plan, which is normalised as the actions of a training are."""
+        if plan is None:
+            return self.interface.prepare(windows)
+        texts, horizon = windows[TASK], self.spec.horizon
+        assert isinstance(texts, list)
+        rows = len(texts)
+        inputs = self.interface.prepare({**windows, ACTION: plan.whole(rows, horizon, self.spec.action_dim)})
+        inputs[PLAN] = inputs.pop(ACTION)
+        inputs.pop(IS_PAD)
+        inputs[PLAN_MASK] = np.tile(plan.mask(horizon), (rows, 1))
+        inputs[PLAN_WEIGHT] = np.full(rows, plan.guidance, np.float32)
+        return inputs
 
     @abstractmethod
     def _sample(self, inputs: Arrays, asked: PredictOptions, seed: Seed) -> Float32[np.ndarray, "batch horizon width"]:

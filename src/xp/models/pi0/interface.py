@@ -17,6 +17,7 @@ from xp.models.pi0.io.norm_stats import NormStats, stats_of
 from xp.models.pi0.io.notes import TOKENIZER, Notes
 from xp.models.pi0.network.sizes import Sizes
 from xp.models.pi0.options import Pi0Options
+from xp.models.pi0.real_time import Plan
 from xp.models.policy import DataSpec, DataTransforms, PolicySpec, Seed, Statistics
 from xp.models.transforms import RelativeActions, difference_statistics, relative_actions
 
@@ -26,7 +27,7 @@ HORIZON = 50
 """Actions in a chunk in openpi's own configurations, where nothing says another number."""
 
 
-OPTIONS = ("noise", "num_steps", "normalized")
+OPTIONS = ("noise", "num_steps", "normalized", "plan", "delay", "guidance")
 """Of `predict`."""
 _MOST_STEPS = 1000
 
@@ -38,6 +39,7 @@ class PredictOptions:
     noise: Float32[np.ndarray, "batch horizon width"] | None
     num_steps: int
     normalized: bool
+    plan: Plan | None
 
     @classmethod
     def from_given(cls, given: Mapping[str, object], steps: int) -> "PredictOptions":
@@ -60,7 +62,8 @@ class PredictOptions:
             )
         noise = given.get("noise")
         array = None if noise is None else np.asarray(noise, np.float32)
-        return cls(noise=array, num_steps=number, normalized=bool(given.get("normalized")))
+        plan = Plan.from_given(given)
+        return cls(noise=array, num_steps=number, normalized=bool(given.get("normalized")), plan=plan)
 
     def noise_for(
         self, shape: tuple[int, int, int], seed: Seed, draw: Callable[[], np.ndarray] | None = None
@@ -170,6 +173,7 @@ def interface(
         cameras={camera: (*notes.sizes[name], 3) for name, camera in fed.items()},
         language=True,
         actions_before=0,
+        takes_plan=True,
     )
     return Interface(prepare=prepare, spec=spec, statistics=statistics, notes=notes, tokenizer=tokenizer, step=step)
 

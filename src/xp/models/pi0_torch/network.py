@@ -22,6 +22,8 @@ from xp.errors import UserError
 from xp.models.pi0.cameras import SLOTS
 from xp.models.pi0.io.key_map import HEADS, UNUSED
 from xp.models.pi0.network.sizes import ExpertSizes, Sizes
+from xp.models.pi0.real_time import PLAN, PLAN_MASK, PLAN_WEIGHT
+from xp.models.pi0_torch.guidance import Guide
 from xp.models.pi0_torch.low_rank import add_updates
 
 type Inputs = Mapping[str, torch.Tensor]
@@ -63,6 +65,9 @@ class SizedPi05(PI05Pytorch):
         width = sizes.action.width
         self.time_mlp_in, self.time_mlp_out = nn.Linear(width, width), nn.Linear(width, width)
 
+    def _rtc_enabled(self) -> bool:
+        return self.rtc_processor is not None
+
 
 class SizedPi0(PI0Pytorch):
     """pi0 of some sizes."""
@@ -73,6 +78,9 @@ class SizedPi0(PI0Pytorch):
         width = sizes.action.width
         self.state_proj = nn.Linear(sizes.action_dim, width)
         self.action_time_mlp_in, self.action_time_mlp_out = nn.Linear(2 * width, width), nn.Linear(width, width)
+
+    def _rtc_enabled(self) -> bool:
+        return self.rtc_processor is not None
 
 
 type Model = SizedPi0 | SizedPi05
@@ -191,11 +199,18 @@ def errors(
 def sample(
     model: Model, inputs: Inputs, noise: Float[torch.Tensor, "batch horizon dim"], steps: int
 ) -> Float[torch.Tensor, "batch horizon dim"]:
-    """Actions from noise by `steps` steps of Euler's method; the prefix is read once."""
-    if isinstance(model, SizedPi0):
-        ask = cast(Callable[..., torch.Tensor], model.sample_actions)
-        return ask(*seen(inputs), inputs["state"], noise=noise, num_steps=steps)
-    return model.sample_actions(*seen(inputs), noise=noise, num_steps=steps)
+    """Actions from noise by `steps` steps of Euler's method; the prefix is read once.
+
+    Where `inputs` have a plan (`xp.models.pi0.real_time`), the actions are led to fall in with it.
+    """
+    state = (inputs["state"],) if isinstance(model, SizedPi0) else ()
+    ask = cast(Callable[..., torch.Tensor], model.sample_actions)
+    guide: Any = Guide(inputs[PLAN], inputs[PLAN_MASK], inputs[PLAN_WEIGHT]) if PLAN in inputs else None
+    try:
+        model.rtc_processor = guide
+        return ask(*seen(inputs), *state, noise=noise, num_steps=steps)
+    finally:
+        model.rtc_processor = None
 
 
 def loss(model: Model, inputs: Inputs, counted: int | None) -> torch.Tensor:

@@ -54,6 +54,7 @@ class PolicyRecorder:
     envs: EnvMaker
     chunk_steps: int
     execution: str
+    delay: int
     seed: int
     workers: int
 
@@ -65,7 +66,8 @@ class PolicyRecorder:
         _fit_environment(policy, envs.suite, envs.environment_state, "env.environment_state=false")
         _fit_numbers(policy, envs.suite)
         workers = worker_count(config.collect.workers, config.collect.episodes)
-        return cls(policy, envs, config.chunk_size.steps, config.chunk_size.execution, config.seed, workers)
+        how = config.chunk_size
+        return cls(policy, envs, how.steps, how.execution, how.delay, config.seed, workers)
 
     def episodes(self, task: str, seeds: Sequence[int], leave_when_asked: Callable[[], None]) -> Iterator[Episode]:
         """The policy's episodes from `seeds`, in their order; `leave_when_asked` raises to end them."""
@@ -75,6 +77,7 @@ class PolicyRecorder:
             self.policy,
             steps=self.chunk_steps,
             execution=self.execution,
+            delay=self.delay,
             workers=self.workers,
             batch=BATCH,
             episodes=len(seeds),
@@ -105,6 +108,7 @@ def policy_pool(
     *,
     steps: int,
     execution: str,
+    delay: int,
     workers: int,
     batch: int,
     episodes: int,
@@ -118,7 +122,8 @@ def policy_pool(
         envs: what makes them.
         policy: who will act.
         steps: actions executed of each chunk, or chunks averaged.
-        execution: `receding` or `ensembling`.
+        execution: one of `xp.envs.rollout.EXECUTIONS`.
+        delay: control steps that an answer takes (`real_time`).
         workers: processes that simulate.
         batch: queries that are answered together.
         episodes: how many there will be: no more envs are made.
@@ -127,7 +132,8 @@ def policy_pool(
         silence_s: seconds after which a worker that says nothing is taken for hung.
     """
     spec = policy.spec
-    how = Execution(chunk_steps=steps, name=execution, history=spec.history, remembered=spec.prefix_past or 1)
+    told = spec.prefix_past or 1
+    how = Execution(chunk_steps=steps, name=execution, history=spec.history, remembered=told, delay=delay)
     return open_pool(
         envs,
         how,
@@ -194,9 +200,15 @@ def _fit_environment(policy: "Policy", suite: Suite, given: bool, where: str) ->
 
 
 def refuse_long_chunk(config: "DictConfig", policy: "Policy", path: str) -> None:
-    """Refuse chunks that are longer than the policy's horizon."""
-    if config.chunk_size.steps > policy.spec.horizon:
+    """Refuse chunks that are longer than the policy's horizon, and answers that come after its last action."""
+    steps, delay, horizon = config.chunk_size.steps, config.chunk_size.delay, policy.spec.horizon
+    if steps > horizon:
         raise UserError(
-            f"chunk_size.steps={config.chunk_size.steps} exceeds the horizon {policy.spec.horizon} that {path} was "
-            f"trained on. Give chunk_size.steps=1..{policy.spec.horizon}"
+            f"chunk_size.steps={steps} exceeds the horizon {horizon} that {path} was "
+            f"trained on. Give chunk_size.steps=1..{horizon}"
+        )
+    if steps + delay > horizon:
+        raise UserError(
+            f"chunk_size.steps={steps} and chunk_size.delay={delay}: {delay} more actions are executed while the next "
+            f"chunk is computed, and {path} predicts {horizon}. Give numbers that sum to at most {horizon}."
         )

@@ -15,8 +15,10 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
+from xp.models.pi0.network.guidance import guided_velocity
 from xp.models.pi0.network.model import ACTION, IS_PAD, NOISE, STATE, TIME, Inputs, Pi0
 from xp.models.pi0.network.sizes import Sizes
+from xp.models.pi0.real_time import PLAN, PLAN_MASK, PLAN_WEIGHT
 from xp.models.tree import Tree, flatten
 
 type Weights = Tree[Array | np.ndarray]
@@ -102,14 +104,23 @@ class Network:
     def sample(
         self, weights: Weights, inputs: Inputs, noise: Float[Array, "batch horizon dim"], steps: int
     ) -> Float[Array, "batch horizon dim"]:
-        """Actions from noise by `steps` steps of Euler's method; the prefix is read once."""
+        """Actions from noise by `steps` steps of Euler's method; the prefix is read once.
+
+        Where `inputs` have a plan (`xp.models.pi0.real_time`), the actions are led to fall in with it.
+        """
         model = self.model(weights)
         cache, valid = model.read_prefix(inputs)
         state, step = jnp.asarray(inputs[STATE]), -1.0 / steps
+        bound = [jnp.asarray(inputs[name]) for name in (PLAN, PLAN_MASK, PLAN_WEIGHT) if name in inputs]
 
         def move(_: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
             noisy, time = carry
-            found = model.velocity_after(cache, valid, state, noisy, jnp.broadcast_to(time, noisy.shape[:1]))
+            times = jnp.broadcast_to(time, noisy.shape[:1])
+
+            def velocity(noisy: Array) -> Array:
+                return model.velocity_after(cache, valid, state, noisy, times)
+
+            found = guided_velocity(velocity, noisy, time, *bound) if bound else velocity(noisy)
             return noisy + step * found, time + step
 
         return jax.lax.fori_loop(0, steps, move, (noise, jnp.float32(1.0)))[0]

@@ -54,6 +54,7 @@ class Success:
                 policy,
                 steps=config.chunk_size.steps,
                 execution=config.chunk_size.execution,
+                delay=config.chunk_size.delay,
                 workers=worker_count(OmegaConf.select(config, "eval.workers"), total),
                 batch=BATCH,
                 episodes=total,
