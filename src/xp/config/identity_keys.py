@@ -96,6 +96,7 @@ NEUTRAL: dict[str, JSON] = {
     "report.output": None,
     "trainer.ema_warmup": True,
     "chunk_size.delay": 0,
+    "model.max_delay": 0,
 }
 """{a key: the value of it that means "as before there was this key"}.
 

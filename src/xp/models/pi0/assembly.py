@@ -37,7 +37,8 @@ class Assembly(Interface):
 
 def assemble(sizes: Sizes, interface: Interface, *, remat: bool = False) -> Assembly:
     """Put a model together; `remat` as in `Network.remat`."""
-    network = Network(sizes=sizes, dtype=interface.notes.dtype, remat=remat, counted_dims=interface.counted_dims)
+    notes, counted = interface.notes, interface.counted_dims
+    network = Network(sizes=sizes, dtype=notes.dtype, remat=remat, counted_dims=counted, max_delay=notes.max_delay)
     return Assembly(**vars(interface), network=network)
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Float32
 from xp.models.observation import TASK, as_windows
 from xp.models.pi0.inputs.prepare import ACTION, IS_PAD
 from xp.models.pi0.interface import Interface, PredictOptions
-from xp.models.pi0.real_time import PLAN, PLAN_MASK, PLAN_WEIGHT, Plan
+from xp.models.pi0.real_time import PLAN, PLAN_GIVEN, PLAN_MASK, PLAN_WEIGHT, Plan
 from xp.models.policy import Batch, Seed
 
 type Arrays = dict[str, np.ndarray]
@@ -22,6 +22,11 @@ class FlowPolicy(ABC):
     def __init__(self, interface: Interface) -> None:
         """Everything but the weights."""
         self.interface, self.spec = interface, interface.spec
+
+    @property
+    def given_in_training(self) -> int:
+        """With up to how many given actions its network was trained and can be asked; 0: it is guided to a plan."""
+        return 0
 
     @property
     def camera_slots(self) -> dict[str, str]:
@@ -60,6 +65,9 @@ class FlowPolicy(ABC):
         inputs = self.interface.prepare({**windows, ACTION: plan.whole(rows, horizon, self.spec.action_dim)})
         inputs[PLAN] = inputs.pop(ACTION)
         inputs.pop(IS_PAD)
+        if self.given_in_training:
+            inputs[PLAN_GIVEN] = np.tile(plan.given(horizon, self.given_in_training), (rows, 1))
+            return inputs
         inputs[PLAN_MASK] = np.tile(plan.mask(horizon), (rows, 1))
         inputs[PLAN_WEIGHT] = np.full(rows, plan.guidance, np.float32)
         return inputs

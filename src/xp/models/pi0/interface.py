@@ -208,6 +208,7 @@ def new_notes(
         fps=data.fps,
         absolute=None if relative is None else relative.excluded,
         dtype=options.dtype,
+        max_delay=options.max_delay,
     )
     return notes, NormStats(state=stats_of(statistics["proprio"]), actions=stats_of(action))
 
@@ -246,6 +247,11 @@ def new_interface(
         raise UserError(
             "The dataset has no observation.state, and a pi0 reads the robot's state. Use a dataset with states, or "
             "another model."
+        )
+    if options.max_delay >= horizon:
+        raise UserError(
+            f"model.max_delay={options.max_delay} and horizon.train={horizon}: of a chunk whose first actions are "
+            f"given some have to be left. Type model.max_delay={horizon - 1} or less, or a longer horizon.train."
         )
     notes, stats = new_notes(options, data, statistics, horizon, transforms)
     _refuse_other_actions(source, notes)

@@ -10,7 +10,7 @@ from xp.models.section import Section
 
 KEYS = (
     "name", "family", "lr_peak", "variant", "cameras", "tokenizer", "prompt_length", "vision", "language", "action",
-    "vocabulary", "action_dim", "sample_steps", "count_filled_dims", "asset_id", "remat", "dtype",
+    "vocabulary", "action_dim", "sample_steps", "count_filled_dims", "asset_id", "remat", "dtype", "max_delay",
 )  # fmt: skip
 VARIANTS = ("pi05", "pi0")
 DTYPES = ("float32", "bfloat16")
@@ -36,6 +36,7 @@ class Pi0Options:
     asset_id: str
     remat: bool
     dtype: str | None
+    max_delay: int
 
     @classmethod
     def from_config(cls, model_cfg: JSONObject) -> "Pi0Options":
@@ -66,6 +67,7 @@ class Pi0Options:
             asset_id=section.text("asset_id") or "xp",
             remat=bool(section.flag("remat")),
             dtype=None if section.get("dtype") is None else _among(section, "dtype", DTYPES),
+            max_delay=_bounded(section, "max_delay", 0, 4095),
         )
 
     def sizes(self) -> Sizes:

@@ -38,6 +38,11 @@ class Pi0Policy(FlowPolicy):
         self.assembly = assembly
         self._weights: Weights = jax.device_put(weights, device)
 
+    @property
+    def given_in_training(self) -> int:
+        """See `FlowPolicy`."""
+        return self.assembly.network.max_delay
+
     def _sample(self, inputs: Arrays, asked: PredictOptions, seed: Seed) -> Float32[np.ndarray, "batch horizon width"]:
         """See `FlowPolicy`; asked in batches of compiled sizes."""
         shape = self.noise_shape(len(inputs["state"]))

@@ -3,20 +3,24 @@
 Black, Galliker & Levine 2025, "Real-Time Execution of Action Chunking Flow Policies". At every step of sampling the
 velocity is moved by the pseudo-inverse guidance of an inpainting (Pokle et al. 2023; Song et al. 2023), so that the
 actions it leads to fall in with the plan where the mask of the plan is large.
+
+A network that was trained with the first actions given (`model.max_delay`) needs no guidance: it is given them (Black,
+Ren, Equi & Levine 2025, "Training-Time Action Conditioning for Efficient Real-Time Chunking").
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Bool, Float32
 
 from xp.errors import UserError
 
 GUIDANCE = 5.0
 """The most that guidance weighs (beta): the paper's value."""
-PLAN, PLAN_MASK, PLAN_WEIGHT = "plan", "plan_mask", "plan_weight"
-"""Among the inputs of a network: the plan as its targets are, [B, H, A]; its mask [B, H]; the most it weighs [B]."""
+PLAN, PLAN_MASK, PLAN_WEIGHT, PLAN_GIVEN, DELAY = "plan", "plan_mask", "plan_weight", "plan_given", "delay"
+"""Among the inputs of a network: the plan as its targets are, [B, H, A]; its mask [B, H]; the most it weighs [B]; for a
+network that was trained behind given actions which of the plan are given, [B, H] bool; in training how many are [B]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +74,19 @@ class Plan:
                 "those that are left of its last chunk, from the present step on."
             )
         return np.concatenate([self.actions, np.repeat(self.actions[:, -1:], horizon - given[1], axis=1)], axis=1)
+
+    def given(self, horizon: int, most: int) -> Bool[np.ndarray, " horizon"]:
+        """Which actions of the chunk are given to a network that was trained with up to `most` given ones.
+
+        Raises:
+            UserError: more are executed meanwhile than it was trained with.
+        """
+        if self.delay > most:
+            raise UserError(
+                f"delay={self.delay}: the policy was trained with at most {most} given actions (model.max_delay={most})"
+                f". Ask with a delay of at most {most}, or train with a larger model.max_delay."
+            )
+        return np.arange(horizon) < self.delay
 
     def mask(self, horizon: int) -> Float32[np.ndarray, " horizon"]:
         """How much each action of the chunk is bound to the plan, 0 to 1; see `soft_mask`."""

@@ -18,6 +18,7 @@ from xp.models.pi0.io.torch_folder import TorchFolder, open_torch
 from xp.models.pi0.network.sizes import Sizes, weight_shapes
 from xp.models.pi0.options import DTYPES, Pi0Options
 from xp.models.pi0_torch.network import Model, loss, make_model, take
+from xp.models.pi0_torch.options import torch_options
 from xp.models.pi0_torch.policy import Pi0TorchPolicy, as_tensor, host, placed
 from xp.models.torch_device import torch_device
 from xp.models.trainable import LoadReport, TorchTrainable
@@ -32,7 +33,7 @@ def build(request: BuildRequest) -> TorchTrainable:
     Raises:
         UserError: options that do not fit each other, the dataset or the pretrained model.
     """
-    options, pretrained, horizon = Pi0Options.from_config(request.model_cfg), request.pretrained, request.horizon
+    options, pretrained, horizon = torch_options(request.model_cfg), request.pretrained, request.horizon
     source = open_torch(pretrained[0], fold=True) if pretrained else None
     sizes = options.sizes() if source is None else _sizes_of(source, options)
     interface = new_interface(

@@ -64,9 +64,9 @@ class Pi0TorchFamily(Family):
 
     def check(self, model_cfg: JSONObject, transforms: DataTransforms) -> None:
         """Refuse options of the section that are unknown or out of their bounds."""
-        from xp.models.pi0.options import Pi0Options
+        from xp.models.pi0_torch.options import torch_options
 
-        Pi0Options.from_config(model_cfg)
+        torch_options(model_cfg)
 
     def trained_fps(self, folder: Path) -> float | None:
         """As xp's notes in the folder say."""

@@ -39,6 +39,8 @@ class Notes:
     absolute: tuple[int, ...] | None = None
     """Dimensions whose actions are no differences to the state; None: no action is."""
     dtype: str | None = None
+    max_delay: int = 0
+    """Up to how many actions of a chunk were given in training; see `xp.models.pi0.real_time`."""
     vision_heads: int | None = None
     """Attention heads of the image encoder, which files of torch tensors do not tell; None: as wide as openpi's."""
 
@@ -82,6 +84,7 @@ def read_notes(folder: Path) -> Notes | None:
         fps=fields.number("fps", None, low=1e-6, high=1e6),
         absolute=_absolute(fields),
         dtype=fields.text("dtype", None, among=("float32", "bfloat16")),
+        max_delay=fields.integer("max_delay", 0, low=0, high=_MOST),
         vision_heads=None if fields.content.get("vision_heads") is None else _count(fields, "vision_heads", 1),
     )
 

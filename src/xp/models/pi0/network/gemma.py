@@ -26,8 +26,8 @@ SUFFIXES = ("", "_1")
 
 type Tokens = Sequence[Float[Array, "batch _token _width"] | None]
 """The tokens of each expert; None for one that is not asked."""
-type Conditions = Sequence[Float[Array, "batch _width"] | None]
-"""What modulates the norms of each expert (adaRMS); None where nothing does."""
+type Conditions = Sequence[Float[Array, "batch ... _width"] | None]
+"""What modulates the norms of each expert (adaRMS), all tokens alike or each token; None where nothing does."""
 
 
 class Cache(NamedTuple):
@@ -57,10 +57,11 @@ class AdaptiveNorm(nnx.Module):
         self.Dense_0 = Dense(stack, width, 3 * width)
 
     def __call__(
-        self, x: Float[Array, "batch token width"], condition: Float[Array, "batch width"]
-    ) -> tuple[Float[Array, "batch token width"], Float[Array, "batch 1 width"]]:
+        self, x: Float[Array, "batch token width"], condition: Float[Array, "batch *each width"]
+    ) -> tuple[Float[Array, "batch token width"], Float[Array, " batch #token width"]]:
         """The normalised tokens, and the gate of what is added to them."""
-        factor, shift, gate = jnp.split(self.Dense_0(condition, x.dtype)[:, None, :], 3, axis=-1)
+        given = condition if condition.ndim == 3 else condition[:, None]
+        factor, shift, gate = jnp.split(self.Dense_0(given, x.dtype), 3, axis=-1)
         return (_unit(x) * (1 + factor) + shift).astype(x.dtype), gate
 
 
@@ -70,7 +71,7 @@ def _unit(x: Float[Array, "batch token width"]) -> Float[Array, "batch token wid
     return x * jax.lax.rsqrt(variance + _EPSILON)
 
 
-def _all_gated(tokens: Tokens, added: Tokens, gates: Sequence[Float[Array, "batch 1 _width"] | None]) -> Tokens:
+def _all_gated(tokens: Tokens, added: Tokens, gates: Sequence[Float[Array, "batch _gates _width"] | None]) -> Tokens:
     """What was computed added to the tokens of each expert, through its gate where there is one."""
     return [
         None if x is None or more is None else x + more if gate is None else x + more * gate

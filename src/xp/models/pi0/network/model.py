@@ -27,7 +27,8 @@ _SHORTEST, _LONGEST = 4e-3, 4.0
 type Inputs = Mapping[str, Array | np.ndarray]
 """`image/NAME` [B, h, w, 3] uint8, or float of -1..1; `image_mask/NAME` [B] bool; `tokens` [B, L] int32 and
 `token_mask` [B, L] bool; `state` [B, A] float32; for the loss `action` [B, H, A] float32, and optionally
-`action_is_pad` [B, H] bool, `noise` [B, H, A] and `time` [B] float32. All normalised, states and actions filled up."""
+`action_is_pad` [B, H] bool, `noise` [B, H, A] and `time` [B] float32. All normalised, states and actions filled up.
+`delay` [B] int32: how many actions are given clean in the loss, where the network learns that."""
 
 IMAGE, IMAGE_MASK, TOKENS, TOKEN_MASK = "image/", "image_mask/", "tokens", "token_mask"
 STATE, ACTION, IS_PAD, NOISE, TIME = "state", "action", "action_is_pad", "noise", "time"
@@ -45,7 +46,7 @@ class Suffix(NamedTuple):
     """What the action expert reads; `condition` modulates its norms in pi0.5."""
 
     block: Block
-    condition: Float[Array, "batch width"] | None
+    condition: Float[Array, "batch *each width"] | None
 
 
 class PaliGemma(nnx.Module):
@@ -93,16 +94,19 @@ class Pi0(nnx.Module):
         return Block(whole, jnp.concatenate(valid, axis=1), jnp.zeros(whole.shape[1], bool))
 
     def suffix(
-        self, state: Float[Array, "batch dim"], noisy: Float[Array, "batch horizon dim"], time: Float[Array, " batch"]
+        self,
+        state: Float[Array, "batch dim"],
+        noisy: Float[Array, "batch horizon dim"],
+        time: Float[Array, " batch *each"],
     ) -> Suffix:
-        """Tokens of the state (pi0) and of noisy actions at a time of the flow (1: noise, 0: actions)."""
+        """Tokens of the state (pi0) and of noisy actions at a time of the flow (1: noise, 0: actions), or one each."""
         actions = self.action_in_proj(noisy)
         clock = time_embedding(time, actions.shape[-1])
         starts = [jnp.ones(1, bool), jnp.zeros(actions.shape[1] - 1, bool)]
         if self.is_pi05:
             condition = nnx.swish(self.time_mlp_out(nnx.swish(self.time_mlp_in(clock))))
             return Suffix(_all_there(actions, starts), condition)
-        clock = jnp.broadcast_to(clock[:, None], actions.shape)
+        clock = jnp.broadcast_to(clock if clock.ndim == 3 else clock[:, None], actions.shape)
         mixed = self.action_time_mlp_in(jnp.concatenate([actions, clock.astype(actions.dtype)], axis=-1))
         mixed = self.action_time_mlp_out(nnx.swish(mixed))
         tokens = jnp.concatenate([self.state_proj(state)[:, None], mixed], axis=1)
@@ -121,7 +125,7 @@ class Pi0(nnx.Module):
         valid: Bool[Array, "batch prefix"],
         state: Float[Array, "batch dim"],
         noisy: Float[Array, "batch horizon dim"],
-        time: Float[Array, " batch"],
+        time: Float[Array, " batch *each"],
     ) -> Float[Array, "batch horizon dim"]:
         """The velocity (noise - actions) of the flow, the prefix taken from `read_prefix`."""
         block, condition = self.suffix(state, noisy, time)
@@ -133,7 +137,7 @@ class Pi0(nnx.Module):
         return self._out(found, noisy.shape[1])
 
     def velocity(
-        self, inputs: Inputs, noisy: Float[Array, "batch horizon dim"], time: Float[Array, " batch"]
+        self, inputs: Inputs, noisy: Float[Array, "batch horizon dim"], time: Float[Array, " batch *each"]
     ) -> Float[Array, "batch horizon dim"]:
         """The same in one pass through both experts, as in training."""
         prefix, (block, condition) = self.prefix(inputs), self.suffix(jnp.asarray(inputs[STATE]), noisy, time)
@@ -155,11 +159,11 @@ class Pi0(nnx.Module):
         return self.action_out_proj(tokens[:, -horizon:])
 
 
-def time_embedding(time: Float[Array, " batch"], width: int) -> Float[Array, "batch {width}"]:
+def time_embedding(time: Float[Array, " batch *each"], width: int) -> Float[Array, "batch *each {width}"]:
     """Sines and cosines of a time, their periods spaced geometrically from 4e-3 to 4 (float32)."""
     share = jnp.linspace(0.0, 1.0, width // 2)
     period = _SHORTEST * (_LONGEST / _SHORTEST) ** share
-    angle = time[:, None] * (1.0 / period * 2 * jnp.pi)[None, :]
+    angle = time[..., None] * (1.0 / period * 2 * jnp.pi)
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
 
 
