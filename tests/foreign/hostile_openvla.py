@@ -1,6 +1,8 @@
 """More folders from a stranger: OpenVLAs."""
 
 import json
+import pickle
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -135,5 +137,73 @@ _many(
         "heads_many": (_notes(tower_heads=[3, 2]), "heads"),
         "cameras_list": (_notes(cameras=["image"]), "cameras"),
         "notes_pipe": (pipe("xp.json"), "pipe"),
+    },
+)
+
+HEAD, STATE = "action_head--7_checkpoint.pt", "proprio_projector--7_checkpoint.pt"
+
+
+def oft(root: Path) -> None:
+    """The same, as OpenVLA-OFT's code leaves it: two parts in files of torch, and no word of xp's."""
+    import torch
+
+    openvla(root)
+    (root / "xp.json").unlink()
+    torch.save({"module.model.fc2.weight": torch.ones(7, _WIDTH)}, root / HEAD)
+    torch.save({"module.fc1.weight": torch.ones(_WIDTH, 7)}, root / STATE)
+
+
+BASES["oft"] = oft
+
+
+def _saved(content, file: str = HEAD):
+    def change(folder: Path) -> None:
+        import torch
+
+        torch.save(content(torch), folder / file)
+
+    return change
+
+
+class _Runs:
+    def __reduce__(self):
+        return exec, ("open('canary', 'w')",)
+
+
+def _deflated(folder: Path) -> None:
+    with zipfile.ZipFile(folder / HEAD) as old:
+        entries = {name: old.read(name) for name in old.namelist()}
+    with zipfile.ZipFile(folder / HEAD, "w", zipfile.ZIP_DEFLATED) as new:
+        for name, data in entries.items():
+            new.writestr(name, data)
+        new.writestr("archive/data/9", bytes(1 << 28))
+
+
+def _also(name: str):
+    return lambda folder: (folder / name).write_bytes((folder / HEAD).read_bytes())
+
+
+_many(
+    "oft",
+    "oft",
+    "policy",
+    {
+        "runs": (_saved(lambda torch: {"fc1.weight": _Runs()}), "cannot be read.*could run anything"),
+        "old_pickle": (put(HEAD, pickle.dumps(_Runs())), "no archive of torch.save"),
+        "zip_bomb": (_deflated, "is packed and would take"),
+        "one_number_10_9": (_saved(lambda torch: {"w": torch.ones(1).expand(1 << 30)}), "many times over"),
+        "no_dict": (_saved(lambda torch: [torch.ones(2)]), "holds a list"),
+        "whole_numbers": (_saved(lambda torch: {"w": torch.ones(2, dtype=torch.int64)}), "no dense tensor of floats"),
+        "sparse": (_saved(lambda torch: {"w": torch.eye(2).to_sparse()}), "no dense tensor of floats"),
+        "number_as_name": (_saved(lambda torch: {3: torch.ones(2)}), "no dense tensor of floats"),
+        "twice": (_saved(lambda torch: dict.fromkeys(("module.w", "w"), torch.ones(2))), "holds w twice"),
+        "diffusion": (_saved(lambda torch: {"module.noise_predictor.w": torch.ones(2)}), "diffusion head"),
+        "head_out": (link(HEAD, "../secret.json"), "leads out"),
+        "head_pipe": (pipe(HEAD), "pipe"),
+        "state_empty": (put(STATE, b""), "no archive of torch.save"),
+        "two_steps": (_also("action_head--8_checkpoint.pt"), "several steps"),
+        "film": (_also("vision_backbone--7_checkpoint.pt"), "FiLM"),
+        "other_part": (_also("router--7_checkpoint.pt"), "no OpenVLA-OFT has"),
+        "no_statistics": (lambda folder: (folder / "dataset_statistics.json").unlink(), "no dataset_statistics.json"),
     },
 )

@@ -24,6 +24,8 @@ MODES = (
     {"chunk_mode": "parallel", "head": "l1", "proprio": True, "cameras": ["front", "wrist"]},
     {"chunk_mode": "subsample"},
     {"chunk_mode": "accumulate"},
+    {"chunk_mode": "oft"},
+    {"chunk_mode": "oft", "head": "l1", "proprio": True, "cameras": ["front", "wrist"]},
 )
 
 

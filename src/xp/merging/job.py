@@ -27,7 +27,7 @@ from xp.merging.quantised import refuse_quantised
 from xp.merging.reconcile import configurations_differ, reconciled
 from xp.merging.record import InputRecord, MergeRecord, chosen_by
 from xp.merging.search import Search, mix_of
-from xp.merging.sidecar import copy_sidecar, kept_files, sweep_stale, write_statistics
+from xp.merging.sidecar import copy_sidecar, kept_files, refuse_parts, sweep_stale, write_statistics
 from xp.runs.records.record import versions
 
 RECORD = "merge.json"
@@ -100,6 +100,7 @@ class MergeJob:
         check_groups(leaves, options.groups)
         disk.check_room(output, leaves)
         folders = [c.sidecar for c in opened if c.sidecar is not None]
+        refuse_parts(folders)
         for folder in opened[0].layers or folders[:1]:
             kept_files(folder)  # refused now, not when hours of work are written
         pooled = statistics.merge_files(folders, options.statistics)

@@ -10,14 +10,18 @@ from xp import atomic
 from xp.checkpoints.open import STEP
 from xp.checkpoints.peft_config import CONFIG as ADAPTER_CONFIG
 from xp.checkpoints.sidecar import statistics_files
+from xp.errors import UserError, some
 from xp.foreign.json_file import read_object
 from xp.foreign.paths import member
+from xp.foreign.text import printable
 from xp.merging.statistics import Pooled, write_like
 
 _KEPT = re.compile(r".+\.(json|txt|msgpack|model|jinja|yaml)|policy_.+\.safetensors")
 """Small files of the model; never code, pickles, optimiser states or other weights."""
 _ADDED = re.compile(r"tokenizer|special_tokens|added_tokens|vocab|merges|chat_template|spiece|.*statistics|norm_stats")
 """What an adapter without a configuration of its own adds to the sidecar files of its base."""
+_PARTS = re.compile(r".+--(?:[0-9]+|latest)_checkpoint\.pt")
+"""Pickles in which a training keeps parts of a model beside its safetensors (OpenVLA-OFT: head, projector)."""
 _BESIDE_PARAMS = re.compile(r"xp_.+\.json|.*tokenizer\.model")
 """Of an Orbax step: xp's notes and the tokeniser. Other configuration of such a checkpoint is code elsewhere."""
 _LEFT = {"merge.json", "model.safetensors.index.json", "adapter_config.json"}
@@ -54,6 +58,22 @@ def kept_files(folder: Path) -> list[Path]:
     names = sorted(entry.name for entry in folder.iterdir() if not entry.is_dir())
     wanted = (name for name in names if _KEPT.fullmatch(name) and name not in _LEFT)
     return [member(folder, name, "a small file beside the weights") for name in wanted]
+
+
+def refuse_parts(folders: Sequence[Path]) -> None:
+    """Refuse models of which a part lies in pickles beside the weights: the outcome would be without it.
+
+    Raises:
+        UserError: the files, and what to do.
+    """
+    for folder in folders:
+        parts = sorted(entry.name for entry in folder.iterdir() if _PARTS.fullmatch(entry.name))
+        if parts:
+            raise UserError(
+                f"{folder} keeps parts of its model in {printable(some(parts, 4), 400)}, and merging reads "
+                "safetensors. Write it as one first, in Python: xp.models.load_policy(FOLDER).save(OTHER); then "
+                "merge OTHER."
+            )
 
 
 def _no_longer_adapter(output: Path) -> None:

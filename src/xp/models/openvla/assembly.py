@@ -14,7 +14,8 @@ from jaxtyping import Float32, Shaped, UInt8
 from xp.errors import UserError, join_names
 from xp.models.observation import IMAGES, STATE, TASK, as_windows
 from xp.models.openvla.action_tokens import ActionTokens
-from xp.models.openvla.bounds import Bounds
+from xp.models.openvla.bounds import EPS, Bounds
+from xp.models.openvla.crop import center_crop
 from xp.models.openvla.folder import Around
 from xp.models.openvla.model import Marks
 from xp.models.openvla.sidecar import Sidecar
@@ -74,11 +75,13 @@ class Assembly:
             UserError: several datasets and no key, an unknown key, or statistics of another width.
         """
         name, entry = self.sidecar.entry(key)
-        found = Bounds.of(entry.object(part).content, f"of {name}: {part}")
-        width = self.sidecar.notes.plan.action_dim if part == "action" else self.state_dim
-        if len(found.q01) != width:
+        notes = self.sidecar.notes
+        eps_back = EPS if notes.plan.mode == "oft" else 0.0
+        found = Bounds.of(entry.object(part).content, f"of {name}: {part}", notes.ends, eps_back)
+        width = notes.plan.action_dim if part == "action" else self.state_dim
+        if len(found.low) != width:
             raise UserError(
-                f"The statistics of {name} are of {len(found.q01)} numbers ({part}), the policy has {width}. Give the "
+                f"The statistics of {name} are of {len(found.low)} numbers ({part}), the policy has {width}. Give the "
                 "dataset_statistics.json that was saved with it."
             )
         return found
@@ -98,6 +101,8 @@ class Assembly:
             found["proprio"] = self._proprio(batch)
         if "action" in batch:
             recorded = np.asarray(batch["action"], np.float32)[:, -plan.horizon :]
+            if notes.gripper == "turned":
+                recorded = np.concatenate([recorded[..., :-1], (1 - recorded[..., -1:]) / 2], -1)
             learned, is_pad = plan.learned(recorded, np.asarray(batch["action_is_pad"], bool)[:, -plan.horizon :])
             targets = self.bounds().normalize(learned)
             found |= {"targets": targets, "is_pad": is_pad, "tokens": self.tokens.encode(targets).reshape(len(ids), -1)}
@@ -114,7 +119,10 @@ class Assembly:
         given = answer.cpu().numpy()
         numbers = given if plan.head == "l1" else self.tokens.decode(given)
         normalised = numbers.reshape(len(given), plan.actions, plan.action_dim)
-        return plan.executed(self.bounds(key).unnormalize(normalised))
+        chunk = plan.executed(self.bounds(key).unnormalize(normalised))
+        if self.sidecar.notes.gripper == "turned":
+            chunk[..., -1] = -np.sign(2 * chunk[..., -1] - 1)
+        return chunk
 
     def _words(self, batch: Batch) -> tuple[Shaped[np.ndarray, "batch words"], Shaped[np.ndarray, "batch words"]]:
         texts = batch.get(TASK)
@@ -127,8 +135,9 @@ class Assembly:
 
     def _picture(self, batch: Batch, camera: str) -> UInt8[np.ndarray, "batch h w 3"]:
         given = self._given(batch, f"{IMAGES}{camera}")[:, -1]
-        size = self.sidecar.sizes.image
-        return resize(given, *size) if self.sidecar.notes.is_lanczos else resize_bicubic(given, *size)
+        size, notes = self.sidecar.sizes.image, self.sidecar.notes
+        sized = resize(given, *size) if notes.is_lanczos else resize_bicubic(given, *size)
+        return sized if notes.crop is None else center_crop(sized, notes.crop)
 
     def _proprio(self, batch: Batch) -> Float32[np.ndarray, "batch state"]:
         state = self.bounds(part="proprio").normalize(self._given(batch, STATE)[:, -1].astype(np.float32))

@@ -1,7 +1,8 @@
 """Brings actions and states to [-1, 1] by the quantiles of a dataset, and actions back. Pure numpy.
 
 OpenVLA's rule ("BOUNDS_Q99" of its data loading): the 1% quantile becomes -1, the 99% quantile +1, what lies beyond is
-clipped. Dimensions outside the mask, as a gripper of 0..1, stay as they are.
+clipped. Dimensions outside the mask, as a gripper of 0..1, stay as they are. OpenVLA-OFT takes the extremes instead
+("BOUNDS") for some robots, and adds 1e-8 on the way back too.
 """
 
 from collections.abc import Mapping
@@ -16,53 +17,60 @@ from xp.models.policy import Statistics
 
 EPS = 1e-8
 """Upstream's: keeps a dimension that never changes from dividing by 0."""
+ENDS: Mapping[str, tuple[str, str]] = {"bounds_q99": ("q01", "q99"), "bounds": ("min", "max")}
+"""Which statistics become -1 and +1, by the names that OpenVLA-OFT's constants have for it."""
 ENTRIES = ("mean", "std", "max", "min", "q01", "q99", "mask")
 """What a feature of `norm_stats` has; `mask` of actions alone."""
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """The quantiles of each dimension, and which dimensions they apply to."""
+    """What becomes -1 and +1 in each dimension, and which dimensions that applies to."""
 
-    q01: Float64[np.ndarray, " dim"]
-    q99: Float64[np.ndarray, " dim"]
+    low: Float64[np.ndarray, " dim"]
+    high: Float64[np.ndarray, " dim"]
     mask: Bool[np.ndarray, " dim"]
     is_constant: Bool[np.ndarray, " dim"]
     """Dimensions that never changed: 0 when normalised, as upstream has it."""
+    eps_back: float = 0.0
+    """What is added to the range on the way back."""
 
     @classmethod
-    def of(cls, entry: object, where: str) -> "Bounds":
+    def of(cls, entry: object, where: str, ends: str = "bounds_q99", eps_back: float = 0.0) -> "Bounds":
         """The bounds of one feature of `norm_stats`.
 
         Args:
             entry: as JSON gives it.
             where: what it is, for the message.
+            ends: a key of `ENDS`.
+            eps_back: see the field.
 
         Raises:
-            UserError: no quantiles, or numbers that cannot be right (see `xp.foreign.statistics`).
+            UserError: no such statistics, or numbers that cannot be right (see `xp.foreign.statistics`).
         """
         found = checked_statistics(entry, where)
-        missing = [name for name in ("q01", "q99") if name not in found]
+        missing = [name for name in ENDS[ends] if name not in found]
         if missing:
             raise UserError(
                 f"The statistics {where} have no {missing[0]}, by which OpenVLA normalises; they have "
                 f"{join_names(found)}. Give the dataset_statistics.json that was saved with the policy."
             )
-        low, high = (found[name].astype(np.float64) for name in ("q01", "q99"))
-        ends = (found["min"], found["max"]) if "min" in found and "max" in found else (low, high)
+        low, high = (found[name].astype(np.float64) for name in ENDS[ends])
+        extremes = (found["min"], found["max"]) if "min" in found and "max" in found else (low, high)
         mask = found.get("mask", np.ones(low.shape, bool))
-        return cls(low, high, mask, ends[0] == ends[1])
+        return cls(low, high, mask, extremes[0] == extremes[1], eps_back)
 
     def normalize(self, values: Float[np.ndarray, "*lead dim"]) -> Float32[np.ndarray, "*lead dim"]:
-        """clip(2 (x - q01) / (q99 - q01 + 1e-8) - 1, -1, 1)."""
-        scaled = 2 * (values - self.q01) / (self.q99 - self.q01 + EPS) - 1
+        """clip(2 (x - low) / (high - low + 1e-8) - 1, -1, 1)."""
+        scaled = 2 * (values - self.low) / (self.high - self.low + EPS) - 1
         inside = np.where(self.is_constant, 0.0, np.clip(scaled, -1, 1))
         return np.where(self.mask, inside, values).astype(np.float32)
 
     def unnormalize(self, values: Float[np.ndarray, "*lead dim"]) -> Float32[np.ndarray, "*lead dim"]:
-        """(x + 1) / 2 (q99 - q01) + q01."""
+        """(x + 1) / 2 (high - low + eps_back) + low."""
         wide = values.astype(np.float64)
-        return np.where(self.mask, 0.5 * (wide + 1) * (self.q99 - self.q01) + self.q01, wide).astype(np.float32)
+        span = self.high - self.low + self.eps_back
+        return np.where(self.mask, 0.5 * (wide + 1) * span + self.low, wide).astype(np.float32)
 
 
 def norm_stats(statistics: Statistics, kept: Bool[np.ndarray, " action"]) -> dict[str, object]:

@@ -1,16 +1,17 @@
 """Builds an OpenVLA for training (`build`), and loads a saved one (`load`)."""
 
 import copy
+import os
 import warnings
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Shaped
 
-from xp.checkpoints.arrays import Reader
+from xp.checkpoints.arrays import AnyArray, Reader
 from xp.errors import UserError, join_names
 from xp.models.camera_maps import check_map
 from xp.models.family import BuildRequest, LoadRequest
@@ -21,17 +22,18 @@ from xp.models.openvla.bounds import grippers, norm_stats
 from xp.models.openvla.chunks import ChunkPlan
 from xp.models.openvla.config_file import new_config, own_code, warn_text
 from xp.models.openvla.folder import Around, around, as_array, check_fit, load_arrays, open_weights
+from xp.models.openvla.load_options import GRIPPERS
 from xp.models.openvla.model import HEADS, OpenVLAModel
+from xp.models.openvla.oft import component_files, oft_notes, refuse_oft_options, says_tokens, state_width
+from xp.models.openvla.oft_parts import check_parts, read_parts
 from xp.models.openvla.options import PADDING, Adaptation, OpenVLAOptions, cameras_of
 from xp.models.openvla.policy import OpenVLAPolicy, as_inputs
-from xp.models.openvla.sidecar import Notes, Sidecar, read_sidecar, statistics_json
+from xp.models.openvla.sidecar import NOTES, STATISTICS, Notes, Sidecar, read_sidecar, statistics_json
 from xp.models.openvla.sizes import NetworkSizes
 from xp.models.openvla.text import TOKENIZER, Words, read_words, small_words
 from xp.models.policy import DataSpec
 from xp.models.torch_device import torch_device
 from xp.models.trainable import LoadReport, TorchTrainable
-
-_STATE = "proprio_projector.fc1.weight"
 
 
 @dataclass(frozen=True)
@@ -43,11 +45,26 @@ class Source:
     sidecar: Sidecar
     words: Words | None
     around: Around
+    files: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Of an OpenVLA-OFT {part: its file}."""
+    parts: Mapping[str, AnyArray] = field(default_factory=dict[str, AnyArray], repr=False)
+    """The weights in these files."""
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """{weight: shape}."""
-        return {name: leaf.shape for name, leaf in self.reader.leaves.items()}
+        return {name: leaf.shape for name, leaf in self.reader.leaves.items()} | self.part_shapes
+
+    @property
+    def part_shapes(self) -> dict[str, tuple[int, ...]]:
+        """{weight of a part: shape}."""
+        return {name: array.shape for name, array in self.parts.items()}
+
+    def arrays(self, names: Iterable[str] | None = None) -> dict[str, AnyArray]:
+        """Whole arrays, by default all."""
+        wanted = list(self.shapes if names is None else names)
+        found = load_arrays(self.reader, [name for name in wanted if name not in self.parts])
+        return found | {name: self.parts[name] for name in wanted if name in self.parts}
 
 
 def open_source(folder: Path, heads: tuple[int, int] | None = None, base: str | None = None) -> Source:
@@ -64,10 +81,23 @@ def open_source(folder: Path, heads: tuple[int, int] | None = None, base: str | 
     code = own_code(folder)
     if code:
         warnings.warn(warn_text(folder, code), stacklevel=4)
-    reader = open_weights(folder, base)
-    sidecar = read_sidecar(folder, {name: leaf.shape for name, leaf in reader.leaves.items()}, heads)
+    files = component_files(folder)
+    for name, wrong in ((NOTES, True), (STATISTICS, False)):
+        if files and os.path.lexists(folder / name) == wrong:
+            raise UserError(
+                f"{folder} holds {join_names(files.values())}, parts of an OpenVLA-OFT, and "
+                f"{f'{name} of xp' if wrong else f'no {name}'}. Give the folder as vla-scripts/finetune.py wrote it."
+            )
+    reader, described_in = open_weights(folder, base)
+    parts = read_parts(folder, files)
+    both = [name for name in parts if name in reader.leaves]
+    if both:
+        raise UserError(f"{folder} holds {join_names(both[:4])} twice, among its weights and in a part's file.")
+    sidecar = read_sidecar(
+        folder, {name: leaf.shape for name, leaf in reader.leaves.items()}, heads, config_of=described_in
+    )
     words = read_words(folder, sidecar.sizes.language.vocabulary)
-    return Source(folder, reader, sidecar, words, around(folder, reader))
+    return Source(folder, reader, sidecar, words, around(folder, reader), files, parts)
 
 
 def build(request: BuildRequest) -> TorchTrainable:
@@ -125,8 +155,8 @@ def load(request: LoadRequest) -> OpenVLAPolicy:
 
     Of a folder that xp did not write the camera is called "image". Options: `unnorm_key` (whose statistics the actions
     are brought to, where the folder has several), `tower_heads` (attention heads of both towers, "16,16", where nothing
-    in the folder says them) and `base` (of an adapter: the folder of the weights that it was trained on, where it does
-    not lie beside it).
+    in the folder says them), `base` (of an adapter: the folder of the weights that it was trained on, where it does
+    not lie beside it), `gripper` (see `Notes`), and those of `load_options.OFT`.
 
     Raises:
         UserError: a damaged folder, weights that do not fit, an unknown device, camera or dataset.
@@ -134,18 +164,34 @@ def load(request: LoadRequest) -> OpenVLAPolicy:
     folder, camera_map, options = request.folder, request.camera_map, request.options
     heads, unnorm_key = options.get("tower_heads"), options.get("unnorm_key")
     source = open_source(folder, None if heads is None else _two(heads), options.get("base"))
-    notes = source.sidecar.notes
+    notes = _notes(source, options)
     check_map(camera_map, list(notes.cameras), f"camera of the policy in {folder}")
     notes = replace(notes, cameras=feeding(notes.cameras, camera_map))
     if unnorm_key is not None:
         notes = replace(notes, unnorm_key=source.sidecar.entry(unnorm_key)[0])
-    state_dim = source.shapes.get(_STATE, (0, 0))[1] if notes.proprio else 0
+    state_dim = state_width(source.shapes) if notes.proprio else 0
     assembly = Assembly(replace(source.sidecar, notes=notes), source.words, source.around, state_dim)
     with torch.device("meta"):
         module = _module(assembly)
-    check_fit(folder, source.shapes, {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()})
-    module.take(load_arrays(source.reader))
+    wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    check_parts(folder, source.files, source.part_shapes, wanted)
+    check_fit(folder, source.shapes, wanted)
+    module.take(source.arrays())
     return OpenVLAPolicy(assembly, module.to(torch_device(request.device)))
+
+
+def _notes(source: Source, options: Mapping[str, str]) -> Notes:
+    """What the policy is: as xp noted it, as an OpenVLA-OFT's files and the user say, or an original OpenVLA."""
+    notes, gripper = source.sidecar.notes, options.get("gripper")
+    if source.files or (says_tokens(options) and not os.path.lexists(source.folder / NOTES)):
+        notes = oft_notes(source.folder, source.sidecar, source.files, source.part_shapes, options)
+    else:
+        refuse_oft_options(source.folder, options)
+    if gripper is None:
+        return notes
+    if gripper not in GRIPPERS:
+        raise UserError(f"gripper={gripper}: allowed are {join_names(GRIPPERS)}. Type gripper={GRIPPERS[0]}")
+    return replace(notes, gripper=gripper)
 
 
 def _module(assembly: Assembly) -> OpenVLAModel:
@@ -193,7 +239,7 @@ def _fill(module: OpenVLAModel, source: Source, dtype: np.dtype) -> LoadReport:
     )
     fits = [name for name in wanted if shapes.get(name) == wanted[name]]
     arrays: dict[str, Shaped[np.ndarray, ...]] = {name: as_array(state[name]) for name in own - set(fits)}
-    for name, array in load_arrays(source.reader, fits).items():
+    for name, array in source.arrays(fits).items():
         arrays[name] = array.astype(np.float32 if name in own else dtype, copy=False)
     module.take(arrays)
     return LoadReport(

@@ -1,6 +1,6 @@
 """What a model learns of N recorded actions and what is executed of its answer, by `chunk_mode`. Pure numpy.
 
-- `autoregressive`, `parallel`: all N actions are learned and executed.
+- `autoregressive`, `parallel`, `oft`: all N actions are learned and executed.
 - `subsample`: the first of N is learned, as the published fine-tuning at a lower rate does it. Executed at that rate it
   is one action in N steps, so the robot moves about 1/N of the way.
 - `accumulate`: one action for N frames is learned: the sum of the position deltas, the composition of the rotations,
@@ -20,7 +20,9 @@ from jaxtyping import Bool, Float, Float32
 
 from xp.errors import UserError, did_you_mean, join_names
 
-MODES = ("autoregressive", "parallel", "subsample", "accumulate")
+MODES = ("autoregressive", "parallel", "oft", "subsample", "accumulate")
+AT_ONCE = ("parallel", "oft")
+"""Modes that tell all numbers of a chunk in one pass."""
 HEADS = ("token", "l1")
 POSITION, ROTATION, GRIPPER = slice(0, 3), slice(3, 6), 6
 WIDTH = 7
@@ -50,10 +52,10 @@ class ChunkPlan:
                     f"model.{key}={value}: allowed are {join_names(allowed)}{did_you_mean(value, allowed)}. Type "
                     f"model.{key}={allowed[0]}"
                 )
-        if self.head == "l1" and self.mode != "parallel":
+        if self.head == "l1" and not self.is_at_once:
             raise UserError(
                 f"model.head=l1 reads all actions of a chunk from one pass, which model.chunk_mode={self.mode} does "
-                "not have. Type model.chunk_mode=parallel, or model.head=token"
+                "not have. Type model.chunk_mode=parallel (or oft), or model.head=token"
             )
         if not self.is_whole and self.action_dim != WIDTH:
             raise UserError(
@@ -65,7 +67,12 @@ class ChunkPlan:
     @property
     def is_whole(self) -> bool:
         """Whether every action of the chunk is learned, not one for all."""
-        return self.mode in ("autoregressive", "parallel")
+        return self.mode in ("autoregressive", *AT_ONCE)
+
+    @property
+    def is_at_once(self) -> bool:
+        """Whether all numbers of an answer are told in one pass."""
+        return self.mode in AT_ONCE
 
     @property
     def actions(self) -> int:

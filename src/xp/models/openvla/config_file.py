@@ -5,12 +5,14 @@ to be without effect here, or refused by its name.
 """
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from xp.checkpoints.open import PICKLES
+from xp.checkpoints.peft_adapter import is_adapter
 from xp.checkpoints.safetensors import INDEX, MODEL
 from xp.errors import UserError, join_names, some
 from xp.foreign.json_file import Fields, read_object
@@ -22,6 +24,10 @@ from xp.models.openvla.options import PADDING
 from xp.models.openvla.sizes import DINO, SIGLIP, LanguageSizes, NetworkSizes, Shapes, TowerSizes, tower_of
 
 CONFIG, GENERATION, PREPROCESSOR = "config.json", "generation_config.json", "preprocessor_config.json"
+COMPONENT = re.compile(r"(?P<part>[a-z][a-z_]*)--(?P<step>[0-9]{1,18}|latest)_checkpoint\.pt")
+"""Files in which OpenVLA-OFT keeps a part of a model beside the weights; see `oft`."""
+ADAPTER_FOLDER = "lora_adapter"
+"""Where OpenVLA-OFT keeps the adapter of a model that is not merged yet."""
 MODEL_TYPE, ARCHITECTURE = "openvla", "OpenVLAForActionPrediction"
 WHAT = "an OpenVLA's configuration"
 _MOST = 1_000_000
@@ -74,7 +80,8 @@ def is_openvla(folder: Path) -> bool:
 def own_code(folder: Path) -> list[str]:
     """What a folder brings to be run, which is not: Python files, and the classes that config.json names."""
     files = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".py"))
-    return files or (["auto_map in config.json"] if "auto_map" in read_object(folder / CONFIG, WHAT) else [])
+    has_classes = os.path.lexists(folder / CONFIG) and "auto_map" in read_object(folder / CONFIG, WHAT)
+    return files or (["auto_map in config.json"] if has_classes else [])
 
 
 def warn_text(folder: Path, code: Sequence[str]) -> str:
@@ -90,9 +97,16 @@ def has_weights(folder: Path) -> bool:
     return any(os.path.lexists(folder / name) for name in (MODEL, INDEX))
 
 
+def is_unmerged(folder: Path) -> bool:
+    """Whether a folder is that of an OpenVLA-OFT of which an adapter alone was saved, its base being elsewhere."""
+    is_alone = not has_weights(folder) and is_adapter(folder / ADAPTER_FOLDER)
+    return is_alone and any(COMPONENT.fullmatch(entry.name) for entry in folder.iterdir())
+
+
 def without_weights(folder: Path) -> str:
     """What is said of a folder that has no safetensors."""
-    pickles = sorted(entry.name for entry in folder.iterdir() if entry.suffix in PICKLES)
+    names = sorted(entry.name for entry in folder.iterdir())
+    pickles = [name for name in names if name.endswith(PICKLES) and not COMPONENT.fullmatch(name)]
     if pickles:
         return (
             f"{folder} has its weights as pickle files ({printable(some(pickles, 4), 400)}), which can run code when "

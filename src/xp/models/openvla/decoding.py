@@ -1,4 +1,4 @@
-"""From a sequence to the answer of a model: token by token with a cache, or all places at once."""
+"""From a sequence to the answer of a model: token by token with a cache, or all places at once, in two ways."""
 
 import torch
 from jaxtyping import Float, Int
@@ -52,3 +52,25 @@ def hidden_at_once(
     grown = sequence.extended(places.expand(len(sequence.embeddings), -1, -1).to(sequence.embeddings.dtype))
     count = 1 + len(places)
     return network.hidden(grown, slots=count, last=count)
+
+
+def hidden_of_whole(
+    network: OpenVLANetwork, sequence: Sequence, count: int, end: int
+) -> Float[torch.Tensor, "batch {count}+1 width"]:
+    """The outputs at the end of the prompt and at `count` places of zeros behind it, as OpenVLA-OFT computes them.
+
+    Kim et al. 2025, section 4.1, and `modeling_prismatic.py` of its code: [prompt, `count` embeddings of zeros, the end
+    of the sequence], every token attends to every token that is no padding, and the number that a place is asked for is
+    told one place before it. So the first `count` outputs are those of the numbers; the last one tells the end.
+
+    Args:
+        network: asked as it is.
+        sequence: the prompt.
+        count: numbers of an answer.
+        end: the id of the end of a sequence.
+    """
+    rows, width = len(sequence.embeddings), sequence.embeddings.shape[-1]
+    zeros = sequence.embeddings.new_zeros(rows, count, width)
+    last = network.embed(torch.full((rows, 1), end, device=zeros.device)).to(zeros.dtype)
+    grown = sequence.extended(torch.cat([zeros, last], 1))
+    return network.hidden(grown, slots=grown.embeddings.shape[1], last=count + 2)[:, :-1]

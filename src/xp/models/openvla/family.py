@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from xp.errors import UserError
 from xp.json_types import JSONObject
 from xp.models.family import BuildRequest, Family, LoadRequest
+from xp.models.openvla.load_options import OPTIONS
 from xp.models.policy import DataTransforms
 
 if TYPE_CHECKING:
@@ -20,11 +21,7 @@ class OpenVLAFamily(Family):
     name = "openvla"
     framework = "torch"
     folder_layout = "config.json of an OpenVLA beside model.safetensors or its shards (a Hugging Face folder)"
-    load_options = {
-        "unnorm_key": "whose statistics bring the actions to dataset units, where the folder has several",
-        "tower_heads": "attention heads of both vision towers, where nothing in the folder says them",
-        "base": "of an adapter the folder of its base, where that does not lie beside it",
-    }
+    load_options = OPTIONS
 
     def build(self, request: BuildRequest) -> "TorchTrainable":
         """See `Family.build`; the batch says which states are hidden, of `transforms` the actions' names matter."""
@@ -39,10 +36,12 @@ class OpenVLAFamily(Family):
         return load(request)
 
     def owns(self, folder: Path) -> bool:
-        """Whether its config.json names an OpenVLA; one without safetensors is refused."""
+        """Whether its config.json names an OpenVLA (an OpenVLA-OFT that is not merged has none); see `Family.owns`."""
         from xp.checkpoints.peft_adapter import is_adapter
-        from xp.models.openvla.config_file import has_weights, is_openvla, without_weights
+        from xp.models.openvla.config_file import has_weights, is_openvla, is_unmerged, without_weights
 
+        if is_unmerged(folder):
+            return True
         if not is_openvla(folder):
             return False
         if not has_weights(folder) and not is_adapter(folder):

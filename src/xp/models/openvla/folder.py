@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -13,14 +14,14 @@ from jaxtyping import Shaped
 from xp.checkpoints.adapter_base import named_base
 from xp.checkpoints.arrays import AnyArray, CorruptFileError, Leaf, Reader
 from xp.checkpoints.flat_file import FlatReader
-from xp.checkpoints.open import open_checkpoint
+from xp.checkpoints.open import Checkpoint, open_checkpoint
 from xp.checkpoints.peft_adapter import is_adapter
 from xp.checkpoints.safetensors import create_safetensors, open_folder
 from xp.errors import UserError, some
 from xp.foreign.paths import member, opened
 from xp.foreign.text import printable
 from xp.models.misfit import PLURAL, misfit
-from xp.models.openvla.config_file import CONFIG, has_weights, without_weights
+from xp.models.openvla.config_file import ADAPTER_FOLDER, CONFIG, has_weights, is_unmerged, without_weights
 from xp.models.openvla.sidecar import TOKENIZER_FILES
 
 SHARD = 5_000_000_000
@@ -39,7 +40,14 @@ class Around:
     """{weight: its file}."""
 
 
-def open_weights(folder: Path, base: str | None = None) -> Reader:
+class Weights(NamedTuple):
+    """Opened weights, and the folder whose config.json describes them."""
+
+    reader: Reader
+    described_in: Path
+
+
+def open_weights(folder: Path, base: str | None = None) -> Weights:
     """The weights of a folder, whole or in shards, an adapter's folded into its base; their data is not read yet.
 
     Args:
@@ -51,7 +59,12 @@ def open_weights(folder: Path, base: str | None = None) -> Reader:
             whose base is not found, or has other weights.
     """
     if is_adapter(folder):
-        return _open_adapted(folder, base)
+        return Weights(_open_adapted(folder, base).reader, folder)
+    if is_unmerged(folder):
+        below = _open_adapted(folder / ADAPTER_FOLDER, base)
+        if below.sidecar is None or not os.path.lexists(below.sidecar / CONFIG):
+            raise UserError(f"{below.base} has no {CONFIG}. Give the folder of the OpenVLA that {folder} began from.")
+        return Weights(below.reader, below.sidecar)
     if base is not None:
         raise UserError(f"base={base}: {folder} holds whole weights, which need no base. Leave base out.")
     if not has_weights(folder):
@@ -66,18 +79,22 @@ def open_weights(folder: Path, base: str | None = None) -> Reader:
             f"The weights in {folder} hold {printable(some(odd, 4), 400)} as {reader.leaves[odd[0]].dtype}, as "
             "quantised weights are held. Give the folder of the weights in bfloat16 or float32."
         )
-    return reader
+    return Weights(reader, folder)
 
 
-def _open_adapted(folder: Path, base: str | None) -> Reader:
+def _open_adapted(folder: Path, base: str | None) -> Checkpoint:
     if base is None and named_base(folder, given=True) is None:
-        raise UserError(
-            f"{folder} is an adapter, and the base that its adapter_config.json names does not lie beside it: such a "
-            "path is not followed unasked. Give the folder of the base, load_policy(FOLDER, base=BASE), or write both "
-            "as one policy: xp task=merge merge_method=average "
+        merged = (
+            ", or write both as one policy: xp task=merge merge_method=average "
             f"merge.checkpoints=[{folder}] merge.base=BASE merge.output=FOLDER"
         )
-    return open_checkpoint(folder, base=base).reader
+        raise UserError(
+            f"{folder} is an adapter, and the base that its adapter_config.json names does not lie beside it: such a "
+            "path is not followed unasked. Give the folder of the base, load_policy(FOLDER, base=BASE) "
+            "(predict.load_options.base=BASE, eval.load_options.base=BASE)"
+            f"{'' if folder.name == ADAPTER_FOLDER else merged}"
+        )
+    return open_checkpoint(folder, base=base)
 
 
 def load_arrays(reader: Reader, names: Iterable[str] | None = None) -> dict[str, AnyArray]:

@@ -2,8 +2,8 @@
 
 After Kim et al., "Fine-Tuning Vision-Language-Action Models: Optimizing Speed and Success" (OpenVLA-OFT), 2025, section
 4; the names of the weights are those of its code (`prismatic/models/action_heads.py`, `projectors.py`). It feeds zeros
-at the places behind the prompt; here each has an embedding of its own that is learned, since in a small language model
-zeros are told apart too late.
+at the places behind the prompt, as `chunk_mode=oft` does; in `parallel` each has an embedding of its own that is
+learned, since in a small language model zeros are told apart too late.
 
 Letters: B batch, K numbers of an answer, A action, Q actions of an answer, D width of the language model.
 """

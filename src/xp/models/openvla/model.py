@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from torch.nn import functional
 
 from xp.models.openvla.chunks import ChunkPlan
-from xp.models.openvla.decoding import generate, hidden_at_once
+from xp.models.openvla.decoding import generate, hidden_at_once, hidden_of_whole
 from xp.models.openvla.heads import L1Head, Places, ProprioProjector
 from xp.models.openvla.network import OpenVLANetwork, Sequence
 from xp.models.openvla.sizes import NetworkSizes
@@ -75,9 +75,9 @@ class OpenVLAModel(OpenVLANetwork):
     def answer(self, inputs: ModelInputs) -> Shaped[torch.Tensor, "batch ..."]:
         """Ids [B, K] of the likeliest answer; of an L1 head normalised actions [B, Q, A], float32."""
         prompt = self.prompt(inputs)
-        if self.plan.mode != "parallel":
+        if not self.plan.is_at_once:
             return generate(self, prompt, self.plan.tokens)
-        hidden = hidden_at_once(self, prompt, self._places())
+        hidden = self._hidden_of_answer(prompt)[:, : self.plan.tokens]
         if self.plan.head == "l1":
             return self._numbers(hidden)
         return self.logits(hidden).argmax(-1)
@@ -89,14 +89,14 @@ class OpenVLAModel(OpenVLANetwork):
     def loss(self, inputs: ModelInputs) -> tuple[Shaped[torch.Tensor, ""], dict[str, torch.Tensor]]:
         """The objective, a mean over numbers that are no padding, and its scalar parts.
 
-        Of tokens it is the cross-entropy, of the answer's and (token by token) of the end of the sequence behind it; of
-        an L1 head the mean absolute error of normalised actions.
+        Of tokens it is the cross-entropy, of the answer's and (token by token, and as OpenVLA-OFT has it) of the end of
+        the sequence behind it; of an L1 head the mean absolute error of normalised actions.
         """
         assert "is_pad" in inputs, "a batch without actions has no loss"
         prompt, is_pad = self.prompt(inputs), inputs["is_pad"]
         if self.plan.head == "l1":
             assert "targets" in inputs
-            hidden = hidden_at_once(self, prompt, self._places())
+            hidden = self._hidden_of_answer(prompt)[:, : self.plan.tokens]
             error = (self._numbers(hidden) - inputs["targets"]).abs().mean(-1)
             valid = (~is_pad).to(error.dtype)
             return (error * valid).sum() / valid.sum().clamp(min=1), {}
@@ -104,19 +104,24 @@ class OpenVLAModel(OpenVLANetwork):
         tokens = inputs["tokens"]
         labels = tokens.masked_fill(is_pad.repeat_interleave(self.plan.action_dim, 1), IGNORED)
         if self.plan.mode == "parallel":
-            scores = self.logits(hidden_at_once(self, prompt, self._places()))
-            return _cross_entropy(scores, labels, self.plan.tokens)
+            return _cross_entropy(self.logits(self._hidden_of_answer(prompt)), labels, self.plan.tokens)
         ends = labels.new_full((len(labels), 1), self.marks.eos).masked_fill(is_pad[:, -1:], IGNORED)
-        read = prompt.extended(self.embed(tokens))
-        scores = self.logits(self.hidden(read, last=1 + self.plan.tokens))
+        if self.plan.is_at_once:
+            hidden = self._hidden_of_answer(prompt)
+        else:
+            hidden = self.hidden(prompt.extended(self.embed(tokens)), last=1 + self.plan.tokens)
+        scores = self.logits(hidden)
         return _cross_entropy(scores, torch.cat([labels, ends], 1), self.plan.tokens)
 
     def _numbers(self, hidden: Float[torch.Tensor, "batch places width"]) -> Float[torch.Tensor, "batch answers a"]:
         """The L1 head's actions, float32; a head that is trained beside an adapter has another type than the base."""
         return self.action_head(hidden.to(self.action_head.model.fc1.weight.dtype)).float()
 
-    def _places(self) -> Float[torch.Tensor, "places width"] | None:
-        return self.places.weight if self.plan.tokens > 1 else None
+    def _hidden_of_answer(self, prompt: Sequence) -> Float[torch.Tensor, "batch places width"]:
+        """One pass: an output for each number of the answer, and as OpenVLA-OFT has it one more, for its end."""
+        if self.plan.mode == "oft":
+            return hidden_of_whole(self, prompt, self.plan.tokens, self.marks.eos)
+        return hidden_at_once(self, prompt, self.places.weight if self.plan.tokens > 1 else None)
 
 
 def _cross_entropy(

@@ -10,7 +10,7 @@ from xp.errors import UserError, did_you_mean, join_names
 from xp.foreign.json_file import Fields, read_fields
 from xp.foreign.paths import member
 from xp.json_types import JSON, JSONObject
-from xp.models.openvla.bounds import ENTRIES
+from xp.models.openvla.bounds import ENDS, ENTRIES
 from xp.models.openvla.chunks import ChunkPlan
 from xp.models.openvla.config_file import (
     CONFIG,
@@ -22,6 +22,7 @@ from xp.models.openvla.config_file import (
     preprocessor_config,
     read_sizes,
 )
+from xp.models.openvla.load_options import GRIPPERS
 from xp.models.openvla.options import PADDING
 from xp.models.openvla.sizes import NetworkSizes, Shapes
 
@@ -49,6 +50,13 @@ class Notes:
     is_lanczos: bool = True
     """Whether pictures of another size are resized as xp's training does it; otherwise as the folder's own
     preprocessor_config.json says (bicubic)."""
+    crop: float | None = None
+    """The share of a picture's area, at its middle, that the model is shown; None: all of it."""
+    ends: str = "bounds_q99"
+    """Which statistics become -1 and +1, a key of `ENDS`."""
+    gripper: str = "as_trained"
+    """`turned`: the model was trained on grippers of 0 (closed) to 1 (open), and what is executed says 1 (close) or -1
+    (open): -sign(2 g - 1), as evaluations of OpenVLA do it on LIBERO."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,18 +102,21 @@ class Sidecar:
         return chosen, Fields(self.statistics[chosen], f"the statistics of {chosen}")
 
 
-def read_sidecar(folder: Path, shapes: Shapes, heads: tuple[int, int] | None = None) -> Sidecar:
+def read_sidecar(
+    folder: Path, shapes: Shapes, heads: tuple[int, int] | None = None, config_of: Path | None = None
+) -> Sidecar:
     """What stands beside the weights of a folder.
 
     Args:
         folder: an OpenVLA's.
         shapes: of its weights, which say the sizes that config.json leaves out.
         heads: attention heads of the towers, where neither xp's notes nor the published sizes say them.
+        config_of: where config.json is, if not there.
 
     Raises:
         UserError: a file is missing or damaged, or a field is not what it should be.
     """
-    config = read_fields(member(folder, CONFIG, WHAT), WHAT)
+    config = read_fields(member(config_of or folder, CONFIG, WHAT), WHAT)
     notes = read_fields(member(folder, NOTES, _NOTES), _NOTES) if os.path.lexists(folder / NOTES) else None
     statistics = _statistics(folder, config)
     sizes = read_sizes(folder, config, shapes, heads or (_heads(notes) if notes is not None else None))
@@ -147,6 +158,9 @@ def write_sidecar(folder: Path, sidecar: Sidecar) -> None:
         "unnorm_key": notes.unnorm_key,
         "tower_heads": list(notes.heads),
         "resize": "lanczos" if notes.is_lanczos else "bicubic",
+        "center_crop": notes.crop,
+        "normalization": notes.ends,
+        "gripper": notes.gripper,
     }
     write_json(folder / NOTES, content)
 
@@ -188,6 +202,9 @@ def _read_notes(notes: Fields, sizes: NetworkSizes) -> Notes:
         unnorm_key=notes.text("unnorm_key", None, most=1000),
         name=notes.text("name", most=200),
         is_lanczos=notes.text("resize", among=("lanczos", "bicubic")) == "lanczos",
+        crop=notes.number("center_crop", None, low=1e-3, high=1),
+        ends=notes.text("normalization", "bounds_q99", among=tuple(ENDS)),
+        gripper=notes.text("gripper", "as_trained", among=GRIPPERS),
     )
 
 
