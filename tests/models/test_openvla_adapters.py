@@ -165,7 +165,7 @@ def test_adapters_without_their_base_or_with_another_are_refused(base, tmp_path)
         ({"rank": 4}, "model.lora.rank.*There are r,"),
         ({"targets": ["q_prj"]}, "q_prj.*did you mean 'q_proj'"),
         ({"targets": []}, "model.lora.targets"),
-        ({"base": "nf4"}, "model.lora.base=nf4.*bfloat16"),
+        ({"base": "nf5"}, "model.lora.base=nf5.*bfloat16"),
         ({"init": "gausian"}, "did you mean 'gaussian'"),
         ({"dropout": 1.0}, "model.lora.dropout"),
     ],

@@ -5,6 +5,7 @@
 are never opened.
 """
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from xp.checkpoints.adapter_base import named_base, sidecar_of
 from xp.checkpoints.arrays import CorruptFileError, Leaf, Reader, Writer
 from xp.checkpoints.flax_msgpack import create_msgpack, open_msgpack, orbax_metadata
 from xp.checkpoints.lora import folded_tensors, folded_tree
-from xp.checkpoints.peft_adapter import is_adapter, open_adapter
+from xp.checkpoints.peft_adapter import HELD_BASE, is_adapter, open_adapter
 from xp.checkpoints.reference import CheckpointRef
 from xp.checkpoints.run_layout import candidate_policy_dirs, checkpoint_steps
 from xp.checkpoints.safetensors import INDEX, MODEL, create_safetensors, open_folder, open_safetensors
@@ -47,7 +48,12 @@ class Checkpoint:
 
 
 def open_checkpoint(
-    path: str | Path, *, base: str | Path | None = None, lora_scale: float = 1.0, fold: bool = True
+    path: str | Path,
+    *,
+    base: str | Path | None = None,
+    lora_scale: float = 1.0,
+    fold: bool = True,
+    held: Callable[[Reader], Reader] | None = None,
 ) -> Checkpoint:
     """Open the headers of a checkpoint: a policy folder, a step of one, a params folder, a file, or an xp run.
 
@@ -56,15 +62,16 @@ def open_checkpoint(
         base: for a LoRA adapter whose configuration names no folder beside it: the checkpoint it was trained on.
         lora_scale: alpha / rank of LoRA weights that stand in a checkpoint beside the weights they adapt.
         fold: whether those are folded in; else they are leaves of their own.
+        held: for an adapter that was trained on a quantised base: the base's weights as they were then.
 
     Raises:
-        UserError: nothing there that can be merged, or a damaged file.
+        UserError: nothing there that can be merged, a damaged file, or an adapter of a quantised base without `held`.
     """
     root, step = _asked(path)
     if not root.exists():
         raise UserError(f"There is no checkpoint {root}. Give a run's or a policy's folder: merge.checkpoints=[A,B,C]")
     try:
-        return _opened(root, *_found(root, step), base=base, lora_scale=lora_scale if fold else None)
+        return _opened(root, *_found(root, step), base=base, lora_scale=lora_scale if fold else None, held=held)
     except RefusedError as error:
         raise UserError(f"The checkpoint {path} is damaged: {error} Nothing was written.") from error
     except CorruptFileError as error:
@@ -147,7 +154,14 @@ def _numbered(folder: Path) -> list[int]:
 
 
 def _opened(
-    path: Path, kind: str, place: Path, sidecar: Path | None, *, base: str | Path | None, lora_scale: float | None
+    path: Path,
+    kind: str,
+    place: Path,
+    sidecar: Path | None,
+    *,
+    base: str | Path | None,
+    lora_scale: float | None,
+    held: Callable[[Reader], Reader] | None = None,
 ) -> Checkpoint:
     if kind == "orbax":
         tree = orbax.OrbaxReader(place)
@@ -155,15 +169,22 @@ def _opened(
     elif kind == "flax_msgpack":
         reader = open_msgpack(place)
     elif is_adapter(place):
-        return _folded(path, place, base)
+        return _folded(path, place, base, held)
     else:
         tensors = open_safetensors((place,)) if place.is_file() else open_folder(place)
         reader = tensors if lora_scale is None else folded_tensors(tensors, lora_scale)
     return Checkpoint(path, kind, place, sidecar, reader)
 
 
-def _folded(path: Path, place: Path, base: str | Path | None) -> Checkpoint:
+def _folded(path: Path, place: Path, base: str | Path | None, held: Callable[[Reader], Reader] | None) -> Checkpoint:
     """An adapter, folded into the base that is given or that lies beside it."""
+    is_held = os.path.lexists(place / HELD_BASE)
+    if is_held and held is None:
+        raise UserError(
+            f"{place} was trained on a base held in 4 or 8 bit ({HELD_BASE}): added to other weights it is another "
+            "policy. Write it with the weights that it was trained on, in Python: "
+            "xp.models.load_policy(FOLDER, base=BASE).save(OTHER), and merge OTHER."
+        )
     if (place / MODEL).exists() or (place / INDEX).exists():
         raise UserError(
             f"{place} holds a whole model and an adapter, and it is unclear which of them is meant. Move one of them "
@@ -187,7 +208,8 @@ def _folded(path: Path, place: Path, base: str | Path | None) -> Checkpoint:
         )
     below = _opened(root, kind, under, sidecar, base=None, lora_scale=1.0)
     own_sidecar, layers = sidecar_of(place, below.sidecar)
-    return Checkpoint(path, kind, place, own_sidecar, open_adapter(place, below.reader), below.place, layers)
+    reader = held(below.reader) if is_held and held is not None else below.reader
+    return Checkpoint(path, kind, place, own_sidecar, open_adapter(place, reader), below.place, layers)
 
 
 def _fold(adapter: Path, base: Path | str) -> str:

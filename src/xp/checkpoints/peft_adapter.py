@@ -25,6 +25,8 @@ ADAPTER = "adapter_model.safetensors"
 ADDED = "added_weights.safetensors"
 """Beside an adapter that xp trained: weights that its training made whole, under their own names. They are none of the
 base's, or stand for the base's of that name."""
+HELD_BASE = "quantised_base.json"
+"""Beside an adapter that xp trained on a base held in 4 or 8 bit: in which. On other weights it is another policy."""
 _PREFIX = "base_model.model."
 _PART = re.compile(
     r"(?P<module>.+)\.(?:"

@@ -17,18 +17,21 @@ from jaxtyping import Shaped
 from safetensors.torch import save_file
 from torch import nn
 
-from xp.checkpoints.peft_adapter import ADAPTER, ADDED
+from xp.atomic import write_json
+from xp.checkpoints.peft_adapter import ADAPTER, ADDED, HELD_BASE
 from xp.errors import UserError, did_you_mean, join_names
 from xp.models.openvla.network import OpenVLANetwork
 from xp.models.openvla.options import ALL_LINEAR, Adaptation
+from xp.models.openvla.quantised import KINDS, QuantisedLinear, quantise
 
 _HEAD = "language_model.lm_head"
 _NAME = "default"
 """peft's name of the one adapter."""
 _PREFIX = "base_model.model."
 """What stands before each name in peft's files."""
-BASE_TYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
-"""`model.lora.base` -> the type in which the base's numbers are held."""
+_BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+BASE_TYPES = {"float32": np.dtype(np.float32), "bfloat16": _BFLOAT16, **dict.fromkeys(KINDS, _BFLOAT16)}
+"""`model.lora.base` -> the type in which the base's numbers are held, those that are quantised before they are."""
 
 
 def adapt(module: OpenVLANetwork, wanted: Adaptation, base: Path, whole: Sequence[str]) -> None:
@@ -41,11 +44,13 @@ def adapt(module: OpenVLANetwork, wanted: Adaptation, base: Path, whole: Sequenc
         whole: beginnings of names of weights that are trained whole, in float32.
 
     Raises:
-        UserError: a target that no layer has.
+        UserError: a target that no layer has, or a base that cannot be quantised here.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
     names = _targets(module, wanted.targets, whole)
+    if wanted.base in KINDS:
+        quantise(module, wanted.base)
     inject_adapter_in_model(
         LoraConfig(
             r=wanted.rank,
@@ -80,6 +85,9 @@ def write_adapter(folder: Path, module: OpenVLANetwork, whole: Sequence[str]) ->
     found = get_peft_model_state_dict(module, adapter_name=_NAME, save_embedding_layers=False)
     _write(folder / ADAPTER, {f"{_PREFIX}{name}": tensor for name, tensor in found.items()})
     config.save_pretrained(str(folder))
+    kinds = {layer.kind for layer in module.modules() if isinstance(layer, QuantisedLinear)}
+    for kind in kinds:
+        write_json(folder / HELD_BASE, {"base": kind})
     added = {name: tensor for name, tensor in module.state_dict().items() if name.startswith(tuple(whole))}
     if added:
         _write(folder / ADDED, added)

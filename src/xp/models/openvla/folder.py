@@ -1,7 +1,7 @@
 """The weights and the tokeniser of an OpenVLA's folder: read and written, every weight checked by name and shape."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -15,9 +15,10 @@ from xp.checkpoints.adapter_base import named_base
 from xp.checkpoints.arrays import AnyArray, CorruptFileError, Leaf, Reader
 from xp.checkpoints.flat_file import FlatReader
 from xp.checkpoints.open import Checkpoint, open_checkpoint
-from xp.checkpoints.peft_adapter import is_adapter
+from xp.checkpoints.peft_adapter import HELD_BASE, is_adapter
 from xp.checkpoints.safetensors import create_safetensors, open_folder
 from xp.errors import UserError, some
+from xp.foreign.json_file import read_fields
 from xp.foreign.paths import member, opened
 from xp.foreign.text import printable
 from xp.models.misfit import PLURAL, misfit
@@ -94,7 +95,18 @@ def _open_adapted(folder: Path, base: str | None) -> Checkpoint:
             "(predict.load_options.base=BASE, eval.load_options.base=BASE)"
             f"{'' if folder.name == ADAPTER_FOLDER else merged}"
         )
-    return open_checkpoint(folder, base=base)
+    return open_checkpoint(folder, base=base, held=_held(folder))
+
+
+def _held(folder: Path) -> Callable[[Reader], Reader] | None:
+    """How an adapter's base was held in training; None: as it is."""
+    if not os.path.lexists(folder / HELD_BASE):
+        return None
+    from xp.models.openvla.quantised import KINDS, HeldReader
+
+    what = "xp's note on how an adapter's base was held"
+    kind = read_fields(member(folder, HELD_BASE, what), what).text("base", among=KINDS)
+    return lambda reader: HeldReader(reader, kind)
 
 
 def load_arrays(reader: Reader, names: Iterable[str] | None = None) -> dict[str, AnyArray]:

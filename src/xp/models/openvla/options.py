@@ -18,8 +18,8 @@ ALL_LINEAR = "all-linear"
 """`model.lora.targets`: every linear layer but the language model's head."""
 INITS = ("gaussian", "kaiming")
 """How A is drawn: peft's "gaussian" (upstream's), or its default, uniform after Kaiming; B is 0."""
-BASES = ("bfloat16", "float32")
-"""How the weights of the base are held."""
+BASES = ("bfloat16", "float32", "nf4", "int8")
+"""How the weights of the base are held; the last two quantise the language model's linear layers, see `quantised`."""
 _TOWER, _LANGUAGE = ("width", "layers", "heads", "mlp"), ("vocabulary", "width", "layers", "heads", "kv_heads", "mlp")
 PADDING = 64
 """Rows of the embedding that no word has: upstream pads the vocabulary by one multiple of 64."""
