@@ -97,7 +97,7 @@ def check_kind(kind: str) -> None:
         return
     without = "or hold the base in 8 bit, which needs no package: model.lora.base=int8"
     try:
-        import bitsandbytes  # noqa: F401 - pyright: ignore[reportMissingImports]
+        import bitsandbytes  # pyright: ignore[reportMissingImports]  # noqa: F401
     except ImportError as error:
         raise UserError(
             "model.lora.base=nf4 needs the package 'bitsandbytes', which is not installed. Install it with "
@@ -162,11 +162,12 @@ def _to_nf4(weight: Float[torch.Tensor, "out given"]) -> dict[str, Shaped[torch.
 
     # As one row: where a block goes on in the next row, the CPU's kernel of bitsandbytes 0.50 takes another scale.
     packed, state = quantize_4bit(weight.reshape(-1), blocksize=_BLOCK, compress_statistics=True, quant_type="nf4")
-    second = state.state2
+    second: Any = state.state2  # the scales' own, since they are compressed
+    mean: Any = state.offset
     return {
         "packed": packed,
         "scales": state.absmax,
-        "scales_mean": state.offset,
+        "scales_mean": mean,
         "scales_of_scales": second.absmax,
         "scale_values": second.code,
     }
