@@ -1,9 +1,11 @@
 """What collecting attempts costs: steps of an env per CPU second, physics alone and with a policy.
 
     python benchmarks/collect.py [--envs 64] [--steps 100] [--contexts 256 1024 2048] [--recomputed 3]
+    python benchmarks/collect.py --contexts        # the physics alone
 
 Four ratios. *Physics*: xp's simulation (observations, rewards, falls) beside `mujoco.rollout` on the same states and
-targets in one call a control step; at least 0.9 is wanted. *Cached*: a Vintix policy of the quadruped fork's size in
+targets in one call a control step, in short rounds that alternate, the median of their ratios; at least 0.9 is wanted.
+*Cached*: a Vintix policy of the quadruped fork's size in
 many envs with kept keys and values, beside one env whose whole context is computed anew at each step, as the fork acts;
 at least 20. *Sum*: acting with the policy beside the CPU time of physics and of the policy alone; at most 1.25.
 *Threads*: wall time of the physics with two threads beside one. The context is full from the first measured step on.
@@ -21,6 +23,9 @@ from xp.config.compose import compose
 from xp.envs.batch import batch_suite
 from xp.envs.quadruped.simulation import Simulation
 from xp.envs.suite import suite_of
+
+ROUND = 10
+"""Steps of one kind before the other has its turn: a busy machine slows both."""
 
 
 def cpu(function: Callable[[], object], times: int) -> float:
@@ -56,11 +61,21 @@ def physics(envs: int, steps: int) -> float:
     env, nothing = standing(envs), np.zeros((envs, 12))
     targets = np.tile(np.array(env.settings.robot.default_pose), (envs, env._substeps, 1))
     states = env._states.copy()
-    bare = cpu(lambda: env._physics.rollout(env.model, env._threads, states, targets), steps)
-    own = cpu(lambda: env.step(nothing), steps)
+    rounds = max(3, steps // ROUND)
+    bare, own = np.array(
+        [
+            (
+                cpu(lambda: env._physics.rollout(env.model, env._threads, states, targets), ROUND),
+                cpu(lambda: env.step(nothing), ROUND),
+            )
+            for _ in range(rounds)
+        ]
+    ).T
     print(
-        f"physics: xp {envs / own:,.0f} steps per CPU second, mujoco.rollout {envs / bare:,.0f}: ratio {bare / own:.2f}"
+        f"physics: xp {envs / np.median(own):,.0f} steps per CPU second, mujoco.rollout {envs / np.median(bare):,.0f}: "
+        f"ratio {np.median(bare / own):.2f} ({(bare / own).min():.2f} to {(bare / own).max():.2f} in {rounds} rounds)"
     )
+    own = float(np.median(own))
     two = standing(envs, 2)
     one_wall, two_wall = wall(lambda: env.step(nothing), steps), wall(lambda: two.step(nothing), steps)
     print(f"threads: 2 are {one_wall / two_wall:.2f} times as fast as 1 (load {os.getloadavg()[0]:.1f})")
@@ -116,10 +131,11 @@ def main() -> None:
     parser.add_argument("--contexts", type=int, nargs="*", default=[256, 1024, 2048])
     parser.add_argument("--recomputed", type=int, default=3)
     asked = parser.parse_args()
-    import torch
-
-    torch.set_num_threads(1)
     of_physics = physics(asked.envs, asked.steps)
+    if asked.contexts:
+        import torch
+
+        torch.set_num_threads(1)
     for context in asked.contexts:
         acting(asked.envs, context, asked.recomputed, of_physics)
 

@@ -38,12 +38,17 @@ class Simulation:
         self._threads = [mujoco.MjData(self.model) for _ in range(threads)]
         self._physics = rollout.Rollout(nthread=threads if threads > 1 else 0)
         self._substeps = round(1 / settings.fps / TIMESTEP)
-        self._size = mujoco.mj_stateSize(self.model, mujoco.mjtState.mjSTATE_FULLPHYSICS)
+        size = mujoco.mj_stateSize(self.model, mujoco.mjtState.mjSTATE_FULLPHYSICS)
         self._pose = np.array(settings.robot.default_pose)
         self._signs = np.array(settings.robot.own_signs if settings.own_signs else (1.0,) * 12)
-        self._command = np.array(settings.command)
-        self._states = np.zeros((count, self._size))
+        self._command, self._weights = np.array(settings.command), dict(settings.reward)
+        self._states = np.zeros((count, size))
         self._states[:, 4] = 1.0  # a quaternion
+        self._walked = np.empty((count, self._substeps, size))
+        self._targets = np.empty((count, self._substeps, 12))
+        self._sensed = np.empty((count, self._substeps, 0))
+        self._vectors = np.zeros((2, count, 3))
+        self._vectors[0, :, 2] = -1.0  # which way gravity points; beside it the trunks' velocities
         self._actions = np.zeros((count, 12))
         self._pushes: list[np.random.Generator] = [np.random.default_rng(0)] * count
         self._model_of: list[tuple[float, ...]] = [(1.0,) * len(FACTORS)] * count
@@ -93,52 +98,94 @@ class Simulation:
 
     def step(self, actions: Float[np.ndarray, "N 12"]) -> BatchStep:
         """One control step of all robots. A robot has ended where it tilts too far, or is or acts no longer finite."""
-        settings = self.settings
-        finite = np.asarray(np.isfinite(actions).all(1))
-        limit = settings.action_limit
-        wanted = np.clip(np.where(finite[:, None], actions, 0.0), -limit, limit).astype(np.float64) * self._signs
-        executed = self._actions if settings.latency else wanted
+        finite = np.isfinite(actions).all(1)
+        wanted = self._wanted(actions, finite)
         self._push()
-        targets = np.repeat((self._pose + settings.action_scale * executed)[:, None], self._substeps, axis=1)
-        models = self._models if settings.randomisation.changes_models else self.model
-        states = np.asarray(self._physics.rollout(models, self._threads, self._states, targets)[0])
-        self._states = states[:, -1].copy()
+        self._walk(wanted)
         broken = ~np.isfinite(self._states).all(1)
         if broken.any():
             self._states[broken] = 0.0
             self._states[broken, 4] = 1.0
-        reward = self._rewards(wanted - self._actions)
+        gravity, velocity = self._in_own_frames()
+        bent = self.positions[:, 7:] - self._pose
+        reward = self._rewards(velocity, bent, wanted - self._actions)
+        reward[broken] = 0.0
         self._actions = wanted
         self.steps += 1
-        return BatchStep(self.observations(), np.where(broken, 0.0, reward), self._tilted() | broken | ~finite)
+        return BatchStep(self._observed(gravity, bent), reward, self._tilted() | broken | ~finite)
 
     def observations(self) -> Float32[np.ndarray, "N 33"]:
         """What each robot observes now."""
-        joints = np.concatenate([self.positions[:, 7:] - self._pose, self.velocities[:, 6:]], axis=1)
-        parts = [
-            self.velocities[:, 3:6],
-            turned_back(self.positions[:, 3:7], np.array([0.0, 0.0, -1.0])),
-            np.broadcast_to(self._command, (self.count, 3)),
-            joints * np.tile(self._signs, 2),
-        ]
-        return (np.concatenate(parts, axis=1) * _SCALES).astype(np.float32)
+        return self._observed(self._in_own_frames()[0], self.positions[:, 7:] - self._pose)
 
     def motion(self) -> Float64[np.ndarray, "N 4"]:
         """Velocity of each trunk in its own frame [3], m/s, and its height, m."""
-        velocity = turned_back(self.positions[:, 3:7], self.velocities[:, :3])
-        return np.concatenate([velocity, self.positions[:, 2:3]], axis=1)
+        return np.concatenate([self._in_own_frames()[1], self.positions[:, 2:3]], axis=1)
 
-    def _rewards(self, change: Float64[np.ndarray, "N 12"]) -> Float64[np.ndarray, " N"]:
-        weights, motion = dict(self.settings.reward), self.motion()
+    def _wanted(
+        self, actions: Float[np.ndarray, "N 12"], finite: Bool[np.ndarray, " N"]
+    ) -> Float64[np.ndarray, "N 12"]:
+        """The actions within the limit, in canonical signs; zeros where one is not finite."""
+        limit = self.settings.action_limit
+        if not finite.all():
+            actions = np.where(finite[:, None], actions, 0.0)
+        return np.minimum(np.maximum(actions, -limit), limit).astype(np.float64) * self._signs
+
+    def _walk(self, wanted: Float64[np.ndarray, "N 12"]) -> None:
+        """The physics of a control step.
+
+        Without MuJoCo's checks and with arrays that are kept: at a step of 30 microseconds a robot, both would be seen.
+        """
+        settings = self.settings
+        executed = self._actions if settings.latency else wanted
+        self._targets[:] = (self._pose + settings.action_scale * executed)[:, None]
+        self._physics.rollout(
+            self._models,
+            self._threads,
+            self._states,
+            self._targets,
+            skip_checks=True,
+            nstep=self._substeps,
+            state=self._walked,
+            sensordata=self._sensed,
+        )
+        self._states = self._walked[:, -1].copy()
+
+    def _in_own_frames(self) -> Float64[np.ndarray, "2 N 3"]:
+        """The direction of gravity and the velocity of each trunk, in its own frame."""
+        self._vectors[1] = self.velocities[:, :3]
+        return turned_back(self.positions[:, 3:7], self._vectors)
+
+    def _observed(
+        self, gravity: Float64[np.ndarray, "N 3"], bent: Float64[np.ndarray, "N 12"]
+    ) -> Float32[np.ndarray, "N 33"]:
+        """The observation, with `bent` the joints relative to the default pose."""
+        seen = np.empty((self.count, 33))
+        seen[:, :3] = self.velocities[:, 3:6]
+        seen[:, 3:6] = gravity
+        seen[:, 6:9] = self._command
+        np.multiply(bent, self._signs, out=seen[:, 9:21])
+        np.multiply(self.velocities[:, 6:], self._signs, out=seen[:, 21:])
+        seen *= _SCALES
+        return seen.astype(np.float32)
+
+    def _rewards(
+        self,
+        velocity: Float64[np.ndarray, "N 3"],
+        bent: Float64[np.ndarray, "N 12"],
+        change: Float64[np.ndarray, "N 12"],
+    ) -> Float64[np.ndarray, " N"]:
         terms = {
-            "velocity": np.exp(-((self._command[:2] - motion[:, :2]) ** 2).sum(1) / TRACKING),
+            "velocity": np.exp(-((self._command[:2] - velocity[:, :2]) ** 2).sum(1) / TRACKING),
             "yaw_rate": np.exp(-((self._command[2] - self.velocities[:, 5]) ** 2) / TRACKING),
-            "vertical_speed": motion[:, 2] ** 2,
-            "height": (motion[:, 3] - self.settings.robot.target_height) ** 2,
+            "vertical_speed": velocity[:, 2] ** 2,
+            "height": (self.positions[:, 2] - self.settings.robot.target_height) ** 2,
             "action_change": (change**2).sum(1),
-            "pose": np.abs(self.positions[:, 7:] - self._pose).sum(1),
+            "pose": np.abs(bent).sum(1),
         }
-        total = sum((weights[name] * term for name, term in terms.items()), np.zeros(self.count))
+        total = np.zeros(self.count)
+        for name, term in terms.items():
+            total += self._weights[name] * term
         return total / self.settings.fps
 
     def _tilted(self) -> Bool[np.ndarray, " N"]:
@@ -165,10 +212,14 @@ class Simulation:
 
 
 def turned_back(
-    quaternion: Float64[np.ndarray, "N 4"], vector: Float64[np.ndarray, "*N 3"]
-) -> Float64[np.ndarray, "N 3"]:
+    quaternion: Float64[np.ndarray, "N 4"], vector: Float64[np.ndarray, "*given 3"]
+) -> Float64[np.ndarray, "*rows N 3"]:
     """Vectors of the world in the frames that the quaternions (w, x, y, z) turn to."""
     w, x, y, z = quaternion.T
-    a, b, c = np.moveaxis(vector, -1, 0)
+    a, b, c = vector[..., 0], vector[..., 1], vector[..., 2]
     s, t, u = 2 * (z * b - y * c), 2 * (x * c - z * a), 2 * (y * a - x * b)  # twice the cross product with (-x, -y, -z)
-    return np.stack([a + w * s + z * t - y * u, b + w * t + x * u - z * s, c + w * u + y * s - x * t], axis=1)
+    turned = np.empty((*s.shape, 3))
+    turned[..., 0] = a + w * s + z * t - y * u
+    turned[..., 1] = b + w * t + x * u - z * s
+    turned[..., 2] = c + w * u + y * s - x * t
+    return turned
