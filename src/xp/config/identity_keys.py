@@ -60,6 +60,8 @@ TRANSIENT: tuple[str, ...] = (
     "collect.workers",
     "eval.parallel",
     "loop.threads",
+    "loop.videos",
+    "loop.video_seconds",
     "merge.overwrite",
     "convert.overwrite",
     "merge.memory",

@@ -138,6 +138,8 @@ class ImprovementLoop:
     patience: int | None = at_least(1, None)
     eval_episodes: int = at_least(2)
     first_seed: int = at_least(0)
+    videos: int = at_least(0)
+    video_seconds: float = at_least(0.1)
 
 
 @dataclass

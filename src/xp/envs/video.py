@@ -27,6 +27,12 @@ def write_video(path: Path, frames: np.ndarray, fps: float) -> Path:
     return path
 
 
+def sweep_unfinished(folder: Path) -> None:
+    """Remove what a killed process left of videos that it was writing into `folder`; nobody else may write there."""
+    for left in folder.glob(".*.mp4.tmp-*"):
+        left.unlink(missing_ok=True)
+
+
 def side_by_side(videos: Sequence[np.ndarray]) -> np.ndarray:
     """Frames [N, h, w, 3] of several cameras with equal N beside one another; lower ones are padded with black."""
     height = max(video.shape[1] for video in videos)
@@ -50,7 +56,7 @@ def _encode(path: Path, frames: np.ndarray, fps: float) -> None:
     if encoder is None:
         raise UserError(
             f"This build of PyAV has none of the video encoders {join_names(ENCODERS)}: install its own wheel "
-            "(`pip install --force-reinstall av`), or do without videos (eval.videos=0)."
+            "(`pip install --force-reinstall av`), or do without videos (eval.videos=0, loop.videos=0)."
         )
     options = {"crf": "20", "preset": "veryfast"} if encoder == "libx264" else {}
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:

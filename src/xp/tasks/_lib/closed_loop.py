@@ -17,6 +17,7 @@ from xp.envs.other_pictures import SHOWN, OtherPictures, pictures_of
 from xp.envs.pool import Asked, EnvPool
 from xp.envs.rollout import Query
 from xp.envs.suite import refuse_missing_states, suite_of
+from xp.envs.video import sweep_unfinished
 from xp.errors import UserError
 from xp.metrics.success import SuccessMetrics, success_metrics
 from xp.models.acting import BatchedPolicy, rows_of
@@ -188,6 +189,7 @@ def _film(run: Run, pool: EnvPool, answer: BatchedPolicy, log: EpisodeLog) -> li
     if not files or not cameras:
         return []
     missing = [key for key, (name, _) in files.items() if not (run.folder / name).exists()]
+    sweep_unfinished(run.folder / "videos")
     with run.progress(len(files), "filming", unit="video", start=len(files) - len(missing)) as bar:
         together = max(1, len({pool.worker(place) for place in range(pool.places)}))
         for start in range(0, len(missing), together):  # a few at a time: frames of an episode are many

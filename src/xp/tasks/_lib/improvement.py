@@ -23,6 +23,7 @@ from xp.improve.selection import attempt_weights
 from xp.metrics.intervals import Sums, bootstrap, paired_difference
 from xp.runs import Run
 from xp.tasks._lib.attempting import ReturnMetrics, in_context, made_by, return_metrics
+from xp.tasks._lib.loop_videos import film
 
 if TYPE_CHECKING:
     from xp.models.policy import InContextPolicy
@@ -88,6 +89,11 @@ class Improvement:
         """The section."""
         return self.run.config.loop
 
+    @property
+    def _first_state(self) -> int:
+        """The first of the initial states that every policy is evaluated from."""
+        return self.loop.first_seed + STATES_APART * self.run.config.seed
+
     def collect(self, number: int) -> None:
         """Leave the attempts of loop `number` (from 1) as the dataset loop_NN (from 00)."""
         root = self.run.folder / f"loop_{number - 1:02}"
@@ -135,8 +141,9 @@ class Improvement:
         self._save(f"loop_{number:02}")
 
     def evaluate(self, number: int) -> None:
-        """Score the policy from the fixed initial states, without noise; a policy that got worse is noted."""
+        """Film and score the policy from the fixed initial states, without noise; one that got worse is noted."""
         name = f"loop_{number:02}"
+        film(self.run, self.suite, self.task, self._actor, name, first=self._first_state)
         if name not in self.evaluations:
             self._note(name, self._score(self._actor, forgets=True))
 
@@ -151,11 +158,13 @@ class Improvement:
 
     def finish(self) -> None:
         """Write summary.json and the figure; the policy that the run ends with is final/."""
+        from xp.tasks._lib.improvement_figures import draw
+
         chosen = self._last()
         self.policy = self._load(self.run.folder / MODELS / chosen)
         with atomic.folder(self.run.folder / "final") as folder:
             self.policy.save(folder)
-        _draw(self.run.folder / "figures", self.evaluations)
+        draw(self.run.folder / "figures", self.evaluations)
         gain = self._held_out_gain(chosen)
         expert = self.evaluations.get("expert")
         self.run.write_summary(
@@ -234,7 +243,7 @@ class Improvement:
 
     def _score(self, actor: Any, *, forgets: bool, held_out: bool = False) -> ReturnMetrics:
         loop = self.loop
-        first = loop.first_seed + STATES_APART * self.run.config.seed + (loop.eval_episodes if held_out else 0)
+        first = self._first_state + (loop.eval_episodes if held_out else 0)
         made = made_by(
             self.run,
             self.suite,
@@ -357,41 +366,3 @@ def _table(evaluations: dict[str, ReturnMetrics]) -> str:
         )
         rows.writerow((name, *numbers, entry["num_attempts"]))
     return text.getvalue()
-
-
-def _draw(folder: Path, evaluations: dict[str, ReturnMetrics]) -> None:
-    """returns.png and lengths.png: by loop, with intervals, beside control and expert."""
-    from xp.report.charts import Chart, Series
-    from xp.report.figures import draw_figures
-
-    names = sorted(name for name in evaluations if name.startswith("loop_"))
-    x = list(range(len(names)))
-
-    def line(name: str, entries: list[ReturnMetrics], style: int) -> Series:
-        ends = [entry["return_interval"] for entry in entries]
-        return Series(
-            name=name,
-            x=x,
-            y=[entry["mean_return"] for entry in entries],
-            low=[float(end["low"] or 0.0) for end in ends],  # pyright: ignore[reportArgumentType] - numbers
-            high=[float(end["high"] or 0.0) for end in ends],  # pyright: ignore[reportArgumentType] - numbers
-            style=style,
-        )
-
-    lines = [line("policy", [evaluations[name] for name in names], 0)]
-    lines.append(line("control (no update)", [evaluations["loop_00"]] * len(names), 1))
-    if "expert" in evaluations:
-        lines.append(line("expert", [evaluations["expert"]] * len(names), 2))
-    lengths = Series(name="policy", x=x, y=[evaluations[name]["mean_length"] for name in names], style=0)
-    charts = [
-        Chart(
-            key="returns", title="Return by loop", note="Mean over initial states, 95% intervals.",
-            x_label="loop", y_label="return", series=lines, markers=True,
-        ),
-        Chart(
-            key="lengths", title="Length by loop", note="Mean over initial states.",
-            x_label="loop", y_label="steps", series=[lengths], markers=True,
-        ),
-    ]  # fmt: skip
-    folder.mkdir(exist_ok=True)
-    draw_figures(folder, [], charts)
