@@ -82,12 +82,22 @@ def write_octo(folder, arrays):
     return folder
 
 
+def write_torch_archive(folder, arrays):
+    """A folder with the state dict that torch itself saves."""
+    import torch
+
+    folder.mkdir(parents=True)
+    torch.save({name: torch.from_numpy(array.copy()) for name, array in arrays.items()}, folder / "model.pth")
+    (folder / "config.json").write_text("{}")
+    return folder
+
+
 def write_stats(file, stats):
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps({"norm_stats": {"state": stats, "actions": stats}}))
 
 
-WRITERS = {"torch": write_torch, "jax": write_jax, "octo": write_octo}
+WRITERS = {"torch": write_torch, "jax": write_jax, "octo": write_octo, "torch_archive": write_torch_archive}
 
 
 def read_arrays(path):

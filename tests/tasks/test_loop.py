@@ -19,6 +19,7 @@ PRETRAIN = [
 LOOP = [
     "task=loop", "env=minicheetah", "pretrained_path=pre", "env.max_steps=40", "loop.num_improvement_loops=2",
     "loop.episodes_per_loop=6", "loop.finetune_steps_per_loop=5", "loop.eval_episodes=3",
+    "+env.cameras.side=[24,32]", "loop.video_seconds=0.3",
 ]  # fmt: skip
 
 
@@ -62,6 +63,8 @@ def test_a_loop_from_histories_to_returns(xp):
         assert rows.keys() == {"loop_00", "loop_01", "loop_02", "expert", "control", *held_out}
         assert rows["control"] == rows["loop_00"]
         assert (run / "figures" / "returns.png").exists()
+        videos = [f"loop_0{number}_seed1000000.mp4" for number in range(3)]
+        assert sorted(path.name for path in (run / "videos").iterdir()) == videos
         before, after = (package.load_policy(run / "models" / name).weights() for name in ("initial", "loop_01"))
         changed = {name for name in before if not np.array_equal(before[name], after[name])}
         assert changed and all(".minicheetah_locomotion." in name for name in changed), "the transformer is frozen"
@@ -76,6 +79,14 @@ def test_a_loop_from_histories_to_returns(xp):
     assert scored["mean_return"] == pytest.approx(
         final["returns"][final["final"].replace("initial", "loop_00")], abs=1e-4
     )
+    models = [f"self_improve/models/{name}" for name in ("loop_01", "loop_02")]
+    xp("task=merge", "merge_method=average", f"merge.checkpoints=[{','.join(models)}]", "hydra.run.dir=merged")
+    mean, *each = (package.load_policy(xp.cwd / name).weights() for name in ("merged", *models))
+    for name, array in mean.items():
+        np.testing.assert_allclose(array, (each[0][name] + each[1][name]) / 2, rtol=1e-6, atol=1e-7)
+    xp("task=eval", "eval=returns", "env=minicheetah", "env.max_steps=40", "eval.checkpoint=merged",
+       "eval.episodes=3", "hydra.run.dir=merged_scored")  # fmt: skip
+    assert json.loads((xp.cwd / "merged_scored" / "metrics.json").read_text())["tasks"]["walk"]["num_attempts"] == 3
 
 
 @pytest.mark.slow
@@ -83,7 +94,7 @@ def test_a_killed_loop_ends_in_the_same_bytes(xp):
     pretrained(xp)
     command = [*LOOP, "loop=self_improve"]
     xp(*command, "hydra.run.dir=whole")
-    for seen in ("models/initial", "loop_00", "models/loop_01", "loop_01"):
+    for seen in ("models/initial", "videos", "loop_00", "models/loop_01", "videos/loop_01_seed1000000.mp4", "loop_01"):
         process = xp.start(*command, "hydra.run.dir=killed")
         deadline = time.monotonic() + 600
         while not (xp.cwd / "killed" / seen).exists() and process.poll() is None and time.monotonic() < deadline:
@@ -92,6 +103,8 @@ def test_a_killed_loop_ends_in_the_same_bytes(xp):
         process.wait()
     xp(*command, "hydra.run.dir=killed")
     assert files(xp.cwd / "killed") == files(xp.cwd / "whole")
+    videos = [f"loop_0{number}_seed1000000.mp4" for number in range(3)]
+    assert sorted(path.name for path in (xp.cwd / "killed" / "videos").iterdir()) == videos, "and no unfinished one"
 
 
 @pytest.mark.slow

@@ -1,8 +1,8 @@
 # pyright: strict
 """Opening a checkpoint, whose format its files tell, and beginning a new one in the same format.
 
-`sidecar` is the folder of what stands beside the weights: configuration, statistics, processors. Pickle files
-are never opened.
+`sidecar` is the folder of what stands beside the weights: configuration, statistics, processors. No pickle is ever
+run: of a `model.pth` in torch's archive the places of its tensors are read, all other pickle files are refused.
 """
 
 import os
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from xp import atomic
-from xp.checkpoints import orbax
+from xp.checkpoints import orbax, torch_archive
 from xp.checkpoints.adapter_base import named_base, sidecar_of
 from xp.checkpoints.arrays import CorruptFileError, Leaf, Reader, Writer
 from xp.checkpoints.flax_msgpack import create_msgpack, open_msgpack, orbax_metadata
@@ -26,6 +26,7 @@ from xp.foreign.paths import RefusedError
 
 STEP = "0"
 """The step under which formats with steps store a merged checkpoint."""
+TORCH_ARCHIVE = "torch_archive"
 PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt")
 
 
@@ -35,9 +36,9 @@ class Checkpoint:
 
     path: Path
     kind: str
-    """orbax, flax_msgpack or safetensors."""
+    """orbax, flax_msgpack, safetensors or torch_archive."""
     place: Path
-    """What holds the weights: a params folder, a msgpack file, or a folder or file of safetensors."""
+    """What holds the weights: a params folder, a msgpack file, a folder or file of safetensors, or model.pth's."""
     sidecar: Path | None
     """The folder whose small files describe the model; None for a lone file."""
     reader: Reader = field(compare=False)
@@ -89,7 +90,7 @@ def _asked(path: str | Path) -> tuple[Path, int | None]:
 def _found(root: Path, step: int | None) -> tuple[str, Path, Path | None]:
     """Format, place of the weights and folder of the sidecar files of what lies at `root`."""
     for candidate in _candidates(root, step):
-        for find in (_orbax, _flax_msgpack, _safetensors):
+        for find in (_orbax, _flax_msgpack, _safetensors, _torch_archive):
             found = find(candidate, step if candidate == root else None)
             if found is not None:
                 return found
@@ -148,6 +149,10 @@ def _safetensors(folder: Path, step: int | None) -> tuple[str, Path, Path | None
     return None
 
 
+def _torch_archive(folder: Path, step: int | None) -> tuple[str, Path, Path] | None:
+    return (TORCH_ARCHIVE, folder, folder) if (folder / torch_archive.MODEL).is_file() else None
+
+
 def _numbered(folder: Path) -> list[int]:
     names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
     return [int(name) for name in names if re.fullmatch(r"[0-9]{1,18}", name)]
@@ -168,6 +173,8 @@ def _opened(
         reader: Reader = tree if lora_scale is None else folded_tree(tree, lora_scale)
     elif kind == "flax_msgpack":
         reader = open_msgpack(place)
+    elif kind == TORCH_ARCHIVE:
+        reader = torch_archive.open_torch_archive(place)
     elif is_adapter(place):
         return _folded(path, place, base, held)
     else:
@@ -233,8 +240,9 @@ def _nothing(root: Path, step: int | None) -> str:
     at = f" at step {step}" if step is not None else ""
     return (
         f"Nothing in {root}{at} can be merged: looked for params/_METADATA (Orbax), STEP/default/checkpoint "
-        "(Flax msgpack), model.safetensors, its index or adapter_model.safetensors, and for final/, best/ or "
-        f"checkpoints/ of a run; there is {join_names(inside)}.{reason} Give merge.checkpoints=[FOLDER,FOLDER,...]"
+        "(Flax msgpack), model.safetensors, its index or adapter_model.safetensors, model.pth (torch's archive), and "
+        f"for final/, best/ or checkpoints/ of a run; there is {join_names(inside)}.{reason} Give "
+        "merge.checkpoints=[FOLDER,FOLDER,...]"
     )
 
 
@@ -250,6 +258,8 @@ def create_like(first: Checkpoint, output: Path, leaves: Mapping[str, Leaf]) -> 
         writer = create_msgpack(folder, leaves)
         atomic.write_json(folder / "_METADATA", orbax_metadata(list(leaves)), durable=False)
         return writer
+    if first.kind == TORCH_ARCHIVE:
+        return torch_archive.TorchArchiveWriter(output, leaves)
     return create_safetensors(output, leaves, ties=first.reader.ties, shard_map=_shard_map(first))
 
 

@@ -59,7 +59,7 @@ def open_safetensors(
         for name, tensor in header.tensors.items():
             if name in extents:
                 raise CorruptFileError(f"{file.name} and {files[extents[name].file].name} both hold {name}")
-            extents[name] = Extent(_leaf(file, name, tensor), number, tensor.offset)
+            extents[name] = Extent(leaf_of(file, name, tensor), number, tensor.offset)
         found = header.tensors
         ties |= {name: kept for name, kept in header.metadata.items() if kept in found and name not in found}
     if listed is not None:
@@ -115,10 +115,20 @@ def _check_listed(listed: Mapping[str, str], found: Mapping[str, str]) -> None:
         raise CorruptFileError(f"{found[others[0]]} holds {others[0]}, which {INDEX} does not list")
 
 
-def _leaf(file: Path, name: str, tensor: Tensor) -> Leaf:
+def leaf_of(file: Path, name: str, tensor: Tensor) -> Leaf:
+    """The header of a tensor of a file.
+
+    Raises:
+        CorruptFileError: a type that numpy cannot compute with.
+    """
     if tensor.word not in _DTYPES:
         raise CorruptFileError(f"{file.name}: {name} has the type {tensor.word}, which cannot be merged")
     return Leaf(name, tensor.shape, _DTYPES[tensor.word])
+
+
+def word_of(dtype: AnyDType) -> str | None:
+    """What a header calls a type of elements; None where it has no word."""
+    return _WORDS.get(dtype)
 
 
 def create_safetensors(

@@ -24,7 +24,7 @@ from xp.merging.method import MergeInputs, MethodConfig
 from xp.merging.objective import Objective
 from xp.merging.preflight import agree, check_places
 from xp.merging.quantised import refuse_quantised
-from xp.merging.reconcile import configurations_differ, reconciled
+from xp.merging.reconcile import configurations_differ, reconciled, refuse_other_descriptions
 from xp.merging.record import InputRecord, MergeRecord, chosen_by
 from xp.merging.search import Search, mix_of
 from xp.merging.sidecar import copy_sidecar, kept_files, refuse_parts, sweep_stale, write_statistics
@@ -301,5 +301,6 @@ def _opened(paths: Sequence[str], options: Options) -> tuple[list[Checkpoint], C
         checkpoint, more = reconciled(checkpoint)
         found.append(checkpoint)
         notes += more
+    refuse_other_descriptions(found[: len(paths)])
     notes += configurations_differ(found)
     return found[: len(paths)], found[-1] if options.base is not None else None, notes

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from xp.checkpoints.arrays import Leaf, Reader
-from xp.checkpoints.open import Checkpoint
+from xp.checkpoints.open import TORCH_ARCHIVE, Checkpoint
 from xp.checkpoints.ranges import cut
 from xp.checkpoints.safetensors import INDEX, MODEL, read_index
 from xp.errors import UserError, join_names
@@ -16,6 +16,7 @@ from xp.foreign.json_file import read_object
 from xp.foreign.text import printable, shown
 from xp.json_types import JSON, JSONObject
 from xp.merging.engine import BLOCK
+from xp.merging.sidecar import kept_files
 
 SHARD = re.compile(r"(.+)-(\d{1,6})-of-(\d{1,6})\.safetensors")
 OTHERS = re.compile(r"(pytorch_model|adapter_model|model|consolidated).*\.(bin|pt|pth|ckpt|gguf|h5|msgpack)|.+\.gguf")
@@ -23,6 +24,8 @@ OTHERS = re.compile(r"(pytorch_model|adapter_model|model|consolidated).*\.(bin|p
 HEADS = re.compile(r"(.*[./])?(lm_head|embed_out)\.weight")
 EMBEDDINGS = re.compile(r"(.*[./])?(embed_tokens|wte|word_embeddings|shared|embed_in)\.weight")
 WITH_HEAD = re.compile(r".*(ForCausalLM|ForConditionalGeneration|LMHeadModel)")
+CONFIGURED = ("safetensors", TORCH_ARCHIVE)
+"""Formats beside whose weights a config.json lies."""
 LOCAL = {
     "_name_or_path",
     "transformers_version",
@@ -168,7 +171,7 @@ def _config(folder: Path | None) -> JSONObject:
 
 def configurations_differ(checkpoints: Sequence[Checkpoint]) -> list[str]:
     """Notes on config.json files that are not those of one model: equal shapes alone do not say so."""
-    first, *others = [checkpoint for checkpoint in checkpoints if checkpoint.kind == "safetensors"] or [checkpoints[0]]
+    first, *others = [checkpoint for checkpoint in checkpoints if checkpoint.kind in CONFIGURED] or [checkpoints[0]]
     mine = _config(first.sidecar)
     notes = []
     for other in others:
@@ -189,3 +192,47 @@ def _differences(one: JSONObject, other: JSONObject) -> Iterator[tuple[str, JSON
     for key in sorted((one.keys() | other.keys()) - LOCAL):
         if one.get(key) != other.get(key):
             yield key, one.get(key), other.get(key)
+
+
+def refuse_other_descriptions(checkpoints: Sequence[Checkpoint]) -> None:
+    """Refuse torch archives whose JSON files, but for config.json, are not those of one model.
+
+    Beside such weights there are no files of statistics of their own: what a model normalises by, and which tasks and
+    groups it has, stands in its JSON files. They are copied from the first checkpoint, so they have to hold for all.
+
+    Raises:
+        UserError: naming what one has and another has not, and what differs.
+    """
+    first, *others = checkpoints
+    if first.kind != TORCH_ARCHIVE or first.sidecar is None:
+        return
+    mine = _descriptions(first.sidecar)
+    for other in others:
+        if other.kind != TORCH_ARCHIVE or other.sidecar is None:
+            continue
+        found = list(_apart(mine, _descriptions(other.sidecar), (printable(first.path), printable(other.path))))
+        if found:
+            more = f" and {len(found) - 8} more" if len(found) > 8 else ""
+            raise UserError(
+                f"{printable(other.path)} and {printable(first.path)} are not of one model: {join_names(found[:8])}"
+                f"{more}. Weights fit the tasks, groups and statistics that they were trained with, so they cannot be "
+                "added up. Nothing was written. Merge policies that began from one model and know the same tasks, such "
+                "as those of one run's loops."
+            )
+
+
+def _descriptions(folder: Path) -> JSONObject:
+    """{file: content} of the JSON files beside the weights."""
+    files = [file for file in kept_files(folder) if file.suffix == ".json" and file.name != "config.json"]
+    return {file.name: read_object(file, "what describes a model") for file in files}
+
+
+def _apart(one: JSONObject, other: JSONObject, names: tuple[str, str], place: str = "") -> Iterator[str]:
+    for key in sorted(one.keys() | other.keys()):
+        mine, theirs, where = one.get(key), other.get(key), f"{place}{printable(key, 80)}"
+        if key not in one or key not in other:
+            yield f"{where} (only in {names[key not in one]})"
+        elif isinstance(mine, Mapping) and isinstance(theirs, Mapping):
+            yield from _apart(mine, theirs, names, f"{where}: ")
+        elif mine != theirs:
+            yield f"{where} ({shown(theirs, 40)} instead of {shown(mine, 40)})"
