@@ -1,12 +1,13 @@
 """The videos of `task=loop`: the attempts as they were made, each drawn once, whole or not there, or refused."""
 
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from xp.config.compose import compose
-from xp.envs.batch import batch_suite
+from xp.envs.batch import BatchSuite, batch_suite
 from xp.envs.suite import suite_of
 from xp.errors import UserError
 from xp.runs import Run
@@ -31,12 +32,11 @@ def filmed(run: Run, name="loop_01", **changes):
     return suite
 
 
-def frames(path) -> tuple[np.ndarray, float]:
+def frames(path):
     import av
 
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
-        assert stream.average_rate is not None
         return np.stack([each.to_ndarray(format="rgb24") for each in container.decode(stream)]), stream.average_rate
 
 
@@ -89,8 +89,8 @@ def test_a_stop_ends_filming_and_leaves_no_video(run):
 class Suite:
     """A suite whose env is changed."""
 
-    suite: object
-    change: object
+    suite: Any
+    change: Any
 
     def __getattr__(self, name):
         return getattr(self.suite, name)
@@ -106,7 +106,7 @@ def test_where_nothing_draws_it_is_said_how_to_go_on_without(run):
         raise UserError("Pictures of this suite are drawn with OpenGL, but no backend draws on this machine.")
 
     with pytest.raises(UserError, match=r"no backend draws on this machine\. Or do without videos: loop.videos=0"):
-        film(run, Suite(suite, no_gl), "walk", suite.batch_expert, "loop_00", first=7)
+        film(run, cast(BatchSuite, Suite(suite, no_gl)), "walk", suite.batch_expert, "loop_00", first=7)
     assert not list(run.folder.glob("videos/*"))
 
 
@@ -125,5 +125,5 @@ def test_an_episode_that_goes_another_way_is_told(run, capsys):
         def reset(self, seed):
             return self.env.reset(seed + 1)
 
-    film(run, Suite(suite, Other), "walk", suite.batch_expert, "loop_00", first=7)
+    film(run, cast(BatchSuite, Suite(suite, Other)), "walk", suite.batch_expert, "loop_00", first=7)
     assert "initial state 7 went another way when it was filmed" in capsys.readouterr().out

@@ -150,7 +150,7 @@ def _safetensors(folder: Path, step: int | None) -> tuple[str, Path, Path | None
 
 
 def _torch_archive(folder: Path, step: int | None) -> tuple[str, Path, Path] | None:
-    return (TORCH_ARCHIVE, folder, folder) if (folder / torch_archive.MODEL).is_file() else None
+    return (TORCH_ARCHIVE, folder, folder) if (folder / torch_archive.MODEL).exists() else None
 
 
 def _numbered(folder: Path) -> list[int]:
