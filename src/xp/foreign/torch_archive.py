@@ -161,7 +161,7 @@ class _Machine:
         self._stack: list[object] = []
         self._marks: list[int] = []
         self._kept: dict[object, object] = {}
-        self._does: dict[str, Callable[[object], None]] = {
+        self._does: dict[str, Callable[[object], object]] = {
             **dict.fromkeys(("PROTO", "FRAME"), lambda _: None),
             **dict.fromkeys(("BINUNICODE", "SHORT_BINUNICODE", "BININT", "BININT1", "BININT2", "LONG1"), self._push),
             "NEWTRUE": lambda _: self._push(True),

@@ -98,7 +98,7 @@ class Simulation:
 
     def step(self, actions: Float[np.ndarray, "N 12"]) -> BatchStep:
         """One control step of all robots. A robot has ended where it tilts too far, or is or acts no longer finite."""
-        finite = np.isfinite(actions).all(1)
+        finite = np.asarray(np.isfinite(actions).all(1))
         wanted = self._wanted(actions, finite)
         self._push()
         self._walk(wanted)
