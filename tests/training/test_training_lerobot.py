@@ -49,7 +49,9 @@ def go(folder, model, *, stop_after=None, watched=False, seed=0):
 
 
 @pytest.mark.parametrize(
-    "model", [made_up.ACT, made_up.SMOOTH, made_up.DIFFUSION], ids=["act", "act_smooth", "diffusion"]
+    "model",
+    [made_up.ACT, {**made_up.ACT, "frozen_norms": "first_batch"}, made_up.SMOOTH, made_up.DIFFUSION],
+    ids=["act", "act with filled norms", "act_smooth", "diffusion"],
 )
 def test_a_policy_goes_on_bit_for_bit_and_watching_changes_nothing(tmp_path, monkeypatch, model):
     made_up.use_narrow_backbone(monkeypatch)

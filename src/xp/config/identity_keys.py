@@ -99,6 +99,7 @@ NEUTRAL: dict[str, JSON] = {
     "trainer.ema_warmup": True,
     "chunk_size.delay": 0,
     "model.max_delay": 0,
+    "model.frozen_norms": "identity",
 }
 """{a key: the value of it that means "as before there was this key"}.
 

@@ -91,6 +91,11 @@ class TorchTrainable(Trainable):
     module: "torch.nn.Module"
     loss: "Callable[[dict[str, torch.Tensor | list[str]]], tuple[torch.Tensor, Mapping[str, torch.Tensor | float]]]"
     to_device: Callable[[str], None] = lambda device: None
+    initialise: "Callable[[dict[str, torch.Tensor | list[str]]], str] | None" = None
+    """Fills buffers from data, given the inputs of some windows of the first batch on the module's device; called once
+    in every attempt, before anything is restored. Returns a line for the log."""
+    filled_buffers: Sequence[str] = ()
+    """Names of the buffers that `initialise` fills, which checkpoints then hold."""
     decay: Sequence[str] = ("*",)
     """Patterns of the weights that decay where `trainer.weight_decay_params` does not say it."""
     lr_multipliers: Mapping[str, float] = field(default_factory=dict[str, float])

@@ -18,6 +18,7 @@ from xp.models.lerobot.cameras import camera_name, image_key, resolve_cameras
 from xp.models.lerobot.cameras import camera_sizes as sizes_of
 from xp.models.lerobot.catalog import config_class, missing_package, policy_class
 from xp.models.lerobot.folder import Notes, check_shapes, load_by_name, load_exactly
+from xp.models.lerobot.frozen_norms import FILLED, check_choice, fill, unfilled
 from xp.models.lerobot.options import LeRobotOptions
 from xp.models.lerobot.policy import Assembly, LeRobotPolicy, objective
 from xp.models.lerobot.processors import (
@@ -98,7 +99,16 @@ def build(request: BuildRequest) -> TorchTrainable:
     resize_pictures(processors, {key: size[:2] for key, size in images.items()}, is_resized)
     notes: Notes = {"cameras": cameras, "fps": data.fps, "name": options.name or config.type}
     assembly = _assembly(config, processors, {key: (cameras[key], *size[:2]) for key, size in images.items()}, notes)
-    return _trainable(assembly, module, config, report)
+    trainable = _trainable(assembly, module, config, report)
+    norms = unfilled(module) if check_choice(options.frozen_norms) and sidecar is None else {}
+    if not norms:
+        return trainable
+    buffers = [f"{name}.{buffer}" for name in norms for buffer in FILLED]
+    return replace(
+        trainable,
+        filled_buffers=buffers,
+        initialise=lambda inputs: fill(norms.values(), lambda: trainable.loss(inputs)),
+    )
 
 
 def load(request: LoadRequest) -> LeRobotPolicy:

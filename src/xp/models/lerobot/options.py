@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from xp.json_types import JSON, JSONObject
 from xp.models.section import Section
 
-XP_KEYS = ("name", "family", "lr_peak", "type", "cameras", "image_size", "allow_fps_change")
+XP_KEYS = ("name", "family", "lr_peak", "type", "cameras", "image_size", "allow_fps_change", "frozen_norms")
 """Keys of the section that are xp's, not the policy's."""
 
 
@@ -15,7 +15,8 @@ class LeRobotOptions:
     """The `model` section with `family: lerobot`.
 
     `cameras` maps names of the policy's cameras to the dataset's, or lists the dataset's; `image_size` is [height,
-    width] in pixels; `fields` are those of the policy's own configuration class. None, of any: not said.
+    width] in pixels; `frozen_norms` says how those of a backbone start that is drawn at random; `fields` are those of
+    the policy's own configuration class. None, of any: not said.
     """
 
     name: str | None = None
@@ -23,6 +24,7 @@ class LeRobotOptions:
     cameras: JSON = None
     image_size: JSON = None
     allow_fps_change: bool = False
+    frozen_norms: str | None = None
     fields: Mapping[str, JSON]
 
     @classmethod
@@ -39,5 +41,6 @@ class LeRobotOptions:
             cameras=section.get("cameras"),
             image_size=section.get("image_size"),
             allow_fps_change=bool(section.flag("allow_fps_change")),
+            frozen_norms=section.text("frozen_norms"),
             fields={key: value for key, value in model_cfg.items() if key not in XP_KEYS},
         )

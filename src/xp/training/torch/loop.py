@@ -16,6 +16,7 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from lightning.fabric.utilities.apply_func import move_data_to_device
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch.nn import Parameter
@@ -44,6 +45,9 @@ from xp.training.torch.types import Inputs, Parts
 PRECISION = {"float32": "32-true", "bfloat16": "bf16-mixed"}
 """Lightning's words: with bfloat16 the weights, gradients and optimiser stay float32, the computation does not."""
 
+INITIAL_WINDOWS = 32
+"""The windows of the first batch, at most, that a model fills its frozen numbers from."""
+
 
 class TorchSession(Session):
     """One attempt at a training run: the state, and the Trainer that moves it on."""
@@ -63,6 +67,7 @@ class TorchSession(Session):
         memory = torch.contiguous_format if group.is_sharded else torch.channels_last
         trainable.module.to(group.device, memory_format=memory)  # pyright: ignore[reportCallIssue] - not in its stubs
         trainable.to_device(group.device)
+        _initialise(run, trainable, batches, group)
         partition = partition_of(trainable, options)
         run.log(partition.describe() + (f", on {group.size} devices" if group.size > 1 else ""))
         frozen = {name: bits_on_host(weight) for name, weight in partition.frozen.items()}
@@ -79,7 +84,7 @@ class TorchSession(Session):
         self.compiling = time.monotonic() if options.compile else None
         decay, trained = options.ema_decay, partition.trained
         average = None if decay is None else Average(trained, decay, options.ema_warmup)
-        self.state = TorchState(trainable.module, trained, optimiser, average, group)
+        self.state = TorchState(trainable.module, trained, optimiser, average, group, trainable.filled_buffers)
 
     def train_all(self, logger: Logger) -> None:
         """Do the remaining steps."""
@@ -301,6 +306,14 @@ class SessionCallback(pl.Callback):
         folder = self.session.run.folder / "profile"
         folder.mkdir(exist_ok=True)
         self.tracer.export_chrome_trace(str(folder / "trace.json"))
+
+
+def _initialise(run: Run, trainable: TorchTrainable, batches: StepBatches, group: SingleProcess) -> None:
+    """Let the model fill what it reckons from data: from the same windows, however many devices share a batch."""
+    if trainable.initialise is None:
+        return
+    inputs = _rows(trainable.prepare(batches.at(0)), 0, INITIAL_WINDOWS)
+    run.log(trainable.initialise(move_data_to_device(inputs, torch.device(group.device))))
 
 
 def _rows(inputs: Mapping[str, Any], start: int, stop: int) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """What a torch update changes: weights, AdamW's memory, the moving average and the running loss, as named arrays."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -117,12 +117,16 @@ class TorchState:
         optimiser: torch.optim.Optimizer,
         average: Average | None,
         group: SingleProcess,
+        filled: Sequence[str] = (),
     ):
-        """`trained` are the weights of `module` that `optimiser` updates; `average` is of them, where one is kept."""
+        """`trained` are the weights of `module` that `optimiser` updates; `average` is of them, where one is kept.
+
+        `filled` are names of buffers that data have filled at the start.
+        """
         self.trained, self.optimiser = dict(trained), optimiser
         self.average = average
         self._module, self._group = module, group
-        self._buffers = _moving_buffers(module)
+        self._buffers = _moving_buffers(module) | {name: module.get_buffer(name) for name in filled}
         self._names = {id(weight): name for name, weight in trained.items()}
         self._loss_sum = torch.zeros((), device=group.device)
         self._loss_count = 0
