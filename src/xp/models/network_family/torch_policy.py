@@ -1,7 +1,7 @@
 """A torch network with its inputs, for training (`build`) and for use (`load`)."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -92,18 +92,29 @@ class TorchNetworkPolicy:
 
 
 @contextmanager
-def evaluating(module: torch.nn.Module, seed: int) -> Iterator[None]:
-    """Evaluation mode and draws from `seed`, leaving generators and mode as they were."""
-    was = {inner: inner.training for inner in module.modules()}
+def evaluating(module: torch.nn.Module, seed: int, parts: Iterable[torch.nn.Module] | None = None) -> Iterator[None]:
+    """Evaluation mode and draws from `seed`, leaving generators and mode as they were.
+
+    Args:
+        module: with all its weights.
+        seed: of the generator on the CPU, and of that of the module's device.
+        parts: all modules within it, itself included, where the caller keeps them: looking for them takes longer than
+            a small network's answer.
+    """
+    training = [inner for inner in (module.modules() if parts is None else parts) if inner.training]
     device = next(module.parameters()).device
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        module.eval()
+        if device.type == "cpu":
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed looks for GPUs, and notes where it was called
+        else:
+            torch.manual_seed(seed)
+        for inner in training:
+            inner.training = False
         try:
             yield
         finally:
-            for inner, training in was.items():
-                inner.training = training
+            for inner in training:
+                inner.training = True
 
 
 def build(make: MakeModule, inputs: Inputs, *, seed: int, pretrained: Path | None) -> TorchTrainable:

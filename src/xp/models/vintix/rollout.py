@@ -59,6 +59,7 @@ class Rollout:
         self, policy: Vintix, tasks: Sequence[str], *, mode: Mode = "sliding", context: int | None = None
     ) -> None:
         self.inputs, self.module, self.mode = policy.inputs, policy.module, mode
+        self._parts = list(self.module.modules())
         options = self.module.options
         self.context = options.context_len if context is None else context
         self.device = next(self.module.parameters()).device
@@ -97,7 +98,7 @@ class Rollout:
         if executed is not None:
             self._action = _padded(np.asarray(executed, np.float32), self.module.action_dim)
         self._step = np.where(begins, 0, self._step + 1)
-        with torch.no_grad(), evaluating(self.module, 0):
+        with torch.no_grad(), evaluating(self.module, 0, self._parts):
             hidden = self._extend(self._token(observation, self._action, reward, self._step))
             actions = self.module.decoded(hidden, self._task)
         self._action = as_numpy(actions[:, 0].to(torch.float32))
@@ -118,7 +119,7 @@ class Rollout:
         brought = np.concatenate([np.zeros_like(reward[:, :1]), reward[:, :-1]], axis=1)
         length = observation.shape[1]
         start = max(length - self.context, 0) if self.mode == "exact" else 0
-        with torch.no_grad(), evaluating(self.module, 0):
+        with torch.no_grad(), evaluating(self.module, 0, self._parts):
             for t in range(start, length):
                 self._extend(self._token(observation[:, t], before[:, t], brought[:, t], step[:, t]))
         self._action, self._step = action[:, -1].copy(), np.asarray(step[:, -1], np.int64).copy()

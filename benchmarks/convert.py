@@ -1,0 +1,172 @@
+"""`task=convert` of a pi0.5: what it holds in memory, and how long it takes beside the libraries that read and write.
+
+    python benchmarks/convert.py [--scale 4] [--rounds 3] [--folder /dev/shm]
+
+The tree has the real model's shapes with all widths and the vocabulary divided by --scale (depths, heads and patches
+stay), drawn in float32: as Orbax writes it, one zstd chunk a leaf, like openpi's checkpoints, and as xp writes it, in
+small chunks. Rows: xp from each of them to openpi's torch folder, and back; beside it the least that the same libraries
+do, reading everything and writing it without turning a tensor: Orbax (tensorstore) and safetensors. Every row is a
+process of its own; `work` is without imports, ratios are of the same round; anonymous memory is the peak of RssAnon
+above what the process held before the work began, sampled every 5 ms.
+
+Bounds: memory at most 2.2 x the largest leaf + 1 GB where a leaf is one chunk, 1.2 x where chunks are small; time at
+most 1.3 x of the libraries.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from statistics import median
+
+MAKE = """
+import dataclasses, shutil, sys
+from pathlib import Path
+import numpy as np, orbax.checkpoint as ocp
+from xp.models.pi0.io.folder import write_step
+from xp.models.pi0.io.norm_stats import NormStats, Stats
+from xp.models.pi0.io.notes import Notes
+from xp.models.pi0.network.sizes import EXPERTS, VISIONS, Sizes, weight_shapes
+folder, scale = Path(sys.argv[1]), int(sys.argv[2])
+narrow = lambda each, **more: dataclasses.replace(each, width=each.width // scale, mlp=each.mlp // scale, **more)
+heads = {"head_dim": EXPERTS["gemma_2b"].head_dim // scale}
+sizes = Sizes(vision=narrow(VISIONS["so400m"]), language=narrow(EXPERTS["gemma_2b"], **heads),
+              action=narrow(EXPERTS["gemma_300m"], **heads), vocabulary=257152 // scale)
+draw = np.random.default_rng(0)
+weights = {name: draw.standard_normal(shape, dtype=np.float32) for name, shape in weight_shapes(sizes).items()}
+side = lambda: Stats(mean=np.zeros(8), std=np.ones(8), q01=-np.ones(8), q99=np.ones(8))
+notes = Notes(horizon=10, action_dim=8, state_dim=8, cameras={"base_0_rgb": "top"}, sizes={"base_0_rgb": (64, 64)},
+              asset_id="xp", tokenizer="words", prompt_length=48, vision_heads=sizes.vision.heads, absolute=())
+write_step(folder / "small", 1, weights, NormStats(state=side(), actions=side()), notes, None)
+shutil.copytree(folder / "small", folder / "whole", ignore=lambda path, names: ["params"] if "params" in names else [])
+tree = {}
+for path, array in weights.items():
+    *above, last = path.split("/")
+    place = tree
+    for key in above:
+        place = place.setdefault(key, {})
+    place[last] = {"value": array}
+ocp.PyTreeCheckpointer().save(folder / "whole" / "1" / "params", {"params": tree})
+print("largest", max(array.nbytes for array in weights.values()))
+print("all", sum(array.nbytes for array in weights.values()))
+"""
+BEGIN = """
+import sys, time
+from pathlib import Path
+held = lambda: int(open("/proc/self/status").read().split("RssAnon:")[1].split()[0])
+"""
+XP = (
+    BEGIN
+    + """
+from xp.models.pi0.convert import convert, open_source
+print("held", held(), flush=True)
+started = time.perf_counter()
+convert(open_source(Path(sys.argv[1]), None, {}), sys.argv[3], Path(sys.argv[2]))
+print("work", time.perf_counter() - started)
+"""
+)
+TO_TORCH = (
+    BEGIN
+    + """
+import jax, orbax.checkpoint as ocp
+from safetensors.numpy import save_file
+print("held", held(), flush=True)
+started = time.perf_counter()
+tree = ocp.PyTreeCheckpointer().restore(Path(sys.argv[1]) / "1" / "params")
+import numpy as np
+flat = {"/".join(str(getattr(k, "key", k)) for k in path): np.asarray(leaf)
+        for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
+Path(sys.argv[2]).mkdir()
+save_file(flat, Path(sys.argv[2]) / "model.safetensors")
+print("work", time.perf_counter() - started)
+"""
+)
+TO_JAX = (
+    BEGIN
+    + """
+import orbax.checkpoint as ocp
+from safetensors.numpy import load_file
+print("held", held(), flush=True)
+started = time.perf_counter()
+weights = load_file(Path(sys.argv[1]) / "model.safetensors")
+ocp.PyTreeCheckpointer().save(Path(sys.argv[2]) / "1" / "params", {"params": weights})
+print("work", time.perf_counter() - started)
+"""
+)
+
+
+def run(script: str, *arguments: str | Path) -> dict[str, float]:
+    """What a script prints, numbers by word; `anon` is the peak of RssAnon in MB above what it said it `held`."""
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    peak, stop = [0], threading.Event()
+    thread = threading.Thread(target=_watch, args=(process.pid, peak, stop), daemon=True)
+    thread.start()
+    before = os.times()
+    out, error = process.communicate()
+    after = os.times()
+    stop.set()
+    thread.join(1)
+    if process.returncode:
+        sys.exit(f"{script[-200:]} failed:\n{error[-2000:]}")
+    words = dict(line.split() for line in out.splitlines() if len(line.split()) == 2)
+    found = {word: float(number) for word, number in words.items()}
+    cpu = after.children_user + after.children_system - before.children_user - before.children_system
+    return found | {"anon": (peak[0] - found.get("held", 0.0)) / 1e3, "cpu": cpu}
+
+
+def _watch(pid: int, peak: list[int], stop: threading.Event) -> None:
+    while not stop.wait(0.005):
+        try:
+            text = Path(f"/proc/{pid}/status").read_text()
+            peak[0] = max(peak[0], int(text.split("RssAnon:")[1].split()[0]))
+        except (OSError, IndexError):
+            return
+
+
+def main() -> None:
+    """Make the tree, run the rows in rounds, print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--scale", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--folder", default="/dev/shm")
+    asked = parser.parse_args()
+    print(f"machine: {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, python {sys.version.split()[0]}")
+    with tempfile.TemporaryDirectory(dir=asked.folder) as name:
+        folder = Path(name)
+        made = run(MAKE, folder, str(asked.scale))
+        largest, everything = made["largest"] / 1e6, made["all"] / 1e6
+        print(f"pi05 / {asked.scale}: {everything:,.0f} MB of float32, the largest leaf {largest:,.0f} MB")
+        print(f"bounds of memory: {2.2 * largest + 1000:,.0f} MB (one chunk a leaf), {1.2 * largest:,.0f} MB (small)")
+        run(XP, folder / "small", folder / "torch", "openpi_torch")
+        rows = {
+            "one chunk a leaf to torch": (XP, folder / "whole", "openpi_torch", TO_TORCH),
+            "small chunks to torch": (XP, folder / "small", "openpi_torch", TO_TORCH),
+            "torch to small chunks": (XP, folder / "torch", "openpi_jax", TO_JAX),
+        }
+        heads = f"{'work s':>8}{'CPU s':>8}{'MB':>8}"
+        print(f"  {'':28}{heads}   {'libraries:':>10}{heads}{'ratio of work':>24}")
+        for row, (script, source, to, peer) in rows.items():
+            ours, theirs = [], []
+            for _ in range(asked.rounds):
+                for taken, each in ((theirs, peer), (ours, script)):
+                    taken.append(run(each, source, folder / "out", to))
+                    shutil.rmtree(folder / "out")
+            print(_line(row, ours, theirs))
+
+
+def _line(row: str, ours: list[dict[str, float]], theirs: list[dict[str, float]]) -> str:
+    ratios = [mine["work"] / other["work"] for mine, other in zip(ours, theirs, strict=True)]
+    least = [{key: min(each[key] for each in taken) for key in ("work", "cpu")} for taken in (ours, theirs)]
+    most = [max(each["anon"] for each in taken) for taken in (ours, theirs)]
+    spread = f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+    cells = [f"{each['work']:8.2f}{each['cpu']:8.2f}{held:8.0f}" for each, held in zip(least, most, strict=True)]
+    return f"  {row:28}{cells[0]}   {'':>10}{cells[1]}{spread:>24}"
+
+
+if __name__ == "__main__":
+    main()
