@@ -16,12 +16,12 @@ most 1.3 x of the libraries.
 import argparse
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
-import threading
 from pathlib import Path
 from statistics import median
+
+from merge import run
 
 MAKE = """
 import dataclasses, shutil, sys
@@ -99,33 +99,10 @@ print("work", time.perf_counter() - started)
 )
 
 
-def run(script: str, *arguments: str | Path) -> dict[str, float]:
-    """What a script prints, numbers by word; `anon` is the peak of RssAnon in MB above what it said it `held`."""
-    command = [sys.executable, "-c", script, *map(str, arguments)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    peak, stop = [0], threading.Event()
-    thread = threading.Thread(target=_watch, args=(process.pid, peak, stop), daemon=True)
-    thread.start()
-    before = os.times()
-    out, error = process.communicate()
-    after = os.times()
-    stop.set()
-    thread.join(1)
-    if process.returncode:
-        sys.exit(f"{script[-200:]} failed:\n{error[-2000:]}")
-    words = dict(line.split() for line in out.splitlines() if len(line.split()) == 2)
-    found = {word: float(number) for word, number in words.items()}
-    cpu = after.children_user + after.children_system - before.children_user - before.children_system
-    return found | {"anon": (peak[0] - found.get("held", 0.0)) / 1e3, "cpu": cpu}
-
-
-def _watch(pid: int, peak: list[int], stop: threading.Event) -> None:
-    while not stop.wait(0.005):
-        try:
-            text = Path(f"/proc/{pid}/status").read_text()
-            peak[0] = max(peak[0], int(text.split("RssAnon:")[1].split()[0]))
-        except (OSError, IndexError):
-            return
+def taken(script: str, *arguments: str | Path) -> dict[str, float]:
+    """See `merge.run`; `anon` is in MB, above what the script said it `held` before it began."""
+    found = run([sys.executable, "-c", script, *map(str, arguments)])
+    return found | {"anon": 1e3 * found["anon"] - found.get("held", 0.0) / 1e3}
 
 
 def main() -> None:
@@ -138,11 +115,11 @@ def main() -> None:
     print(f"machine: {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, python {sys.version.split()[0]}")
     with tempfile.TemporaryDirectory(dir=asked.folder) as name:
         folder = Path(name)
-        made = run(MAKE, folder, str(asked.scale))
+        made = taken(MAKE, folder, str(asked.scale))
         largest, everything = made["largest"] / 1e6, made["all"] / 1e6
         print(f"pi05 / {asked.scale}: {everything:,.0f} MB of float32, the largest leaf {largest:,.0f} MB")
         print(f"bounds of memory: {2.2 * largest + 1000:,.0f} MB (one chunk a leaf), {1.2 * largest:,.0f} MB (small)")
-        run(XP, folder / "small", folder / "torch", "openpi_torch")
+        taken(XP, folder / "small", folder / "torch", "openpi_torch")
         rows = {
             "one chunk a leaf to torch": (XP, folder / "whole", "openpi_torch", TO_TORCH),
             "small chunks to torch": (XP, folder / "small", "openpi_torch", TO_TORCH),
@@ -153,16 +130,16 @@ def main() -> None:
         for row, (script, source, to, peer) in rows.items():
             ours, theirs = [], []
             for _ in range(asked.rounds):
-                for taken, each in ((theirs, peer), (ours, script)):
-                    taken.append(run(each, source, folder / "out", to))
+                for rounds, each in ((theirs, peer), (ours, script)):
+                    rounds.append(taken(each, source, folder / "out", to))
                     shutil.rmtree(folder / "out")
             print(_line(row, ours, theirs))
 
 
 def _line(row: str, ours: list[dict[str, float]], theirs: list[dict[str, float]]) -> str:
     ratios = [mine["work"] / other["work"] for mine, other in zip(ours, theirs, strict=True)]
-    least = [{key: min(each[key] for each in taken) for key in ("work", "cpu")} for taken in (ours, theirs)]
-    most = [max(each["anon"] for each in taken) for taken in (ours, theirs)]
+    least = [{key: min(each[key] for each in rounds) for key in ("work", "cpu")} for rounds in (ours, theirs)]
+    most = [max(each["anon"] for each in rounds) for rounds in (ours, theirs)]
     spread = f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
     cells = [f"{each['work']:8.2f}{each['cpu']:8.2f}{held:8.0f}" for each, held in zip(least, most, strict=True)]
     return f"  {row:28}{cells[0]}   {'':>10}{cells[1]}{spread:>24}"

@@ -110,7 +110,7 @@ print("work", time.perf_counter() - started)
 
 
 def run(command: list[str], environment: dict[str, str] | None = None) -> dict[str, float]:
-    """Seconds, CPU seconds, `work` seconds the command prints, and peak anonymous memory in GB."""
+    """Seconds, CPU seconds, peak anonymous memory in GB, and each number that is printed behind one word (`work`)."""
     before, started = os.times(), time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     peak = _watched(process.pid)
@@ -119,9 +119,10 @@ def run(command: list[str], environment: dict[str, str] | None = None) -> dict[s
     if process.returncode:
         sys.exit(f"{command[:3]} failed:\n{error[-2000:]}")
     cpu = after.children_user + after.children_system - before.children_user - before.children_system
-    work = [float(line.split()[1]) for line in out.splitlines() if line.startswith("work")]
     assert "modules" not in out or "modules []" in out, "xp imported torch or jax"
-    return {"seconds": seconds, "cpu": cpu, "work": work[0] if work else seconds, "anon": peak()}
+    lines = [line.split() for line in out.splitlines() if not line.startswith("modules")]
+    said = {words[0]: float(words[1]) for words in lines if len(words) == 2}
+    return {"work": seconds} | said | {"seconds": seconds, "cpu": cpu, "anon": peak()}
 
 
 def _watched(pid: int):

@@ -1,5 +1,7 @@
 """Claims about `env=quadruped`: the robots' numbers, the formulas, episodes as pure functions, experts that walk."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
@@ -63,16 +65,33 @@ def test_a_robot_stands(robot):
     assert simulation.motion() == pytest.approx(np.tile([0, 0, 0, height - 0.03], (2, 1)), abs=0.05)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("robot", "least"), [("go1", 19.2), ("minicheetah", 19.2), ("go2", 19.1), ("a1", 19.1)])
-def test_the_expert_gets_four_fifths_of_the_reward_and_its_controls_do_not(robot, least):
-    """On average; of Go2 and A1 some attempts get a little less (docs/suites.md)."""
+BELOW = pytest.mark.xfail(strict=True, reason="single attempts get 19.1 and more: docs/suites.md")
+
+
+@cache
+def expert_returns(robot):
+    """Returns [20] of whole attempts of the expert, from held-out initial states."""
     suite = quadruped(robot)
     env = suite.make_batch("walk", 20)
     made = list(attempts(env, suite.batch_expert(env), [[10**6 + row] for row in range(20)]))
-    returns = np.array([each.total for each in made])
     assert len(made) == 20 and all(len(each.reward) == 1000 and not each.ended for each in made)
-    assert returns.mean() >= 0.8 * env.largest_return == pytest.approx(19.2) and returns.min() >= least
+    assert 0.8 * env.largest_return == pytest.approx(19.2)
+    return np.array([each.total for each in made])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "robot", ["go1", "minicheetah", pytest.param("go2", marks=BELOW), pytest.param("a1", marks=BELOW)]
+)
+def test_the_expert_gets_four_fifths_of_the_reward_in_every_attempt(robot):
+    assert expert_returns(robot).min() >= 19.2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("robot", ROBOTS)
+def test_the_expert_gets_four_fifths_of_the_reward_and_its_controls_do_not(robot):
+    suite, returns = quadruped(robot), expert_returns(robot)
+    assert returns.mean() >= 19.2 and returns.min() >= 19.1
     alone = suite.make("walk", cameras={})
     for control in suite.failing_experts:
         actor = suite.failing_expert(alone, control)

@@ -6,11 +6,12 @@ with the axes that they have in Flax (`folded_tensors`). PEFT's adapters: see `p
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
 from xp.checkpoints.arrays import AnyArray, CorruptFileError, Leaf, Reader
-from xp.checkpoints.folded import Folded
+from xp.checkpoints.folded import Change, Folded
 
 
 class _Update:
@@ -46,25 +47,22 @@ def folded_tree(reader: Reader, scale: float) -> Reader:
     Raises:
         CorruptFileError: a LoRA leaf without its partner or its weight.
     """
-    updates: dict[str, _Update] = {}
-    drop: set[str] = set()
-    for name in reader.leaves:
-        if not name.endswith("lora_a"):
-            continue
-        stem, other = name[: -len("lora_a")], name[:-1] + "b"
-        target = stem + "w" if stem.endswith("/") else stem.rstrip("_")
-        if other not in reader.leaves or target not in reader.leaves:
-            raise CorruptFileError(f"{name} has no {other.rpartition('/')[2]} or no weight {target} beside it")
-        a, b, w = (reader.leaves[part].shape for part in (name, other, target))
-        if len(a) < 2 or len(b) != len(a) or (*a[:-1], b[-1]) != w or (*b[:-2], a[-1]) != (*a[:-2], b[-2]):
-            raise CorruptFileError(
-                f"{name} {list(a)} and {other} {list(b)} do not make an update of {target} {list(w)}"
-            )
-        feed_forward = not stem.endswith("/")
-        heads = "attn_vec_einsum" in stem
-        updates[target] = _Update(reader, name, other, 1.0 if feed_forward else scale, sum_heads=heads)
-        drop |= {name, other}
-    return Folded(reader, updates, drop) if updates else reader
+
+    def target(name: str) -> str:
+        stem = name.removesuffix("lora_a")
+        return stem + "w" if stem.endswith("/") else stem.rstrip("_")
+
+    def update(a: Leaf, b: Leaf, w: Leaf) -> _Update | None:
+        left, right = a.shape, b.shape
+        if len(left) < 2 or len(right) != len(left) or (*left[:-1], right[-1]) != w.shape:
+            return None
+        if (*right[:-2], left[-1]) != (*left[:-2], right[-2]):
+            return None
+        feed_forward = not a.name.endswith("/lora_a")
+        heads = "attn_vec_einsum" in a.name
+        return _Update(reader, a.name, b.name, 1.0 if feed_forward else scale, sum_heads=heads)
+
+    return _folded(reader, "lora_a", target, update)
 
 
 class _TensorUpdate:
@@ -107,23 +105,39 @@ def folded_tensors(reader: Reader, scale: float) -> Reader:
     Raises:
         CorruptFileError: a LoRA tensor without its partner or its weight.
     """
-    updates: dict[str, _TensorUpdate] = {}
+
+    def update(a: Leaf, b: Leaf, w: Leaf) -> _TensorUpdate | None:
+        products, has_heads = _products(a.shape, b.shape), len(a.shape) == 3
+        if w.shape not in products:
+            return None
+        joins = has_heads and products[0] != w.shape
+        return _TensorUpdate(reader, a.name, b.name, scale if has_heads else 1.0, joins=joins)
+
+    return _folded(reader, ".lora_a", lambda name: f"{name.removesuffix('lora_a')}weight", update)
+
+
+def _folded(
+    reader: Reader,
+    ending: str,
+    target: Callable[[str], str],
+    update: Callable[[Leaf, Leaf, Leaf], Change | None],
+) -> Reader:
+    """Fold every leaf that ends so, with its partner, into its target; `update` gives None where shapes do not fit."""
+    updates: dict[str, Change] = {}
     drop: set[str] = set()
     for name in reader.leaves:
-        if not name.endswith(".lora_a"):
+        if not name.endswith(ending):
             continue
-        stem = name.removesuffix("lora_a")
-        other, target = f"{stem}lora_b", f"{stem}weight"
-        if other not in reader.leaves or target not in reader.leaves:
-            raise CorruptFileError(f"{name} has no lora_b or no weight {target} beside it")
-        a, b, w = (reader.leaves[part].shape for part in (name, other, target))
-        products = _products(a, b)
-        if w not in products:
+        other, into = f"{name[:-1]}b", target(name)
+        if other not in reader.leaves or into not in reader.leaves:
+            raise CorruptFileError(f"{name} has no {other.rpartition('/')[2]} or no weight {into} beside it")
+        a, b, w = (reader.leaves[part] for part in (name, other, into))
+        change = update(a, b, w)
+        if change is None:
             raise CorruptFileError(
-                f"{name} {list(a)} and {other} {list(b)} do not make an update of {target} {list(w)}"
+                f"{name} {list(a.shape)} and {other} {list(b.shape)} do not make an update of {into} {list(w.shape)}"
             )
-        joins = len(a) == 3 and products[0] != w
-        updates[target] = _TensorUpdate(reader, name, other, scale if len(a) == 3 else 1.0, joins=joins)
+        updates[into] = change
         drop |= {name, other}
     return Folded(reader, updates, drop) if updates else reader
 
