@@ -1,4 +1,7 @@
-"""The torch device that a policy is loaded to."""
+"""The torch device that a policy is loaded to, and the CPU threads that it computes in."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -21,3 +24,14 @@ def torch_device(name: str | None) -> str:
             "'cpu'; type device='cpu', or leave it out."
         ) from error
     return name
+
+
+@contextmanager
+def torch_threads(number: int) -> Iterator[None]:
+    """As many CPU threads for what torch computes inside; those of the process again after it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

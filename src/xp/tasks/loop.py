@@ -14,13 +14,15 @@ def run(run: Run) -> None:
     Each of these appears whole, and follows from those before it and the run's seed alone; so a run that was killed
     goes on from what is there and ends as it would have.
     """
+    from xp.models.torch_device import torch_threads
     from xp.tasks._lib.improvement import Improvement
 
-    improvement = Improvement.begin(run)
-    for number in range(1, run.config.loop.num_improvement_loops + 1):
-        improvement.collect(number)
-        improvement.learn(number)
-        improvement.evaluate(number)
-        if improvement.has_stopped(number):
-            break
-    improvement.finish()
+    with torch_threads(run.config.loop.threads):
+        improvement = Improvement.begin(run)
+        for number in range(1, run.config.loop.num_improvement_loops + 1):
+            improvement.collect(number)
+            improvement.learn(number)
+            improvement.evaluate(number)
+            if improvement.has_stopped(number):
+                break
+        improvement.finish()
