@@ -81,6 +81,11 @@ CASES = {
     "end factor above 1": (["lr.end_factor=2"], "between 0 and 1"),
     "validation never": (["trainer.val_every=0"], "val_every"),
     "best metric": (["trainer.best_metric=accuracy"], "val_loss"),
+    "patience 0": (["trainer.early_stopping_patience=0"], "early_stopping_patience"),
+    "patience without validation": (
+        [SMALL, "trainer.early_stopping_patience=2", "trainer.val_every=null"],
+        "trainer.val_every=null",
+    ),
     "strategy": (["trainer.strategy=ddq", "trainer.devices=2"], "ddp"),
     "strategy of one device": (["trainer.strategy=ddp"], "trainer.devices"),
     "devices negative": (["trainer.devices=-1"], "trainer.devices=-1"),

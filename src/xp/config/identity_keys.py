@@ -100,6 +100,8 @@ NEUTRAL: dict[str, JSON] = {
     "chunk_size.delay": 0,
     "model.max_delay": 0,
     "model.frozen_norms": "identity",
+    "trainer.early_stopping_patience": None,
+    "trainer.early_stopping_threshold": 0.0,
 }
 """{a key: the value of it that means "as before there was this key"}.
 

@@ -218,6 +218,8 @@ class Trainer:
     freeze: list[str] = MISSING
     weight_decay_params: list[str] | None = None
     best_metric: str = one_of("val_loss", "l1_error", "position_l1", "rotation_l1")
+    early_stopping_patience: int | None = at_least(1, None)
+    early_stopping_threshold: float = at_least(0.0)
     precision: str = one_of(*words.PRECISIONS)
     accelerator: str = one_of(*words.ACCELERATORS)
     devices: Any = 1

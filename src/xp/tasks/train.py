@@ -223,7 +223,9 @@ def _last_validation(run: Run) -> dict[str, Any]:
     if not rows:
         return {}
     best = min(rows, key=lambda row: number_in(row, "val_loss"))
+    last, steps = int(number_in(rows[-1], "step")), run.config.trainer.steps
     return {
+        **({"stopped_early_at": last} if last < steps and run.config.trainer.early_stopping_patience else {}),
         "final_metrics": rows[-1],
         "best_val_loss": number_in(best, "val_loss"),
         "best_step": int(number_in(best, "step")),

@@ -1,5 +1,6 @@
 """The section `trainer` of a configuration, checked, as the training loops read it."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -38,6 +39,8 @@ class TrainerOptions:
     overfit_batches: int | None = None
     profile_steps: int | None = None
     best_metric: str = "val_loss"
+    early_stopping_patience: int | None = None
+    early_stopping_threshold: float = 0.0
     record_answers: bool = False
 
     @classmethod
@@ -61,7 +64,8 @@ class TrainerOptions:
             value = getattr(self, name)
             if value is None or int(value) != value or value < 1:
                 raise UserError(f"trainer.{name}={value} must be a whole number of at least 1, e.g. trainer.{name}=1.")
-        for name in ("val_every", "checkpoint_every", "overfit_batches", "profile_steps"):
+        optional = ("val_every", "checkpoint_every", "overfit_batches", "profile_steps", "early_stopping_patience")
+        for name in optional:
             value = getattr(self, name)
             if value is not None and (int(value) != value or value < 1):
                 raise UserError(
@@ -111,5 +115,10 @@ class TrainerOptions:
             )
         if self.clip_norm is not None and not self.clip_norm > 0.0:
             raise UserError(f"trainer.clip_norm={self.clip_norm} must be above 0, or null for no clipping; e.g. 1.0.")
+        if not (math.isfinite(self.early_stopping_threshold) and self.early_stopping_threshold >= 0.0):
+            raise UserError(
+                f"trainer.early_stopping_threshold={self.early_stopping_threshold} must be a number of at least 0, in "
+                f"units of trainer.best_metric={self.best_metric}; e.g. 0 (any improvement counts)."
+            )
         if not self.weight_decay >= 0.0:
             raise UserError(f"trainer.weight_decay={self.weight_decay} must not be negative; e.g. 1e-4, or 0 for none.")

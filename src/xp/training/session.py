@@ -25,6 +25,7 @@ from xp.models.policy import Policy
 from xp.runs import Run
 from xp.training.checkpoints import Checkpoints, Restored, save_policy
 from xp.training.divergence import TrainingDiverged, diverged
+from xp.training.early_stopping import higher_is_better, validations_without_improvement
 from xp.training.loggers import Logger, open_logger
 from xp.training.options import TrainerOptions
 from xp.training.overfit import Overfit, StepBatches
@@ -121,6 +122,9 @@ class Session(ABC):
         self.fresh = True
         """Whether the running loss of the log starts anew with the next update."""
         self.mean_loss = math.nan
+        self.ended = False
+        """Whether the training is over before its last step: see `trainer.early_stopping_patience`."""
+        self._refuse_patience_without_validation()
 
     @abstractmethod
     def train_all(self, logger: Logger) -> None:
@@ -190,11 +194,16 @@ class Session(ABC):
             raise self._interrupted()
         if self._validation_is_due():
             self.validate_now(logger)
+            self._end_early()
 
     def make_up_validation(self, logger: Logger) -> None:
         """The validation of the step that the run goes on from, where the attempt before was ended in front of it."""
         if not self.done or not self._validation_is_due():
             return
+        self._make_up_validation(logger)
+        self._end_early()
+
+    def _make_up_validation(self, logger: Logger) -> None:
         rows = self.run.validation_log.rows()
         found = self.broadcast(next((row for row in rows if row["step"] == self.done), None))
         if found is None:
@@ -212,8 +221,7 @@ class Session(ABC):
         """
         if self.evaluate(logger):
             return
-        if self.broadcast(self.done not in self.checkpoints.steps()):
-            self.checkpoint()
+        self._keep_this_step()
         raise self._interrupted()
 
     def check_oldest(self) -> None:
@@ -338,8 +346,49 @@ class Session(ABC):
             return False
         if self.best is None:
             return True
-        higher = self.options.best_metric.endswith("accuracy")
+        higher = higher_is_better(self.options.best_metric)
         return value > self.best.value if higher else value < self.best.value
+
+    def _end_early(self) -> None:
+        """Notice, and say, that the validations so far end the training here; its checkpoint is kept."""
+        patience, metric = self.options.early_stopping_patience, self.options.best_metric
+        if patience is None or self.done == self.options.steps:
+            return
+        waited = self.broadcast(self._waited())
+        if waited < patience:
+            return
+        self.ended = True
+        self._keep_this_step()
+        best = f", {self.best.value:.4g} at step {self.best.step}" if self.best else ""
+        self.run.log(
+            f"stopped early at step {self.done} of {self.options.steps}: the last {waited} validations did not improve "
+            f"on the best {metric} before them{best} (trainer.early_stopping_patience={patience})"
+        )
+
+    def _waited(self) -> int:
+        """Validations since the last improvement, by validation_log.csv alone: a resumed run counts the same."""
+        values = (row.get(self.options.best_metric) for row in self.run.validation_log.rows())
+        return validations_without_improvement(
+            (float(value) if isinstance(value, int | float) else math.nan for value in values),
+            threshold=self.options.early_stopping_threshold,
+            higher=higher_is_better(self.options.best_metric),
+        )
+
+    def _keep_this_step(self) -> None:
+        """A checkpoint of this step, unless there is one."""
+        if self.broadcast(self.done not in self.checkpoints.steps()):
+            self.checkpoint()
+
+    def _refuse_patience_without_validation(self) -> None:
+        options = self.options
+        if options.early_stopping_patience is None or (self.validate is not None and options.val_every is not None):
+            return
+        why = "trainer.val_every=null" if options.val_every is None else "there are no held-out episodes"
+        raise UserError(
+            f"trainer.early_stopping_patience={options.early_stopping_patience}: nothing is validated ({why}), so "
+            "nothing says when to stop. Type trainer.val_every=200 and a data.val_fraction above 0, or "
+            "trainer.early_stopping_patience=null"
+        )
 
     def _validation_is_due(self) -> bool:
         every = self.options.val_every

@@ -67,6 +67,8 @@ class JaxSession(Session):
 
     def train_all(self, logger: Logger) -> None:
         """Do the remaining steps."""
+        if self.ended:
+            return
         steps, folder = self.options.steps, self.run.folder / "profile"
         profile = self.profile(lambda: jax.profiler.start_trace(str(folder)), jax.profiler.stop_trace)
         with ExitStack() as stack:
@@ -79,6 +81,8 @@ class JaxSession(Session):
                 if profile.after(self.done):
                     self.log_profile()
                 bar.advance(1, **self.progress_values())
+                if self.ended:
+                    break
 
     def inputs(self, step: int) -> Inputs:
         """The model's inputs for the update that follows `step` finished ones, on their way to the device."""

@@ -88,7 +88,7 @@ class TorchSession(Session):
 
     def train_all(self, logger: Logger) -> None:
         """Do the remaining steps."""
-        if self.done >= self.options.steps:
+        if self.done >= self.options.steps or self.ended:
             return
         with ExitStack() as stack:
             stack.enter_context(_quiet())
@@ -295,6 +295,8 @@ class SessionCallback(pl.Callback):
         if self.profile.after(session.done):
             session.log_profile()
         self.bar.advance(1, **session.progress_values())
+        if session.ended:
+            trainer.should_stop = True
 
     def _start_trace(self) -> None:
         self.tracer = torch.profiler.profile()
