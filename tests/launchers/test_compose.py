@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from hydra_plugins.xp_staged_sweeper._compose import Composer
-from hydra_plugins.xp_staged_sweeper._values import flat, quick_value, safe_name, text
+from hydra_plugins.xp_staged_sweeper._values import flat, quick_value, safe_name
+from xp.config.override_text import text
 
 groups = st.fixed_dictionaries(
     {},

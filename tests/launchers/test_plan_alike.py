@@ -14,8 +14,8 @@ from hydra_plugins.xp_staged_sweeper._experiment import plan_experiment, read_co
 from hydra_plugins.xp_staged_sweeper._jobs import Alike, Jobs
 from hydra_plugins.xp_staged_sweeper._sweep import xp_rules
 from hydra_plugins.xp_staged_sweeper._template import NotAlikeError, Template, overlapping
-from hydra_plugins.xp_staged_sweeper._values import text
 from xp.config import open_hydra
+from xp.config.override_text import text
 from xp.errors import UserError
 from xp.runs.execution.run_once import compose_job, identified, place_of
 from xp.runs.jobs import stage_references

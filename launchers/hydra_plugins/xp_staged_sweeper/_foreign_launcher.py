@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydra_plugins.xp_staged_sweeper._experiment import PlannedJob
-from hydra_plugins.xp_staged_sweeper._values import text
+from xp.config.override_text import text
 from xp.runs.executors.protocol import JobState
 from xp.runs.records.folder import RECORD
 from xp.runs.records.record import Record, State

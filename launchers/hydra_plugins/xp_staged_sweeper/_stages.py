@@ -18,7 +18,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hydra_plugins.xp_staged_sweeper._values import bare, flat, text
+from hydra_plugins.xp_staged_sweeper._values import bare, flat
+from xp.config.override_text import text
 from xp.config.shorthand import expand_shorthand
 from xp.errors import UserError, did_you_mean, join_names
 from xp.json_types import JSONObject
