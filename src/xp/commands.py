@@ -1,5 +1,5 @@
 # pyright: strict
-"""Training, evaluating and sweeping from Python and from a notebook: the commands of the terminal, waited for.
+"""Recording, training, evaluating and sweeping from Python: the commands of the terminal, waited for.
 
 Each is a process of its own, exactly what `xp OVERRIDES` starts: its threads, memory and crashes are not the
 notebook's, and a kernel that is interrupted or restarted leaves a run that the same call goes on with.
@@ -31,6 +31,26 @@ class RunFailedError(RuntimeError):
     def __init__(self, message: str, folder: Path):
         super().__init__(message)
         self.folder = folder
+
+
+def collect(
+    root: str | os.PathLike[str],
+    *overrides: Overrides,
+    folder: str | os.PathLike[str] | None = None,
+    echo: bool = True,
+) -> RunFolder:
+    """`xp task=collect data.root=ROOT OVERRIDES`: record episodes of a suite, by its expert unless told otherwise.
+
+    Args:
+        root: the dataset's folder, for `xp.open_dataset`; it must not exist yet.
+        overrides: as in `train`, for instance `{"env.tasks": ["push_red"], "collect.episodes": 300}`.
+        folder: as in `train`.
+        echo: as in `train`.
+
+    Raises:
+        UserError, RunFailedError, KeyboardInterrupt: as in `train`.
+    """
+    return _single(["task=collect", *_words(overrides), *_words([{"data.root": Path(root)}])], folder, echo=echo)
 
 
 def train(*overrides: Overrides, folder: str | os.PathLike[str] | None = None, echo: bool = True) -> RunFolder:

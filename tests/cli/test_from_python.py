@@ -86,7 +86,8 @@ def test_a_list_is_swept_in_a_sweep_alone(many):
 def test_overrides_are_typed_as_in_the_terminal(stand_in, capsys):
     run = xp.train("model=octo_tiny", {"trainer.steps": 5, "data.root": Path("my data")}, folder="here")
     assert told(capsys) == [
-        "task=train", "model=octo_tiny", "trainer.steps=5", "data.root='my data'", f"hydra.run.dir='{stand_in / 'here'}'",
+        "task=train", "model=octo_tiny", "trainer.steps=5", "data.root='my data'",
+        f"hydra.run.dir='{stand_in / 'here'}'",
     ]  # fmt: skip
     assert isinstance(run, RunFolder) and run.path == stand_in / "here"
     xp.evaluate(run, {"env.tasks": ["push_red"]}, folder="scores")
@@ -140,11 +141,7 @@ def test_an_interrupted_kernel_waits_for_the_checkpoint(stand_in, capsys):
 def test_from_demonstrations_to_a_success_rate(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     data = {"paths.cache": str(tmp_path / "cache"), "data.root": "demos"}
-    commands._run(
-        ["task=collect", "collect.episodes=4", "env.tasks=[push_red]", "data.root=demos", "hydra.run.dir=recorded"],
-        tmp_path / "recorded",
-        echo=False,
-    )
+    xp.collect("demos", {"collect.episodes": 4, "env.tasks": ["push_red"]}, folder="recorded", echo=False)
     small = {**data, "model": "octo_tiny_l1", "trainer.steps": 4, "trainer.val_every": 2, "trainer.batch_size": 4}
     run = xp.train(small, folder="trained", echo=False)
     assert run.summary()["total_steps"] == 4
