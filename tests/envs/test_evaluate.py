@@ -217,7 +217,7 @@ def test_what_a_suite_refuses_in_a_worker_is_said_here():
 
 
 def test_a_worker_that_cannot_begin_is_an_error_with_its_last_words(monkeypatch):
-    monkeypatch.setattr("xp.envs.pool_processes._START", "raise SystemExit('no such simulator here')")
+    monkeypatch.setattr("xp.worker_process._START", "raise SystemExit('no such simulator here')")
     with pytest.raises(UserError, match=r"(?s)before it could begin .*no such simulator here.*eval.workers=1"):
         results_of("drift", workers=2)
 

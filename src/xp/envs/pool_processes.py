@@ -1,38 +1,18 @@
-"""Worker processes that simulate, started fresh, each with some of the envs; see `xp.envs.pool`.
+"""Worker processes (`xp.worker_process`) that simulate, each with some of the envs; see `xp.envs.pool`.
 
-A worker is a process of its own session, so that Ctrl-C in a terminal reaches the parent alone, which then ends its
-workers. Whatever way the parent ends, its pipes close, and a worker whose pipe closes ends. Nothing else is shared: no
-files, no shared memory.
+Pipes are all that they share with this process: no files, no shared memory.
 """
 
-import json
-import subprocess
-import sys
-import tempfile
 import time
 import weakref
-from collections.abc import Iterable
-from contextlib import suppress
-from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
-from typing import IO
 
 from xp.envs.maker import EnvMaker
 from xp.envs.pool import Asked, Event, Lost
 from xp.envs.rollout import Chunk, EpisodeResult, Execution
 from xp.errors import UserError
+from xp.worker_process import WorkerProcess, end_all
 
-TAIL = 2000
-"""Characters of a dead worker's last words that are shown."""
-_START = """import json, sys
-sys.path[:] = json.loads(sys.argv[1])
-from xp.envs.pool_worker import main
-main(int(sys.argv[2]))
-"""
-"""A worker finds its modules where this process does: nothing that merely lies in the working folder."""
-_END_S = 2.0
-"""Seconds that a worker has for leaving before it is killed."""
 SILENCE_S = 600.0
 """Seconds that a worker with something to do may say nothing before it is taken for hung: the longest that is known, a
 chunk of 50 steps of which each is drawn, takes a minute on a busy machine."""
@@ -61,7 +41,7 @@ class EnvProcesses:
         self._owed: set[int] = set()
         """Places whose worker has something to say of them: their episode was begun, or their query answered."""
         self._workers: list[_Worker] = []
-        weakref.finalize(self, _end, self._workers)
+        weakref.finalize(self, end_all, self._workers)
         for _ in range(workers):
             self._workers.append(_Worker(self._setup))
 
@@ -91,7 +71,7 @@ class EnvProcesses:
 
     def close(self) -> None:
         """End all workers."""
-        _end(self._workers)
+        end_all(self._workers)
 
     def _tell(self, place: int, message: object) -> None:
         number = self.worker(place)
@@ -145,63 +125,11 @@ class EnvProcesses:
         return [(place, Lost(said)) for place in lost]
 
 
-class _Worker:
-    """One process, the end of its pipe, and its standard error: a file without a name, gone when it is closed."""
+class _Worker(WorkerProcess):
+    """A process that simulates, and when it was heard."""
 
     def __init__(self, setup: tuple[EnvMaker, Execution]):
         self.ready = False
         self.heard_at = time.monotonic()
         """When it last said something, or was given something to do after a rest."""
-        self.pipe, theirs = Pipe()
-        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
-        path = [str(Path.cwd()) if entry == "" else entry for entry in sys.path]
-        command = [sys.executable, "-P", "-X", "faulthandler", "-c", _START, json.dumps(path), str(theirs.fileno())]
-        with theirs:
-            self.process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=self._errors,
-                stderr=self._errors,
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,
-            )
-        self.say(setup)
-
-    def say(self, message: object) -> None:
-        """Send a message; a worker that is gone is noticed when it is listened to."""
-        with suppress(BrokenPipeError, ConnectionResetError):
-            self.pipe.send(message)
-
-    def last_words(self) -> str:
-        """How the process ended, and the end of what it said."""
-        _wait_for(self.process, time.monotonic() + _END_S)
-        code = self.process.returncode
-        self._errors.seek(0)
-        words = self._errors.read().decode(errors="replace").strip()[-TAIL:]
-        self.close()
-        how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
-        return f"{how}; its last words:\n{words}" if words else f"{how}; it said nothing"
-
-    def close(self) -> None:
-        """Let go of the pipe, at which the process leaves, and of the file."""
-        self.pipe.close()
-        self._errors.close()
-
-
-def _end(workers: Iterable[_Worker]) -> None:
-    """Close the pipes of all, wait a moment, and kill who is still there."""
-    processes = [worker.process for worker in workers]
-    for worker in workers:
-        worker.close()
-    until = time.monotonic() + _END_S
-    for process in processes:
-        _wait_for(process, until)
-
-
-def _wait_for(process: "subprocess.Popen[bytes]", until: float) -> None:
-    """Wait for a process that is to end; at the moment `until` it is killed."""
-    try:
-        process.wait(max(0.0, until - time.monotonic()))
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+        super().__init__("xp.envs.pool_worker", setup)

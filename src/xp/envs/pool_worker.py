@@ -5,19 +5,15 @@ that was. What suites print goes to the standard error, of which the parent read
 """
 
 import os
-import queue
-import threading
-from multiprocessing.connection import Connection
 
 from xp.envs.pool import EnvPlaces
 from xp.errors import UserError
+from xp.worker_process import inbox
 
 
 def main(descriptor: int) -> None:
     """Do what the pipe says until it closes."""
-    pipe = Connection(descriptor)
-    heard: queue.SimpleQueue = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(pipe, heard), daemon=True).start()
+    pipe, heard = inbox(descriptor)
     try:
         places = EnvPlaces(*heard.get())
         pipe.send("ready")
@@ -28,12 +24,3 @@ def main(descriptor: int) -> None:
         pipe.send(UserError(str(error)))
     except BrokenPipeError:
         os._exit(0)
-
-
-def _listen(pipe: Connection, heard: queue.SimpleQueue) -> None:
-    """Take in what the parent says; when it has gone, leave whatever is being simulated."""
-    while True:
-        try:
-            heard.put(pipe.recv())
-        except (EOFError, OSError):
-            os._exit(0)
