@@ -21,7 +21,7 @@ from xp.data import (
 )
 from xp.data.dataset import DatasetFormat, Episodes, Groups
 from xp.data.dumps import draws, open_dump, save_dump
-from xp.data.exporting import export_only, open_exportable
+from xp.data.exporting import open_exportable
 from xp.data.statistics import group_statistics, load_statistics, normalise, save_statistics, unnormalise
 from xp.errors import UserError
 
@@ -151,7 +151,6 @@ def test_actions_alone_are_those_of_the_batch(toy):
 
 
 def test_a_format_that_does_not_export_says_what_to_do_instead(toy, tmp_path):
-    assert export_only(toy) == "" and export_only(tmp_path / "nothing") == ""
     with pytest.raises(UserError, match=r"the format toy does not export\. .*data\.split=MANIFEST"):
         open_exportable(toy)
     with pytest.raises(UserError, match="no installed format knows it"):

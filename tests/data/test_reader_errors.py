@@ -37,17 +37,16 @@ def test_the_parent_of_a_dataset_suggests_the_dataset(small):
     assert f"data.root={small}" in refusal(small.parent)
 
 
-@pytest.mark.parametrize("version", ["v2.1", "v2.0", "v1.6"])
-def test_an_older_version_names_itself_and_the_converter(small, version):
-    edit_info(small, codebase_version=version)
+def test_a_version_that_is_too_old_names_itself_and_those_that_are_read(small):
+    edit_info(small, codebase_version="v1.6")
     message = refusal(small)
-    assert version in message and f"--root={small}" in message and "--push-to-hub=false" in message
+    assert "v1.6" in message and "v2.0, v2.1 and v3.0" in message
 
 
-def test_the_converter_named_for_older_versions_exists():
-    import importlib.util
-
-    assert importlib.util.find_spec("lerobot.scripts.convert_dataset_v21_to_v30")
+@pytest.mark.parametrize("version", ["v2.1", "v2.0"])
+def test_a_folder_that_calls_itself_older_than_it_is_says_what_is_missing(small, version):
+    edit_info(small, codebase_version=version)
+    assert "episodes.jsonl" in refusal(small)
 
 
 def test_a_newer_version_is_refused(small):

@@ -39,11 +39,11 @@ def test_a_missing_dataset_says_how_to_get_one_and_leaves_nothing(xp):
     assert not list(xp.cwd.iterdir())
 
 
-def test_a_dataset_of_an_older_lerobot_says_how_to_convert(xp, dataset):
-    change_info(dataset, codebase_version="v2.1")
+def test_a_dataset_of_a_lerobot_that_is_too_old_says_which_are_read(xp, dataset):
+    change_info(dataset, codebase_version="v1.6")
     text = paragraph(train(xp, f"data.root={dataset}"))
-    assert "v2.1" in text
-    assert "convert_dataset_v21_to_v30" in text
+    assert "v1.6" in text
+    assert "v2.0, v2.1 and v3.0" in text
 
 
 def test_a_truncated_parquet_file_is_named(xp, dataset):

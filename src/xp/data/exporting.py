@@ -45,10 +45,6 @@ class ExportableDataset(Protocol):
 class ExportingFormat(Protocol):
     """The part of a `DatasetFormat` that exports."""
 
-    def export_only(self, root: str | Path) -> str:
-        """Why a dataset can be exported and not trained on, to follow "The dataset ROOT"; "" where it can."""
-        ...
-
     def exportable(self, root: str | Path) -> ExportableDataset:
         """A dataset of this format as files.
 
@@ -56,12 +52,6 @@ class ExportingFormat(Protocol):
             UserError: it is missing, damaged, or of a version that is not read.
         """
         ...
-
-
-def export_only(root: str | Path) -> str:
-    """Why the dataset at `root` can be exported and not trained on; "" where it can, or no format knows it."""
-    found = find_format(root)
-    return found.export_only(root) if isinstance(found, ExportingFormat) else ""
 
 
 def open_exportable(root: str | Path) -> ExportableDataset:

@@ -42,10 +42,7 @@ class Division:
 
 def run(run: Run) -> None:
     """Leaves split_K.json, all.json, statistics of each subset and, with split.export, datasets in a folder."""
-    from xp.data.exporting import export_only
-
-    why = export_only(run.config.data.root)
-    summary = _exported_only(run, why) if why else _manifests(run)
+    summary = _manifests(run)
     run.write_summary({"task": "split", "root": str(run.config.data.root), **summary})
     for name, entry in summary["subsets"].items():
         run.log(f"{name}: {entry['episodes']} episodes, " + ", ".join(f"{n} {t!r}" for t, n in entry["tasks"].items()))
@@ -101,28 +98,6 @@ def _divide(
         if len(episodes) < config.split_num:
             run.log(f"{task!r} has {len(episodes)} training episodes: not every one of {config.split_num} gets one.")
     return division
-
-
-def _exported_only(run: Run, why: str) -> dict[str, Any]:
-    """A dataset that cannot be trained on as it is: its subsets are written in a format that can."""
-    from xp.data.exporting import open_exportable
-    from xp.data.splits import Split, hold_out
-
-    config = run.config
-    if not config.split.export:
-        raise UserError(
-            f"The dataset {config.data.root} {why}: manifests of its episodes could not be trained on. Give a folder "
-            "for the subsets: split.export=FOLDER"
-        )
-    tasks = tuple(open_exportable(config.data.root).episode_tasks)
-    groups = by_task(tasks, range(len(tasks)))
-    seed = config.data.split_seed
-    train, held = hold_out(groups, config.data.val_fraction, seed)
-    Split(train, held, {"val_fraction": config.data.val_fraction}).check_held_out(config.data.root)
-    test = hold_out(groups, config.split.test_fraction, seed)[1] if config.split.test_fraction else ()
-    val = tuple(episode for episode in held if episode not in set(test))
-    division = _divide(run, tasks, train, val, test)
-    return {"subsets": _counts(division, tasks), "export": _export(run, division)}
 
 
 def _export(run: Run, division: Division) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from xp.config.dataset_facts import DatasetFacts
+from xp.data.lerobot import older
 from xp.errors import UserError
 from xp.foreign.json_file import Fields, read_fields
 from xp.foreign.paths import inside
@@ -37,19 +38,32 @@ def folder_facts(root: str | Path) -> DatasetFacts | None:
     """Read `meta/` of a dataset folder; None where opening it will say what is wrong."""
     try:
         description = inside(str(root), "meta/info.json", "the dataset's description")
-        tasks = inside(str(root), "meta/tasks.parquet", "the list of tasks")
+        is_older = read_fields(description, "the dataset's description").text("codebase_version", "") in older.VERSIONS
+        listed = "meta/tasks.jsonl" if is_older else "meta/tasks.parquet"
+        tasks = inside(str(root), listed, "the list of tasks")
         features = dict(read_fields(description, "the dataset's description").object("features").objects())
         images = {key: feature for key, feature in features.items() if feature.text("dtype") in ("image", "video")}
         dims = [_width(features.get(key)) for key in ("action", "observation.state")]
     except UserError:
         return None
     named = (camera_name(key) for key, feature in images.items() if not is_depth(feature.content))
-    return DatasetFacts(tuple(name for name in named if name is not None), _tasks(tasks), *dims)
+    return DatasetFacts(
+        tuple(name for name in named if name is not None), _older_tasks(tasks) if is_older else _tasks(tasks), *dims
+    )
 
 
 def _width(feature: Fields | None) -> int:
     shape = () if feature is None else feature.shape("shape")
     return shape[0] if len(shape) == 1 else 0
+
+
+def _older_tasks(path: Path) -> tuple[str, ...]:
+    if not path.is_file() or path.stat().st_size > _MOST_TASKS_BYTES:
+        return ()
+    try:
+        return tuple(older.read_older_tasks(path.parent.parent))
+    except UserError:
+        return ()
 
 
 def _tasks(path: Path) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""LeRobotDataset v3.0 folders as a data format: what the entry point `lerobot` of the group `xp.datasets` names."""
+"""LeRobotDataset folders as a data format: what the entry point `lerobot` of the group `xp.datasets` names."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,9 @@ class LeRobotFormat:
     """The format of a folder with `meta/info.json`, whatever its version: opening it says which versions are read."""
 
     name = "lerobot"
-    looks = "a LeRobotDataset v3.0 is a folder with meta/info.json, data/ and, where frames are videos, videos/"
+    looks = (
+        "a LeRobotDataset (v2.0 to v3.0) is a folder with meta/info.json, data/ and, where frames are videos, videos/"
+    )
 
     def owns(self, root: str | Path) -> bool:
         """Whether `root` has a `meta/info.json`, of whatever kind: a wrong one is refused when it is opened."""
@@ -73,14 +75,6 @@ class LeRobotFormat:
             use_videos=use_videos,
             overwrite=overwrite,
         )
-
-    def export_only(self, root: str | Path) -> str:
-        """Older versions are exported and not opened."""
-        from xp.data.lerobot.stored import format_of
-
-        if format_of(root) != "v2.1":
-            return ""
-        return "has LeRobot format v2.1, which xp reads for exporting alone, in format v3.0"
 
     def exportable(self, root: str | Path) -> "LeRobotFiles":
         """The folder as files, of format v3.0 or v2.1."""

@@ -1,6 +1,6 @@
-"""What a LeRobotDataset v3.0 folder says about itself: `meta/info.json`, read with the standard library alone.
+"""What a LeRobotDataset folder says about itself: `meta/info.json`, read with the standard library alone.
 
-Cheap enough for configuration checks: no pyarrow, no numpy. The layout is LeRobot's (datasets v3.0).
+Cheap enough for configuration checks: no pyarrow, no numpy. The layout is LeRobot's (datasets v2.0 to v3.0).
 """
 
 from collections.abc import Mapping
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from xp.data.lerobot import older
 from xp.data.lerobot.facts import hub_hint
 from xp.data.lerobot.features import CameraInfo, camera_streams, checked_features, dimension_names
 from xp.data.lerobot.places import checked_pattern
@@ -18,6 +19,7 @@ from xp.foreign.text import printable
 
 V3_DATA = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 V3_VIDEO = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
+V3_PLACES = ("chunk_index", "file_index")
 _MOST_FPS = 100_000
 
 
@@ -37,6 +39,13 @@ class DatasetInfo:
     codebase_version: str
     data_path: str
     video_path: str
+    chunks_size: int = older.CHUNK
+    """v2: how many episodes share a folder."""
+
+    @property
+    def is_older(self) -> bool:
+        """Whether the format is v2.0 or v2.1 (`xp.data.lerobot.older`)."""
+        return self.codebase_version in older.VERSIONS
 
     @property
     def cameras(self) -> dict[str, tuple[int, int, int]]:
@@ -61,6 +70,8 @@ class DatasetInfo:
     @cached_property
     def tasks(self) -> list[str]:
         """The language instructions, by task index. Read on first use (imports pyarrow)."""
+        if self.is_older:
+            return older.read_older_tasks(self.root)
         from xp.data.lerobot.tables import read_tasks
 
         return read_tasks(self.root)
@@ -74,7 +85,10 @@ def dataset_info(root: str | Path) -> DatasetInfo:
     """
     root = Path(root).expanduser()
     raw = read_info(root)
-    _check_version(root, raw.text("codebase_version", "unknown", most=40))
+    version = raw.text("codebase_version", "unknown", most=40)
+    _check_version(root, version)
+    is_older = version in older.VERSIONS
+    data, video, places = (older.DATA, older.VIDEO, older.PLACES) if is_older else (V3_DATA, V3_VIDEO, V3_PLACES)
     features = checked_features(raw)
     if "action" not in features:
         raise UserError(
@@ -91,9 +105,10 @@ def dataset_info(root: str | Path) -> DatasetInfo:
         num_episodes=raw.integer("total_episodes", 0, low=0),
         num_frames=raw.integer("total_frames", 0, low=0),
         robot_type=printable(raw.text("robot_type", "")),
-        codebase_version=raw.text("codebase_version"),
-        data_path=pattern_of(raw, "data_path", V3_DATA),
-        video_path=pattern_of(raw, "video_path", V3_VIDEO),
+        codebase_version=version,
+        data_path=pattern_of(raw, "data_path", data, places),
+        video_path=pattern_of(raw, "video_path", video, places),
+        chunks_size=raw.integer("chunks_size", older.CHUNK, low=1) if is_older else older.CHUNK,
     )
 
 
@@ -124,7 +139,7 @@ def frame_rate(info: Fields) -> float:
     return rate
 
 
-def pattern_of(info: Fields, name: str, default: str, fields: tuple[str, ...] = ("chunk_index", "file_index")) -> str:
+def pattern_of(info: Fields, name: str, default: str, fields: tuple[str, ...] = V3_PLACES) -> str:
     """`data_path` or `video_path`, checked (see `xp.data.lerobot.places`)."""
     fields = (*fields, "video_key") if name == "video_path" else fields
     return checked_pattern(info.text(name, default) or default, fields, info.place(name))
@@ -133,18 +148,16 @@ def pattern_of(info: Fields, name: str, default: str, fields: tuple[str, ...] = 
 def _check_version(root: Path, version: str) -> None:
     version = printable(version, 20)
     major = version.lstrip("v").split(".")[0]
-    if major == "3":
+    if major == "3" or version in older.VERSIONS:
         return
     if major.isdigit() and int(major) > 3:
         raise UserError(
-            f"The dataset {root} has LeRobot format {version}; xp reads v3.0. Install a newer xp, or record the "
-            "dataset with LeRobot 0.6.x."
+            f"The dataset {root} has LeRobot format {version}; xp reads v2.0 to v3.0. Install a newer xp, or record "
+            "the dataset with LeRobot 0.6.x."
         )
-    older = "" if version == "v2.1" else " (this step takes v2.1: convert older formats to v2.1 first with LeRobot 0.3)"
     raise UserError(
-        f"The dataset {root} has LeRobot format {version}; xp reads v3.0. Convert it in place with LeRobot's own tool: "
-        f"`python -m lerobot.scripts.convert_dataset_v21_to_v30 --repo-id=local/{root.name} --root={root} "
-        f"--push-to-hub=false`{older}."
+        f"The dataset {root} has LeRobot format {version}; xp reads v2.0, v2.1 and v3.0. Convert it to v2.0 or later "
+        "with the LeRobot that wrote it (its `convert_dataset_v1_to_v2.py`), or record it again."
     )
 
 

@@ -1,4 +1,4 @@
-"""Open a LeRobotDataset v3.0 folder: numbers in memory, frames where they are (see `xp.data.cache`)."""
+"""Open a LeRobotDataset folder, v2.0 to v3.0: numbers in memory, frames where they are (see `xp.data.cache`)."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,15 +10,18 @@ import pyarrow as pa
 from xp.data.cache_store import CacheStore
 from xp.data.dataset import Episodes, FramePieces
 from xp.data.finite import check_finite
+from xp.data.lerobot import older
 from xp.data.lerobot.checks import check_episodes, check_mp4, check_rows
 from xp.data.lerobot.columns import SMALL, Columns, layout, mapped_columns, num_bytes
 from xp.data.lerobot.folder import LeRobotFolder, VideoPart
-from xp.data.lerobot.info import DatasetInfo, dataset_info
+from xp.data.lerobot.info import V3_PLACES, DatasetInfo, dataset_info
 from xp.data.lerobot.places import place
 from xp.data.lerobot.tables import episode_files, integers, read_episode_table, seconds, vectors
 from xp.errors import UserError
 from xp.foreign.parquet import open_parquet, read_table
 
+Videos = dict[str, tuple[VideoPart, ...]]
+"""The mp4 files of each camera."""
 DECODERS = ("auto", "torchcodec", "pyav")
 _ROWS = "rows of the dataset"
 _MEND = (
@@ -28,7 +31,7 @@ _MEND = (
 
 @dataclass(frozen=True, eq=False, repr=False)
 class LeRobotDataset(LeRobotFolder):
-    """A LeRobotDataset v3.0 folder as a `xp.data.dataset.Dataset`: with the frames of its cameras."""
+    """A LeRobotDataset folder as a `xp.data.dataset.Dataset`: with the frames of its cameras."""
 
     @property
     def columns(self) -> Mapping[str, np.ndarray]:
@@ -64,7 +67,7 @@ class LeRobotDataset(LeRobotFolder):
 def open_folder(
     root: str | Path, *, decoder: str = "auto", cache_dir: str | Path | None = None, cache_gb: float = 20.0
 ) -> LeRobotDataset:
-    """Open the LeRobotDataset v3.0 folder `root`, checking all of it but the pixels.
+    """Open the LeRobotDataset folder `root`, v2.0 to v3.0, checking all of it but the pixels.
 
     Args:
         root: The folder that holds meta/, data/ and, in video mode, videos/.
@@ -78,30 +81,50 @@ def open_folder(
     if decoder not in DECODERS:
         raise UserError(f"data.decoder={decoder} is not known; choose one of {', '.join(DECODERS)}.")
     info = dataset_info(root)
-    table = read_episode_table(info.root)
-    paths = _data_files(info, table)
+    table = _episode_table(info)
+    paths, videos = _data_files(info, table), _videos(info, table)
     dims = {"action": info.action_dim, "state": info.state_dim, "environment_state": info.environment_dim}
     timed = any(stream.is_video for stream in info.streams.values())
     expected = layout(info.num_frames, len(table), dims, timed=timed)
     if cache_dir is None or num_bytes(expected) < SMALL:
-        columns = _checked_columns(info, table, paths)
-        return _dataset(info, decoder, table, paths, columns, "")
-    cameras = [name for name, stream in info.streams.items() if stream.is_video]
-    videos = [part.path for name in cameras for part in _video_parts(info, table, name)]
+        return _dataset(info, decoder, paths, videos, _checked_columns(info, table, paths, videos), "")
 
     def read() -> tuple[Columns, str]:
-        columns = _checked_columns(info, table, paths)
-        return columns, _dataset(info, decoder, table, paths, columns, "").fingerprint
+        columns = _checked_columns(info, table, paths, videos)
+        return columns, _dataset(info, decoder, paths, videos, columns, "").fingerprint
 
-    meta = [info.root / "meta" / "info.json", info.root / "meta" / "tasks.parquet", *episode_files(info.root)]
+    meta = [info.root / "meta" / "info.json", *_meta_files(info)]
     columns, fingerprint = mapped_columns(
-        info.root, [*meta, *paths, *videos], expected, read, CacheStore(Path(cache_dir), cache_gb)
+        info.root, [*meta, *paths, *_files(videos)], expected, read, CacheStore(Path(cache_dir), cache_gb)
     )
-    return _dataset(info, decoder, table, paths, columns, fingerprint)
+    return _dataset(info, decoder, paths, videos, columns, fingerprint)
 
 
-def _checked_columns(info: DatasetInfo, table: pa.Table, paths: list[Path]) -> Columns:
-    """The numbers of all rows and where episodes begin, each row checked against what meta/ says."""
+def _episode_table(info: DatasetInfo) -> pa.Table:
+    """Where each episode lies, in their order: the columns of meta/episodes of v3.0."""
+    if not info.is_older:
+        return read_episode_table(info.root)
+    keys = [stream.key for stream in info.streams.values() if stream.is_video]
+    return older.read_older_episodes(info.root, keys, info.chunks_size)
+
+
+def _meta_files(info: DatasetInfo) -> list[Path]:
+    if info.is_older:
+        return older.meta_files(info.root)
+    return [info.root / "meta" / "tasks.parquet", *episode_files(info.root)]
+
+
+def _files(videos: Videos) -> list[Path]:
+    return [part.path for parts in videos.values() for part in parts]
+
+
+def _checked_columns(info: DatasetInfo, table: pa.Table, paths: list[Path], videos: Videos) -> Columns:
+    """The numbers of all rows and where episodes begin, each row and each video file checked against what meta/ says.
+
+    Whoever maps them finds the files as they were checked (`mapped_columns`), and need not look into each.
+    """
+    for path in _files(videos):
+        check_mp4(path)
     columns = _read_frames(info, paths)
     episode, frame = columns["episode_index"], columns["frame_index"]
     check_rows(info.root, columns.pop("index"), episode, frame, info.num_frames)
@@ -120,7 +143,7 @@ def _checked_columns(info: DatasetInfo, table: pa.Table, paths: list[Path]) -> C
 
 
 def _dataset(
-    info: DatasetInfo, decoder: str, table: pa.Table, paths: list[Path], columns: Columns, fingerprint: str
+    info: DatasetInfo, decoder: str, paths: list[Path], videos: Videos, columns: Columns, fingerprint: str
 ) -> LeRobotDataset:
     task_index = columns["task_index"][columns["starts"]]
     return LeRobotDataset(
@@ -134,7 +157,7 @@ def _dataset(
         frame_index=columns["frame_index"],
         task_index=columns["task_index"],
         data_files=tuple(paths),
-        videos={name: _video_parts(info, table, name) for name, s in info.streams.items() if s.is_video},
+        videos=videos,
         timestamps=columns.get("timestamp"),
         known_fingerprint=fingerprint,
     )
@@ -149,9 +172,14 @@ def _data_files(info: DatasetInfo, table: pa.Table) -> list[Path]:
     meta = info.root / "meta" / "episodes"
     chunk, file = integers(table, "data/chunk_index", meta), integers(table, "data/file_index", meta)
     pairs = sorted(set(zip(chunk.tolist(), file.tolist(), strict=True)))
-    return [
-        place(info.root, info.data_path, "meta/info.json's data_path", chunk_index=c, file_index=f) for c, f in pairs
-    ]
+    what = "meta/info.json's data_path"
+    return [place(info.root, info.data_path, what, **_numbers(info, *pair)) for pair in pairs]
+
+
+def _numbers(info: DatasetInfo, chunk: int, file: int) -> dict[str, int]:
+    """What the patterns of paths are filled in with."""
+    names = older.PLACES if info.is_older else V3_PLACES
+    return dict(zip(names, (chunk, file), strict=True))
 
 
 def _read_frames(info: DatasetInfo, paths: list[Path]) -> dict[str, np.ndarray]:
@@ -186,13 +214,17 @@ def _check_tasks(info: DatasetInfo, task_index: np.ndarray) -> None:
     wrong = np.flatnonzero((task_index < 0) | (task_index >= len(info.tasks)))
     if len(wrong):
         raise UserError(
-            f"The data files of {info.root} use task {task_index[wrong[0]]} in row {wrong[0]}, but meta/tasks.parquet "
+            f"The data files of {info.root} use task {task_index[wrong[0]]} in row {wrong[0]}, but meta/ "
             f"lists {len(info.tasks)} tasks, numbered from 0. Copy the dataset's meta/ folder again."
         )
 
 
+def _videos(info: DatasetInfo, table: pa.Table) -> Videos:
+    return {name: _video_parts(info, table, name) for name, stream in info.streams.items() if stream.is_video}
+
+
 def _video_parts(info: DatasetInfo, table: pa.Table, camera: str) -> tuple[VideoPart, ...]:
-    """The mp4 files of a camera with their episodes, each file checked to be whole."""
+    """The mp4 files of a camera with their episodes."""
     key = info.streams[camera].key
     missing = [
         n for n in ("chunk_index", "file_index", "from_timestamp") if f"videos/{key}/{n}" not in table.column_names
@@ -210,8 +242,7 @@ def _video_parts(info: DatasetInfo, table: pa.Table, camera: str) -> tuple[Video
     new_file = np.flatnonzero(np.diff(chunk[order]) | np.diff(file[order])) + 1
     parts = []
     for inside in np.split(order, new_file):
-        numbers = {"chunk_index": int(chunk[inside[0]]), "file_index": int(file[inside[0]])}
+        numbers = _numbers(info, int(chunk[inside[0]]), int(file[inside[0]]))
         path = place(info.root, info.video_path, "meta/info.json's video_path", video_key=key, **numbers)
-        check_mp4(path)
         parts.append(VideoPart(path, inside, times[inside]))
     return tuple(parts)

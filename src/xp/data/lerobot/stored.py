@@ -5,18 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from xp.data.lerobot import older
 from xp.data.lerobot.checks import check_mp4
 from xp.data.lerobot.features import checked_features
 from xp.data.lerobot.info import V3_DATA, V3_VIDEO, dataset_info, frame_rate, pattern_of, read_info
 from xp.data.lerobot.places import place
 from xp.data.lerobot.tables import episode_texts, integers, read_episode_table, read_tasks, seconds
 from xp.errors import UserError
-from xp.foreign.json_file import Fields, read_lines
-from xp.foreign.paths import MissingError, inside
-
-_V21_DATA = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
-_MOST_LINES = 1_000_000_000
-_V21_VIDEO = "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"
+from xp.foreign.json_file import Fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +91,14 @@ def open_stored(root: str | Path) -> Stored:
             v2.1.
     """
     root = Path(root).expanduser()
-    if format_of(root) == "v2.1":
+    version = format_of(root)
+    if version == "v2.0":
+        raise UserError(
+            f"The dataset {root} has LeRobot format v2.0, without the statistics of each episode, so its episodes "
+            "cannot be copied into datasets of their own. Train on its manifests instead (data.split=MANIFEST), or "
+            "convert it to v2.1 with LeRobot 0.3 (`convert_dataset_v20_to_v21.py`)."
+        )
+    if version == "v2.1":
         return _open_v21(root)
     dataset_info(root)  # refuses what is no v3.0 dataset, and says what to do
     return _open_v30(root)
@@ -164,15 +167,14 @@ def _nested(row: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 def _open_v21(root: Path) -> Stored:
     info = read_info(root)
-    size = info.integer("chunks_size", 1000, low=1)
-    fields = ("episode_chunk", "episode_index")
-    data_path = pattern_of(info, "data_path", _V21_DATA, fields)
-    video_path = pattern_of(info, "video_path", _V21_VIDEO, fields)
+    size = info.integer("chunks_size", older.CHUNK, low=1)
+    data_path = pattern_of(info, "data_path", older.DATA, older.PLACES)
+    video_path = pattern_of(info, "video_path", older.VIDEO, older.PLACES)
     keys, fps = _video_keys(info), frame_rate(info)
-    stats = {line.integer("episode_index"): line for line in _json_lines(root / "meta" / "episodes_stats.jsonl")}
-    tasks = {line.integer("task_index"): line.text("task") for line in _json_lines(root / "meta" / "tasks.jsonl")}
+    stats = {line.integer("episode_index"): line for line in older.json_lines(root / "meta" / "episodes_stats.jsonl")}
+    tasks = {line.integer("task_index"): line.text("task") for line in older.json_lines(root / "meta" / "tasks.jsonl")}
     episodes, start = [], 0
-    lines = sorted(_json_lines(root / "meta" / "episodes.jsonl"), key=lambda line: line.integer("episode_index"))
+    lines = sorted(older.json_lines(root / "meta" / "episodes.jsonl"), key=lambda line: line.integer("episode_index"))
     for line in lines:
         number, length = line.integer("episode_index", low=0), line.integer("length", low=1)
         inside = {"episode_chunk": number // size, "episode_index": number}
@@ -196,14 +198,6 @@ def _open_v21(root: Path) -> Stored:
         start += length
     texts = tuple(tasks[i] for i in sorted(tasks))
     return _checked(Stored(root=root, info=info.content, tasks=texts, episodes=tuple(episodes)))
-
-
-def _json_lines(path: Path) -> list[Fields]:
-    inside(path.parent.parent, path.relative_to(path.parent.parent), "a file of a LeRobotDataset v2.1")
-    try:
-        return list(read_lines(path, "lines of a LeRobotDataset v2.1", most=_MOST_LINES))
-    except MissingError as error:
-        raise UserError(f"{error} A LeRobotDataset v2.1 has it: copy the dataset's meta/ folder again.") from error
 
 
 def _checked(stored: Stored) -> Stored:
