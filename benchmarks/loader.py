@@ -2,6 +2,7 @@
 
     python benchmarks/loader.py                    # three datasets: image and video mode at 2x96px, video at 2x480x640
     python benchmarks/loader.py --samples 64 --only video96
+    python benchmarks/loader.py --streamed         # videos: stream, cache, LeRobot with 0 and 2 workers, a cold epoch
 
 A sample is what chunk-30 behaviour cloning reads: two camera frames, a state, 30 actions with their padding flags.
 LeRobot: `LeRobotDataset` with `delta_timestamps` for the actions, `EpisodeAwareSampler` shuffled, `num_workers=0`,
@@ -14,6 +15,8 @@ decoder.
 
 import argparse
 import importlib.metadata
+import importlib.util
+import json
 import logging
 import os
 import platform
@@ -25,6 +28,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+
+import loader_streamed
 
 CHUNK = 30
 SETS = {
@@ -176,6 +181,35 @@ def measure(name: str, options: argparse.Namespace, backend: str) -> dict:
     }
 
 
+def measure_streamed(name: str, options: argparse.Namespace, backend: str) -> list[dict]:
+    """A row for each side of `loader_streamed`, one after the other, each in a process of its own."""
+
+    root = options.folder / f"{name}_{options.frames}"
+    if not root.exists():
+        make_dataset(root, SETS[name], options.frames)
+    rows = []
+    for side in loader_streamed.SIDES:
+        if side.startswith("lance") and importlib.util.find_spec("lerobot_lancedb") is None:
+            continue
+        command = [sys.executable, loader_streamed.__file__, side, root, "--decoder", backend, "--cold"]
+        command += ["--batch-size", options.batch_size, "--samples", options.samples, "--scratch", options.folder]
+        done = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, text=True, check=True)
+        rows.append({"dataset": name, "side": side, **json.loads(done.stdout.splitlines()[-1])})
+    return rows
+
+
+def show_streamed(rows: list[dict], options: argparse.Namespace) -> None:
+    """The table of `--streamed`."""
+    plain = {row["dataset"]: row["cold_cpu_ms"] for row in rows if row["side"] == "plain"}
+    print("random access to videos, batch", options.batch_size, "- CPU of all processes")
+    line = "{:10} {:10} {:>14} {:>15} {:>22} {:>10} {:>10}"
+    print(line.format("dataset", "side", "CPU ms/sample", "wall ms/sample", "cold epoch, ms/frame", "of plain", "MB"))
+    for row in rows:
+        cells = [f"{row[key]:.2f}" if row.get(key) is not None else "" for key in ("cpu_ms", "wall_ms", "cold_cpu_ms")]
+        ratio = f"{row['cold_cpu_ms'] / plain[row['dataset']]:.2f}x"
+        print(line.format(row["dataset"], row["side"], *cells, ratio, f"{row.get('mb', 0):.0f}"))
+
+
 def show(rows: list[dict], options: argparse.Namespace) -> None:
     """The table, the versions and the machine."""
     versions = {p: importlib.metadata.version(p) for p in ("lerobot", "torch", "torchcodec", "av", "datasets", "numpy")}
@@ -210,6 +244,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--only", choices=SETS, nargs="+", default=list(SETS))
     parser.add_argument("--folder", type=Path, help="where datasets are made, and stay; default: a temporary folder")
     parser.add_argument("--lend-ffmpeg", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--streamed", action="store_true", help="compare random access to videos instead")
+    parser.add_argument("--decoder", choices=("torchcodec", "pyav"), help="default: torchcodec where it loads")
     parser.add_argument("--json", type=Path, help="also write the rows there")
     return parser.parse_args()
 
@@ -227,11 +263,16 @@ def main() -> None:
                 )
     from xp.data.lerobot.video import torchcodec_loads
 
-    backend = "torchcodec" if torchcodec_loads() else "pyav"
+    backend = options.decoder or ("torchcodec" if torchcodec_loads() else "pyav")
     with tempfile.TemporaryDirectory() as scratch:
         options.folder = options.folder or Path(scratch)
-        rows = [measure(name, options, backend) for name in options.only]
-    show(rows, options)
+        if options.streamed:
+            videos = [name for name in options.only if SETS[name]["use_videos"]]
+            rows = [row for name in videos for row in measure_streamed(name, options, backend)]
+            show_streamed(rows, options)
+        else:
+            rows = [measure(name, options, backend) for name in options.only]
+            show(rows, options)
     if options.json:
         from xp import atomic
 

@@ -45,6 +45,8 @@ TRANSIENT: tuple[str, ...] = (
     "augment.name",
     "data.cache_gb",
     "data.decoder",
+    "data.frames",
+    "data.workers",
     "trainer.log_every",
     "trainer.checkpoint_every",
     "trainer.keep_checkpoints",

@@ -177,6 +177,8 @@ class Data:
     split: str | None = None
     statistics: str | None = None
     decoder: str = one_of("auto", "torchcodec", "pyav")
+    frames: str = one_of("auto", "cache", "stream")
+    workers: int | None = at_least(1, None)
     cache_gb: float = at_least(0.0)
 
 

@@ -1,6 +1,6 @@
 """Training batches as a pure function of (dataset, seed, step), and validation batches in order."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
 import numpy as np
@@ -78,6 +78,7 @@ class Batches:
 
     def at(self, step: int) -> Batch:
         """The batch at `step` (from 0); keys as in `xp.models.policy.Batch`."""
+        expect_next(self.windows, map(self.indices, range(step, step + 1 + self.windows.look_ahead)))
         batch = self.windows.batch(self.indices(step))
         if self.drop_rate > 0:
             # 53 bits, as many as a float64 holds exactly.
@@ -104,8 +105,20 @@ class Ordered:
         return -(-len(self.indices) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        for start in range(0, len(self.indices), self.batch_size):
-            yield self.windows.batch(self.indices[start : start + self.batch_size])
+        for number in range(len(self)):
+            ahead = range(number, min(number + 1 + self.windows.look_ahead, len(self)))
+            expect_next(self.windows, map(self._part, ahead))
+            yield self.windows.batch(self._part(number))
+
+    def _part(self, number: int) -> Int[np.ndarray, " part"]:
+        return self.indices[number * self.batch_size : (number + 1) * self.batch_size]
+
+
+def expect_next(windows: Windows, parts: Iterable[Int[np.ndarray, " batch"]]) -> None:
+    """Announce the next batches, the one that is asked for first, where that is worth anything."""
+    if windows.look_ahead:
+        for indices in parts:
+            windows.expect(indices)
 
 
 def in_order(windows: Windows, batch_size: int, limit: int | None = None) -> Ordered:

@@ -1,15 +1,16 @@
 """The frame cache: every frame decoded and resized once, then mapped into memory by all runs that need it."""
 
 import hashlib
+import os
 import re
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
 
-from xp.data.cache_store import CacheStore, Wanted
+from xp.data.cache_store import CacheStore, NoRoomError, Wanted
 from xp.data.dataset import Dataset
 from xp.errors import UserError, did_you_mean, join_names
 
@@ -64,16 +65,22 @@ def open_frames(
     Raises:
         UserError: unknown camera, damaged file, no room within `cache_gb` or on the disk, folder not writable.
     """
-    for camera in sizes:
+    check_cameras(dataset, sizes)
+    store = CacheStore(Path(cache_dir), cache_gb, log, check)
+    _check_budget(dataset, sizes, cache_gb)
+    wanted = [_wanted(dataset, camera, sizes[camera], progress, log, check) for camera in sizes]
+    store.check_disk(wanted)
+    return dict(zip(sizes, store.open_all(wanted), strict=True))
+
+
+def check_cameras(dataset: Dataset, cameras: Iterable[str]) -> None:
+    """Refuse cameras that the dataset does not have."""
+    for camera in cameras:
         if camera not in dataset.cameras:
             raise UserError(
                 f"The dataset {dataset.root} has no camera '{camera}'; it has {join_names(dataset.cameras)}"
                 f"{did_you_mean(camera, dataset.cameras)}. Choose one of them in the model's cameras."
             )
-    store = CacheStore(Path(cache_dir), cache_gb, log, check)
-    _check_budget(dataset, sizes, cache_gb)
-    wanted = [_wanted(dataset, camera, sizes[camera], progress, log, check) for camera in sizes]
-    return dict(zip(sizes, store.open_all(wanted), strict=True))
 
 
 def _check_budget(dataset: Dataset, sizes: Mapping[str, tuple[int, int]], cache_gb: float) -> None:
@@ -81,10 +88,11 @@ def _check_budget(dataset: Dataset, sizes: Mapping[str, tuple[int, int]], cache_
     need = sum(dataset.num_frames * height * width * 3 for height, width in sizes.values()) / 1e9
     if need > cache_gb:
         shapes = ", ".join(f"{camera} {height}x{width}" for camera, (height, width) in sizes.items())
-        raise UserError(
+        raise NoRoomError(
             f"The frames of {dataset.root} ({dataset.num_frames} frames; {shapes}) take {need:.3g} GB and "
-            f"data.cache_gb={cache_gb:g} allows less. Type data.cache_gb={need * 1.01 + 0.1:.1f} (or more), or use a "
-            "model with smaller images or fewer cameras."
+            f"data.cache_gb={cache_gb:g} allows less.",
+            f"Type data.cache_gb={need * 1.01 + 0.1:.1f} (or more), or data.frames=stream, or use a model with "
+            "smaller images or fewer cameras.",
         )
 
 
@@ -106,15 +114,49 @@ def _wanted(
     def build(array: np.ndarray, decoder: str) -> None:
         description = f"decoding {camera} at {size[0]}x{size[1]}"
         bar = progress(len(array), description, unit="frame") if progress else nullcontext()
-        with bar as shown:
+        with bar as shown, closing(_Rows(array)) as into:
             for rows, frames in dataset.read_frames(camera, size, decoder, log):
-                array[rows] = frames
+                into.write(rows, frames)
                 if shown is not None:
                     shown.advance(len(rows))
                 check()
 
     names = tuple(entry_name(dataset, camera, size, decoder) for decoder in dataset.frame_decoders(camera))
     return Wanted(entry_name(dataset, camera, size, "any"), names, (dataset.num_frames, *size, 3), plan)
+
+
+class _Rows:
+    """Writes rows of a mapped array to its file.
+
+    To write through the mapping costs several times as much: the system then hands out page by page. Both are one file
+    to whoever reads it.
+    """
+
+    def __init__(self, array: np.ndarray) -> None:
+        self._array = array
+        path = getattr(array, "filename", None)
+        self._file = None if path is None else os.open(path, os.O_WRONLY)
+
+    def write(self, rows: np.ndarray, frames: np.ndarray) -> None:
+        """Put frames [n, h, w, 3] at rows [n]."""
+        assert frames.shape[1:] == self._array.shape[1:] and frames.dtype == np.uint8, (frames.shape, self._array.shape)
+        if self._file is None:
+            self._array[rows] = frames
+            return
+        begin, size = 0, self._array[0].nbytes
+        for end in [*(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]:
+            self._write(np.ascontiguousarray(frames[begin:end]), self._array.offset + int(rows[begin]) * size)  # type: ignore[attr-defined]
+            begin = end
+
+    def _write(self, frames: np.ndarray, at: int) -> None:
+        left = memoryview(frames).cast("B")
+        while left:
+            written = os.pwrite(cast("int", self._file), left, at)
+            left, at = left[written:], at + written
+
+    def close(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
 
 
 def entry_name(dataset: Dataset, camera: str, size: tuple[int, int], decoder: str) -> str:

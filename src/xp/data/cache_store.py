@@ -22,11 +22,19 @@ import numpy as np
 from xp.data import use_marks
 from xp.data.locks import FileLock, cannot_write
 from xp.data.turns import POLL_S, Turn
-from xp.errors import UserError
+from xp.errors import UserError, disk_full
 
 GIGABYTE = 10**9
 _HEADER = 128
 _log = logging.getLogger(__name__)
+
+
+class NoRoomError(UserError):
+    """The cache has no room. `reason` is the first sentence of the message: what is needed, and what there is."""
+
+    def __init__(self, reason: str, mend: str) -> None:
+        super().__init__(f"{reason} {mend}")
+        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -179,16 +187,21 @@ class CacheStore:
                 raise cannot_write(self.root, error) from error
             # This process was silent for so long that another one took its turn, and cleared its file away.
         except OSError as error:
-            raise cannot_write(self.root, error) from error
+            refusal = cannot_write(self.root, error)
+            if disk_full(error) is not None:
+                reason, _, mend = str(refusal).partition(". ")
+                raise NoRoomError(f"{reason}.", mend) from error
+            raise refusal from error
         finally:
             partial.unlink(missing_ok=True)
 
     def _reserve(self, partial: Path, size: int, name: str) -> None:
         """Make room for `size` bytes and take them on the disk, so that filling the array cannot run out of disk."""
         if size > self.limit:
-            raise UserError(
-                f"The frames {name} take {_gb(size)} and data.cache_gb={self.limit / GIGABYTE:g} allows less. Type "
-                f"data.cache_gb={_ceil_gb(size)} (or more, for all cameras), or use a model with smaller images."
+            raise NoRoomError(
+                f"The frames {name} take {_gb(size)} and data.cache_gb={self.limit / GIGABYTE:g} allows less.",
+                f"Type data.cache_gb={_ceil_gb(size)} (or more, for all cameras), or data.frames=stream, or use a "
+                "model with smaller images.",
             )
         with FileLock(self.root / "budget.lock"):
             self._make_room(size, keep=partial)
@@ -198,7 +211,7 @@ class CacheStore:
     def _make_room(self, size: int, keep: Path) -> None:
         """Remove entries, least recently used first, until `size` more bytes fit the limit and the disk."""
         keep.unlink(missing_ok=True)
-        files = {path: path.stat() for path in self.root.iterdir() if path.suffix in (".npy", ".partial")}
+        files = {path: path.stat() for path in self._files()}
         total = sum(stat.st_size for stat in files.values())
         for path in sorted(files, key=lambda p: files[p].st_mtime):
             if total + size <= self.limit and shutil.disk_usage(self.root).free >= size:
@@ -207,16 +220,41 @@ class CacheStore:
                 total -= files[path].st_size
         free = shutil.disk_usage(self.root).free
         if free < size:
-            raise UserError(
-                f"The disk of {self.root} is full: the frame cache needs {_gb(size)} ({size} bytes) and {_gb(free)} "
-                f"({free} bytes) are free. Free some space, or give another disk: paths.cache=<folder>."
-            )
+            raise self._disk_full(size, free)
         if total + size > self.limit:
-            raise UserError(
+            raise NoRoomError(
                 f"The frame cache needs {_gb(size)} more, but of data.cache_gb={self.limit / GIGABYTE:g} "
-                f"running processes use {_gb(total)}. Type data.cache_gb={_ceil_gb(total + size)}, or "
-                "wait for them to end."
+                f"running processes use {_gb(total)}.",
+                f"Type data.cache_gb={_ceil_gb(total + size)} or data.frames=stream, or wait for them to end.",
             )
+
+    def _disk_full(self, size: int, free: int) -> NoRoomError:
+        return NoRoomError(
+            f"The disk of {self.root} is full: the frame cache needs {_gb(size)} ({size} bytes) and {_gb(free)} "
+            f"({free} bytes) are free.",
+            "Free some space, give another disk (paths.cache=<folder>), or type data.frames=stream.",
+        )
+
+    def check_disk(self, wanted: Sequence["Wanted"]) -> None:
+        """Refuse arrays that cannot fit on the disk together, before the first of them is built.
+
+        Raises:
+            NoRoomError: they do not fit even if everything else in the cache went.
+        """
+        missing = [each for each in wanted if not any(self.has(name) for name in each.names)]
+        size = sum(int(np.prod(each.shape, dtype=np.int64)) + _HEADER for each in missing)
+        if not size:
+            return
+        folder = self.root
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        free = shutil.disk_usage(folder).free
+        kept = sum(path.stat().st_size for path in self._files()) if self.root.is_dir() else 0
+        if size > free + kept:
+            raise self._disk_full(size, free)
+
+    def _files(self) -> list[Path]:
+        return [path for path in self.root.iterdir() if path.suffix in (".npy", ".partial")]
 
     def _remove(self, path: Path) -> bool:
         """Remove an entry that no process uses, or what a dead builder left; True if it is gone."""

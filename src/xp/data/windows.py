@@ -1,12 +1,12 @@
 """Windows around frames: T observations up to frame t and the actions t-P .. t+H-1, as batches of numpy arrays."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int
 
-from xp.data.buffers import Buffers
 from xp.data.dataset import Dataset, optional_columns
+from xp.data.frame_source import CameraFrames, frame_source
 from xp.errors import UserError
 
 Batch = dict[str, np.ndarray | list[str]]
@@ -22,7 +22,8 @@ class Windows:
 
     Args:
         dataset: The dataset.
-        frames: Camera name to [N, h, w, 3] uint8, such as `open_frames` gives.
+        frames: Camera name to its frames: an array [N, h, w, 3] uint8 or another `FrameSource`, such as `open_frames`
+            gives.
         episodes: Episode numbers to take windows from.
         history: T >= 1, observations per window.
         horizon: H >= 1, actions from the last observed step on.
@@ -35,7 +36,7 @@ class Windows:
     def __init__(
         self,
         dataset: Dataset,
-        frames: Mapping[str, UInt8[np.ndarray, "rows height width channels"]],
+        frames: CameraFrames,
         episodes: Sequence[int],
         *,
         history: int,
@@ -53,9 +54,7 @@ class Windows:
         self._past = np.arange(1 - history, 1)
         self.before = history - 1 if before is None else before
         self._steps = np.arange(-self.before, horizon)
-        # Plain views: indexing a memmap object costs several microseconds more than indexing an array.
-        self._pixels = {name: np.asarray(array) for name, array in self.frames.items()}
-        self._buffers = {name: Buffers() for name in self._pixels}
+        self._sources = {name: frame_source(each) for name, each in self.frames.items()}
         self._optional = optional_columns(dataset)
         self._group_index = None if dataset.groups is None else dataset.groups.index
         self._tasks = np.asarray([*dataset.tasks, None], dtype=object)
@@ -70,10 +69,9 @@ class Windows:
         """
         data, row = self.dataset, self._rows[self._checked(indices)]
         episode = data.episode_index[row]
-        seen = row[:, None] + self._past
-        inside = np.maximum(seen, data.episodes.starts[episode, None])
+        seen, inside = self._observed_rows(row)
         near, is_pad = self._action_rows(row)
-        batch: Batch = {f"observation.images.{name}": self._images(name, inside) for name in self._pixels}
+        batch: Batch = {f"observation.images.{name}": each.frames(inside) for name, each in self._sources.items()}
         batch["observation.state"] = data.state.take(inside, axis=0)
         if data.environment_dim:
             batch["observation.environment_state"] = data.environment_state.take(inside, axis=0)
@@ -89,6 +87,17 @@ class Windows:
         batch["frame_index"] = data.frame_index[row]
         return batch
 
+    @property
+    def look_ahead(self) -> int:
+        """How many batches are worth announcing (`expect`) before they are asked for; 0 where frames are at hand."""
+        return max((each.look_ahead for each in self._sources.values()), default=0)
+
+    def expect(self, indices: Int[np.ndarray, " batch"] | Sequence[int]) -> None:
+        """Say that the batch of `indices` will be asked for soon, so that its frames can be read meanwhile."""
+        _, inside = self._observed_rows(self._rows[self._checked(indices)])
+        for each in self._sources.values():
+            each.expect(inside)
+
     def actions(
         self, indices: Int[np.ndarray, " batch"] | Sequence[int]
     ) -> tuple[Float[np.ndarray, "batch steps action"], Bool[np.ndarray, "batch steps"]]:
@@ -102,6 +111,13 @@ class Windows:
             raise IndexError(f"windows are numbered 0..{len(self) - 1}, asked for {index.min()}..{index.max()}")
         return index
 
+    def _observed_rows(
+        self, row: Int[np.ndarray, " batch"]
+    ) -> tuple[Int[np.ndarray, "batch history"], Int[np.ndarray, "batch history"]]:
+        """The rows of the observations up to `row`, and those of the episode that are nearest."""
+        seen = row[:, None] + self._past
+        return seen, np.maximum(seen, self.dataset.episodes.starts[self.dataset.episode_index[row], None])
+
     def _action_rows(
         self, row: Int[np.ndarray, " batch"]
     ) -> tuple[Int[np.ndarray, "batch steps"], Bool[np.ndarray, "batch steps"]]:
@@ -112,15 +128,6 @@ class Windows:
         steps = row[:, None] + self._steps
         near = np.minimum(np.maximum(steps, first), last)
         return near, near != steps
-
-    def _images(
-        self, camera: str, rows: Int[np.ndarray, "batch history"]
-    ) -> UInt8[np.ndarray, "batch history height width channels"]:
-        """The frames [B, T, h, w, 3] of `rows` [B, T], copied into memory nobody else uses."""
-        pixels = self._pixels[camera]
-        out = self._buffers[camera].empty((*rows.shape, *pixels.shape[1:]))
-        # The rows are within bounds; mode="raise" would copy once more, to leave `out` alone on an error.
-        return pixels.take(rows, axis=0, out=out, mode="clip")
 
 
 def _check(dataset: Dataset, episodes: Sequence[int], history: int, horizon: int) -> None:

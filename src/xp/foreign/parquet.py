@@ -103,6 +103,26 @@ def iter_batches(path: str | Path, what: str, columns: Sequence[str], rows: int)
         yield batch.select(list(columns))
 
 
+def read_row_group(path: str | Path, what: str, group: int, column: str) -> "pa.ChunkedArray":
+    """One column of one row group, in at most `allowance(size)` bytes.
+
+    Raises:
+        MissingError, RefusedError: as `read_table`.
+    """
+    file = open_parquet(path, what)
+    path, most = Path(path), allowance(Path(path).stat().st_size)
+    _check_names(path, what, file.schema_arrow.names, [column])
+    if any(worst > most for worst in _longest(file, repeated=True).values()):
+        raise _too_much(path, what, most)
+    try:
+        found = file.read_row_group(group, columns=[column], use_threads=False).column(column)
+    except _errors() as error:
+        raise damaged(path, what, error) from error
+    if found.nbytes > most:
+        raise _too_much(path, what, most)
+    return found
+
+
 def damaged(path: Path, what: str, error: Exception) -> RefusedError:
     """The refusal of a file that pyarrow cannot read."""
     detail = printable(str(error).splitlines()[0] if str(error) else type(error).__name__)

@@ -85,3 +85,8 @@ def damaged_video(path: Path, why: str, *, rates: bool = False) -> UserError:
         f"The video file {path} is truncated or damaged ({why}). Copy it again from where the dataset came from; if "
         "the recording itself was cut off, record those episodes again or remove them with `lerobot-edit-dataset`."
     )
+
+
+def broken_frame(path: Path, why: str, episode: int, frame: int) -> UserError:
+    """The error for a video file that breaks off or is damaged where the frame of a row stands."""
+    return damaged_video(path, f"frame {frame} of episode {episode} cannot be decoded: {why}")

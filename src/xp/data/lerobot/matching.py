@@ -15,12 +15,15 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from xp.data.lerobot.checks import damaged_video
+from xp.data.lerobot.checks import broken_frame, damaged_video
 from xp.data.lerobot.folder import LeRobotFolder, VideoPart
+from xp.data.lerobot.video import UndecodableError
 from xp.errors import UserError
 
-Pieces = Iterator[tuple[np.ndarray, np.ndarray]]
-"""Row numbers [n] int64, or times [n] float64 in seconds, and their frames [n, h, w, 3] uint8."""
+Pictures = np.ndarray | list[np.ndarray]
+"""n frames: a list of [h, w, 3] uint8, or an array of whatever stands for them, such as their numbers."""
+Pieces = Iterator[tuple[np.ndarray, Pictures]]
+"""Row numbers [n] int64, or times [n] float64 in seconds, and their frames."""
 
 _RATES_DIFFER = 0.05
 
@@ -37,14 +40,14 @@ def match_frames(
         log: is told where the video comes at another rate than the rows.
 
     Raises:
-        UserError: a frame that is due is not there; the message names episode, frame and both rates.
+        UserError: a frame that is due is not there, or cannot be decoded; the message names episode and frame.
     """
     matcher = _Matcher(part, dataset)
-    held: tuple[np.ndarray, np.ndarray] | None = None
-    for times, frames in decoded:
+    held: tuple[np.ndarray, Pictures] | None = None
+    for times, frames in matcher.named(decoded):
         matcher.check_order(times)
         if held is not None:
-            times, frames = np.concatenate([held[0], times]), np.concatenate([held[1], frames])
+            times, frames = np.concatenate([held[0], times]), _joined(held[1], frames)
         # What is due before the last frame is decided; for the rest a nearer one may follow.
         yield from matcher.take(times, frames, until=times[-1])
         held = (times[-1:], frames[-1:])
@@ -53,6 +56,12 @@ def match_frames(
     matcher.check_end()
     if log is not None and matcher.rates_differ:
         log(f"{part.path}: {matcher.rates}; the frame nearest to each row is taken")
+
+
+def _joined(one: Pictures, other: Pictures) -> Pictures:
+    if isinstance(one, list) and isinstance(other, list):  # pictures are large: none is copied
+        return [*one, *other]
+    return np.concatenate([one, other])
 
 
 class _Matcher:
@@ -69,6 +78,16 @@ class _Matcher:
         self._last = -np.inf
         self._steps: list[np.ndarray] = []
 
+    def named(self, decoded: Pieces) -> Pieces:
+        """`decoded`; where it breaks off, the first row that is due after the last frame is named."""
+        try:
+            yield from decoded
+        except UndecodableError as error:
+            next_due = int(np.searchsorted(self._due, self._last + 0.5 / self._dataset.fps))
+            row = self._rows[min(max(self._done, next_due), len(self._rows) - 1)]
+            episode, frame = int(self._dataset.episode_index[row]), int(self._dataset.frame_index[row])
+            raise broken_frame(self._part.path, str(error), episode, frame) from error
+
     def check_order(self, times: np.ndarray) -> None:
         """Frames come later and later."""
         steps = np.diff(times, prepend=self._last)
@@ -78,7 +97,7 @@ class _Matcher:
         self._last = float(times[-1])
         self._steps.append(steps[np.isfinite(steps)])
 
-    def take(self, times: np.ndarray, frames: np.ndarray, until: float) -> Pieces:
+    def take(self, times: np.ndarray, frames: Pictures, until: float) -> Pieces:
         """Rows that are due before `until`, in pieces no longer than `frames`, each with its nearest frame."""
         end = len(self._due) if until == np.inf else int(np.searchsorted(self._due, until, side="left"))
         while self._done < end:
@@ -92,7 +111,8 @@ class _Matcher:
             wrong = np.flatnonzero(np.abs(times[nearest] - due) >= self._tolerance())
             if len(wrong):
                 raise self._missing(self._done + int(wrong[0]), float(times[nearest[wrong[0]]]))
-            yield self._rows[self._done : stop], frames[nearest]
+            chosen = [frames[i] for i in nearest] if isinstance(frames, list) else frames[nearest]
+            yield self._rows[self._done : stop], chosen
             self._done = stop
 
     def _tolerance(self) -> float:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +20,9 @@ from xp.data.lerobot.places import place
 from xp.data.lerobot.tables import episode_files, integers, read_episode_table, seconds, vectors
 from xp.errors import UserError
 from xp.foreign.parquet import open_parquet, read_table
+
+if TYPE_CHECKING:
+    from xp.data.frame_source import FrameLocator
 
 Videos = dict[str, tuple[VideoPart, ...]]
 """The mp4 files of each camera."""
@@ -62,6 +66,22 @@ class LeRobotDataset(LeRobotFolder):
         from xp.data.lerobot.frames import iter_frames
 
         return iter_frames(self, camera, size, decoder, log)
+
+    def frame_locator(
+        self,
+        camera: str,
+        size: tuple[int, int],
+        decoder: str,
+        *,
+        cache_dir: Path,
+        cache_gb: float,
+        log: Callable[[str], None] | None = None,
+        check: Callable[[], None] = lambda: None,
+    ) -> "FrameLocator":
+        """See `xp.data.frame_source.StreamedDataset`."""
+        from xp.data.lerobot.locators import locator
+
+        return locator(self, camera, size, decoder, CacheStore(cache_dir, cache_gb, log, check), log, check)
 
 
 def open_folder(

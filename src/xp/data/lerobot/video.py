@@ -9,26 +9,33 @@ import logging
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from xp.data.buffers import Buffers
 from xp.data.lerobot.checks import damaged_video
 from xp.errors import UserError
 from xp.foreign.text import printable
 
 if TYPE_CHECKING:
-    from av import VideoStream
+    from av import VideoFrame, VideoStream
+    from av.container import InputContainer
+    from av.video.reformatter import VideoReformatter
+    from torchcodec.decoders import VideoDecoder
 
-Frames = Iterator[tuple[np.ndarray, np.ndarray]]
-"""Pieces of a video: presentation times [n] float64 in seconds, frames [n, h, w, 3] uint8."""
+Frames = Iterator[tuple[np.ndarray, list[np.ndarray]]]
+"""Pieces of a video: presentation times [n] float64 in seconds, and n frames [h, w, 3] uint8."""
 
 ONLY_MP4: dict[str, Any] = {"format": "mp4", "options": {"protocol_whitelist": "file"}}
 """For `av.open`: the format is named, and no other file is followed, whatever the content says it is."""
 _PIECE = 32
-_PIECE_BYTES = 64_000_000
-_THREADS = 2
+_PIECE_BYTES = 8_000_000
+"""What fits into a processor's own memory is copied faster; more would gain nothing."""
+_THREADS = 1
+"""Of a decoder. Two take up to half as much time of the processor again; who copies and resizes works beside it."""
 _log = logging.getLogger(__name__)
 
 
@@ -66,8 +73,12 @@ def torchcodec_loads() -> bool:
 
 
 def piece_length(size: tuple[int, int]) -> int:
-    """How many frames of `size` (height, width) are held at a time: 32, fewer where they are large."""
+    """How many frames of `size` (height, width) are held at a time: 32, fewer where they are large (8 MB in all)."""
     return max(1, min(_PIECE, _PIECE_BYTES // (3 * size[0] * size[1])))
+
+
+class UndecodableError(Exception):
+    """A frame of a video cannot be decoded; the message says why. Who knows the episode makes a `UserError` of it."""
 
 
 def decode(path: Path, decoder: str, size: tuple[int, int]) -> Frames:
@@ -79,53 +90,92 @@ def decode(path: Path, decoder: str, size: tuple[int, int]) -> Frames:
         size: The announced height and width; frames of another size are refused before they are converted.
 
     Raises:
-        UserError: the file cannot be decoded to its end, or has frames of another size.
+        UndecodableError: the file cannot be decoded to its end.
+        UserError: it has frames of another size.
     """
     return _decode_torchcodec(path, size) if decoder == "torchcodec" else _decode_pyav(path, size)
 
 
 def _decode_pyav(path: Path, size: tuple[int, int]) -> Frames:
-    import av
     from av.error import FFmpegError
+    from av.video.reformatter import VideoReformatter
 
     times: list[float] = []
-    frames: list[np.ndarray] = []
-    piece = piece_length(size)
+    piece, to_rgb = piece_length(size), VideoReformatter()
+    buffers = Buffers()
+    frames = buffers.empty((piece, *size, 3))
     try:
-        with av.open(str(path), **ONLY_MP4) as container:
-            stream = container.streams.video[0]
-            check_codec(path, stream)
-            check_size(path, stream.codec_context.height, stream.codec_context.width, size)
-            stream.thread_type = "AUTO"
-            stream.codec_context.thread_count = _THREADS
+        with opened(path, size, _THREADS) as (container, stream):
             for frame in container.decode(stream):
                 if frame.pts is None or frame.time_base is None:
                     continue
                 check_size(path, frame.height, frame.width, size)
+                frames[len(times)] = rgb(to_rgb, frame)
                 times.append(float(frame.pts * frame.time_base))
-                frames.append(frame.to_ndarray(format="rgb24"))
-                if len(frames) == piece:
-                    yield np.asarray(times), np.stack(frames)
-                    times, frames = [], []
-    except (FFmpegError, IndexError, ValueError) as error:
-        raise damaged_video(path, printable(error)) from error
-    if frames:
-        yield np.asarray(times), np.stack(frames)
+                if len(times) == piece:
+                    yield np.asarray(times), list(frames)
+                    times, frames = [], buffers.empty(frames.shape)
+    except (FFmpegError, IndexError, ValueError, UndecodableError) as error:
+        if times:  # what came before it is whole
+            yield np.asarray(times), list(frames[: len(times)])
+        raise UndecodableError(printable(error)) from error
+    if times:
+        yield np.asarray(times), list(frames[: len(times)])
+
+
+@contextmanager
+def opened(path: Path, size: tuple[int, int], threads: int) -> "Iterator[tuple[InputContainer, VideoStream]]":
+    """The container and its video stream, of the announced size."""
+    import av
+
+    with av.open(str(path), **ONLY_MP4) as container:
+        stream = container.streams.video[0]
+        check_codec(path, stream)
+        check_size(path, stream.codec_context.height, stream.codec_context.width, size)
+        stream.thread_type = "AUTO"
+        stream.codec_context.thread_count = threads
+        yield container, stream
+
+
+def rgb(to_rgb: "VideoReformatter", frame: "VideoFrame") -> np.ndarray:
+    """The pixels [h, w, 3] of `frame.to_ndarray(format="rgb24")`, which sets up a conversion for each frame and copies.
+
+    Raises:
+        UndecodableError: the decoder marks the frame as damaged: it was made up from what could be read.
+    """
+    if frame.is_corrupt:
+        raise UndecodableError("the decoder marks the frame as damaged")
+    plane = to_rgb.reformat(frame, format="rgb24").planes[0]  # kept alive by the array
+    lines = np.frombuffer(plane, np.uint8)[: plane.height * plane.line_size].reshape(plane.height, plane.line_size)
+    return lines[:, : 3 * plane.width].reshape(plane.height, plane.width, 3)
 
 
 def _decode_torchcodec(path: Path, size: tuple[int, int]) -> Frames:
-    from torchcodec.decoders import VideoDecoder
-
     piece_size = piece_length(size)
     try:
-        decoder = VideoDecoder(str(path), dimension_order="NHWC", num_ffmpeg_threads=_THREADS, seek_mode="exact")
-        check_size(path, decoder.metadata.height or size[0], decoder.metadata.width or size[1], size)
+        decoder = open_torchcodec(path, size, _THREADS)
         count = decoder.metadata.num_frames or 0
         for start in range(0, count, piece_size):
-            piece = decoder.get_frames_in_range(start, min(start + piece_size, count))
-            yield piece.pts_seconds.numpy(), piece.data.numpy()
+            stop = min(start + piece_size, count)
+            try:
+                piece = decoder.get_frames_in_range(start, stop)
+            except RuntimeError:  # one of them, and those before it are whole
+                for number in range(start, stop):
+                    piece = decoder.get_frames_in_range(number, number + 1)
+                    yield piece.pts_seconds.numpy(), list(piece.data.numpy())
+            else:
+                yield piece.pts_seconds.numpy(), list(piece.data.numpy())
     except (RuntimeError, ValueError) as error:
-        raise damaged_video(path, printable(str(error).splitlines()[0])) from error
+        raise UndecodableError(printable(str(error).splitlines()[0])) from error
+
+
+def open_torchcodec(path: Path, size: tuple[int, int], threads: int) -> "VideoDecoder":
+    """The decoder of a file in torchcodec, whose frames have the announced size."""
+    from torchcodec.decoders import VideoDecoder
+
+    decoder = VideoDecoder(str(path), dimension_order="NHWC", num_ffmpeg_threads=threads, seek_mode="exact")
+    check_size(path, decoder.metadata.height or size[0], decoder.metadata.width or size[1], size)
+    return decoder
 
 
 def check_codec(path: Path, stream: "VideoStream") -> None:

@@ -1,11 +1,12 @@
 """Runs many offline replays at once: recorded observations go to the policy in batches, and its chunks come back."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from xp.data import Dataset, Windows
+from xp.data.frame_source import CameraFrames
 from xp.data.windows import Batch
 from xp.errors import UserError
 from xp.metrics.replay import Query, ReplayStream
@@ -23,7 +24,7 @@ class BatchedReplayer:
         self,
         run: "Run",
         dataset: Dataset,
-        frames: Mapping[str, np.ndarray],
+        frames: CameraFrames,
         policy: "Policy",
         episodes: Sequence[int],
     ):

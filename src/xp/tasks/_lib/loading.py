@@ -6,31 +6,34 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from xp.data import Dataset, open_frames
+from xp.data import Dataset
+from xp.data.frames import frames_of
 from xp.errors import UserError, join_names
 from xp.models.camera_maps import mismatch
 from xp.runs import Run
+from xp.tasks._lib.pools import workers_of
 
 if TYPE_CHECKING:
-    import numpy as np
-
+    from xp.data.frame_source import CameraFrames
     from xp.models.family import Family
     from xp.models.policy import Policy
 
 
-def shared_frames(run: Run, dataset: Dataset, sizes: Mapping[str, tuple[int, int]]) -> "dict[str, np.memmap]":
-    """The frames of the cameras in `sizes` (height, width), decoded once for all jobs; see `xp.data.open_frames`."""
-    config = run.config
+def shared_frames(run: Run, dataset: Dataset, sizes: Mapping[str, tuple[int, int]]) -> "CameraFrames":
+    """The frames of the cameras in `sizes` (height, width), as `data.frames` says; see `xp.data.frames.frames_of`."""
+    config, data = run.config, run.config.data
 
     def check() -> None:
         if run.should_stop():
             raise run.interrupted
 
-    return open_frames(
+    return frames_of(
         dataset,
         sizes,
+        mode=data.get("frames", "auto"),
+        workers=workers_of(data.get("workers")),
         cache_dir=Path(config.paths.cache) / "frames",
-        cache_gb=config.data.cache_gb,
+        cache_gb=data.cache_gb,
         progress=run.progress,
         log=run.log,
         check=check,
