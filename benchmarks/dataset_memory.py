@@ -28,19 +28,20 @@ from pathlib import Path
 lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
 private = sum(int(line.split()[1]) for line in lines if line.startswith(("Private_Clean:", "Private_Dirty:")))
 peak = next(int(l.split()[1]) for l in Path("/proc/self/status").read_text().splitlines() if l.startswith("VmHWM"))
-print(json.dumps({"cpu": time.process_time() - began, "private": private / 1024, "peak": peak / 1024}), flush=True)
+taken = {"cpu": time.process_time() - began, "wall": time.perf_counter() - at}
+print(json.dumps({**taken, "private": private / 1024, "peak": peak / 1024}), flush=True)
 """
 _XP = """
 import sys, time
 import numpy, pyarrow.parquet, xp.data.dataset, xp.data.lerobot.reader
-began = time.process_time()
+began, at = time.process_time(), time.perf_counter()
 dataset = xp.data.dataset.open_dataset(sys.argv[1], cache_dir=sys.argv[2] or None)
 dataset.fingerprint
 """
 _LEROBOT = """
 import sys, time
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
-began = time.process_time()
+began, at = time.process_time(), time.perf_counter()
 dataset = LeRobotDataset("local/many", root=sys.argv[1])
 dataset[0]
 """
@@ -51,12 +52,13 @@ def main() -> None:
     """Print a line for each side, and the ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--episodes", type=int, default=5000)
+    parser.add_argument("--length", type=int, default=LENGTH, help="frames of an episode")
     parser.add_argument("--no-lerobot", action="store_true", help="leave LeRobot's own opening out")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root, cache = Path(folder) / "many", str(Path(folder) / "cache")
-        write(root, given.episodes)
-        print(f"{given.episodes:,} episodes, {given.episodes * LENGTH:,} frames")
+        write(root, given.episodes, given.length)
+        print(f"{given.episodes:,} episodes, {given.episodes * given.length:,} frames")
         first, process = measured(_XP, root, cache)
         show("first process, decodes", first)
         second, _ = measured(_XP, root, cache, stay=False)
@@ -88,7 +90,8 @@ def measured(code: str, root: Path, cache: str, *, stay: bool = True) -> tuple[d
 
 def show(name: str, found: dict[str, float]) -> None:
     """One line."""
-    print(f"{name:<24} {found['cpu']:7.2f} s CPU {found['private']:8.0f} MB private {found['peak']:8.0f} MB at most")
+    memory = f"{found['private']:8.0f} MB private {found['peak']:8.0f} MB at most"
+    print(f"{name:<24} {found['cpu']:7.2f} s CPU {found['wall']:7.2f} s {memory}", flush=True)
 
 
 def ratio(one: dict[str, float], other: dict[str, float], key: str) -> str:
@@ -96,28 +99,28 @@ def ratio(one: dict[str, float], other: dict[str, float], key: str) -> str:
     return f"{one[key] / max(other[key], 1e-9):.3f}"
 
 
-def write(root: Path, episodes: int) -> None:
+def write(root: Path, episodes: int, length: int) -> None:
     """A dataset of `episodes` without cameras, by tables."""
     for folder in ("meta/episodes/chunk-000", "data/chunk-000"):
         (root / folder).mkdir(parents=True)
     rng, listed = np.random.default_rng(0), []
     for number, begin in enumerate(range(0, episodes, PER_FILE)):
         inside = np.arange(begin, min(begin + PER_FILE, episodes))
-        rows = np.arange(begin * LENGTH, (inside[-1] + 1) * LENGTH)
+        rows = np.arange(begin * length, (inside[-1] + 1) * length)
         vectors = {
             name: pa.FixedSizeListArray.from_arrays(pa.array(rng.random(len(rows) * WIDTH, np.float32)), WIDTH)
             for name in ("action", "observation.state")
         }
-        numbers = {"episode_index": rows // LENGTH, "frame_index": rows % LENGTH, "index": rows}
-        numbers |= {"task_index": np.zeros(len(rows), np.int64), "timestamp": np.float32(rows % LENGTH / 10)}
+        numbers = {"episode_index": rows // length, "frame_index": rows % length, "index": rows}
+        numbers |= {"task_index": np.zeros(len(rows), np.int64), "timestamp": np.float32(rows % length / 10)}
         table = pa.table({**vectors, **numbers})
         pq.write_table(table, root / "data" / "chunk-000" / f"file-{number:03d}.parquet", compression="snappy")
         listed.append(np.stack([inside, np.full(len(inside), number)], axis=1))
     episode, file = np.concatenate(listed).T
     described = {
-        "episode_index": episode, "length": np.full(episodes, LENGTH), "tasks": [["reach"]] * episodes,
+        "episode_index": episode, "length": np.full(episodes, length), "tasks": [["reach"]] * episodes,
         "data/chunk_index": np.zeros(episodes, np.int64), "data/file_index": file,
-        "dataset_from_index": episode * LENGTH, "dataset_to_index": (episode + 1) * LENGTH,
+        "dataset_from_index": episode * length, "dataset_to_index": (episode + 1) * length,
     }  # fmt: skip
     pq.write_table(pa.table(described), root / "meta" / "episodes" / "chunk-000" / "file-000.parquet")
     tasks = pd.DataFrame(
@@ -131,7 +134,7 @@ def write(root: Path, episodes: int) -> None:
         "codebase_version": "v3.0", "fps": 10, "robot_type": "made up", "splits": {"train": f"0:{episodes}"},
         "features": {"action": vector, "observation.state": vector, **whole,
                      "timestamp": {"dtype": "float32", "shape": [1], "names": None}},
-        "total_episodes": episodes, "total_frames": episodes * LENGTH, "total_tasks": 1, "chunks_size": 1000,
+        "total_episodes": episodes, "total_frames": episodes * length, "total_tasks": 1, "chunks_size": 1000,
         "data_path": "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet", "video_path": None,
         "data_files_size_in_mb": 100, "video_files_size_in_mb": 200,
     }  # fmt: skip

@@ -233,9 +233,18 @@ def test_a_piece_at_which_processes_die_ends_the_batch_with_one_line():
 
 
 def test_a_process_that_hangs_is_replaced(tmp_path, monkeypatch):
-    monkeypatch.setattr(decoders, "SILENCE_S", 5.0)
+    waited, real = [], decoders._Desk._heard
+    monkeypatch.setattr(decoders, "SILENCE_S", 599.0)
+
+    def heard(worker, patience):
+        if patience == 599.0:
+            waited.append(worker.process.pid)
+        return real(worker, 2.0 if patience == 599.0 and len(waited) == 1 else patience)
+
+    monkeypatch.setattr(decoders._Desk, "_heard", staticmethod(heard))
     stream = source(deed="hang", mark=str(tmp_path / "hung"))
     assert stream.frames(np.array([[7]])).max() == 7
+    assert len(set(waited)) == 2
     stream.close()
 
 

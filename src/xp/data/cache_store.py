@@ -175,7 +175,7 @@ class CacheStore:
         partial = self.root / f"{wanted.turn}.{secrets.token_hex(6)}.partial"
         try:
             self._reserve(partial, int(np.prod(wanted.shape, dtype=np.int64)) + _HEADER, name)
-            array = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=wanted.shape)
+            array = _mapped_file(partial, wanted.shape)
             build(array)
             array.flush()
             del array
@@ -280,6 +280,18 @@ class CacheStore:
 
     def _entry(self, name: str) -> Path:
         return self.root / f"{name}.npy"
+
+
+def _mapped_file(path: Path, shape: tuple[int, ...]) -> np.memmap:
+    """A uint8 array in the .npy file `path`, which has its size already.
+
+    `np.lib.format.open_memmap` would cut the file off first, and give back the room that was taken on the disk.
+    """
+    with path.open("r+b") as file:
+        about = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, about)
+        assert file.tell() == _HEADER, file.tell()
+    return np.memmap(path, np.uint8, "r+", _HEADER, shape)
 
 
 def _leave(lock: FileLock, leave: Callable[[], None]) -> None:

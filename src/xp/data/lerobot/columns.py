@@ -6,6 +6,7 @@ and those that no cache has room for, are arrays in memory as without a cache.
 """
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -94,12 +95,13 @@ class _ChangedError(Exception):
 def _state(root: Path, files: Sequence[Path]) -> str | None:
     """20 hex digits that change whenever a file is written or replaced; None where one is missing."""
     digest = hashlib.sha256(f"numbers {_FORMAT}".encode())
-    for path in files:
+    inside = f"{root}{os.sep}"
+    for path in map(str, files):  # a hundred thousand of them where each episode has its own
         try:
-            stat = path.stat()
+            stat = os.stat(path)  # noqa: PTH116
         except OSError:
             return None
-        where = path.relative_to(root) if path.is_relative_to(root) else path
+        where = path.removeprefix(inside)
         identity = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
         digest.update(f"\n{where}\0{identity}".encode())
     return digest.hexdigest()[:20]

@@ -1,7 +1,9 @@
 """Paths of the files of a LeRobotDataset: the patterns of `meta/info.json`, filled in and kept inside its folder."""
 
+import os
 import re
 import string
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from xp.errors import UserError
@@ -42,6 +44,26 @@ def checked_pattern(pattern: str, fields: tuple[str, ...], what: str) -> str:
         if name not in fields or conversion or not numbers:
             raise refused
     return pattern
+
+
+def places(root: Path, pattern: str, what: str, fields: Iterable[Mapping[str, int | str]]) -> list[Path]:
+    """The files that a checked pattern names, as `place` gives each; a folder is looked at once for all of its files.
+
+    Raises:
+        UserError: a path leads out of the folder.
+    """
+    found, seen = list[Path](), set[str]()
+    for each in fields:
+        text = pattern.format(**each)
+        folder, _, name = text.rpartition("/")
+        path = os.path.join(root, text)  # noqa: PTH118 - a hundred thousand of them where each episode has its own
+        if folder and folder not in seen:
+            inside(root, folder, what)
+            seen.add(folder)
+        if not folder or name in ("", "..") or os.path.islink(path):  # noqa: PTH114
+            inside(root, text, what)
+        found.append(Path(path))
+    return found
 
 
 def place(root: Path, pattern: str, what: str, **fields: int | str) -> Path:

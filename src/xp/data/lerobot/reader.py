@@ -16,7 +16,7 @@ from xp.data.lerobot.checks import check_episodes, check_mp4, check_rows
 from xp.data.lerobot.columns import SMALL, Columns, layout, mapped_columns, num_bytes
 from xp.data.lerobot.folder import LeRobotFolder, VideoPart
 from xp.data.lerobot.info import V3_PLACES, DatasetInfo, dataset_info
-from xp.data.lerobot.places import place
+from xp.data.lerobot.places import places
 from xp.data.lerobot.tables import episode_files, integers, read_episode_table, seconds, vectors
 from xp.errors import UserError
 from xp.foreign.parquet import open_parquet, read_table
@@ -193,7 +193,7 @@ def _data_files(info: DatasetInfo, table: pa.Table) -> list[Path]:
     chunk, file = integers(table, "data/chunk_index", meta), integers(table, "data/file_index", meta)
     pairs = sorted(set(zip(chunk.tolist(), file.tolist(), strict=True)))
     what = "meta/info.json's data_path"
-    return [place(info.root, info.data_path, what, **_numbers(info, *pair)) for pair in pairs]
+    return places(info.root, info.data_path, what, (_numbers(info, *pair) for pair in pairs))
 
 
 def _numbers(info: DatasetInfo, chunk: int, file: int) -> dict[str, int]:
@@ -260,9 +260,8 @@ def _video_parts(info: DatasetInfo, table: pa.Table, camera: str) -> tuple[Video
     times = seconds(table, f"videos/{key}/from_timestamp", meta)
     order = np.lexsort((times, file, chunk))
     new_file = np.flatnonzero(np.diff(chunk[order]) | np.diff(file[order])) + 1
-    parts = []
-    for inside in np.split(order, new_file):
-        numbers = _numbers(info, int(chunk[inside[0]]), int(file[inside[0]]))
-        path = place(info.root, info.video_path, "meta/info.json's video_path", video_key=key, **numbers)
-        parts.append(VideoPart(path, inside, times[inside]))
-    return tuple(parts)
+    inside = np.split(order, new_file)
+    numbers = (_numbers(info, int(chunk[each[0]]), int(file[each[0]])) for each in inside)
+    named = ({"video_key": key, **each} for each in numbers)
+    paths = places(info.root, info.video_path, "meta/info.json's video_path", named)
+    return tuple(VideoPart(path, each, times[each]) for path, each in zip(paths, inside, strict=True))
