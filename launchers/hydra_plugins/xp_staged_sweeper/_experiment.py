@@ -11,6 +11,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from hydra_plugins.xp_staged_sweeper._choices import compose_file
 from hydra_plugins.xp_staged_sweeper._compose import Composer
 from hydra_plugins.xp_staged_sweeper._jobs import Composed, Jobs, Rules
 from hydra_plugins.xp_staged_sweeper._join import Joinable
@@ -112,8 +113,8 @@ def plan_experiment(
         UserError: the first thing that is wrong with any job of any stage, before anything has started.
     """
     chosen = [f"+experiment={name}"] if name is not None else []
-    about_stages = {key: value for key, value in line.single.items() if bare(key).startswith("stages.")}
-    base = composer.compose([*chosen, *_joined(about_stages)])
+    base, choices = compose_file(composer, chosen, line)
+    chosen += choices
     stages = _stages_of(base)
     swept = {key for stage in stages for key in stage.swept}
     typed = {key: value for key, value in line.single.items() if bare(key) not in swept}
