@@ -20,7 +20,7 @@ def scores(won):
     return {"all": made, "tasks": {"push": made}}
 
 
-def evaluate(root, name, rate, *, seed=0, checkpoint=None, env=None, controls=True, stage="success"):
+def evaluate(root, name, rate, *, seed=0, checkpoint=None, env=None, controls=True, stage="success", hidden=False):
     """A run that evaluated a policy with `rate` of its episodes solved, those of the first states."""
     won = np.arange(len(STATES)) < round(rate * len(STATES))
     policies = {"policy": scores(won)}
@@ -29,7 +29,10 @@ def evaluate(root, name, rate, *, seed=0, checkpoint=None, env=None, controls=Tr
     config = {
         "task": {"name": "eval"},
         "seed": seed,
-        "eval": {"checkpoint": str(root / (checkpoint or name.replace("success", "train")))},
+        "eval": {
+            "checkpoint": str(root / (checkpoint or name.replace("success", "train"))),
+            "hide_state": hidden,
+        },
         "env": {"name": "policy", "fps": 10, **(env or {})},
     }
     write_run(root / name, config, stage=stage, metrics__json={"policies": policies})
@@ -103,6 +106,24 @@ def test_an_experiment_says_who_is_the_baseline(tmp_path):
     (found,) = policy_sets(read_experiment(root))
     assert found.title == "Dropout" and found.baseline and found.baseline.name == "0.0"
     assert [each.found.verdict for each in found.differences] == ["lower", "not distinguishable"]
+
+
+def test_policies_without_their_state_are_compared_with_the_baseline_without_its_state(tmp_path):
+    root = tmp_path / "dropout"
+    asked = {"title": "Dropout", "stage": "obs_dropout", "baseline": {"obs_dropout": {"rate": 0.0}}}
+    for rate, seeing, blind in ((0.0, 0.9, 0.1), (0.3, 0.9, 0.8)):
+        config = {"task": {"name": "train"}, "obs_dropout": {"rate": rate}, "experiment": {"comparisons": [asked]}}
+        write_run(root / f"train_{rate}", config, stage="obs_dropout")
+        evaluate(root, f"success_{rate}", seeing)
+        evaluate(root, f"success_{rate}_without_state", blind, checkpoint=f"train_{rate}", controls=False, hidden=True)
+    sets = {found.title: found for found in policy_sets(read_experiment(root))}
+    assert set(sets) == {"Dropout", "Dropout, without the state", "0.0 without its state", "0.3 without its state"}
+    assert [each.found.verdict for each in sets["Dropout"].differences] == ["not distinguishable"]
+    (difference,) = sets["Dropout, without the state"].differences
+    assert (difference.first.name, difference.second.name) == ("0.3_without_state", "0.0_without_state")
+    assert difference.found.value == pytest.approx(0.7)
+    (lost,) = sets["0.0 without its state"].differences
+    assert lost.found.value == pytest.approx(-0.8)
 
 
 def test_one_policy_alone_is_no_comparison(tmp_path):

@@ -161,6 +161,16 @@ def test_eval_reports_success_with_intervals_initial_states_a_floor_and_videos(x
         assert sum(1 for _ in container.decode(video=0)) == 9
 
 
+def test_eval_hides_the_state_where_it_is_told_to(xp, trained):
+    ask = ["task=eval", f"eval.checkpoint={trained}", "env.tasks=[push_red]", "eval.episodes=1", "eval.videos=0",
+           "eval.controls=false", "env.max_steps=3", "eval.workers=1", "eval.allow_blind=true"]  # fmt: skip
+    xp(*ask, "hydra.run.dir=shown")
+    xp(*ask, "eval.hide_state=true", "hydra.run.dir=hidden")
+    shown, hidden = (read(xp.cwd / name / "metrics.json") for name in ("shown", "hidden"))
+    assert (shown["hide_state"], hidden["hide_state"]) == (False, True)
+    assert shown["image_sensitivity"] != hidden["image_sensitivity"], "another observation, other actions"
+
+
 def test_eval_refuses_a_policy_that_ignores_its_images_unless_told_otherwise(xp, trained, tmp_path):
     blind = blinded(trained, tmp_path / "blind")
     ask = ["task=eval", f"eval.checkpoint={blind}", "env.tasks=[push_red]", "eval.episodes=1", "eval.videos=0",

@@ -84,6 +84,7 @@ NEUTRAL: dict[str, JSON] = {
     "collect.label": "executed",
     "model.stem.kernels": None,
     "eval.blind": False,
+    "eval.hide_state": False,
     "env.action": "joints",
     "collect.load_options": None,
     "dump.load_options": None,

@@ -44,6 +44,7 @@ class ClosedLoop(Loaded):
     silence_s: float = at_least(1.0)
     controls: bool = True
     blind: bool = False
+    hide_state: bool = False
     allow_blind: bool = False
 
 

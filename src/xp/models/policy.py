@@ -72,6 +72,8 @@ class PolicySpec:
     """How many committed actions from the present step on `predict(prefix=)` takes; 0: takes none."""
     takes_plan: bool = False
     """Whether `predict(plan=, delay=)` binds a chunk to the plan that is being executed (real-time chunking)."""
+    optional_state: bool = False
+    """Whether `predict` takes an observation without its state, which the policy masks as observation dropout does."""
     actions_before: int | None = None
     """How many actions before the present step a training window holds; None: history - 1."""
     actions_ahead: int | None = None

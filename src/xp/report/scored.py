@@ -25,6 +25,7 @@ CONTROLS = {"noop": "doing nothing", "blind": "with the pictures of other episod
 _MOST_PAIRED = 6
 """So many policies are compared each with each; of more, each with the first."""
 _NOT_THE_NAME = re.compile(r"^success_|-seed_\d+$")
+_HIDDEN = "eval.hide_state"
 _NOT_THE_SUITE = ("env.tasks", "env.cameras", "env.environment_state", "env.rendering")
 
 type Outcomes = Mapping[tuple[int, str, int], bool]
@@ -64,11 +65,12 @@ class ScoredPolicy:
 
     @property
     def suite(self) -> tuple[tuple[str, str], ...]:
-        """What makes the suite that it was evaluated in: keys of the section `env` but for tasks and pictures."""
+        """Under what it was evaluated: keys of the section `env` but for tasks and pictures, and a hidden state."""
         known = self.evaluations[0].flat.items()
-        return tuple(
+        found = [
             (key, str(value)) for key, value in known if key.startswith("env.") and not key.startswith(_NOT_THE_SUITE)
-        )
+        ]
+        return (*found, *((_HIDDEN, "True") for key, value in known if key == _HIDDEN and value))
 
     @property
     def checkpoints(self) -> tuple[str, ...]:
@@ -159,19 +161,23 @@ def policy_sets(experiment: Experiment) -> list[PolicySet]:
     """Which policies are compared: as the experiment file says, else all of a suite and its tasks; and suites."""
     scored = scored_policies(experiment)
     asked = next((found for run in experiment.runs if (found := asked_comparisons(run.config))), [])
-    sets = [_asked_set(entry, scored) for entry in asked] if asked else _alike(scored)
+    sets = [each for entry in asked for each in _asked_sets(entry, scored)] if asked else _alike(scored)
     return [each for each in [*sets, *_across_suites(scored)] if each.differences]
 
 
-def _asked_set(entry: JSONObject, scored: Sequence[ScoredPolicy]) -> PolicySet:
-    stage = entry.get("stage")
+def _asked_sets(entry: JSONObject, scored: Sequence[ScoredPolicy]) -> Iterator[PolicySet]:
+    """The policies of a stage beside the baseline, one set for each suite in which they were evaluated."""
+    stage, wanted = entry.get("stage"), flat(section(entry, "baseline"))
     members = [policy for policy in scored if policy.trainings[0].stage == stage]
-    wanted = flat(section(entry, "baseline"))
     beside = [policy for policy in scored if policy.trainings[0].stage == entry.get("baseline_stage", stage)]
     fitting = [
         policy for policy in beside if all(equal_values(policy.trainings[0].flat.get(k), v) for k, v in wanted.items())
     ]
-    return PolicySet(str(entry.get("title", stage)), tuple(members), fitting[0] if fitting else None)
+    title = str(entry.get("title", stage))
+    for suite in dict.fromkeys(policy.suite for policy in members):
+        baseline = next((policy for policy in fitting if policy.suite == suite), None)
+        same = tuple(policy for policy in members if policy.suite == suite)
+        yield PolicySet(f"{title}, without the state" if (_HIDDEN, "True") in suite else title, same, baseline)
 
 
 def _alike(scored: Sequence[ScoredPolicy]) -> Iterator[PolicySet]:
@@ -195,7 +201,8 @@ def _across_suites(scored: Sequence[ScoredPolicy]) -> Iterator[PolicySet]:
         first = members[0]
         others = [policy for policy in members[1:] if policy.suite != first.suite]
         if others:
-            yield PolicySet(f"{first.name} elsewhere", tuple(others), first)
+            hidden = all((_HIDDEN, "True") in policy.suite for policy in others)
+            yield PolicySet(f"{first.name} {'without its state' if hidden else 'elsewhere'}", tuple(others), first)
 
 
 def _difference(one: ScoredPolicy, other: ScoredPolicy, level: float) -> ReplayDifference | None:

@@ -102,6 +102,7 @@ def assemble(
         cameras={slot.camera: (slot.height, slot.width, 3) for slot in slots.values() if slot.camera},
         history=leaf_at(sidecar.example, "observation", "timestep_pad_mask").shape[1],
         language=texts is not None,
+        optional_state=proprio is not None,
     )
     sidecar = _with_choices(sidecar, slots if camera_map else None, unnorm_key)
     return Assembly(network=Network(module), prepare=prepare, spec=spec, sidecar=sidecar, datasets=datasets)

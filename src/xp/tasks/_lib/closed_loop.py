@@ -20,7 +20,8 @@ from xp.envs.suite import refuse_missing_states, suite_of
 from xp.envs.video import sweep_unfinished
 from xp.errors import UserError
 from xp.metrics.success import SuccessMetrics, success_metrics
-from xp.models.acting import BatchedPolicy, rows_of
+from xp.models.acting import Acts, BatchedPolicy, rows_of
+from xp.models.hidden_state import StateHidden
 from xp.models.sensitivity import image_sensitivity
 from xp.runs import Run
 from xp.runs.execution.progress import Progress
@@ -50,13 +51,14 @@ def run(run: Run) -> None:
     policy = load_acting_policy(config, asked.checkpoint, asked.camera_map, asked.unnorm_key, asked.load_options)
     fit_suite(policy, suite, "eval.camera_map")
     refuse_other_rate(asked.checkpoint, config.env.fps, "the simulation (env.fps)", partial(_mend_rate, config.env))
+    acting: Acts = StateHidden(policy, "eval.hide_state") if asked.hide_state else policy
     if asked.blind:
         _refuse_unshown(policy, asked.episodes)
     names = [POLICY, *([NOOP] if asked.controls else []), *([BLIND] if asked.blind else [])]
     log = EpisodeLog(run.folder / EPISODES, names, list(config.env.tasks), resuming=run.resuming)
     with closing(_pool(run, policy, len(names))) as pool:
-        answer = BatchedPolicy(policy, seed=config.seed, batch=asked.batch)
-        sensitivity = _look(run, pool, policy, answer)
+        answer = BatchedPolicy(acting, seed=config.seed, batch=asked.batch)
+        sensitivity = _look(run, pool, answer)
         answers: dict[str, Answer] = {POLICY: answer, NOOP: OneByOne(suite.noop(policy.spec.horizon)), BLIND: answer}
         _run_episodes(run, pool, {name: answers[name] for name in names}, log)
         videos = _film(run, pool, answer, log)
@@ -116,7 +118,7 @@ def _leave_when_asked(run: Run) -> None:
         raise run.interrupted
 
 
-def _look(run: Run, pool: EnvPool, policy: "Policy", answer: BatchedPolicy) -> dict[str, Any]:
+def _look(run: Run, pool: EnvPool, answer: BatchedPolicy) -> dict[str, Any]:
     """Whether the images reach the action, and whether answers depend on their place: before anything is scored."""
     config = run.config
     asked = [Asked(task, config.eval.first_seed) for task in config.env.tasks]
@@ -127,7 +129,7 @@ def _look(run: Run, pool: EnvPool, policy: "Policy", answer: BatchedPolicy) -> d
     filled = [*seen, *[seen[-1]] * (-len(seen) % size)]  # a batch size that is used anyway
     batches = [rows_of(each.window for each in filled[at : at + size]) for at in range(0, len(filled), size)]
     where, allow_blind = str(config.eval.checkpoint), config.eval.allow_blind
-    sensitivity = image_sensitivity(policy, batches, where=where, allow_blind=allow_blind)
+    sensitivity = image_sensitivity(answer.policy, batches, where=where, allow_blind=allow_blind)
     if not answer.settle(seen[:size]):
         run.log(PLACE_MATTERS)
     return sensitivity
@@ -220,6 +222,7 @@ def _metrics(run: Run, suite: Suite, names: list[str], log: EpisodeLog, others: 
         "chunk_steps": config.chunk_size.steps,
         "execution": config.chunk_size.execution,
         "delay": config.chunk_size.delay,
+        "hide_state": config.eval.hide_state,
         "fps": config.env.fps,
         **suite.provenance(),
         "policies": {name: _of_tasks(by_task) for name, by_task in results.items()},
