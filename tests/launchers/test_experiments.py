@@ -104,7 +104,7 @@ def test_multi_horizon_takes_other_chunks_from_the_command_line():
 SUCCESS_STAGES = {
     "multi_horizon": {"success"},
     "lr_sweep": {"success"},
-    "obs_dropout": {"success"},
+    "obs_dropout": {"success", "without_state"},
     "relative_action": {"success"},
     "chunk_continuity": {"lr_success", "dropout_success", "relative_success"},
 }
@@ -125,3 +125,26 @@ def test_success_is_measured_on_other_data_on_request_alone(experiment, tmp_path
     assert not measured(experiment, "experiment.closed_loop=false")
     assert not measured(experiment, f"data.root={tmp_path}")
     assert measured(experiment, f"data.root={tmp_path}", "experiment.closed_loop=true") == SUCCESS_STAGES[experiment]
+
+
+def test_the_embedded_rate_and_dropout_experiments_train_what_succeeds_from_pictures():
+    rates, dropout = planned("+experiment=lr_sweep"), planned("+experiment=obs_dropout")
+    trained = [job.config for job in (*rates.values(), *dropout.values()) if job.config["task"]["name"] == "train"]
+    assert {(each["model"]["name"], each["lr"]["schedule"]) for each in trained} == {("octo_tiny", "cosine")}
+    assert {each["lr"]["peak"] for each in trained} == {1e-5, 1e-4, 1e-3, 3e-3, 1e-2}
+    scored = [job.config for job in (*rates.values(), *dropout.values()) if job.config["eval"].get("episodes") == 100]
+    assert len(scored) == 5 + 2 * 4 and all(each["env"]["tasks"] == ["push_red"] for each in scored)
+    hidden = {name for name, job in dropout.items() if job.config["eval"].get("hide_state")}
+    assert hidden == {f"success_dropout_{rate}_without_state" for rate in (0.0, 0.1, 0.3, 0.5)}
+    assert needed(dropout["success_dropout_0.3_without_state"]) == {"dropout_0.3"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("experiment", "steps"), [("lr_sweep", 5000), ("obs_dropout", 30000)])
+def test_at_the_published_size_they_train_act_smooth(experiment, steps, tmp_path):
+    jobs = planned(f"+experiment={experiment}", f"data.root={tmp_path}", "trainer=gpu")
+    trained = [job.config for job in jobs.values() if job.config["task"]["name"] == "train"]
+    assert {(each["model"]["type"], each["lr"]["schedule"]) for each in trained} == {("act_smooth", "constant")}
+    assert {(each["trainer"]["steps"], each["model"]["dim_model"]) for each in trained} == {(steps, 512)}
+    rates = {each["lr"]["peak"] for each in trained}
+    assert rates == ({1e-5, 3e-5, 5e-5, 1e-4, 3e-4} if experiment == "lr_sweep" else {3e-5})
