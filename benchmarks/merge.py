@@ -110,7 +110,10 @@ print("work", time.perf_counter() - started)
 
 
 def run(command: list[str], environment: dict[str, str] | None = None) -> dict[str, float]:
-    """Seconds, CPU seconds, peak anonymous memory in GB, and each number that is printed behind one word (`work`)."""
+    """Seconds, CPU seconds, peak anonymous memory in GB, and each number that is printed behind one word (`work`).
+
+    A `cpu` that is printed stands for that of the whole process.
+    """
     before, started = os.times(), time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     peak = _watched(process.pid)
@@ -122,7 +125,7 @@ def run(command: list[str], environment: dict[str, str] | None = None) -> dict[s
     assert "modules" not in out or "modules []" in out, "xp imported torch or jax"
     lines = [line.split() for line in out.splitlines() if not line.startswith("modules")]
     said = {words[0]: float(words[1]) for words in lines if len(words) == 2}
-    return {"work": seconds} | said | {"seconds": seconds, "cpu": cpu, "anon": peak()}
+    return {"work": seconds, "cpu": cpu} | said | {"seconds": seconds, "anon": peak()}
 
 
 def _watched(pid: int):

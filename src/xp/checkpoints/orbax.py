@@ -20,7 +20,7 @@ import numpy as np
 import tensorstore
 
 from xp.checkpoints.arrays import BFLOAT16, AnyArray, CorruptFileError, Leaf, dtype_named
-from xp.checkpoints.chunk_stream import ChunkStream
+from xp.checkpoints.chunk_stream import ChunkStream, PlainChunks
 from xp.foreign.json_file import DEEPEST, Fields, read_fields
 from xp.foreign.paths import inside, member
 from xp.foreign.text import printable
@@ -30,8 +30,14 @@ from xp.json_types import JSON, JSONObject
 METADATA = "_METADATA"
 CHUNK_BYTES = 8 << 20
 """About how large a written chunk is (see `chunk_shape`)."""
-_CONTEXT = {"file_io_sync": False, "cache_pool": {"total_bytes_limit": 0}}
-"""Files are synced once, when the folder is complete."""
+_CONTEXT = {
+    "file_io_sync": False,
+    "cache_pool": {"total_bytes_limit": 0},
+    "cache_pool#index": {"total_bytes_limit": 16 << 20},
+}
+"""Files are synced once, when the folder is complete; of what is read the index of an OCDBT store alone is kept."""
+_WRITE_CONTEXT = {**_CONTEXT, "data_copy_concurrency": {"limit": 1}, "file_io_concurrency": {"limit": 1}}
+"""Callers write from threads of their own. Each of tensorstore's keeps a freed chunk or two, in an arena of its own."""
 _HANDLER = "orbax.checkpoint._src.handlers.pytree_checkpoint_handler.PyTreeCheckpointHandler"
 
 
@@ -57,7 +63,10 @@ class TreeEntry(NamedTuple):
 
 
 class OrbaxReader:
-    """Headers at once, data by chunks: zstd as a stream for each thread that reads, others in tensorstore's threads."""
+    """Headers at once, data by chunks: zstd as a stream for each thread that reads, ranges of plain ones as they are.
+
+    Chunks that are no ranges of the flattened array, big-endian or missing ones are tensorstore's to read.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Open the `params` folder of a checkpoint.
@@ -75,6 +84,8 @@ class OrbaxReader:
         self.leaves: dict[str, Leaf] = {}
         self._streamed: dict[str, list[str]] = {}
         """{leaf name: the keys of its chunks in order}, of leaves that are decoded as a stream."""
+        self._plain: dict[str, list[str]] = {}
+        """The same, of leaves whose chunks are the flattened array, cut up."""
         self._store = self._read_headers(folder)
         self._stores: dict[str, tensorstore.TensorStore] = {}
         self._local = threading.local()
@@ -106,9 +117,12 @@ class OrbaxReader:
         if chunks < wanted and self.tree.content.get("store_array_data_equal_to_fill_value", True):
             raise CorruptFileError(f"{name} has {chunks} of {wanted} chunks")
         self.leaves[name] = Leaf(name, header.shape, dtype_named(header.word))
-        if chunks == wanted and _is_streamed(header):
-            rest = header.content.get("dimension_separator", ".") + "0"
-            self._streamed[name] = [f"{path}/{i}{rest * (len(header.shape) - 1)}" for i in range(wanted)]
+        if chunks == wanted and _is_flat(header):
+            whole_rows = header.chunks[1:] == header.shape[1:]
+            if header.content.get("compressor") is None:
+                self._plain[name] = _chunk_keys(path, header)
+            elif whole_rows and header.content["compressor"]["id"] == "zstd":
+                self._streamed[name] = _chunk_keys(path, header)
 
     def requires_sequential_read(self, name: str) -> bool:
         """See `Reader.requires_sequential_read`."""
@@ -129,6 +143,8 @@ class OrbaxReader:
         leaf = self.leaves[name]
         if name in self._streamed:
             return self._read_stream(leaf, start, stop)
+        if name in self._plain:
+            return self._read_plain(leaf, start, stop)
         try:
             if name not in self._stores:
                 spec = {"driver": "zarr", "kvstore": {**self._kvstore, "path": self._kvstore_path(name)}}
@@ -155,9 +171,7 @@ class OrbaxReader:
                 chunk = math.prod(self._headers[leaf.name].chunks) * size
                 stream = ChunkStream(self._store, self._streamed[leaf.name], chunk)
             stream.skip(start * size - stream.at)
-            if len(local.get("buffer", ())) < (stop - start) * size:
-                local["buffer"] = np.empty((stop - start) * size, np.uint8)
-            room = local["buffer"][: (stop - start) * size]
+            room = self._room((stop - start) * size)
             stream.read_into(room)
         except CorruptFileError as error:
             raise CorruptFileError(f"the data of {leaf.name} cannot be read ({error})") from error
@@ -166,21 +180,43 @@ class OrbaxReader:
         local["last"] = asked
         return room.view(leaf.dtype)
 
+    def _read_plain(self, leaf: Leaf, start: int, stop: int) -> AnyArray:
+        size = leaf.dtype.itemsize
+        chunks = PlainChunks(self._store, self._plain[leaf.name], math.prod(self._headers[leaf.name].chunks) * size)
+        try:
+            return chunks.read(start * size, stop * size, self._room).view(leaf.dtype)
+        except CorruptFileError as error:
+            raise CorruptFileError(f"the data of {leaf.name} cannot be read ({error})") from error
+
+    def _room(self, count: int) -> AnyArray:
+        """Bytes of this thread's buffer."""
+        local = self._local.__dict__
+        local["last"] = None
+        if len(local.get("buffer", ())) < count:
+            local["buffer"] = np.empty(count, np.uint8)
+        return local["buffer"][:count]
+
     def _kvstore_path(self, name: str) -> str:
         return f"{self._kvstore.get('path', '')}{self.tree.path(name)}/"
 
 
-def _is_streamed(header: ArrayHeader) -> bool:
-    """Whether an array's values lie in their own order in zstd chunks of whole rows."""
-    content = header.content
+def _is_flat(header: ArrayHeader) -> bool:
+    """Whether an array's values lie in their own order in chunks that follow one another."""
+    shape, chunks = header.shape, header.chunks
+    axis = _cut_axis(shape, chunks) if shape and math.prod(shape) > 0 else None
     return (
-        bool(header.shape)
-        and math.prod(header.shape) > 0
-        and (content.get("compressor") or {}).get("id") == "zstd"
-        and content["order"] == "C"
-        and header.chunks[1:] == header.shape[1:]
+        axis is not None
+        and chunks[axis + 1 :] == shape[axis + 1 :]
+        and header.content["order"] == "C"
         and not header.word.startswith(">")
     )
+
+
+def _chunk_keys(path: str, header: ArrayHeader) -> list[str]:
+    """The keys of an array's chunks, in C order."""
+    grid = [-(-length // chunk) for length, chunk in zip(header.shape, header.chunks)]
+    between = header.content.get("dimension_separator", ".")
+    return [f"{path}/{between.join(map(str, index))}" for index in np.ndindex(*grid)]
 
 
 def read_tree_metadata(folder: Path) -> Tree:
@@ -222,10 +258,13 @@ def _keys(entry: Fields) -> list[str]:
 
 
 def _kvstore(folder: Path) -> dict[str, str]:
-    base = f"file://{folder.absolute()}/"
     if (folder / "manifest.ocdbt").is_file():
-        return {"driver": "ocdbt", "base": base}
+        return _ocdbt(folder)
     return {"driver": "file", "path": f"{folder.absolute()}/"}
+
+
+def _ocdbt(folder: Path) -> dict[str, str]:
+    return {"driver": "ocdbt", "base": f"file://{folder.absolute()}/", "cache_pool": "cache_pool#index"}
 
 
 def chunk_shape(leaf: Leaf) -> tuple[int, ...]:
@@ -278,8 +317,8 @@ class OrbaxWriter:
         """`tree`: of the checkpoint whose structure is kept; leaves of it that are not in `leaves` are left out."""
         folder.mkdir(parents=True)
         self._leaves, self._tree = dict(leaves), tree
-        self._kvstore = {"driver": "ocdbt", "base": f"file://{folder.absolute()}/"}
-        self._context = tensorstore.Context(_CONTEXT)
+        self._kvstore = _ocdbt(folder)
+        self._context = tensorstore.Context(_WRITE_CONTEXT)
         kept: dict[str, JSON] = {e.key: _unsharded(e.content) for name, e in tree.entries.items() if name in leaves}
         content = {**tree.content, "tree_metadata": kept}
         (folder / METADATA).write_text(json.dumps(content), encoding="utf-8")

@@ -1,19 +1,22 @@
 """Converts a pi0 between openpi's JAX folders, openpi's folders in torch and LeRobot's, layer by layer.
 
-No number changes but by a cast that is asked for. Memory is a layer of the largest leaf, a few times; files are read
-once, in order. A low-rank update beside a weight is folded into it.
+No number changes but by a cast that is asked for. Memory is a layer of the largest leaf, a few times for each of two
+threads; every leaf is read once, in order, by one of them. A low-rank update beside a weight is folded into it.
 """
 
+import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import batched, groupby
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 
 from xp import atomic
-from xp.checkpoints.arrays import AnyArray, AnyDType, CorruptFileError, Leaf, Writer
+from xp.checkpoints.arrays import AnyDType, CorruptFileError, Leaf, Reader
+from xp.checkpoints.contiguous import contiguous
 from xp.checkpoints.orbax import OrbaxWriter, write_step_metadata
 from xp.checkpoints.ranges import cut, rounded_up
 from xp.errors import UserError
@@ -24,6 +27,7 @@ from xp.models.pi0.interface import Interface, saved_interface, whole_number
 from xp.models.pi0.io import processor_files
 from xp.models.pi0.io.folder import PARAMS, StepFolder, is_pi0, new_tree, open_step
 from xp.models.pi0.io.key_map import UNUSED, Part, joined, leaf_shapes, parts, tensor_shapes
+from xp.models.pi0.io.moving import Advance, Job, Piece, move
 from xp.models.pi0.io.norm_stats import ASSETS
 from xp.models.pi0.io.norm_stats import FILE as NORM_STATS
 from xp.models.pi0.io.notes import TOKENIZER
@@ -40,11 +44,8 @@ from xp.models.pi0.network.sizes import Sizes, sizes_from_shapes, weight_shapes
 
 JAX, TORCH, LEROBOT = "openpi_jax", "openpi_torch", "lerobot"
 DTYPES: Mapping[str, AnyDType] = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
-_PIECE = 16 << 20
-"""Elements of a leaf without layers that are moved at once."""
-
-type Advance = Callable[[int], None]
-"""Told how many bytes were read."""
+_PIECE = 1 << 20
+"""Elements that are moved at once, about: of a leaf without layers, or of small layers together."""
 
 
 @dataclass(frozen=True)
@@ -152,9 +153,12 @@ def _to_torch(source: Source, target: Path, to: str, cast: AnyDType | None, adva
     prefix = PREFIX if to == LEROBOT else ""
     leaves = _tensor_leaves(source, cast)
     writer = create_torch(target, leaves, prefix)
-    moves = _cut_up(opened, advance) if isinstance(opened, StepFolder) else _renamed(opened, advance)
-    for name, start, values in moves:
-        writer.write(prefix + name, start, values.astype(leaves[name].dtype, copy=False))
+    jobs = _cut_up(opened) if isinstance(opened, StepFolder) else _renamed(opened)
+    move(
+        jobs,
+        lambda name, start, values: writer.write(prefix + name, start, values.astype(leaves[name].dtype, copy=False)),
+        advance,
+    )
     writer.close()  # the unused matrix, where the source has none, stays the zeros that an unwritten range is
     notes, file = interface.notes, interface.tokenizer_file
     precision = "bfloat16" if any(leaf.dtype == DTYPES["bfloat16"] for leaf in leaves.values()) else "float32"
@@ -180,31 +184,45 @@ def _tensor_leaves(source: Source, cast: AnyDType | None) -> dict[str, Leaf]:
     return {name: Leaf(name, shape, cast or kept[name]) for name, shape in shapes.items()}
 
 
-def _renamed(opened: TorchFolder, advance: Advance) -> Iterator[tuple[str, int, AnyArray]]:
-    """Tensors as they are: (name, first element, values)."""
+def _renamed(opened: TorchFolder) -> Iterator[Job]:
+    """Tensors as they are."""
     for name, leaf in opened.leaves.items():
-        for start, stop in cut(0, leaf.size, _PIECE):
-            values = opened.reader.read(opened.files[name], start, stop)
-            advance(values.nbytes)
-            yield name, start, values
+        yield Job(leaf.nbytes, _as_it_is(opened.reader, name, opened.files[name], leaf.size, _PIECE))
 
 
-def _cut_up(opened: StepFolder, advance: Advance) -> Iterator[tuple[str, int, AnyArray]]:
-    """Leaves as tensors: (name, first element, values)."""
+def _as_it_is(reader: Reader, name: str, source: str, size: int, step: int) -> Iterator[Piece]:
+    for start, stop in cut(0, size, step):
+        values = reader.read(source, start, stop)
+        yield Piece(name, start, values, values.nbytes)
+
+
+def _cut_up(opened: StepFolder) -> Iterator[Job]:
+    """Leaves as tensors."""
+    for name, each in groupby(parts(opened.shapes), lambda part: part.leaf):
+        yield Job(opened.leaves[name].nbytes, _tensors(opened, opened.leaves[name], list(each)))
+
+
+def _tensors(opened: StepFolder, leaf: Leaf, layers: Sequence[Part]) -> Iterator[Piece]:
+    """The tensors of a leaf, layer by layer."""
     reader = opened.checkpoint.reader
-    for part in parts(opened.shapes):
-        leaf = opened.leaves[part.leaf]
-        if part.layer is None and part.is_same:
-            for start, stop in cut(0, leaf.size, rounded_up(_PIECE, reader.alignment(leaf.name))):
-                values = reader.read(leaf.name, start, stop)
-                advance(values.nbytes)
-                yield part.tensors[0], start, values
-            continue
-        first, shape = part.place(leaf.shape)
-        values = reader.read(leaf.name, first, first + int(np.prod(shape))).reshape(shape)
-        advance(values.nbytes)
-        for name, tensor in zip(part.tensors, part.way.split(values)):
-            yield name, 0, np.ascontiguousarray(tensor).reshape(-1)
+    if _is_whole(layers):
+        step = rounded_up(_PIECE, reader.alignment(leaf.name))
+        yield from _as_it_is(reader, layers[0].tensors[0], leaf.name, leaf.size, step)
+        return
+    size = max(leaf.size // len(layers), 1)
+    for together in batched(layers, max(_PIECE // size, 1)):
+        first, shape = together[0].place(leaf.shape)
+        values = reader.read(leaf.name, first, first + len(together) * math.prod(shape))
+        read = values.nbytes
+        for part, layer in zip(together, values.reshape(len(together), *shape), strict=True):
+            for name, tensor in zip(part.tensors, part.way.split(layer), strict=True):
+                yield Piece(name, 0, contiguous(tensor).reshape(-1), read)
+                read = 0
+
+
+def _is_whole(layers: Sequence[Part]) -> bool:
+    """Whether a leaf has no layers and is its tensor, so that any range of it is one of the tensor."""
+    return layers[0].layer is None and layers[0].is_same
 
 
 def _to_jax(source: Source, target: Path, cast: AnyDType | None, advance: Advance) -> None:
@@ -213,10 +231,11 @@ def _to_jax(source: Source, target: Path, cast: AnyDType | None, advance: Advanc
     shapes = opened.shapes
     leaves = {name: Leaf(name, shape, cast or _leaf_dtype(opened, name)) for name, shape in shapes.items()}
     writer = OrbaxWriter(place / PARAMS, leaves, new_tree(leaves))
-    if isinstance(opened, StepFolder):
-        _copy(opened, writer, leaves, advance)
-    else:
-        _join(opened, writer, leaves, advance)
+    move(
+        _copied(opened, writer) if isinstance(opened, StepFolder) else _joined(opened, writer, leaves),
+        lambda name, start, values: writer.write(name, start, values.astype(leaves[name].dtype, copy=False)),
+        advance,
+    )
     writer.close()
     write_step_metadata(place, [PARAMS])
     notes, file = interface.notes, interface.tokenizer_file
@@ -234,50 +253,46 @@ def _leaf_dtype(opened: StepFolder | TorchFolder, name: str) -> AnyDType:
     return kinds.pop() if len(kinds) == 1 else DTYPES["float32"]
 
 
-def _copy(opened: StepFolder, writer: OrbaxWriter, leaves: Mapping[str, Leaf], advance: Advance) -> None:
+def _copied(opened: StepFolder, writer: OrbaxWriter) -> Iterator[Job]:
+    """Leaves as they are, in pieces that fill chunks of the writer."""
     reader = opened.checkpoint.reader
-    for name, leaf in leaves.items():
-        step = int(np.lcm(writer.alignment(name), reader.alignment(name)))
-        for start, stop in cut(0, leaf.size, rounded_up(_PIECE, step)):
-            values = reader.read(name, start, stop)
-            advance(values.nbytes)
-            writer.write(name, start, values.astype(leaf.dtype, copy=False))
+    for name, leaf in opened.leaves.items():
+        step = rounded_up(_PIECE, math.lcm(writer.alignment(name), reader.alignment(name)))
+        yield Job(leaf.nbytes, _as_it_is(reader, name, name, leaf.size, step))
 
 
-def _join(opened: TorchFolder, writer: OrbaxWriter, leaves: Mapping[str, Leaf], advance: Advance) -> None:
-    """Layers of each leaf, as many at once as a written chunk holds."""
-    waiting = _Waiting(writer)
-    for part in parts(opened.shapes):
-        leaf = leaves[part.leaf]
-        if part.layer is None and part.is_same:
-            file, step = opened.files[part.tensors[0]], rounded_up(_PIECE, writer.alignment(part.leaf))
-            for start, stop in cut(0, leaf.size, step):
-                values = opened.reader.read(file, start, stop)
-                advance(values.nbytes)
-                writer.write(part.leaf, start, values.astype(leaf.dtype, copy=False))
-            continue
+def _joined(opened: TorchFolder, writer: OrbaxWriter, leaves: Mapping[str, Leaf]) -> Iterator[Job]:
+    """Tensors as leaves."""
+    for name, each in groupby(parts(opened.shapes), lambda part: part.leaf):
+        yield Job(leaves[name].nbytes, _layers(opened, leaves[name], list(each), writer.alignment(name)))
+
+
+def _layers(opened: TorchFolder, leaf: Leaf, layers: Sequence[Part], alignment: int) -> Iterator[Piece]:
+    """A leaf from its tensors, as many layers at once as fill chunks of the writer, of `alignment` elements each."""
+    if _is_whole(layers):
+        file = opened.files[layers[0].tensors[0]]
+        yield from _as_it_is(opened.reader, leaf.name, file, leaf.size, rounded_up(_PIECE, alignment))
+        return
+    size = max(leaf.size // len(layers), 1)
+    unit = math.lcm(size, alignment) // size
+    count = min(max(_PIECE // (unit * size), 1) * unit, len(layers))
+    room = np.empty(count * size, leaf.dtype)
+    for together in batched(layers, count):
+        first, shape = together[0].place(leaf.shape)
+        filled = room[: len(together) * size]
+        read = 0
+        for part, layer in zip(together, filled.reshape(len(together), *shape), strict=True):
+            read += _fill(opened, part, layer)
+        yield Piece(leaf.name, first, filled, read)
+
+
+def _fill(opened: TorchFolder, part: Part, layer: np.ndarray) -> int:
+    """Put a layer together from its tensors; gives how many bytes of them were read."""
+    if len(part.tensors) == 1:
+        name = part.tensors[0]
+        header = opened.leaves[name]
+        tensors = {name: opened.reader.read(opened.files[name], 0, header.size).reshape(header.shape)}
+    else:
         tensors = {name: opened.tensor(name) for name in part.tensors}
-        advance(sum(values.nbytes for values in tensors.values()))
-        first, shape = part.place(leaf.shape)
-        values = joined(part, tensors, shape).astype(leaf.dtype, copy=False)
-        waiting.add(part, leaf, first, np.ascontiguousarray(values).reshape(-1))
-
-
-class _Waiting:
-    """Layers of a leaf that are collected until they fill a chunk of the writer, which writes whole ones."""
-
-    def __init__(self, writer: OrbaxWriter) -> None:
-        self._writer: Writer = writer
-        self._alignment = writer.alignment
-        self._first, self._held = 0, list[AnyArray]()
-
-    def add(self, part: Part, leaf: Leaf, first: int, values: AnyArray) -> None:
-        """Take the next layer, and write what fills chunks, or ends the leaf."""
-        if not self._held:
-            self._first = first
-        self._held.append(values)
-        size = sum(len(each) for each in self._held)
-        if self._first + size < leaf.size and size % self._alignment(part.leaf):
-            return
-        self._writer.write(part.leaf, self._first, np.concatenate(self._held))
-        self._held = []
+    contiguous(joined(part, tensors, layer.shape), layer)
+    return sum(values.nbytes for values in tensors.values())

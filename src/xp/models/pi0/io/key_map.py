@@ -8,13 +8,14 @@ together as the model (gemma_2b); the order here holds for all sizes.
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Shaped
 
+from xp.checkpoints.contiguous import contiguous
 from xp.errors import UserError, some
 from xp.foreign.text import printable
 from xp.models.pi0.network.sizes import Shapes
@@ -41,7 +42,7 @@ class Layout(NamedTuple):
 
 
 class Way(NamedTuple):
-    """From a layer of a leaf to its tensors and back.
+    """From a layer of a leaf to its tensors and back, as views where that is possible.
 
     `back` takes the tensors and the layer's shape; `shape` gives that shape for the tensors' shapes.
     """
@@ -53,6 +54,18 @@ class Way(NamedTuple):
 
 def _turned(array: Values) -> Values:
     return array.reshape(-1, array.shape[-1]).T
+
+
+def _heads_first(array: Values) -> Values:
+    """[heads, model, head] as rows: [heads * head, model]."""
+    return contiguous(array.transpose(0, 2, 1)).reshape(-1, array.shape[1])
+
+
+def _stacked(arrays: Sequence[Values]) -> Values:
+    found = np.empty((len(arrays), *arrays[0].shape), arrays[0].dtype)
+    for room, array in zip(found, arrays, strict=True):
+        contiguous(array, room)
+    return found
 
 
 _SAME = Way(lambda a: (a,), lambda t, shape: t[0], lambda s, _: s[0])
@@ -79,13 +92,13 @@ _VISION_OUT = Way(
     lambda s, own: (own.vision_heads, s[0][1] // own.vision_heads, s[0][0]),
 )
 _QUERY = Way(
-    lambda a: (a.transpose(0, 2, 1).reshape(-1, a.shape[1]),),
+    lambda a: (_heads_first(a),),
     lambda t, shape: t[0].reshape(shape[0], shape[2], shape[1]).transpose(0, 2, 1),
     lambda s, own: (own.heads, s[0][1], s[0][0] // own.heads),
 )
 _KEY_VALUE = Way(
-    lambda a: tuple(part.transpose(0, 2, 1).reshape(-1, a.shape[2]) for part in a),
-    lambda t, shape: np.stack([x.reshape(shape[1], shape[3], shape[2]).transpose(0, 2, 1) for x in t]),
+    lambda a: tuple(_heads_first(part) for part in a),
+    lambda t, shape: _stacked([x.reshape(shape[1], shape[3], shape[2]).transpose(0, 2, 1) for x in t]),
     lambda s, own: (2, 1, s[0][1], s[0][0]),
 )
 """One head of keys and values, as in every variant: with more, shapes would not tell a head's width."""
@@ -96,10 +109,10 @@ _JOIN = Way(
 )
 _GATES = Way(
     lambda a: (a[0].T, a[1].T),
-    lambda t, shape: np.stack([x.T for x in t]),
+    lambda t, shape: _stacked([x.T for x in t]),
     lambda s, _: (2, *s[0][::-1]),
 )
-_PAIR = Way(lambda a: (a[0], a[1]), lambda t, shape: np.stack(t), lambda s, _: (2, *s[0]))
+_PAIR = Way(lambda a: (a[0], a[1]), lambda t, shape: _stacked(t), lambda s, _: (2, *s[0]))
 
 
 class Row(NamedTuple):
@@ -194,7 +207,8 @@ ROWS: tuple[Row, ...] = (
 )
 """Every leaf of pi0 and of pi0.5; a checkpoint has those that its network has."""
 _BY_LEAF = {row.leaf: row for row in ROWS}
-_STACKS = {row.leaf: re.compile(re.escape(row.tensors[0]).replace(r"\{i\}", r"(\d+)")) for row in ROWS}
+_STACKS = {row.tensors[0]: row.leaf for row in ROWS if row.is_stacked}
+_LAYER = re.compile(r"(?<=\.layers\.)\d+(?=\.)")
 
 
 @dataclass(frozen=True)
@@ -257,14 +271,11 @@ def leaf_shapes(tensors: Shapes, vision_heads: int | None, what: str) -> dict[st
     Raises:
         UserError: tensors that are none of a pi0's, layers that are missing, or heads that nothing tells.
     """
-    numbers: dict[str, list[int]] = {}
-    for row in ROWS:
-        matches = (_STACKS[row.leaf].fullmatch(name) for name in tensors) if row.is_stacked else ()
-        numbers[row.leaf] = sorted(int(match[1]) for match in matches if match)
+    numbers = _layers(tensors)
     layout = Layout(HEADS, _vision_heads(tensors, vision_heads, what))
     found: dict[str, tuple[int, ...]] = {}
     for row in ROWS:
-        layers = numbers[row.leaf]
+        layers = sorted(numbers.get(row.leaf, ()))
         if layers != list(range(len(layers))):
             missing = next(number for number in range(layers[-1]) if number not in layers)
             raise _missing(row.tensors[0].format(i=missing), what)
@@ -275,6 +286,17 @@ def leaf_shapes(tensors: Shapes, vision_heads: int | None, what: str) -> dict[st
             raise _missing(row.tensors[first.index(None)].format(i=0), what)
         shape = row.way.shape(tuple(each for each in first if each is not None), layout)
         found[row.leaf] = (len(layers), *shape) if row.is_stacked else shape
+    return found
+
+
+def _layers(tensors: Shapes) -> dict[str, list[int]]:
+    """{leaf: the numbers of the layers that tensors stand for}, of leaves that are stacked."""
+    found: dict[str, list[int]] = {}
+    for name in tensors:
+        match = _LAYER.search(name)
+        leaf = _STACKS.get(f"{name[: match.start()]}{{i}}{name[match.end() :]}") if match else None
+        if match and leaf:
+            found.setdefault(leaf, []).append(int(match[0]))
     return found
 
 

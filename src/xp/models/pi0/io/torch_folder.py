@@ -38,7 +38,7 @@ PREFIX = "model."
 TYPES = ("pi0", "pi05")
 """What LeRobot calls the two models in its configuration."""
 _WHAT = "the configuration of a pi0 in torch"
-_PIECE = 16 << 20
+_PIECE = 1 << 20
 _MARK = "paligemma_with_expert."
 
 
