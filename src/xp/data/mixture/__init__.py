@@ -1,0 +1,1 @@
+"""Several datasets as one training set: who is drawn when, what a batch of them is, whose statistics count where."""
