@@ -12,7 +12,9 @@ from xp.runs.jobs.frozen import Job
 from xp.runs.records.folder import CONFIG, RECORD
 from xp.runs.records.json_io import read_object
 
-PATH_KEYS = ("root", "split", "checkpoint", "checkpoints", "data_root", "pretrained_path", "policy", "validation")
+PATH_KEYS = (
+    "root", "split", "checkpoint", "checkpoints", "data_root", "pretrained_path", "policy", "validation",
+    "episode_weights")  # fmt: skip
 """Last parts of keys whose values are paths even without a slash."""
 _ELSEWHERE = ("paths.", "logger.", "report.", "status.")
 _WRITES = {"collect": ("data.root",)}

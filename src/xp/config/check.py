@@ -1,14 +1,12 @@
 """Checks of one job before anything heavy is imported: types, words, bounds, and keys that must agree."""
 
 from collections.abc import Callable
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from xp.checkpoints.reference import CheckpointRef, exists, is_file, is_folder, missing_reference
-from xp.config.augmentation import assign_views, read_views
+from xp.checkpoints.reference import CheckpointRef, exists, missing_reference
+from xp.config.check_data import check_augment, check_data, check_folder, check_model, made_by_another_job
 from xp.config.dataset_facts import GROUP as DATASETS
-from xp.config.dataset_facts import choose_tasks, dataset_facts, dataset_looks, find_format, missing_hint
 from xp.config.devices import check_accumulate, check_devices
 from xp.config.merge_methods import NONE, merge_method_names
 from xp.config.model_families import refuse_unknown_family
@@ -18,7 +16,6 @@ from xp.config.tokenizer import tokenizer_folder
 from xp.config.words import CLOSED_LOOP_EXECUTIONS, REPLAY_EXECUTIONS, REPLAY_MODES
 from xp.errors import UserError, did_you_mean, join_names
 from xp.plugins import find_entry, load_plugin
-from xp.shell import command
 
 
 def check(config: DictConfig, *, complete: bool = True) -> None:
@@ -75,65 +72,7 @@ def _check_rate(config: DictConfig) -> None:
 
 
 def _check_start(config: DictConfig) -> None:
-    _check_folder(config, "pretrained_path")
-
-
-def _check_data(config: DictConfig) -> None:
-    data = config.data
-    if data.root is None:
-        raise UserError(
-            f"data.root is not given. Give a dataset: data.root=FOLDER ({dataset_looks()}); or record the suite "
-            f"{config.env.name} with: {command('task=collect', data__root='FOLDER')}"
-        )
-    if not _made_by_another_job(config, "data.root") and not (is_folder(data.root) or find_format(data.root)):
-        raise UserError(
-            f"data.root={data.root}: there is no dataset. "
-            + (
-                missing_hint(str(data.root))
-                or f"Record the suite {config.env.name} there with: "
-                f"{command('task=collect', data__root=data.root)} ; or give a dataset: data.root=FOLDER "
-                f"({dataset_looks()})"
-            )
-        )
-    made = _made_by_another_job(config, "data.split")
-    if data.split is not None and not made and not is_file(data.split):
-        raise UserError(f"data.split={data.split}: no such file. Give a split manifest, or data.val_fraction=0.2")
-    _check_folder(config, "data.statistics")
-    _check_task_selection(config)
-
-
-def _check_task_selection(config: DictConfig) -> None:
-    wanted = {key: config.data.get(key) for key in ("tasks", "exclude_tasks")}
-    facts = dataset_facts(config.data.root) if any(entries is not None for entries in wanted.values()) else None
-    for key, entries in wanted.items():
-        if entries is not None and facts and facts.tasks:
-            choose_tasks(f"data.{key}", list(entries), facts.tasks, config.data.root)
-
-
-def _check_model(config: DictConfig) -> None:
-    """A model that names a camera needs a dataset that has it."""
-    slots = config.model.get("cameras")
-    facts = dataset_facts(config.data.root) if isinstance(slots, DictConfig) else None
-    if facts is None:
-        return
-    if not facts.cameras:
-        raise UserError(f"The model {config.model.name} needs a camera; the dataset {config.data.root} has none.")
-    for slot, entry in slots.items():
-        wanted = entry.get("camera") if isinstance(entry, DictConfig) else None
-        if wanted is not None and wanted not in facts.cameras:
-            raise UserError(
-                f"model.cameras.{slot}.camera={wanted}: the dataset {config.data.root} has no such camera. "
-                f"Its cameras: {join_names(facts.cameras)}{did_you_mean(wanted, facts.cameras)}"
-            )
-
-
-def _check_augment(config: DictConfig) -> None:
-    """Operations and patterns of cameras are known, and fit the dataset's cameras where these are known."""
-    plain: Any = OmegaConf.to_container(config.augment, resolve=True)
-    views = read_views(plain["views"])
-    facts = dataset_facts(config.data.root) if views else None
-    if facts is not None:
-        assign_views(views, facts.cameras, f"the dataset {config.data.root}")
+    check_folder(config, "pretrained_path")
 
 
 def _check_language(config: DictConfig) -> None:
@@ -170,25 +109,12 @@ def _check_load_options(config: DictConfig, key: str) -> None:
         )
 
 
-def _check_folder(config: DictConfig, key: str) -> None:
-    """A folder that is given must be there, unless another job of the experiment will make it."""
-    if _made_by_another_job(config, key):
-        return
-    value = OmegaConf.select(config, key)
-    if value is not None and not exists(CheckpointRef.parse(str(value)).path):
-        raise UserError(f"{key}={value}: {missing_reference(str(value))}. Give a run folder or a policy folder.")
-
-
-def _made_by_another_job(config: DictConfig, key: str) -> bool:
-    return "${needs" in str(raw(config, key)) or "${needs" in str(OmegaConf.select(config, key))
-
-
 def _check_predict(config: DictConfig) -> None:
     if config.predict.checkpoint is None:
         raise UserError("predict.checkpoint is not given: which policy? Give a run folder: predict.checkpoint=FOLDER")
-    _check_folder(config, "predict.checkpoint")
-    _check_folder(config, "predict.data_root")
-    _check_folder(config, "predict.validation")
+    check_folder(config, "predict.checkpoint")
+    check_folder(config, "predict.data_root")
+    check_folder(config, "predict.validation")
     _check_cameras(config, "predict.camera_map")
     _check_load_options(config, "predict.load_options")
 
@@ -199,7 +125,7 @@ def _check_eval(config: DictConfig) -> None:
         return
     if config.eval.checkpoint is None:
         raise UserError("eval.checkpoint is not given: which policy? Give a run folder: eval.checkpoint=FOLDER")
-    _check_folder(config, "eval.checkpoint")
+    check_folder(config, "eval.checkpoint")
     if config.eval.name == "returns":
         _check_env(config)
         return
@@ -229,7 +155,7 @@ def _check_delay(config: DictConfig) -> None:
 
 
 def _check_replay(config: DictConfig) -> None:
-    _check_folder(config, "eval.data_root")
+    check_folder(config, "eval.data_root")
     if config.chunk_size.execution not in REPLAY_EXECUTIONS:
         raise UserError(
             f"chunk_size.execution={config.chunk_size.execution}: a replay executes chunks as "
@@ -286,7 +212,7 @@ def _check_trained_once(config: DictConfig) -> None:
 
 
 def _check_split(config: DictConfig) -> None:
-    _check_data(config)
+    check_data(config)
     if config.split.test_fraction and config.data.split is not None:
         raise UserError(
             f"split.test_fraction={config.split.test_fraction} takes episodes from those that data.val_fraction holds "
@@ -302,15 +228,15 @@ def _check_split(config: DictConfig) -> None:
 
 def _check_dump(config: DictConfig) -> None:
     _check_load_options(config, "dump.load_options")
-    _check_folder(config, "dump.checkpoint")
+    check_folder(config, "dump.checkpoint")
     if config.dump.part == "train" and not config.dump.allow_training:
         raise UserError(
             "dump.part=train would write training episodes as a validation set: weights chosen on them favour the "
             "model that has memorised them. Give dump.part=val, or say that you mean it: dump.allow_training=true"
         )
     if config.dump.checkpoint is None:
-        _check_data(config)
-        _check_model(config)
+        check_data(config)
+        check_model(config)
 
 
 def _check_env(config: DictConfig) -> None:
@@ -328,7 +254,7 @@ def _check_merge(config: DictConfig) -> None:
     if config.merge_method.name == NONE:
         names = join_names(merge_method_names())
         raise UserError(f"task=merge needs a method: merge_method=average, or one of {names}")
-    if not _made_by_another_job(config, "merge.checkpoints"):
+    if not made_by_another_job(config, "merge.checkpoints"):
         if not config.merge.checkpoints:
             raise UserError("merge.checkpoints is empty: which checkpoints? merge.checkpoints=[FOLDER,FOLDER,FOLDER]")
         for folder in config.merge.checkpoints:
@@ -338,7 +264,7 @@ def _check_merge(config: DictConfig) -> None:
     if config.merge.objective == "success":
         _check_env(config)
     for key in ("merge.base", "merge.validation"):
-        _check_folder(config, key)
+        check_folder(config, key)
 
 
 def _check_convert(config: DictConfig) -> None:
@@ -347,13 +273,13 @@ def _check_convert(config: DictConfig) -> None:
             "convert.checkpoint is not given: which policy? Give a run folder or a policy folder: "
             "convert.checkpoint=FOLDER"
         )
-    _check_folder(config, "convert.checkpoint")
+    check_folder(config, "convert.checkpoint")
     _check_load_options(config, "convert.load_options")
 
 
 def _check_report(config: DictConfig) -> None:
-    _check_folder(config, "report.folder")
-    _check_folder(config, "report.base")
+    check_folder(config, "report.folder")
+    check_folder(config, "report.base")
     if config.report.base is not None and not config.report.runs:
         raise UserError(
             f"report.base={config.report.base} is compared with the runs of report.runs, which names none. Type "
@@ -367,9 +293,9 @@ _BY_TASK: dict[str, tuple[Callable[[DictConfig], None], ...]] = {
         _check_batch,
         _check_rate,
         _check_start,
-        _check_data,
-        _check_model,
-        _check_augment,
+        check_data,
+        check_model,
+        check_augment,
         _check_language,
     ),
     "predict": (_check_predict,),

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from functools import cache
 
+from xp.config.mixture import without_weightless
 from xp.json_types import JSON, JSONObject, section
 from xp.nested import dotted
 
@@ -105,6 +106,8 @@ NEUTRAL: dict[str, JSON] = {
     "model.frozen_norms": "identity",
     "trainer.early_stopping_patience": None,
     "trainer.early_stopping_threshold": 0.0,
+    "data.mix": None,
+    "data.fps": None,
 }
 """{a key: the value of it that means "as before there was this key"}.
 
@@ -129,6 +132,8 @@ def result_config(config: JSONObject) -> dict[str, JSON]:
     choice = f"{task}={_at(config, f'{task}.name')}"
     for wanted in IDENTITY_KEYS_BY_TASK.get(choice) or IDENTITY_KEYS_BY_TASK[task]:
         found = _at(config, wanted)
+        if wanted == "data" and isinstance(found, Mapping) and found.get("mix"):
+            found = {**found, "mix": without_weightless(found["mix"])}
         flat |= (
             dotted(found, f"{wanted}.", keep_empty=True) if isinstance(found, Mapping) and found else {wanted: found}
         )

@@ -180,6 +180,8 @@ class Data:
     frames: str = one_of("auto", "cache", "stream")
     workers: int | None = at_least(1, None)
     cache_gb: float = at_least(0.0)
+    mix: Any = None
+    fps: float | None = at_least(0.001, None)
 
 
 @dataclass

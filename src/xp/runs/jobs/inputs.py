@@ -8,6 +8,7 @@ of 64 KiB count, first and last among them. Whose size, inode and times of chang
 """
 
 import hashlib
+import re
 import time
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
@@ -30,6 +31,8 @@ KEYS = (
     "convert.checkpoint",
 )  # fmt: skip
 """The keys that name what a task reads. Runs count by their identity, and by what they in turn have read."""
+_MEMBER = re.compile(r"data\.mix\..+\.(root|split|episode_weights)")
+"""Of each dataset of a mixture."""
 _WRITES_DATA = ("collect", "report", "status", "gc", "cancel", "attach")
 _READS_THE_RUNS_DATA = ("predict", "dump")
 _WHOLE, _WHOLE_TABLE, _BLOCK, _BLOCKS = 64 << 20, 2 << 30, 1 << 16, 64
@@ -104,7 +107,7 @@ def _paths(config: JSONObject) -> Iterator[tuple[str, Path, Path | None]]:
     """
     task = section(config, "task").get("name", "")
     result_config = _result_config(config) if task not in _WRITES_DATA else {}
-    for key in KEYS:
+    for key in (*KEYS, *(key for key in result_config if _MEMBER.fullmatch(key))):
         given = result_config.get(key)
         for number, value in enumerate(given if isinstance(given, list) else [given]):
             if not isinstance(value, str) or not value:
