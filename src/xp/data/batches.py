@@ -6,7 +6,7 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Int, UInt64
 
-from xp.data.windows import Batch, Windows
+from xp.data.windows import Batch, NumberedWindows
 from xp.errors import UserError
 
 _ORDER, _DROP, _AUGMENT = 0, 1, 2
@@ -42,7 +42,7 @@ class Batches:
     """
 
     def __init__(
-        self, windows: Windows, *, batch_size: int, seed: int, drop_rate: float = 0.0, augment: bool = False
+        self, windows: NumberedWindows, *, batch_size: int, seed: int, drop_rate: float = 0.0, augment: bool = False
     ) -> None:
         if batch_size < 1:
             raise UserError(f"trainer.batch_size={batch_size} is not possible. Type trainer.batch_size=1 or more.")
@@ -96,7 +96,7 @@ class Batches:
 class Ordered:
     """Batches of windows in the order of `indices`; the last batch may be smaller. `len()` is how many there are."""
 
-    def __init__(self, windows: Windows, batch_size: int, indices: Int[np.ndarray, " chosen"]) -> None:
+    def __init__(self, windows: NumberedWindows, batch_size: int, indices: Int[np.ndarray, " chosen"]) -> None:
         self.windows = windows
         self.batch_size = batch_size
         self.indices = indices
@@ -121,7 +121,7 @@ def expect_next(windows: Windows, parts: Iterable[Int[np.ndarray, " batch"]]) ->
             windows.expect(indices)
 
 
-def in_order(windows: Windows, batch_size: int, limit: int | None = None) -> Ordered:
+def in_order(windows: NumberedWindows, batch_size: int, limit: int | None = None) -> Ordered:
     """Go through windows in order, once: all of them, or `limit` of them spread evenly over all.
 
     Args:

@@ -1,6 +1,7 @@
 """Windows around frames: T observations up to frame t and the actions t-P .. t+H-1, as batches of numpy arrays."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -11,6 +12,19 @@ from xp.errors import UserError
 
 Batch = dict[str, np.ndarray | list[str]]
 """Arrays by LeRobot's keys, and the list of texts `task`; keys and shapes as in `xp.models.policy.Batch`."""
+
+
+@runtime_checkable
+class NumberedWindows(Protocol):
+    """Windows that are told by number, from 0 on: of one dataset (`Windows`) or of several (`xp.data.mixture`)."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+        ...
+
+    def batch(self, indices: Int[np.ndarray, " batch"] | Sequence[int]) -> Batch:
+        """The windows of these numbers as one batch; its arrays are copies that the caller may change."""
+        ...
 
 
 class Windows:
@@ -28,6 +42,7 @@ class Windows:
         history: T >= 1, observations per window.
         horizon: H >= 1, actions from the last observed step on.
         before: P >= 0, actions before the last observed step; None for T - 1.
+        stride: Rows from one step of a window to the next: above 1 for windows at a lower rate than the dataset's.
 
     Raises:
         UserError: a history or horizon below 1, or no episodes, or an episode the dataset does not have.
@@ -42,6 +57,7 @@ class Windows:
         history: int,
         horizon: int,
         before: int | None = None,
+        stride: int = 1,
     ) -> None:
         _check(dataset, episodes, history, horizon)
         self.dataset = dataset
@@ -51,9 +67,9 @@ class Windows:
         self.horizon = horizon
         chosen = np.asarray(self.episodes, dtype=np.int64)
         self._rows = dataset.rows(chosen)
-        self._past = np.arange(1 - history, 1)
+        self._past = np.arange(1 - history, 1) * stride
         self.before = history - 1 if before is None else before
-        self._steps = np.arange(-self.before, horizon)
+        self._steps = np.arange(-self.before, horizon) * stride
         self._sources = {name: frame_source(each) for name, each in self.frames.items()}
         self._optional = optional_columns(dataset)
         self._group_index = None if dataset.groups is None else dataset.groups.index

@@ -41,6 +41,8 @@ class DatasetStatistics(TypedDict):
     num_transitions: NotRequired[int]
     num_trajectories: NotRequired[int]
     groups: NotRequired[dict[str, GroupStatistics]]
+    members: NotRequired[dict[str, GroupStatistics]]
+    """Of each dataset of a mixture, by its name; the others are then of values that these have normalised."""
 
 
 def checked_statistics(

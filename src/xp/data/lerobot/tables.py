@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from xp.errors import UserError
+from xp.errors import UserError, did_you_mean, join_names
 from xp.foreign.parquet import open_parquet, read_table
 from xp.foreign.paths import inside
 from xp.foreign.text import printable
@@ -105,6 +105,34 @@ def read_episode_table(root: Path, *, statistics: bool = False) -> pa.Table:
             f"The files in {folder} do not fit together ({printable(error)}). Copy the dataset's meta/ folder again."
         ) from error
     return table.take(np.argsort(integers(table, "episode_index", folder), kind="stable"))
+
+
+def episode_numbers(root: Path, name: str) -> np.ndarray:
+    """Column `name` of `meta/episodes/**.parquet` in episode order: [E] float64; true counts as 1.
+
+    Raises:
+        UserError: no such column, one that holds no plain numbers, or a null in it.
+    """
+    numbers, values = [], []
+    for path in episode_files(root):
+        schema = open_parquet(path, _EPISODES).schema_arrow
+        plain = [field.name for field in schema if _is_plain_number(field.type)]
+        if name not in plain:
+            shown = [each for each in plain if "/" not in each]
+            raise UserError(
+                f"{printable(path)} has no column of numbers '{name}'{did_you_mean(name, plain)}; it has "
+                f"{join_names(shown)}. Name one of them, or give the weights in a JSON file."
+            )
+        table = read_table(path, _EPISODES, ["episode_index", name])
+        numbers.append(integers(table, "episode_index", path))
+        for start, chunk in _chunks(table, name):
+            _refuse_nulls(chunk, name, path, start)
+            values.append(_numbers(chunk.cast(pa.float64()), name, path))
+    return np.concatenate(values)[np.argsort(np.concatenate(numbers), kind="stable")]
+
+
+def _is_plain_number(kind: pa.DataType) -> bool:
+    return pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)
 
 
 def episode_texts(table: pa.Table, path: Path) -> list[tuple[str, ...]]:
