@@ -62,6 +62,7 @@ def build(
     family, transforms = family_named(str(model_cfg.get("family"))), transforms or DataTransforms()
     pretrained = _start(family, pretrained_path) if pretrained_path else None
     _refuse_relative(family, transforms)
+    _refuse_mixture(family, data)
     request = BuildRequest(
         model_cfg,
         data=data,
@@ -199,6 +200,15 @@ def _refuse_relative(family: Family, transforms: DataTransforms) -> None:
         raise UserError(
             f"action_space=relative: models of the family {family.name} take actions as the dataset has them. Type "
             f"action_space=absolute, or take a model that can: {models_of(able)}."
+        )
+
+
+def _refuse_mixture(family: Family, data: DataSpec) -> None:
+    if data.members and not family.takes_mixtures:
+        able = [name for name, each in installed().items() if each.takes_mixtures]
+        raise UserError(
+            f"data.mix: models of the family {family.name} learn from one dataset. Type data=lerobot data.root=FOLDER, "
+            f"or take a model that learns from several: {models_of(able)}."
         )
 
 

@@ -70,6 +70,10 @@ class Family(ABC):
     """Whether one policy folder may hold several steps, so that `FOLDER@STEP` chooses one of them."""
     takes_relative_actions: ClassVar[bool] = False
     """Whether its models can themselves learn actions as differences (`action_space=relative`)."""
+    takes_mixtures: ClassVar[bool] = False
+    """Whether its models learn from several datasets at once (`DataSpec.members`): each normalised by its own
+    statistics, which travel in the folder by name and of which `unnorm_key` chooses, its widths padded, its missing
+    cameras dark."""
     converter: ClassVar[Converter | None] = None
     """What converts its checkpoints between the formats of several programs."""
     wraps_transforms: ClassVar[bool] = False

@@ -37,6 +37,10 @@ float32, what followed each action; `done` [B, P+F] bool, whether the attempt en
 step's number in its attempt, 0 where one begins (several attempts may follow one another in an episode, as in a
 learning history). Where groups of episodes have actions and states of their own widths, `group_index` [B] int64 says
 whose a window is; A and S are then those of the widest group, and what is beyond a group's own widths is 0.
+
+Of a mixture of datasets `member_index` [B] int64 says whose a window is; A and S are those of the widest dataset, what
+is beyond a dataset's own widths is 0, and a camera that it does not have is black, with
+`observation.images.<camera>_is_pad` [B, T] True.
 """
 
 type Seed = int | NDArray[np.int64]
@@ -214,6 +218,18 @@ class GroupSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MemberSpec:
+    """A dataset of a mixture."""
+
+    name: str
+    """By which its statistics are told at use (`unnorm_key`)."""
+    action_dim: int
+    state_dim: int
+    cameras: Mapping[str, str]
+    """{camera of the mixture: the dataset's own camera that feeds it}."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataSpec:
     """What a dataset offers to a model. `cameras` maps name to (height, width, channels) as stored."""
 
@@ -225,6 +241,8 @@ class DataSpec:
     tasks: Sequence[str] = ()
     groups: Sequence[GroupSpec] = ()
     """By `group_index` of a batch; empty where all episodes have the same widths."""
+    members: Sequence[MemberSpec] = ()
+    """By `member_index` of a batch; empty where it is one dataset. Both widths above are those of the widest."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from xp.data.augment import Augment
     from xp.foreign.statistics import DatasetStatistics
-    from xp.models.policy import DataTransforms
+    from xp.json_types import JSONObject
+    from xp.models.policy import DataSpec, DataTransforms
     from xp.models.trainable import Trainable
     from xp.tasks._lib.data_source import DataSource
 
@@ -46,18 +47,51 @@ def fit(run: Run) -> None:
     from xp.training.augmentation import with_augmentation
 
     config = run.config
+    if config.data.mix is not None:
+        _fit_mixture(run)
+        return
     source = open_source(config.data, config.paths.cache)
     _check_length(source, config.horizon.train)
     run.log(f"data: {source.split.note()}")
     source.split.save(run.folder / SPLIT)
     statistics = statistics_of(source, config.data.statistics)
     sizes = camera_sizes(plain(config.model), source.dataset.cameras, config.pretrained_path)
-    _check_memory(source, sizes, config)
+    _check_memory(source.spec, sizes, config)
     augment = _augment(config, sizes)
     frames = shared_frames(run, source.dataset, sizes)
-    trainable = with_augmentation(_build(run, source, statistics), augment)
+    trainable = with_augmentation(_build(run, source.spec, statistics, _transforms(config, source)), augment)
     _loop(run, trainable, source, frames, statistics)
-    run.write_summary({**_summary(run, source, trainable), **_last_validation(run)})
+    run.write_summary({**_summary(run, source.facts(), trainable), **_last_validation(run)})
+
+
+def _fit_mixture(run: Run) -> None:
+    """`fit` of several datasets (`data.mix`), each with its own split, statistics and validation."""
+    from xp.models import camera_sizes
+    from xp.models.policy import DataTransforms
+    from xp.tasks._lib.mixture_data import MixtureSource
+    from xp.training import train_any
+    from xp.training.augmentation import with_augmentation
+
+    config = run.config
+    source = MixtureSource.open(config)
+    source.check_length(config.horizon.train)
+    for line in source.lines():
+        run.log(line)
+    source.save_splits(run.folder)
+    sizes = camera_sizes(plain(config.model), source.mixture.cameras, config.pretrained_path)
+    _check_memory(source.spec, sizes, config)
+    frames = source.frames(run, sizes)
+    transforms = DataTransforms(obs_dropout=config.obs_dropout.rate)
+    trainable = with_augmentation(_build(run, source.spec, source.statistics, transforms), _augment(config, sizes))
+    before, ahead = trainable.spec.window
+    source.check_length(ahead)
+    shape = {"history": trainable.spec.history, "horizon": ahead, "before": before}
+    batches = source.batches(config, frames, shape)
+    validate = source.validator(run, frames, shape)
+    options = {"trainer": plain(config.trainer), "lr": plain(config.lr), "seed": config.seed}
+    train_any(run, trainable, batches, validate=validate, **options)
+    facts = source.facts(batches, config.trainer.steps)
+    run.write_summary({**_summary(run, facts, trainable), **_last_validation(run)})
 
 
 def warm_up(config: "DictConfig") -> None:
@@ -70,7 +104,7 @@ def warm_up(config: "DictConfig") -> None:
     import_loop(family_named(config.model.family).framework)
 
 
-def _build(run: Run, source: "DataSource", statistics: "DatasetStatistics") -> "Trainable":
+def _build(run: Run, data: "DataSpec", statistics: "DatasetStatistics", transforms: "DataTransforms") -> "Trainable":
     from xp.models import build
     from xp.models.families import family_named
     from xp.tasks._lib.loading import use_framework
@@ -79,12 +113,12 @@ def _build(run: Run, source: "DataSource", statistics: "DatasetStatistics") -> "
     use_framework(config, family_named(config.model.family))
     trainable = build(
         plain(config.model),
-        data=source.spec,
+        data=data,
         statistics=statistics,
         horizon=config.horizon.train,
         seed=config.seed,
         pretrained_path=config.pretrained_path,
-        transforms=_transforms(config, source),
+        transforms=transforms,
     )
     for line in _load_lines(trainable):
         run.log(line)
@@ -181,11 +215,10 @@ def _check_length(source: "DataSource", ahead: int) -> None:
         )
 
 
-def _check_memory(source: "DataSource", sizes: "Mapping[str, tuple[int, int]]", config: "DictConfig") -> None:
+def _check_memory(data: "DataSpec", sizes: "Mapping[str, tuple[int, int]]", config: "DictConfig") -> None:
     """Refuse a batch that cannot be held in memory, before anything is allocated: reckoned from its least size."""
-    dataset = source.dataset
     pixels = sum(height * width * 3 for height, width in sizes.values())
-    numbers = dataset.state_dim + config.horizon.train * dataset.action_dim
+    numbers = data.state_dim + config.horizon.train * data.action_dim
     window = pixels + 4 * numbers + 8
     room = available_memory()
     if room is not None and window * config.trainer.batch_size > room:
@@ -203,7 +236,7 @@ def _layout(source: "DataSource") -> Any:
     return ActionLayout.from_names(dataset.action_names, dataset.action_dim, dataset.state_names)
 
 
-def _summary(run: Run, source: "DataSource", trainable: "Trainable") -> dict[str, Any]:
+def _summary(run: Run, facts: "JSONObject", trainable: "Trainable") -> dict[str, Any]:
     config = run.config
     return {
         "task": "train",
@@ -211,7 +244,7 @@ def _summary(run: Run, source: "DataSource", trainable: "Trainable") -> dict[str
         "training_horizon": config.horizon.train,
         "total_steps": config.trainer.steps,
         "seed": config.seed,
-        "data": source.facts(),
+        "data": facts,
         "pretrained": trainable.load_report.source or None,
         "config": run.written_config(),
         "completed_at": now(),

@@ -31,9 +31,7 @@ from xp.training.options import TrainerOptions
 from xp.training.overfit import Overfit, StepBatches
 from xp.training.profiling import NoProfile, Profile
 from xp.training.schedules import Schedule, make_schedule, warmup_note
-from xp.training.validation import ValidationStoppedError
-
-Validate = Callable[[Policy, int], dict[str, float]]
+from xp.training.validation import Validate, ValidationStoppedError
 
 IN_FLIGHT = 2
 """Updates that may wait on the device: enough to hide the host's work, few enough not to pile up inputs there."""

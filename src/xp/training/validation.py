@@ -14,6 +14,9 @@ from xp.runs.execution.progress import Progress
 from xp.runs.records.folder import PROGRESS
 from xp.training.action_layout import ActionLayout
 
+Validate = Callable[[Policy, int], dict[str, float]]
+"""Metrics of a policy at a step."""
+
 METRICS = ("val_loss", "l1_error", "direction_accuracy", "gripper_accuracy", "position_l1", "rotation_l1")
 """Columns of validation_log.csv after `step` and `epoch`, in this order."""
 
@@ -55,7 +58,8 @@ def make_validator(
     statistics: DatasetStatistics,
     seed: int = 0,
     progress: ValidationProgress | None = None,
-) -> Callable[[Policy, int], dict[str, float]]:
+    action_dim: int | None = None,
+) -> Validate:
     """Build `validate(policy, step)`, which asks the deployed policy about the same held-out windows every time.
 
     Args:
@@ -64,6 +68,7 @@ def make_validator(
         statistics: the training statistics, {"action": {mean, std, min, max, mask}, ...}.
         seed: of the draws inside loss and prediction; batch number i uses seed + i at every validation.
         progress: told how far it is; it may end the validation before a batch.
+        action_dim: dimensions that count, where a batch has more (a dataset of a mixture, padded to the widest).
 
     Returns:
         A function giving `METRICS`. `val_loss` is the training objective in evaluation mode, averaged over valid action
@@ -86,7 +91,8 @@ def make_validator(
             known = policy.spec.window[0] + (COMMITTED if policy.spec.prefix_future else 0)
             truth, valid = future(batch, predictions.shape[1], known)
             weights.append(int(valid.sum()))
-            parts.append((predictions, truth, valid, present_positions(batch, layout)))
+            actual = (predictions[..., :action_dim], truth[..., :action_dim])
+            parts.append((*actual, valid, present_positions(batch, layout)))
             follow(len(predictions))
         if not parts:
             return dict.fromkeys(METRICS, math.nan)

@@ -19,8 +19,12 @@ class LeRobotFamily(Family):
     name = "lerobot"
     framework = "torch"
     folder_layout = "config.json with a policy type beside model.safetensors (a LeRobot pretrained_model)"
-    load_options = {"mask": "of an act_smooth, its attention when acting: training or original"}
+    load_options = {
+        "mask": "of an act_smooth, its attention when acting: training or original",
+        "unnorm_key": "of a policy of a mixture, whose statistics and cameras it has from now on",
+    }
     takes_relative_actions = True
+    takes_mixtures = True
 
     def build(self, request: BuildRequest) -> "TorchTrainable":
         """See `Family.build`; the transforms become processor steps, or the policy's own."""
@@ -66,7 +70,9 @@ class LeRobotFamily(Family):
 
     def refuse_options(self, folder: Path, options: Mapping[str, str]) -> None:
         """Say of `unnorm_key`, which a policy with several statistics takes, why there is nothing to choose here."""
-        if "unnorm_key" in options:
+        from xp.models.lerobot.sidecar import read_sidecar
+
+        if "unnorm_key" in options and not read_sidecar(folder).members:
             raise UserError(
                 f"unnorm_key={options['unnorm_key']}: {folder} holds a LeRobot policy, whose "
                 f"statistics are those of its "

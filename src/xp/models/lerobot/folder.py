@@ -6,7 +6,7 @@ weights drawn at random passes for a loaded one. Nothing here goes through it.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 import torch
 
@@ -103,6 +103,10 @@ class Notes(TypedDict):
     cameras: Mapping[str, str]
     fps: float | None
     name: str
+    members: NotRequired[Mapping[str, Mapping[str, str]]]
+    """Of a mixture: {dataset: {camera of the mixture: the dataset's own}}."""
+    widths: NotRequired[list[int]]
+    """Dimensions of action and state in use, where a dataset of a mixture was chosen and the network is wider."""
 
 
 def write_folder(folder: Path, module: "PreTrainedPolicy", processors: "Processors", notes: Notes) -> None:

@@ -49,6 +49,9 @@ def host_tensors(
     """
     found: HostBatch = {}
     for key, (camera, height, width) in images.items():
+        if not camera:  # nothing feeds it: the chosen dataset of a mixture does not have it
+            found[key] = _dark(batch, height, width, history)
+            continue
         frames = resize(_frames(batch, camera), height, width)
         frames = frames if square is None else fitted(frames, square)
         found[key] = torch.from_numpy(_steps(frames, history)).movedim(-1, -3)
@@ -59,6 +62,9 @@ def host_tensors(
     if ACTION in batch:
         found[ACTION] = torch.from_numpy(np.ascontiguousarray(np.asarray(batch[ACTION]), np.float32))
         found[IS_PAD] = torch.from_numpy(np.ascontiguousarray(np.asarray(batch[IS_PAD]), bool))
+    if "action_dim_is_pad" in batch:
+        dims = np.asarray(batch["action_dim_is_pad"])
+        found["action_dim_is_pad"] = torch.from_numpy(np.ascontiguousarray(dims, bool))
     if "observation_is_dropped" in batch:
         found["observation_is_dropped"] = torch.from_numpy(np.asarray(batch["observation_is_dropped"], bool))
     tasks = batch[TASK]
@@ -79,6 +85,23 @@ def as_float(inputs: Mapping[str, Value], *, contiguous: bool) -> HostBatch:
         else value
         for key, value in inputs.items()
     }
+
+
+def widened(inputs: HostBatch, width: int) -> HostBatch:
+    """The state filled up with zeros to `width`: numbers of a dataset that has fewer, or none."""
+    state = inputs.get(STATE)
+    if state is None:
+        images = next(value for value in inputs.values() if isinstance(value, torch.Tensor))
+        state = torch.zeros((*images.shape[:-3], 0))
+    assert isinstance(state, torch.Tensor)
+    return {**inputs, STATE: torch.nn.functional.pad(state, (0, width - state.shape[-1]))}
+
+
+def _dark(batch: Batch, height: int, width: int, history: int | None) -> torch.Tensor:
+    """Black pictures for every row."""
+    key = next(name for name in batch if name.startswith((STATE, "observation.images.")))
+    lead = np.asarray(batch[key]).shape[: 1 if history is None else 2]
+    return torch.zeros((*lead, 3, height, width), dtype=torch.uint8)
 
 
 def _steps(array: Shaped[np.ndarray, "batch _history ..."], history: int | None) -> Shaped[np.ndarray, "batch ..."]:

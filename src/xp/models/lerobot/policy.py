@@ -15,8 +15,10 @@ from jaxtyping import Float32, Shaped
 from xp.errors import UserError, did_you_mean, join_names
 from xp.models.lerobot.cameras import camera_name
 from xp.models.lerobot.folder import Notes, write_folder
-from xp.models.lerobot.inputs import HostBatch, Processed, Value, as_float, host_tensors
+from xp.models.lerobot.inputs import HostBatch, Processed, Value, as_float, host_tensors, widened
+from xp.models.lerobot.members import DIM_IS_PAD, Members, padded_dimensions_left_out, write_members
 from xp.models.lerobot.processors import camera_names_in
+from xp.models.members import member_asked_for
 from xp.models.observation import IMAGES, STATE, TASK, as_windows, refuse_without_actions
 from xp.models.policy import Batch, Framework, PolicySpec, Seed
 from xp.models.torch_draws import predict_by_row
@@ -48,17 +50,22 @@ class Assembly:
     notes: Notes
     square: int | None = None
     """Side of the square that the policy fits pictures into."""
+    members: Members | None = None
+    """Of a mixture, of which no dataset has been chosen."""
+    state_width: int = 0
+    """What the network reads of a state, where the chosen dataset of a mixture has less."""
 
     def prepare(self, batch: Batch) -> HostBatch:
         """A numpy batch as host tensors; see `xp.models.lerobot.inputs`."""
-        return host_tensors(
-            batch,
+        found = host_tensors(
+            batch if self.members is None else self.members.normalise(batch),
             images=self.images,
             history=self.time,
             state_dim=self.spec.state_dim,
             environment_dim=self.spec.environment_dim,
             square=self.square,
         )
+        return widened(found, self.state_width) if self.state_width > self.spec.state_dim else found
 
     def preprocess(self, inputs: Mapping[str, Value], *, contiguous: bool = True) -> Processed:
         """What the policy itself takes: normalised, tokenised, on its device; see `as_float` for `contiguous`.
@@ -66,7 +73,10 @@ class Assembly:
         Which samples lose their state goes to the step that hides it and, since LeRobot's batches do not carry it
         through the processors, to a policy that hides it itself.
         """
-        dropped = inputs.get(DROPPED)
+        dropped, dims = inputs.get(DROPPED), inputs.get(DIM_IS_PAD)
+        if dims is not None:
+            others = {name: value for name, value in inputs.items() if name != DIM_IS_PAD}
+            return {**self.preprocess(others, contiguous=contiguous), DIM_IS_PAD: dims}
         if dropped is None:
             return self.processors[0](as_float(inputs, contiguous=contiguous))
         given = {name: value for name, value in inputs.items() if name != DROPPED}
@@ -114,7 +124,7 @@ class LeRobotPolicy:
     @property
     def camera_slots(self) -> dict[str, str]:
         """See `Policy.camera_slots`."""
-        return {camera_name(key): camera for key, (camera, _, _) in self.assembly.images.items()}
+        return {camera_name(key): camera for key, (camera, _, _) in self.assembly.images.items() if camera}
 
     def predict(
         self, observation: Batch, *, seed: Seed = 0, **options: object
@@ -129,6 +139,8 @@ class LeRobotPolicy:
         if isinstance(seed, np.ndarray):
             return predict_by_row(self.predict, observation, seed, options)
         prefix, past = _told(options, self.spec)
+        members = self.assembly.members
+        name = None if members is None else members.chosen(member_asked_for(observation, members.names))
         seen = {name: value for name, value in observation.items() if not name.startswith(("action", DROPPED))}
         seen = self._checked(as_windows(seen, self.spec), observation)
         with torch.no_grad(), self._seeded_eval_mode(seed):
@@ -141,7 +153,10 @@ class LeRobotPolicy:
             else:
                 actions = predict_chunk(self.module, inputs)[:, : self.spec.horizon]
             found = self.assembly.processors[1](actions)
-        return found.to(torch.float32).cpu().numpy()
+        actions = found.to(torch.float32).cpu().numpy()
+        if members is not None and name is not None:
+            return members.actions(actions, name)
+        return actions[..., : self.spec.action_dim]
 
     def _checked(self, seen: Batch, observation: Batch) -> Batch:
         """Refuse an observation that lacks what the policy reads; say once where xp alone changes a picture's size."""
@@ -210,6 +225,8 @@ class LeRobotPolicy:
         """Write a LeRobot `pretrained_model` folder; `load_policy(folder)` gives this policy back exactly."""
         with camera_names_in(self.assembly.processors[0], self.assembly.notes["cameras"]):
             write_folder(Path(folder), self.module, self.assembly.processors, self.assembly.notes)
+        if self.assembly.members is not None:
+            write_members(Path(folder), self.assembly.members)
 
     @contextmanager
     def _seeded_eval_mode(self, seed: int) -> Iterator[None]:
@@ -253,7 +270,10 @@ def predict_chunk(module: "PreTrainedPolicy", inputs: Processed) -> Float32[torc
 
 def objective(module: "PreTrainedPolicy", inputs: Processed) -> tuple[Shaped[torch.Tensor, ""], Parts]:
     """The policy's loss on processed inputs and its scalar parts."""
-    value, parts = module(inputs)
+    dims = inputs.get(DIM_IS_PAD)
+    assert dims is None or isinstance(dims, torch.Tensor)
+    with padded_dimensions_left_out(dims, module.config.type):
+        value, parts = module({name: each for name, each in inputs.items() if name != DIM_IS_PAD})
     return value, {name: part for name, part in (parts or {}).items() if _is_scalar(part) and name != "loss"}
 
 

@@ -17,6 +17,7 @@ from xp.foreign.text import printable
 from xp.models.lerobot.cameras import PREFIX
 from xp.models.lerobot.catalog import missing_package
 from xp.models.lerobot.inputs import ACTION, ENVIRONMENT, STATE, HostBatch, Processed
+from xp.models.lerobot.members import know_step
 from xp.models.lerobot.settings import action_steps
 from xp.models.lerobot.sidecar import POSTPROCESSOR, PREPROCESSOR, Sidecar
 from xp.models.policy import DataTransforms, Statistics
@@ -65,11 +66,12 @@ def new_processors(config: "PreTrainedConfig", stats: FeatureStatistics, sidecar
     """(preprocessor, postprocessor) for training: those of a pretrained policy with new statistics, or new ones."""
     from lerobot.policies.factory import make_pre_post_processors
 
+    know_step()
     if sidecar is None or not (sidecar.folder / PREPROCESSOR).is_file():
         return make_pre_post_processors(config, dataset_stats=dict(stats))  # type: ignore[arg-type]
     features = {**(config.input_features or {}), **(config.output_features or {})}
     norm_map = getattr(config, _MODES)
-    return make_pre_post_processors(
+    made = make_pre_post_processors(
         config,
         pretrained_path=str(sidecar.folder),
         preprocessor_overrides={
@@ -80,6 +82,8 @@ def new_processors(config: "PreTrainedConfig", stats: FeatureStatistics, sidecar
             "unnormalizer_processor": {"features": config.output_features, "norm_map": norm_map, "stats": stats}
         },
     )
+    _take_out_choice(made[0])
+    return made
 
 
 def add_transform_steps(processors: "Processors", config: "PreTrainedConfig", transforms: DataTransforms) -> None:
@@ -149,7 +153,7 @@ def camera_names_in(preprocessor: "Preprocessor", cameras: Mapping[str, str]) ->
     camera that feeds two inputs cannot be said so: LeRobot then refuses for want of the second.
     """
     own = {key: key.removeprefix(PREFIX).removeprefix("observation.") for key in cameras}
-    renamed = {PREFIX + camera: key for key, camera in cameras.items() if camera not in (own[key], key)}
+    renamed = {PREFIX + camera: key for key, camera in cameras.items() if camera not in ("", own[key], key)}
     before = [(step, step.rename_map) for step in _renamers(preprocessor)]
     for step, names in before[:1]:
         step.rename_map = {**names, **renamed}
@@ -230,6 +234,7 @@ def saved_processors(config: "PreTrainedConfig", folder: Path) -> "Processors":
                 "written by LeRobot before 0.4: convert it with `python -m "
                 f"lerobot.processor.migrate_policy_normalization --pretrained-path={folder}`."
             )
+    know_step()
     try:
         processors = make_pre_post_processors(
             config,
@@ -244,9 +249,25 @@ def saved_processors(config: "PreTrainedConfig", folder: Path) -> "Processors":
             f"The processors in {folder} cannot be made ({said}). Copy {PREPROCESSOR} and {POSTPROCESSOR} again from "
             "where the policy was trained."
         ) from error
+    _take_out_choice(processors[0])
     _check_statistics(processors, folder)
     drop_camera_names(processors[0], config.image_features)
     return processors
+
+
+def _take_out_choice(preprocessor: "Preprocessor") -> None:
+    """Take out the step by which LeRobot's tools refuse a policy of a mixture."""
+    preprocessor.steps = [step for step in preprocessor.steps if type(step).__name__ != "DatasetToBeChosen"]
+
+
+def use_statistics(processors: "Processors", stats: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
+    """Normalise by these statistics, features that are not named as before."""
+    from lerobot.processor import NormalizerProcessorStep, UnnormalizerProcessorStep
+
+    for processor in processors:
+        for step in _of_kind(processor.steps, NormalizerProcessorStep, UnnormalizerProcessorStep):
+            step.stats = {**(step.stats or {}), **{name: dict(each) for name, each in stats.items()}}
+            step.to(device=step.device)
 
 
 def _check_statistics(processors: "Processors", folder: Path) -> None:

@@ -31,6 +31,10 @@ class Sidecar:
     images: Mapping[str, tuple[int, int, int]]
     cameras: Mapping[str, str] = field(default_factory=dict)
     fps: float | None = None
+    members: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Of a mixture's policy: {dataset: {camera of the mixture: the dataset's own}}."""
+    widths: tuple[int, int] | None = None
+    """Dimensions of action and state in use, where one of its datasets was chosen."""
 
     @property
     def policy_type(self) -> str:
@@ -70,8 +74,29 @@ def read_sidecar(folder: Path) -> Sidecar:
     fed = notes.object("cameras", Fields({}, notes.source))
     cameras = {key: fed.text(key) for key in fed.content} or _renamed(folder, images)
     return Sidecar(
-        folder, _completed(folder, dict(config.content)), images, cameras, notes.number("fps", None, low=1e-3, high=1e6)
+        folder,
+        _completed(folder, dict(config.content)),
+        images,
+        cameras,
+        notes.number("fps", None, low=1e-3, high=1e6),
+        _members(notes),
+        _widths(notes),
     )
+
+
+def _members(notes: Fields) -> dict[str, dict[str, str]]:
+    none = Fields({}, notes.source)
+    return {
+        name: {camera: entry.text(camera) for camera in entry.content}
+        for name, entry in notes.object("members", none).objects()
+    }
+
+
+def _widths(notes: Fields) -> tuple[int, int] | None:
+    if "widths" not in notes.content:
+        return None
+    action, state = notes.integers("widths", low=0, high=1 << 20, count=2)
+    return action, state
 
 
 def _completed(folder: Path, config: dict[str, JSON]) -> dict[str, JSON]:

@@ -39,6 +39,7 @@ STEPS = frozenset(
         "molmoact2_masked_unnormalizer", "molmoact2_clamp_normalized", "molmoact2_clamp_action",
         "molmoact2_state_frame_transform", "molmoact2_action_frame_transform", "eo1_conversation_template_processor",
         "observation_dropout", "relative_to_anchor", "absolute_from_anchor", "hold_action", "lanczos_resize",
+        "xp_dataset_to_be_chosen",
     }
 )  # fmt: skip
 """Registered steps that compute with what they are given: LeRobot's, and those of our plugin, act_smooth.

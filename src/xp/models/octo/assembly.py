@@ -10,10 +10,11 @@ from jaxtyping import Shaped
 
 from xp.errors import UserError, did_you_mean, join_names
 from xp.models.camera_maps import check_map
+from xp.models.members import MemberNormals, not_chosen
 from xp.models.normal import Normal, identity, normal_of
 from xp.models.octo.cameras import Slot, camera_notes
 from xp.models.octo.factory import build_module
-from xp.models.octo.inputs import Prepare
+from xp.models.octo.inputs import Members, Prepare
 from xp.models.octo.io.folder import OctoSidecar
 from xp.models.octo.io.matching_weights import HasShape
 from xp.models.octo.io.spec import ModelSpec, ModuleSpec, Notes
@@ -45,6 +46,8 @@ class Assembly:
 
     def action_normal(self, unnorm_key: str | None) -> Normal:
         """The statistics that bring actions back to dataset units."""
+        if self.prepare.members is not None and unnorm_key not in self.datasets:
+            raise UserError(not_chosen(unnorm_key, self.prepare.members.names))
         if unnorm_key is None and len(self.datasets) == 1:
             return next(iter(self.datasets.values()))
         if unnorm_key is None or unnorm_key not in self.datasets:
@@ -78,14 +81,18 @@ def assemble(
     head = module.heads["action"]
     _check_example(sidecar.example, head.action_horizon, head.action_dim)
     own: Notes = sidecar.config.get("xp", {})
-    slots = _fed(_slots(sidecar, own), camera_map)
-    statistics = _chosen(by_dataset(sidecar.statistics), own.get("dataset") if unnorm_key is None else unnorm_key)
+    key = own.get("dataset") if unnorm_key is None else unnorm_key
+    statistics = _chosen(by_dataset(sidecar.statistics), key)
+    slots = _fed(_slots_of(sidecar, own, unnorm_key), camera_map)
     datasets = {name: normal_of(entry, "action") for name, entry in statistics.items()}
     for name, normal in datasets.items():
         _check_size(normal, head.action_dim, name)
     proprio = _proprio(model, sidecar, statistics)
+    members = _members(own, statistics, head.action_dim, proprio) if key is None else None
     texts = text_inputs(model["task_tokenizers"].get("language"), own.get("tokenizer"), _max_length(sidecar))
     only = next(iter(datasets.values())) if len(datasets) == 1 else identity(head.action_dim)
+    if members is not None:
+        only = identity(members.action.mean.shape[1])
     prepare = Prepare(
         slots=slots,
         horizon=head.action_horizon,
@@ -94,6 +101,8 @@ def assemble(
         action=only,
         proprio=proprio,
         texts=texts,
+        state_dim=_state_width(sidecar) if proprio is not None else 0,
+        members=members,
     )
     spec = PolicySpec(
         horizon=head.action_horizon,
@@ -104,7 +113,8 @@ def assemble(
         language=texts is not None,
         optional_state=proprio is not None,
     )
-    sidecar = _with_choices(sidecar, slots if camera_map else None, unnorm_key)
+    chosen = slots if camera_map or (unnorm_key is not None and own.get("members")) else None
+    sidecar = _with_choices(sidecar, chosen, unnorm_key)
     return Assembly(network=Network(module), prepare=prepare, spec=spec, sidecar=sidecar, datasets=datasets)
 
 
@@ -192,6 +202,34 @@ def _patterns(tokenizer: ModuleSpec, name: str) -> list[str]:
             "config.json that was saved with the weights."
         )
     return [str(pattern) for pattern in given]
+
+
+def _slots_of(sidecar: OctoSidecar, own: Notes, unnorm_key: str | None) -> dict[str, Slot]:
+    """The slots; once a dataset of a mixture is chosen, fed by its cameras, and masked where it has none."""
+    slots, members = _slots(sidecar, own), own.get("members", {})
+    if unnorm_key is None or unnorm_key not in members or own.get("dataset") is not None:
+        return slots
+    cameras = members[unnorm_key]
+    return {name: slot._replace(camera=cameras.get(slot.camera or "")) for name, slot in slots.items()}
+
+
+def _members(own: Notes, statistics: _ByDataset, width: int, proprio: Normal | None) -> Members | None:
+    """The normalisers of a mixture's datasets, by `member_index`; None for a policy of another kind."""
+    names = tuple(own.get("members", ()))
+    if len(names) < 2 or set(names) != set(statistics):
+        return None
+    action = [normal_of(statistics[name], "action") for name in names]
+    state = [normal_of(statistics[name], "proprio") for name in names] if proprio is not None else []
+    widest = max(len(normal.mean) for normal in action)
+    return Members(
+        names=names,
+        action=MemberNormals.of(action, min(widest, width)),
+        state=MemberNormals.of(state, max((len(normal.mean) for normal in state), default=0)),
+    )
+
+
+def _state_width(sidecar: OctoSidecar) -> int:
+    return leaf_at(branch(sidecar.example, "observation"), "proprio").shape[-1]
 
 
 def _proprio(model: ModelSpec, sidecar: OctoSidecar, statistics: _ByDataset) -> Normal | None:

@@ -20,6 +20,7 @@ class OctoFamily(Family):
     folder_layout = "STEP/default/checkpoint (an Octo folder)"
     load_options = {"unnorm_key": "whose statistics bring the actions to dataset units, where the folder has several"}
     has_steps = True
+    takes_mixtures = True
 
     def build(self, request: BuildRequest) -> "JaxTrainable":
         """See `Family.build`; which states are hidden is said by the batch, so nothing of `transforms` is needed."""

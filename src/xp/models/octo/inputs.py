@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Shaped, UInt8
 
 from xp.errors import UserError, join_names
+from xp.models.members import MemberNormals, members_of
 from xp.models.normal import Normal
 from xp.models.octo.cameras import Slot
 from xp.models.octo.network.text import Texts
@@ -15,6 +16,15 @@ from xp.models.tree import Tree, branch, flatten
 from xp.pictures import resize
 
 _FIRST_RELEASE = {"tasks": "task", "pad_mask": "timestep_pad_mask"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Members:
+    """The datasets of a mixture: their names and normalisers."""
+
+    names: tuple[str, ...]
+    action: MemberNormals
+    state: MemberNormals
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +43,10 @@ class Prepare:
     action: Normal
     proprio: Normal | None
     texts: Texts | None
+    state_dim: int = 0
+    """What the network reads of a state; a dataset of a mixture may have less, which is filled up with zeros."""
+    members: "Members | None" = None
+    """Of a mixture whose batches say whose each window is; None where one dataset's statistics count."""
 
     def __call__(self, batch: Batch) -> dict[str, np.ndarray]:
         """Inputs of the network; with `action` in the batch also the targets [B, T, H, A] and their mask."""
@@ -77,8 +91,8 @@ class Prepare:
     def _state(self, batch: Batch, lead: tuple[int, int]) -> dict[str, np.ndarray]:
         """The normalised state and whether it is there: absent or dropped states are masked out of the attention."""
         assert self.proprio is not None
-        size = len(self.proprio.mean)
-        given = batch.get("observation.state")
+        size = self.state_dim if self.members is not None else len(self.proprio.mean)
+        given = batch.get("observation.state") if size else None  # a dataset of a mixture may have none
         state = np.zeros((*lead, size), np.float32) if given is None else np.asarray(given)
         if given is None:
             values, there = state, np.zeros(lead, dtype=bool)
@@ -87,8 +101,14 @@ class Prepare:
                 f"observation.state has shape {state.shape}; the policy wants {(*lead, size)}, that is [B, T, S]. "
                 "Give the states the policy was trained on."
             )
+        elif self.members is not None:
+            member = members_of(batch, self.members.names)
+            values = self.members.state.normalize(state, member)
+            there = np.broadcast_to(self.members.state.there(member).any(axis=1)[:, None], lead)
         else:
-            values, there = self.proprio.normalize(state), np.ones(lead, dtype=bool)
+            values, there = self.proprio.normalize(state), np.full(lead, size > 0)
+        if values.shape[2] < self.state_dim:
+            values = np.pad(values, [(0, 0), (0, 0), (0, self.state_dim - values.shape[2])])
         dropped = np.asarray(batch.get("observation_is_dropped", np.zeros(lead[0], dtype=bool)), dtype=bool)
         mask = there & ~dropped[:, None]
         return {
@@ -117,6 +137,8 @@ class Prepare:
         """For every observed step its chunk: action [B, T-1+H, A] -> [B, T, H, A]; a longer batch is cut to H."""
         action = np.asarray(batch["action"])
         needed, size = history - 1 + self.horizon, len(self.action.mean)
+        if self.members is not None:
+            size = self.members.action.mean.shape[1]
         if action.ndim != 3 or action.shape[1] < needed or action.shape[2] != size:
             raise UserError(
                 f"The batch's actions have shape {action.shape}; the model (history {history}, horizon {self.horizon}) "
@@ -125,10 +147,17 @@ class Prepare:
         steps = np.arange(history)[:, None] + np.arange(self.horizon)[None, :]
         padded = batch.get("action_is_pad")
         real = np.ones(action.shape[:2], dtype=bool) if padded is None else ~np.asarray(padded, dtype=bool)
-        chunks = self.action.normalize(action)[:, steps]
+        counts = real[:, steps, None]
+        if self.members is None:
+            normalised = self.action.normalize(action)
+        else:
+            member = members_of(batch, self.members.names)
+            normalised = self.members.action.normalize(action, member)
+            counts = counts & self.members.action.there(member)[:, None, None]
+        chunks = normalised[:, steps]
         fixed = {name: np.asarray(batch[name]) for name in ("noise", "time") if name in batch}
         filling = [*[(0, 0)] * 3, (0, self.action_dim - size)]
-        counts = np.broadcast_to(real[:, steps, None], chunks.shape)
+        counts = np.broadcast_to(counts, chunks.shape)
         return {**fixed, "action": np.pad(chunks, filling), "action_pad_mask": np.pad(counts, filling)}
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,6 +12,7 @@ from jaxtyping import Float32
 
 from xp.errors import UserError, did_you_mean, join_names
 from xp.models.jax_keys import row_keys
+from xp.models.members import member_asked_for
 from xp.models.normal import Normal
 from xp.models.observation import as_windows, refuse_without_actions
 from xp.models.octo.assembly import Assembly
@@ -108,6 +109,8 @@ class OctoPolicy:
             normalized: True leaves the actions in normalised units, with every dimension of the head.
         """
         asked = PredictOptions.from_given(options)
+        if asked.unnorm_key is None and self.assembly.prepare.members is not None:
+            asked = replace(asked, unnorm_key=member_asked_for(observation, self.assembly.prepare.members.names))
         inputs = _seen(self.assembly.prepare(self._windows(observation)))
         normal = None if asked.normalized else self.assembly.action_normal(asked.unnorm_key)
         wants_draw = asked.temperature is not None or bool(asked.sample_shape)

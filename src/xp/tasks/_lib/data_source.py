@@ -11,7 +11,8 @@ from xp.checkpoints.reference import CheckpointRef
 from xp.data import Dataset, Split, compute_statistics, load_statistics, open_dataset, split_episodes
 from xp.data.dataset import Groups
 from xp.errors import UserError, join_names
-from xp.json_types import JSON, JSONObject
+from xp.json_types import JSON, JSONObject, section
+from xp.models.members import not_chosen
 from xp.runs import RunFolder
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from xp.models.policy import DataSpec, GroupSpec
 
 SPLIT = "split.json"
+SPLITS = "splits"
+"""The folder in a run of a mixture with a manifest for each dataset."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,11 @@ def open_source(
 
 
 def eval_source(
-    checkpoint: str | Path, data: "Data", root: str | None = None, cache: str | Path | None = None
+    checkpoint: str | Path,
+    data: "Data",
+    root: str | None = None,
+    cache: str | Path | None = None,
+    unnorm_key: str | None = None,
 ) -> tuple[DataSource, str] | None:
     """The dataset to measure a policy on, its held-out episodes, and how they were held out, in words.
 
@@ -136,6 +143,7 @@ def eval_source(
         data: the `data` section.
         root: the dataset's folder; None for the one that the policy's training run used.
         cache: `paths.cache`, where it is known.
+        unnorm_key: of a policy of a mixture, which of its datasets.
 
     Returns:
         None where neither `root` nor a training run says which dataset it is.
@@ -144,11 +152,12 @@ def eval_source(
         UserError: the manifest holds out episodes that the policy was trained on.
     """
     folder = own_folder(checkpoint)
-    trained = training_data(folder)
+    member = member_of(folder, unnorm_key)
+    trained = training_data(folder, unnorm_key)
     root = root or (trained.root if trained else None)
     if root is None:
         return None
-    own = Split.load(folder / SPLIT) if trained else None
+    own = own_split(folder, member) if trained else None
     source = open_source(data, cache, root=root, holds_out=False)
     same = trained is not None and trained.fingerprint == source.dataset.fingerprint
     if trained is not None and not same and data.split is None:
@@ -185,7 +194,8 @@ def eval_data(config: DictConfig, section: str) -> tuple[DataSource, str]:
         UserError: nothing says which dataset, or it has another rate than the policy was trained at.
     """
     given = config[section]
-    found = eval_source(given.checkpoint, config.data, given.data_root, config.paths.cache)
+    key = given.get("unnorm_key")
+    found = eval_source(given.checkpoint, config.data, given.data_root, config.paths.cache, key)
     if found is None:
         raise UserError(
             f"{section}.checkpoint={given.checkpoint} is not an xp training run, so its dataset is unknown. Give the "
@@ -223,7 +233,11 @@ def refuse_other_rate(checkpoint: str | Path, fps: float, where: str, mend: Call
 def _trained_rate(checkpoint: str | Path) -> float | None:
     from xp.models.families import trained_fps
 
-    trained = training_data(own_folder(checkpoint))
+    folder = own_folder(checkpoint)
+    if (folder / SPLITS).is_dir():  # a mixture: all of its datasets were brought to one rate
+        found = section(RunFolder(folder).summary(), "data").get("fps")
+        return found if isinstance(found, int | float) else trained_fps(checkpoint)
+    trained = training_data(folder)
     if trained is not None:
         return trained.fps
     return trained_fps(checkpoint)
@@ -270,14 +284,45 @@ def refuse_trained_on(episodes: tuple[int, ...], own: Split, folder: Path, given
         )
 
 
-def training_data(folder: Path) -> TrainedData | None:
-    """What a training run's summary says about its data; None where `folder` is none."""
-    summary = RunFolder(folder).summary() if (folder / SPLIT).is_file() else None
+def training_data(folder: Path, member: str | None = None) -> TrainedData | None:
+    """What a training run's summary says about its data; None where `folder` is none.
+
+    Args:
+        folder: of the run.
+        member: which dataset of a mixture.
+
+    Raises:
+        UserError: the run was trained on a mixture that has no such dataset.
+    """
+    made = (folder / SPLIT).is_file() or (folder / SPLITS).is_dir()
+    summary = RunFolder(folder).summary() if made else None
     data = summary.get("data") if isinstance(summary, Mapping) else None
     if not isinstance(data, Mapping) or not data:
         return None
     fps = data.get("fps")
+    if "members" in data:
+        members = section(data, "members")
+        if member is None or member not in members:
+            raise UserError(not_chosen(member, list(members)))
+        data = section(members, member)
     return TrainedData(str(data["root"]), str(data["fingerprint"]), fps if isinstance(fps, int | float) else None)
+
+
+def trained_on(folder: Path) -> list[tuple[TrainedData, Split]]:
+    """The datasets that a run was trained on, with what it held out of each; none where `folder` is no training run."""
+    members = sorted(path.stem for path in (folder / SPLITS).glob("*.json"))
+    found = [(training_data(folder, name), name) for name in members or [None]]
+    return [(trained, own_split(folder, name)) for trained, name in found if trained is not None]
+
+
+def own_split(folder: Path, member: str | None) -> Split:
+    """What a training run held out: of a mixture, of one of its datasets."""
+    return Split.load(folder / SPLIT if member is None else folder / SPLITS / f"{member}.json")
+
+
+def member_of(folder: Path, unnorm_key: str | None) -> str | None:
+    """The dataset of a mixture that `unnorm_key` means; None for a run that was trained on one dataset."""
+    return unnorm_key if (folder / SPLITS).is_dir() else None
 
 
 def held_out(source: DataSource, limit: int | None) -> tuple[int, ...]:

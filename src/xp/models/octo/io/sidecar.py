@@ -9,6 +9,7 @@ from xp.json_types import JSON
 from xp.models.octo.cameras import Slot, camera_notes
 from xp.models.octo.io.folder import OctoSidecar
 from xp.models.octo.io.spec import ModelSpec, ModuleSpec, OctoConfig, model_spec
+from xp.models.octo.io.statistics import by_name
 from xp.models.octo.network.text import word_text
 from xp.models.octo.options import OctoOptions
 from xp.models.policy import DataSpec, Statistics
@@ -49,13 +50,15 @@ def new_sidecar(
             "fps": data.fps,
         },
     }
+    if data.members:
+        config["xp"]["members"] = {member.name: dict(member.cameras) for member in data.members}
     if options.history > options.max_history:
         raise UserError(
             f"model.history={options.history} is longer than model.max_history={options.max_history}, the number of "
             f"steps that have position embeddings. Type model.max_history={options.history}."
         )
     example = _example(model, slots, data, options.history, horizon, length)
-    return OctoSidecar(config=config, example=example, statistics=dict(statistics), step=0)
+    return OctoSidecar(config=config, example=example, statistics=by_name(statistics), step=0)
 
 
 def _text_processor(model: ModelSpec, length: int) -> ModuleSpec | None:

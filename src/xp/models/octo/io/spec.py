@@ -64,6 +64,8 @@ class Notes(TypedDict, total=False):
     tokenizer: str | None
     fps: float
     dataset: str | None
+    members: dict[str, dict[str, str]]
+    """Of a model trained on a mixture: {dataset: {camera of the mixture: the dataset's own}}."""
 
 
 class OctoConfig(TypedDict):

@@ -3,6 +3,12 @@
 from collections.abc import Mapping
 
 
+def by_name(statistics: Mapping[str, object]) -> dict[str, object]:
+    """Statistics as a folder holds them: of one dataset flat, of a mixture's by name, which Octo's own code reads."""
+    members = statistics.get("members")
+    return dict(members) if isinstance(members, Mapping) else dict(statistics)
+
+
 def by_dataset(statistics: Mapping[str, object]) -> dict[str, Mapping[str, object]]:
     """Statistics of each dataset: a file holds one dataset flat (then named ''), or several by name."""
     if "action" in statistics or not statistics:

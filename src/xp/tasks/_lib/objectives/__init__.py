@@ -94,11 +94,11 @@ def refuse_seen(dump: "Dump", checkpoint: str, given: str) -> None:
     Raises:
         UserError: naming the episodes and how to make another set.
     """
-    from xp.data import Split
-    from xp.tasks._lib.data_source import SPLIT, own_folder, refuse_trained_on, training_data
+    from xp.tasks._lib.data_source import own_folder, refuse_trained_on, trained_on
 
     folder = own_folder(checkpoint)
-    trained = training_data(folder)
-    if dump.about.get("part") == "train" or not trained or trained.fingerprint != dump.about.get("fingerprint"):
+    if dump.about.get("part") == "train":
         return
-    refuse_trained_on(dump.episodes, Split.load(folder / SPLIT), folder, f"{given}={dump.path}")
+    for trained, own in trained_on(folder):
+        if trained.fingerprint == dump.about.get("fingerprint"):
+            refuse_trained_on(dump.episodes, own, folder, f"{given}={dump.path}")

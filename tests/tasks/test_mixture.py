@@ -1,0 +1,131 @@
+"""Training on a mixture of three datasets that differ in cameras, rate, widths and state, from the command line."""
+
+import json
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+from mixture_sets import MIX, write_sets
+from tasks_setup import EVERY, SMALL, Xp, weights_of
+
+from xp.errors import UserError
+
+
+@pytest.fixture(scope="session")
+def sets(tmp_path_factory):
+    return write_sets(tmp_path_factory.mktemp("sets"))
+
+
+def command(sets, *more):
+    mix = ["data=mix", MIX.format(folder=sets), "data.fps=10"]
+    return ["task=train", *mix, "trainer.steps=12", *EVERY, *more]
+
+
+@pytest.fixture(scope="session")
+def mixed(tmp_path_factory, cache, sets):
+    """An Octo trained on the three."""
+    folder = tmp_path_factory.mktemp("mixed")
+    Xp(folder, cache)(*command(sets, *SMALL, "hydra.run.dir=run"))
+    return folder / "run"
+
+
+def test_shares_and_the_validation_of_each_dataset_are_written_down(mixed):
+    summary = json.loads((mixed / "summary.json").read_text())
+    members = summary["data"]["members"]
+    assert {name: each["share"]["asked"] for name, each in members.items()} == pytest.approx(
+        {"arm": 0.5, "bare": 0.2, "video": 0.3}
+    )
+    assert sum(each["share"]["samples"] for each in members.values()) == 12 * 4
+    last = summary["final_metrics"]
+    assert all(np.isfinite(last[f"{name}/val_loss"]) for name in members)
+    weighted = sum(members[name]["share"]["asked"] * last[f"{name}/val_loss"] for name in members)
+    assert last["val_loss"] == pytest.approx(weighted)
+    assert {path.stem for path in (mixed / "splits").iterdir()} == set(members)
+
+
+def test_a_policy_of_a_mixture_acts_as_the_dataset_that_is_chosen(mixed):
+    from xp.models import load_policy
+
+    policy = load_policy(mixed, unnorm_key="video")
+    assert policy.spec.action_dim == 14 and policy.spec.state_dim == 14
+    assert policy.camera_slots == {"primary": "high", "wrist": "left"}
+    bare = load_policy(mixed, unnorm_key="bare")
+    assert bare.spec.action_dim == 3 and bare.spec.state_dim == 0 and set(bare.spec.cameras) == {"eye"}
+    seen = {"observation.images.eye": np.zeros((2, 1, 32, 32, 3), np.uint8), "task": ["push"] * 2}
+    assert bare.predict(seen).shape == (2, 4, 3)
+
+
+def test_a_missing_or_unknown_choice_is_refused_with_the_names(mixed):
+    from xp.models import load_policy
+
+    with pytest.raises(UserError, match=r"arm, bare, video.*none was chosen"):
+        load_policy(mixed).predict({"observation.images.primary": np.zeros((1, 1, 32, 32, 3), np.uint8), "task": [""]})
+    with pytest.raises(UserError, match="did you mean 'video'"):
+        load_policy(mixed, unnorm_key="vdeo")
+
+
+@pytest.mark.slow
+def test_predict_measures_one_of_the_datasets_on_what_the_run_held_out(xp, mixed):
+    xp("task=predict", f"predict.checkpoint={mixed}", "predict.unnorm_key=arm", "hydra.run.dir=arm", "horizon=h4")
+    metrics = json.loads((xp.cwd / "arm" / "metrics.json").read_text())
+    assert metrics["held_out"] == "held out by the training run"
+    done = xp("task=predict", f"predict.checkpoint={mixed}", "hydra.run.dir=none", code=2)
+    assert "arm, bare, video" in done.stderr + done.stdout
+
+
+@pytest.mark.slow
+def test_kill_9_and_resume_gives_the_same_weights(xp, sets, mixed):
+    process = xp.start(*command(sets, *SMALL, "hydra.run.dir=run"))
+    deadline = time.monotonic() + 600
+    log = xp.cwd / "run" / "training_log.csv"
+    while not (log.exists() and len(log.read_text().splitlines()) > 3) and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    xp(*command(sets, *SMALL, "hydra.run.dir=run"))
+    assert weights_of(xp.cwd / "run") == weights_of(mixed)
+
+
+@pytest.mark.slow
+def test_a_dataset_of_weight_0_is_the_same_run_as_one_left_out(xp, sets):
+    two = f"data.mix={{arm: {{root: {sets}/arm}}, bare: {{root: {sets}/bare}}}}"
+    three = f"data.mix={{arm: {{root: {sets}/arm}}, bare: {{root: {sets}/bare}}, no: {{root: X, weight: 0}}}}"
+    small = [*SMALL, "trainer.steps=4", *EVERY, "hydra.run.dir=run"]
+    xp("task=train", "data=mix", two, *small)
+    before = weights_of(xp.cwd / "run")
+    done = xp("task=train", "data=mix", three, *small)
+    assert "done" in done.stdout + done.stderr
+    assert weights_of(xp.cwd / "run") == before
+
+
+ACT = ["model=act_tiny", "model.image_size=[32,32]", "trainer.batch_size=4", "trainer.val_windows=8"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["act_tiny", "diffusion"])
+def test_a_lerobot_policy_learns_from_a_mixture_and_becomes_a_plain_one(xp, sets, tmp_path, model):
+    from xp.models import load_policy
+
+    own = ["model.type=diffusion", "model.down_dims=[16,32]"] if model == "diffusion" else []
+    model = "lerobot" if model == "diffusion" else model
+    more = [f"model={model}", *own, *ACT[1:], "lr.warmup_steps=2", "hydra.run.dir=run"]
+    xp(*command(sets, *more))
+    final = xp.cwd / "run"
+    with pytest.raises(UserError, match="arm, bare, video"):
+        load_policy(final, unnorm_key="ram")
+    policy = load_policy(final, unnorm_key="arm")
+    assert policy.spec.action_dim == 7
+    observation = {
+        "observation.images.oblique": np.zeros((2, policy.spec.history, 32, 32, 3), np.uint8),
+        "observation.images.wrist": np.zeros((2, policy.spec.history, 32, 32, 3), np.uint8),
+        "observation.state": np.zeros((2, policy.spec.history, 7), np.float32),
+        "task": ["push"] * 2,
+    }
+    answer = policy.predict(observation)
+    policy.save(tmp_path / "plain")
+    np.testing.assert_array_equal(load_policy(tmp_path / "plain").predict(observation), answer)
+    processor = (tmp_path / "plain" / "policy_preprocessor.json").read_text()
+    assert "xp_dataset_to_be_chosen" not in processor
