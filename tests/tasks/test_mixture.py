@@ -45,6 +45,20 @@ def test_shares_and_the_validation_of_each_dataset_are_written_down(mixed):
     assert {path.stem for path in (mixed / "splits").iterdir()} == set(members)
 
 
+def test_the_report_has_the_shares_and_the_losses_of_each_dataset(mixed):
+    from xp.report.mixture_table import mixture_table
+    from xp.report.read import read_experiment
+    from xp.report.training_figures import logs_by_dataset
+    from xp.runs import RunFolder
+
+    table = mixture_table(read_experiment(mixed.parent))
+    assert [row[1:3] for row in table.rows] == [("arm", "50.0%"), ("bare", "20.0%"), ("video", "30.0%")]
+    assert sum(int(row[4]) for row in table.rows) == 48
+    logs = logs_by_dataset(RunFolder(mixed).validation_log())
+    assert set(logs) == {"arm", "bare", "video"} and logs["arm"][-1]["step"] == 12
+    assert all(np.isfinite(log[-1]["val_loss"]) for log in logs.values())
+
+
 def test_a_policy_of_a_mixture_acts_as_the_dataset_that_is_chosen(mixed):
     from xp.models import load_policy
 

@@ -17,6 +17,7 @@ from xp.report.figures import draw_figures, draw_panels
 from xp.report.findings import findings
 from xp.report.improvement import improvement_charts, improvement_findings, improvement_tables
 from xp.report.matrix import Matrix, build_matrices
+from xp.report.mixture_table import mixture_table
 from xp.report.numbers import interval, number
 from xp.report.policies import Policies, policies_of
 from xp.report.policy_plot import Panel, dot_plot, panels
@@ -108,6 +109,7 @@ def render(
         charts=[{"chart": chart, "svg": line_chart(chart), "legend": legend(chart)} for chart in charts],
         variants=variants_table(experiment),
         runs=_runs(experiment, short),
+        mixtures=mixture_table(short),
         utilisation=utilisation(short),
         differences=differences(short),
         provenance=provenance_table(experiment),

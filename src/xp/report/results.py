@@ -137,10 +137,10 @@ def best_run(runs: Sequence[Entry]) -> tuple[Entry, float, str] | None:
 
 
 def columns_of(runs: Sequence[Entry]) -> list[str]:
-    """Log columns worth a column in the table of runs: the usual ones first, at most six."""
+    """Log columns worth a column in the table of runs: the usual ones first, at most six; not those of one dataset."""
     keys = dict.fromkeys(key for run in runs for key in last_values(run))
     ordered = [key for key in _PREFERRED if key in keys] + [key for key in keys if key not in _PREFERRED]
-    return [key for key in ordered if key != "lr"][:6]
+    return [key for key in ordered if key != "lr" and "/" not in key][:6]
 
 
 def flat_value(run: Entry, key: str) -> str:

@@ -27,7 +27,8 @@ PANELS = (
 def draw_training(run: RunFolder) -> list[Path]:
     """Write the figures of a run that has trained into its `figures/`; one without any row has none. Gives the paths.
 
-    training_loss.png, learning_rate.png (logarithmic), validation_metrics.png (2 x 2) and loss_comparison.png.
+    training_loss.png, learning_rate.png (logarithmic), validation_metrics.png (2 x 2) and loss_comparison.png; of a
+    mixture of datasets also validation_by_dataset.png (2 x 2).
     """
     training, validation = run.training_log(), run.validation_log()
     folder, found = run.path / "figures", []
@@ -39,7 +40,24 @@ def draw_training(run: RunFolder) -> list[Path]:
         found.append(_panels(folder / "validation_metrics.png", {"": validation}))
         losses = {"training": (training, "loss"), "held out": (validation, "val_loss")}
         found.append(_lines(folder / "loss_comparison.png", losses, "loss"))
+        if by_dataset := logs_by_dataset(validation):
+            found.append(_panels(folder / "validation_by_dataset.png", by_dataset))
     return found
+
+
+def logs_by_dataset(log: Log) -> dict[str, Log]:
+    """The validation of each dataset of a mixture, whose columns begin with its name and a slash; {} without one."""
+    names = dict.fromkeys(column.partition("/")[0] for row in log for column in row if "/" in column)
+    return {
+        name: [
+            {
+                "step": row.get("step"),
+                **{key.removeprefix(f"{name}/"): value for key, value in row.items() if key.startswith(f"{name}/")},
+            }
+            for row in log
+        ]
+        for name in names
+    }
 
 
 def draw_comparison(runs: Mapping[str, RunFolder], path: Path) -> Path:

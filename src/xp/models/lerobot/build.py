@@ -98,6 +98,7 @@ def build(request: BuildRequest) -> TorchTrainable:
         add_transform_steps(processors, config, request.transforms)
     drop_camera_names(processors[0], list(images))
     is_resized = any(tuple(data.cameras[camera][:2]) != sizes[camera] for camera in cameras.values())
+    is_resized = is_resized or bool(data.members)  # whose datasets need not be of one size
     resize_pictures(processors, {key: size[:2] for key, size in images.items()}, is_resized)
     notes: Notes = {"cameras": cameras, "fps": data.fps, "name": options.name or config.type}
     assembly = _assembly(config, processors, {key: (cameras[key], *size[:2]) for key, size in images.items()}, notes)
