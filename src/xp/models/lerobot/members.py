@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 STATISTICS = "dataset_statistics.json"
 """Beside the policy of a mixture: {dataset: its statistics}, in the form of Octo's file of that name."""
 TO_BE_CHOSEN = "xp_dataset_to_be_chosen"
-"""The step in the preprocessor of a mixture's policy; `XP_HINT` in its configuration says what to do."""
+"""The step in the preprocessor of a mixture's policy."""
 DIM_IS_PAD = "action_dim_is_pad"
 """[B, A] bool: dimensions of the action that a window's dataset does not have."""
 _WHAT = "statistics of each dataset of a mixture"
@@ -162,15 +162,6 @@ def read_statistics(folder: Path) -> dict[str, dict[str, FeatureStatistics]]:
             for key in ("action", "proprio")
         }
     return found
-
-
-def is_to_be_chosen(folder: Path) -> bool:
-    """Whether a policy's folder is a mixture's of which no dataset has been chosen."""
-    try:
-        steps = json.loads((folder / "policy_preprocessor.json").read_text(encoding="utf-8"))["steps"]
-        return any(step.get("registry_name") == TO_BE_CHOSEN for step in steps)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return False
 
 
 def know_step() -> None:
