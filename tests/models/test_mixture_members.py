@@ -66,8 +66,6 @@ def test_a_policy_whose_loss_cannot_be_masked_is_refused():
         padded_dimensions_left_out(torch.tensor([[False, True]]), "vqbet"),
     ):
         torch.nn.functional.mse_loss(torch.zeros(1, 3, 2), torch.zeros(1, 3, 2))
-    with padded_dimensions_left_out(None, "vqbet"):
-        pass
 
 
 def test_a_folder_of_a_mixture_has_a_step_that_no_lerobot_knows(tmp_path):

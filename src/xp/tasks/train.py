@@ -47,7 +47,7 @@ def fit(run: Run) -> None:
     from xp.training.augmentation import with_augmentation
 
     config = run.config
-    if config.data.mix is not None:
+    if config.data.get("mix") is not None:
         _fit_mixture(run)
         return
     source = open_source(config.data, config.paths.cache)

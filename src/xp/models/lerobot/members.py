@@ -193,7 +193,7 @@ def know_step() -> None:
 
 
 @contextmanager
-def padded_dimensions_left_out(is_pad: Bool[torch.Tensor, "batch action"] | None, policy_type: str) -> Iterator[None]:
+def padded_dimensions_left_out(is_pad: Bool[torch.Tensor, "batch action"], policy_type: str) -> Iterator[None]:
     """Meanwhile elementwise losses of actions are 0 where a dataset has no such dimension, and means are over the rest.
 
     LeRobot's policies compute `l1_loss` or `mse_loss` without reduction and then a mean over all dimensions; their
@@ -202,9 +202,6 @@ def padded_dimensions_left_out(is_pad: Bool[torch.Tensor, "batch action"] | None
     Raises:
         UserError: the policy computed no such loss, so that nothing could be left out.
     """
-    if is_pad is None:
-        yield
-        return
     mode = _Masking(is_pad)
     with mode:
         yield

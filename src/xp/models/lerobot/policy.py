@@ -271,9 +271,12 @@ def predict_chunk(module: "PreTrainedPolicy", inputs: Processed) -> Float32[torc
 def objective(module: "PreTrainedPolicy", inputs: Processed) -> tuple[Shaped[torch.Tensor, ""], Parts]:
     """The policy's loss on processed inputs and its scalar parts."""
     dims = inputs.get(DIM_IS_PAD)
-    assert dims is None or isinstance(dims, torch.Tensor)
-    with padded_dimensions_left_out(dims, module.config.type):
-        value, parts = module({name: each for name, each in inputs.items() if name != DIM_IS_PAD})
+    if dims is None:
+        value, parts = module(inputs)
+    else:
+        assert isinstance(dims, torch.Tensor)
+        with padded_dimensions_left_out(dims, module.config.type):
+            value, parts = module({name: each for name, each in inputs.items() if name != DIM_IS_PAD})
     return value, {name: part for name, part in (parts or {}).items() if _is_scalar(part) and name != "loss"}
 
 
