@@ -114,7 +114,7 @@ class Ordered:
         return self.indices[number * self.batch_size : (number + 1) * self.batch_size]
 
 
-def expect_next(windows: Windows, parts: Iterable[Int[np.ndarray, " batch"]]) -> None:
+def expect_next(windows: NumberedWindows, parts: Iterable[Int[np.ndarray, " batch"]]) -> None:
     """Announce the next batches, the one that is asked for first, where that is worth anything."""
     if windows.look_ahead:
         for indices in parts:

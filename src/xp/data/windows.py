@@ -1,6 +1,6 @@
 """Windows around frames: T observations up to frame t and the actions t-P .. t+H-1, as batches of numpy arrays."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -24,6 +24,15 @@ class NumberedWindows(Protocol):
 
     def batch(self, indices: Int[np.ndarray, " batch"] | Sequence[int]) -> Batch:
         """The windows of these numbers as one batch; its arrays are copies that the caller may change."""
+        ...
+
+    @property
+    def look_ahead(self) -> int:
+        """How many batches are worth announcing (`expect`) before they are asked for; 0 where frames are at hand."""
+        ...
+
+    def expect(self, indices: Int[np.ndarray, " batch"] | Sequence[int]) -> None:
+        """Say that the batch of these numbers will be asked for soon. A hint: it changes no byte."""
         ...
 
 

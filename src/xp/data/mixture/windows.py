@@ -3,16 +3,17 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Int
 
 from xp.data.buffers import Buffers
+from xp.data.frame_source import CameraFrames
 from xp.data.mixture.members import Mixture
 from xp.data.windows import Batch, Windows
 
 MEMBER = "member_index"
 """The key of a batch that says whose each window is: [B] int64, a place in `Mixture.members`."""
 
-Frames = Mapping[str, Mapping[str, UInt8[np.ndarray, "rows height width channels"]]]
+Frames = Mapping[str, CameraFrames]
 """{member: {camera of the mixture: frames [N, h, w, 3]}}; a camera has one size in all members."""
 
 
@@ -79,6 +80,20 @@ class MixtureWindows:
             self._put(found, rows, part, len(index))
         found[MEMBER] = whose
         return found
+
+    @property
+    def look_ahead(self) -> int:
+        """The most that one of the datasets asks for."""
+        return max((part.look_ahead for part in self.parts.values()), default=0)
+
+    def expect(self, indices: Int[np.ndarray, " batch"] | Sequence[int]) -> None:
+        """Say that the batch of these numbers will be asked for soon."""
+        index = np.asarray(indices, np.int64)
+        whose = np.searchsorted(self.first, index, side="right") - 1
+        for place in np.unique(whose):
+            part = self.parts[int(place)]
+            if part.look_ahead:
+                part.expect(index[whose == place] - self.first[place])
 
     def of_member(self, name: str) -> Int[np.ndarray, " windows"]:
         """The numbers of a dataset's windows."""
