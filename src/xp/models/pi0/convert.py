@@ -6,6 +6,7 @@ threads; every leaf is read once, in order, by one of them. A low-rank update be
 
 import math
 import shutil
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import batched, groupby
@@ -15,7 +16,7 @@ import ml_dtypes
 import numpy as np
 
 from xp import atomic
-from xp.checkpoints.arrays import AnyDType, CorruptFileError, Leaf, Reader
+from xp.checkpoints.arrays import AnyArray, AnyDType, CorruptFileError, Leaf, Reader
 from xp.checkpoints.contiguous import contiguous
 from xp.checkpoints.orbax import OrbaxWriter, write_step_metadata
 from xp.checkpoints.ranges import cut, rounded_up
@@ -231,11 +232,13 @@ def _to_jax(source: Source, target: Path, cast: AnyDType | None, advance: Advanc
     shapes = opened.shapes
     leaves = {name: Leaf(name, shape, cast or _leaf_dtype(opened, name)) for name, shape in shapes.items()}
     writer = OrbaxWriter(place / PARAMS, leaves, new_tree(leaves))
-    move(
-        _copied(opened, writer) if isinstance(opened, StepFolder) else _joined(opened, writer, leaves),
-        lambda name, start, values: writer.write(name, start, values.astype(leaves[name].dtype, copy=False)),
-        advance,
-    )
+    writing = threading.Lock()
+
+    def write(name: str, start: int, values: AnyArray) -> None:
+        with writing:  # a chunk is held twice while it is written: one at a time, while the next is put together
+            writer.write(name, start, values.astype(leaves[name].dtype, copy=False))
+
+    move(_copied(opened, writer) if isinstance(opened, StepFolder) else _joined(opened, writer, leaves), write, advance)
     writer.close()
     write_step_metadata(place, [PARAMS])
     notes, file = interface.notes, interface.tokenizer_file
