@@ -1,5 +1,6 @@
 """What a run read: a dataset that was replaced under it is noticed, a copy with other times is the same."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -147,3 +148,22 @@ def test_large_files_are_hashed_by_size_and_blocks(tmp_path, monkeypatch):
         file.seek(-1, os.SEEK_END)
         file.write(b"x")
     assert inputs._digest(path, 10_000_000) != first
+
+
+def test_what_a_suite_reads_is_an_input_of_the_tasks_that_simulate(tmp_path):
+    body = '<body><freejoint/><geom type="mesh" mesh="hull"/></body>'
+    robot = f'<mujoco><asset><mesh file="hull.stl"/></asset><worldbody>{body}</worldbody></mujoco>'
+    (tmp_path / "robot.xml").write_text(robot)
+    (tmp_path / "hull.stl").write_bytes(bytes(80) + b"one")
+    (tmp_path / "beside.stl").write_bytes(b"no part of it")
+    env = {"name": "quadruped", "mjcf": str(tmp_path / "robot.xml"), "robot": {"name": "go2"}}
+    collect = OmegaConf.create({"task": {"name": "collect"}, "seed": 0, "env": env})
+    train(tmp_path / "run", collect)
+    files = json.loads((tmp_path / "run" / "inputs.json").read_text())["env.mjcf"]["files"]
+    assert files.keys() == {"robot.xml", "hull.stl"}
+    (tmp_path / "hull.stl").write_bytes(bytes(80) + b"six")
+    with pytest.raises(UserError, match=r"env\.mjcf=.*robot\.xml than is there now \(changed: hull\.stl\)"):
+        train(tmp_path / "run", collect)
+    trained = OmegaConf.create({"task": {"name": "train"}, "seed": 0, "env": env})
+    train(tmp_path / "other", trained)
+    assert not (tmp_path / "other" / "inputs.json").exists(), "a training does not simulate"

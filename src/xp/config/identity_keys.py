@@ -87,6 +87,8 @@ NEUTRAL: dict[str, JSON] = {
     "eval.blind": False,
     "eval.hide_state": False,
     "env.action": "joints",
+    "env.mjcf": None,
+    "env.mjcf_joints": {},
     "collect.load_options": None,
     "dump.load_options": None,
     "eval.load_options": None,

@@ -147,8 +147,10 @@ class Suite(Protocol):
 
     It may also have `refuse_seeds(first, count, keys)`, which raises a `UserError` where some of the initial states
     first .. first + count - 1 do not exist although there is no single last one; `keys` are the configuration keys of
-    both, for the message; and `env_megabytes`, the memory that an env takes while an episode is under way, where that
-    is so much that fewer envs have to stand side by side.
+    both, for the message; `env_megabytes`, the memory that an env takes while an episode is under way, where that is so
+    much that fewer envs have to stand side by side; and `input_files(env)`, a static method that gives {key: files} of
+    what an `env` section makes the suite read from outside, the file that the key names first: a run notes the content
+    of each (`xp.runs.jobs.inputs`).
     """
 
     @property

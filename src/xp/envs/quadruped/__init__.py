@@ -1,1 +1,1 @@
-"""Walking quadrupeds in MuJoCo, made of primitive shapes from the numbers in conf/env, with an expert that trots."""
+"""Walking quadrupeds in MuJoCo, of primitive shapes or from an MJCF, with an expert that trots."""

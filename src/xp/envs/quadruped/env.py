@@ -11,6 +11,7 @@ from xp.envs.mujoco_import import mujoco
 from xp.envs.mujoco_types import MjData
 from xp.envs.quadruped.model import CAMERA, FLOOR
 from xp.envs.quadruped.robot import JOINTS
+from xp.envs.quadruped.scene import Scene, scene_of
 from xp.envs.quadruped.settings import ENVIRONMENT_STATE_NAMES, STATE_NAMES, Settings
 from xp.envs.quadruped.simulation import Simulation
 from xp.envs.raycast import RayCaster
@@ -87,8 +88,8 @@ class QuadrupedEnv:
         return self._observation
 
     def _look(self) -> Observation:
-        position = self.simulation.positions[0].copy()
-        draw = {f"observation.images.{name}": partial(self._drawn, name, position) for name in self.cameras}
+        state = self.simulation.states[0].copy()
+        draw = {f"observation.images.{name}": partial(self._drawn, name, state) for name in self.cameras}
         known: dict[str, np.ndarray | str] = {"observation.state": self._state}
         if self._environment_state:
             known["observation.environment_state"] = self._motion()
@@ -99,19 +100,25 @@ class QuadrupedEnv:
         return self.simulation.motion()[0].astype(np.float32)
 
     @cached_property
-    def _renderer(self) -> RayCaster:
-        return RayCaster(self.simulation.model, self.cameras, table=FLOOR)
+    def _pictured(self) -> Scene:
+        """The scene with all that is seen."""
+        return self.simulation.scene if self.settings.description is None else scene_of(self.settings, pictures=True)
 
     @cached_property
-    def _scene(self) -> MjData:
-        return mujoco.MjData(self.simulation.model)
+    def _renderer(self) -> RayCaster:
+        return RayCaster(self._pictured.model, self.cameras, table=FLOOR)
 
-    def _drawn(self, camera: str, position: np.ndarray) -> UInt8[np.ndarray, "height width 3"]:
-        """The picture of a pose, brought back to the middle of the floor by whole tiles of its pattern."""
+    @cached_property
+    def _posed(self) -> MjData:
+        return mujoco.MjData(self._pictured.model)
+
+    def _drawn(self, camera: str, state: np.ndarray) -> UInt8[np.ndarray, "height width 3"]:
+        """The picture of a state, brought back to the middle of the floor by whole tiles of its pattern."""
         assert camera == CAMERA, camera
         period = 2 * FLOOR.tile
-        self._scene.qpos[:] = position
-        self._scene.qpos[:2] -= np.round(position[:2] / period) * period
-        mujoco.mj_fwdPosition(self.simulation.model, self._scene)
-        mujoco.mj_camlight(self.simulation.model, self._scene)
-        return self._renderer.render(self._scene, camera)
+        position = self._pictured.to_model(state[None])[0, 1:20]
+        self._posed.qpos[:] = position
+        self._posed.qpos[:2] -= np.round(position[:2] / period) * period
+        mujoco.mj_fwdPosition(self._pictured.model, self._posed)
+        mujoco.mj_camlight(self._pictured.model, self._posed)
+        return self._renderer.render(self._posed, camera)

@@ -26,13 +26,33 @@ _COLOURS = {
 FLOOR = Table(half=60.0, tile=0.25, origin=(0.0137, 0.0171), colours=((0.52, 0.53, 0.55), (0.42, 0.44, 0.48)))
 
 
-def build_model(
+def build_model(robot: Robot, **changes: float) -> MjModel:
+    """The compiled scene; `changes` as `build_spec` takes them."""
+    return build_spec(robot, **changes).compile()
+
+
+def build_spec(
     robot: Robot, *, friction: float = 1.0, trunk_mass: float = 1.0, gains: float = 1.0, timestep: float = TIMESTEP
-) -> MjModel:
-    """The compiled scene; the three factors are for the feet's friction, the trunk's mass and the servos' gains."""
+) -> Any:
+    """The scene; the three factors are for the feet's friction, the trunk's mass and the servos' gains."""
     spec = mujoco.MjSpec()
     spec.modelname = robot.name
     spec.compiler.degree = False
+    add_surroundings(spec, timestep=timestep)
+    trunk = spec.worldbody.add_body(name="trunk", pos=[0, 0, robot.initial_height])
+    trunk.add_freejoint(name="trunk")
+    hips = [_hip_position(robot, leg) for leg in LEGS]
+    _mass(trunk, _with_rotors(robot.trunk, robot.rotor_mass, hips), trunk_mass)
+    box = mujoco.mjtGeom.mjGEOM_BOX
+    _shape(trunk, "trunk", box, np.array(robot.trunk_size) / 2, contype=0, conaffinity=1)
+    add_camera(trunk)
+    for leg, place in zip(LEGS, hips, strict=True):
+        _leg(spec, trunk, robot, leg, place, friction, gains)
+    return spec
+
+
+def add_surroundings(spec: Any, *, timestep: float = TIMESTEP, **floor: Any) -> None:
+    """The floor, the light and the solver that every quadruped has; `floor` are more settings of the floor."""
     spec.option.timestep = timestep
     spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
     spec.option.jacobian = mujoco.mjtJacobian.mjJAC_DENSE  # MuJoCo issue 3767: a wrong sparse Hessian in 4.0.0
@@ -41,20 +61,11 @@ def build_model(
     spec.visual.global_.offwidth = spec.visual.global_.offheight = 1280
     spec.visual.map.znear = 0.01
     spec.stat.center, spec.stat.extent = [0.0, 0.0, 0.2], 1.0
-    world = spec.worldbody
-    plane = mujoco.mjtGeom.mjGEOM_PLANE
-    _shape(world, "floor", plane, (FLOOR.half, FLOOR.half, 0.05), contype=1, conaffinity=0, group=TABLE_GROUP)
-    world.add_light(type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL, pos=[0.3, -0.4, 3.0], dir=[-0.25, 0.35, -0.9])
-    trunk = world.add_body(name="trunk", pos=[0, 0, robot.initial_height])
-    trunk.add_freejoint(name="trunk")
-    hips = [_hip_position(robot, leg) for leg in LEGS]
-    _mass(trunk, _with_rotors(robot.trunk, robot.rotor_mass, hips), trunk_mass)
-    box = mujoco.mjtGeom.mjGEOM_BOX
-    _shape(trunk, "trunk", box, np.array(robot.trunk_size) / 2, contype=0, conaffinity=1)
-    _camera(trunk)
-    for leg, place in zip(LEGS, hips, strict=True):
-        _leg(spec, trunk, robot, leg, place, friction, gains)
-    return spec.compile()
+    plane, sides = mujoco.mjtGeom.mjGEOM_PLANE, (FLOOR.half, FLOOR.half, 0.05)
+    settings = {"contype": 1, "conaffinity": 0, "group": TABLE_GROUP, **floor}
+    _shape(spec.worldbody, "floor", plane, sides, **settings)
+    light = mujoco.mjtLightType.mjLIGHT_DIRECTIONAL
+    spec.worldbody.add_light(type=light, pos=[0.3, -0.4, 3.0], dir=[-0.25, 0.35, -0.9])
 
 
 def _hip_position(robot: Robot, leg: str) -> Vector:
@@ -85,7 +96,7 @@ def _leg(spec: Any, trunk: Any, robot: Robot, leg: str, place: Vector, friction:
 
 
 def _link(spec: Any, parent: Any, robot: Robot, leg: str, part: str, place: Vector, axis: Any, gains: float) -> Any:
-    """A body with one hinge and its servo: torque = stiffness (target - angle) - damping * speed, within its limit."""
+    """A body with one hinge and its servo."""
     number, name = PARTS.index(part), f"{leg}_{part}"
     body = parent.add_body(name=name, pos=list(place))
     body.add_joint(
@@ -98,10 +109,16 @@ def _link(spec: Any, parent: Any, robot: Robot, leg: str, part: str, place: Vect
         damping=robot.damping,
         frictionloss=robot.frictionloss[number],
     )
-    limit = robot.torque_limit[number]
+    add_servo(spec, robot, leg, part, name, gains)
+    return body
+
+
+def add_servo(spec: Any, robot: Robot, leg: str, part: str, joint: str, gains: float = 1.0) -> None:
+    """A servo of a joint: torque = stiffness (target - angle) - damping * speed, within its limit."""
+    limit = robot.torque_limit[PARTS.index(part)]
     servo = spec.add_actuator(
-        name=name,
-        target=name,
+        name=f"{leg}_{part}",
+        target=joint,
         trntype=mujoco.mjtTrn.mjTRN_JOINT,
         gaintype=mujoco.mjtGain.mjGAIN_FIXED,
         biastype=mujoco.mjtBias.mjBIAS_AFFINE,
@@ -112,7 +129,6 @@ def _link(spec: Any, parent: Any, robot: Robot, leg: str, part: str, place: Vect
     gain[0] = gains * robot.stiffness
     bias[1], bias[2] = -gains * robot.stiffness, -gains * robot.servo_damping
     servo.gainprm, servo.biasprm = gain, bias
-    return body
 
 
 def _mirrored(body: Body, leg: str, *, rear: bool = False) -> Body:
@@ -151,7 +167,7 @@ def _shape(body: Any, name: str, kind: Any, size: Any, *, colour: str | None = N
     body.add_geom(name=name, type=kind, size=list(size), rgba=[*_COLOURS[colour or name], 1.0], **options)
 
 
-def _camera(trunk: Any) -> None:
+def add_camera(trunk: Any) -> None:
     """A camera that goes with the trunk and keeps its direction: from the right and a little above."""
     quat, back = np.zeros(4), np.array([0.25, -1.1, 0.45])
     back /= np.linalg.norm(back)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
+from xp.envs.quadruped.description import Description
 from xp.envs.quadruped.robot import JOINTS, Robot, Vector
 from xp.errors import UserError, join_names
 
@@ -51,6 +52,8 @@ class Settings:
     """All that an episode depends on beside its seed and its actions."""
 
     robot: Robot
+    description: Description | None = None
+    """Where the robot's bodies come from a file."""
     fps: int
     max_steps: int
     own_signs: bool

@@ -17,7 +17,8 @@ from jaxtyping import Bool, Float, Float32, Float64, Int
 from xp.envs.batch import BatchStep
 from xp.envs.mujoco_import import mujoco
 from xp.envs.mujoco_types import MjModel
-from xp.envs.quadruped.model import TIMESTEP, build_model
+from xp.envs.quadruped.model import TIMESTEP
+from xp.envs.quadruped.scene import scene_of
 from xp.envs.quadruped.settings import FACTORS, OBSERVATION_SCALES, PUSH_SECONDS, TRACKING, Settings
 
 _SCALES = np.array(OBSERVATION_SCALES)
@@ -33,7 +34,8 @@ class Simulation:
         from mujoco import rollout
 
         self.settings, self.count = settings, count
-        self.model: MjModel = build_model(settings.robot)
+        self.scene = scene_of(settings)
+        self.model: MjModel = self.scene.model
         self._models: list[MjModel] = [self.model] * count
         self._threads = [mujoco.MjData(self.model) for _ in range(threads)]
         self._physics = rollout.Rollout(nthread=threads if threads > 1 else 0)
@@ -68,6 +70,11 @@ class Simulation:
     def close(self) -> None:
         """End the threads."""
         self._physics.close()
+
+    @property
+    def states(self) -> Float64[np.ndarray, "N S"]:
+        """Time, `positions` and `velocities` of each robot."""
+        return self._states
 
     @property
     def positions(self) -> Float64[np.ndarray, "N 19"]:
@@ -142,14 +149,14 @@ class Simulation:
         self._physics.rollout(
             self._models,
             self._threads,
-            self._states,
+            self.scene.to_model(self._states),
             self._targets,
             skip_checks=True,
             nstep=self._substeps,
             state=self._walked,
             sensordata=self._sensed,
         )
-        self._states = self._walked[:, -1].copy()
+        self._states = self.scene.from_model(self._walked[:, -1])
 
     def _in_own_frames(self) -> Float64[np.ndarray, "2 N 3"]:
         """The direction of gravity and the velocity of each trunk, in its own frame."""
@@ -207,7 +214,7 @@ class Simulation:
         factors = tuple(float(draws.uniform(*getattr(bounds, name))) for name in FACTORS)
         if bounds.changes_models and factors != self._model_of[row]:
             friction, mass, gains = factors
-            self._models[row] = build_model(self.settings.robot, friction=friction, trunk_mass=mass, gains=gains)
+            self._models[row] = self.scene.varied(friction=friction, trunk_mass=mass, gains=gains)
             self._model_of[row] = factors
 
 

@@ -3,11 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from omegaconf import MISSING
 
 from xp.config.schema import Env as EnvSchema
+from xp.envs.quadruped.description import PACKAGES, description_of, mjcf_path
 from xp.envs.quadruped.robot import JOINTS, robot_of
 from xp.envs.quadruped.settings import (
     ENVIRONMENT_STATE_NAMES,
@@ -20,6 +22,7 @@ from xp.envs.quadruped.settings import (
 )
 from xp.envs.suite import Actor, Env, Predict, refuse_unknown_camera, refuse_unknown_task
 from xp.errors import UserError
+from xp.foreign.mjcf import read_mjcf
 from xp.json_types import JSONObject
 
 if TYPE_CHECKING:
@@ -49,6 +52,8 @@ class QuadrupedSchema(EnvSchema):
     success_share: float = field(default=MISSING, metadata={"min": 0.0, "max": 1.0})
     initial_noise: float = field(default=MISSING, metadata={"min": 0.0, "max": 0.5})
     randomisation: Any = MISSING
+    mjcf: str | None = None
+    mjcf_joints: Any = MISSING
 
 
 class _Frozen(dict[str, object]):
@@ -78,6 +83,8 @@ class QuadrupedSuite:
     success_share: float
     initial_noise: float
     randomisation: Any
+    mjcf: str | None = None
+    mjcf_joints: Any = field(default_factory=dict)
     fps: float = 50
     max_steps: int | None = None
 
@@ -96,7 +103,7 @@ class QuadrupedSuite:
             raise UserError(
                 "env.robot is not given: which quadruped? Choose one: env=go1, env=go2, env=a1, env=minicheetah"
             )
-        for key in ("robot", "gait", "reward", "randomisation"):
+        for key in ("robot", "gait", "reward", "randomisation", "mjcf_joints"):
             value = getattr(self, key)
             object.__setattr__(self, key, _Frozen(value) if isinstance(value, Mapping) else value)
         object.__setattr__(self, "command", tuple(self.command))
@@ -115,8 +122,10 @@ class QuadrupedSuite:
         from xp.envs.quadruped.gait import gait_of
 
         gait_of(self.gait)
+        robot = robot_of(self.robot)
         return Settings(
-            robot=robot_of(self.robot),
+            robot=robot,
+            description=description_of(self.mjcf, self.mjcf_joints, robot.name),
             fps=int(self.fps),
             max_steps=round(SECONDS * self.fps) if self.max_steps is None else self.max_steps,
             own_signs=self.convention == "own",
@@ -203,10 +212,24 @@ class QuadrupedSuite:
         return Constant([0.0] * 12, horizon)
 
     def provenance(self) -> dict[str, str]:
-        """MuJoCo's version."""
+        """MuJoCo's version; where the bodies come from a file, its sha256 and the version of the package it is of."""
+        from importlib.metadata import version
+
         from xp.envs.mujoco_import import mujoco
 
-        return {"mujoco": mujoco.__version__}
+        found = {"mujoco": mujoco.__version__}
+        if self.settings.description is not None:
+            found["mjcf"] = self.settings.description.mjcf.digest()
+        if self.mjcf is not None and self.mjcf in PACKAGES:
+            found[self.mjcf] = version(self.mjcf)
+        return found
+
+    @staticmethod
+    def input_files(env: JSONObject) -> Mapping[str, Sequence[Path]]:
+        """{key: the files that an `env` section makes the suite read}: the MJCF, what it includes, its meshes."""
+        robot = env.get("robot")
+        path = mjcf_path(env.get("mjcf"), str(robot.get("name")) if isinstance(robot, Mapping) else "")
+        return {} if path is None else {"env.mjcf": read_mjcf(path).files}
 
     def _gait(self) -> "Gait":
         from xp.envs.quadruped.gait import gait_of

@@ -11,6 +11,7 @@ import hashlib
 import re
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -18,8 +19,11 @@ from pathlib import Path
 from xp.atomic import write_json
 from xp.checkpoints.reference import CheckpointRef
 from xp.checkpoints.run_layout import checkpoint_steps
+from xp.config.schema import SUITES
 from xp.errors import UserError
+from xp.foreign.paths import MissingError
 from xp.json_types import JSON, JSONObject, section
+from xp.plugins import find_entry
 from xp.runs.records.folder import RECORD, SUMMARY
 from xp.runs.records.json_io import read_json
 from xp.runs.records.record import Record, State
@@ -30,7 +34,10 @@ KEYS = (
     "eval.checkpoint", "eval.data_root", "dump.checkpoint", "merge.checkpoints", "merge.base",
     "convert.checkpoint",
 )  # fmt: skip
-"""The keys that name what a task reads. Runs count by their identity, and by what they in turn have read."""
+"""The keys that name what a task reads. Runs count by their identity, and by what they in turn have read.
+
+A suite may read files, too: `input_files(env)`, where it has that, gives {key: files}.
+"""
 _MEMBER = re.compile(r"data\.mix\..+\.(root|split|episode_weights)")
 """Of each dataset of a mixture."""
 _WRITES_DATA = ("collect", "report", "status", "gc", "cancel", "attach")
@@ -41,6 +48,20 @@ _MOST_FILES = 20_000
 
 Marks = tuple[int, int, int]
 """Size, inode, time of change in ns."""
+
+
+@dataclass(frozen=True)
+class _Input:
+    """Something that a task reads from outside."""
+
+    key: str
+    path: Path
+    run: Path | None = None
+    """The run whose input it is too."""
+    members: tuple[Path, ...] | None = None
+    """The files that count, of all that lie beside `path`; None: `path`, or all below it."""
+
+
 Files = dict[str, tuple[str, Marks]]
 """Relative name -> (digest, marks); a list [digest, size, inode, time] in inputs.json."""
 
@@ -61,10 +82,10 @@ def record_inputs(folder: Path, config: JSONObject, *, begun: bool) -> None:
         return
     known = _marks(_recorded(folder))
     found = {}
-    for key, path, run in _paths(config):
-        known.update(_marks(_recorded(run)) if run else {})
-        files = {name: [digest, *marks] for name, (digest, marks) in _files(path, known).items()}
-        found[key] = {"path": str(path), "files": files}
+    for each in _inputs(config):
+        known.update(_marks(_recorded(each.run)) if each.run else {})
+        files = {name: [digest, *marks] for name, (digest, marks) in _files(each.path, known, each.members).items()}
+        found[each.key] = {"path": str(each.path), "files": files}
     if found:
         write_json(folder / INPUTS, found)
 
@@ -80,15 +101,15 @@ def refuse_changed(folder: Path, config: JSONObject) -> None:
     recorded = _recorded(folder)
     if not recorded or (Record(folder / RECORD).state is State.FAILED and not checkpoint_steps(folder)):
         return
-    for key, path, _run in _paths(config):
-        before = recorded.get(key)
+    for each in _inputs(config):
+        before = recorded.get(each.key)
         if not before:
             continue
-        now = _lately(str(path), tuple(before.values()), _period())
+        now = _lately(str(each.path), tuple(before.values()), _period(), each.members)
         then = {name: digest for name, (digest, _marks) in before.items()}
         names = sorted(name for name in then.keys() | now.keys() if then.get(name) != now.get(name))
         if names:
-            raise UserError(_text(folder, key, path, names))
+            raise UserError(_text(folder, each.key, each.path, names))
 
 
 def _text(folder: Path, key: str, path: Path, names: list[str]) -> str:
@@ -100,8 +121,8 @@ def _text(folder: Path, key: str, path: Path, names: list[str]) -> str:
     )
 
 
-def _paths(config: JSONObject) -> Iterator[tuple[str, Path, Path | None]]:
-    """(key, path, run whose input it is too) of what a task reads; what is in a run counts by that run's identity.
+def _inputs(config: JSONObject) -> Iterator[_Input]:
+    """What a task reads; what is in a run counts by that run's identity.
 
     A policy measured on the dataset of its own training reads that: `predict.checkpoint's dataset`.
     """
@@ -115,11 +136,29 @@ def _paths(config: JSONObject) -> Iterator[tuple[str, Path, Path | None]]:
             path = Path(CheckpointRef.parse(value).path).absolute()
             run = next((place for place in (path, *list(path.parents)[:4]) if (place / RECORD).is_file()), None)
             if run is None and path.exists():
-                yield (f"{key}[{number}]" if isinstance(given, list) else key), path, None
+                yield _Input(f"{key}[{number}]" if isinstance(given, list) else key, path)
             elif run is not None and key.endswith(".checkpoint") and not result_config.get(f"{task}.data_root"):
                 root = _dataset_of(run)
                 if root is not None and task in _READS_THE_RUNS_DATA:
-                    yield f"{key}'s dataset", root, run
+                    yield _Input(f"{key}'s dataset", root, run)
+    yield from _of_the_suite(config)
+
+
+def _of_the_suite(config: JSONObject) -> Iterator[_Input]:
+    """What the suite reads, where the task simulates; nothing where its files are gone: then there is no content."""
+    env = section(config, "env")
+    if not env or not any(key.startswith("env.") for key in _result_config(config)):
+        return
+    suite = find_entry(SUITES, str(env.get("name")), "env.name").load()
+    input_files = getattr(suite, "input_files", None)
+    if input_files is None:
+        return
+    try:
+        found = input_files(env)
+    except MissingError:
+        return
+    for key, files in found.items():
+        yield _Input(key, files[0], members=tuple(files))
 
 
 def _result_config(config: JSONObject) -> JSONObject:
@@ -135,12 +174,12 @@ def _dataset_of(run: Path) -> Path | None:
     return Path(root) if isinstance(root, str) and Path(root).is_dir() else None
 
 
-def _files(path: Path, known: Mapping[Marks, str]) -> Files:
-    """The files below a path (or the path itself) with their digests."""
+def _files(path: Path, known: Mapping[Marks, str], members: tuple[Path, ...] | None = None) -> Files:
+    """The files below a path (or the path itself, or `members` beside it) with their digests."""
     inside = (each for each in path.rglob("*") if each.is_file())
     found: Files = {}
-    for each in [path] if path.is_file() else sorted(islice(inside, _MOST_FILES)):
-        relative = each.name if each == path else each.relative_to(path).as_posix()
+    for each in members or ([path] if path.is_file() else sorted(islice(inside, _MOST_FILES))):
+        relative = each.relative_to(path.parent if members or each == path else path).as_posix()
         if any(part.startswith(".") for part in Path(relative).parts):
             continue  # locks and caches that tools leave beside the data
         there = each.stat()
@@ -163,10 +202,12 @@ def _digest(path: Path, size: int) -> str:
 
 
 @lru_cache(maxsize=64)
-def _lately(path: str, files: tuple[tuple[str, Marks], ...], _: int) -> dict[str, str]:
+def _lately(
+    path: str, files: tuple[tuple[str, Marks], ...], _: int, members: tuple[Path, ...] | None
+) -> dict[str, str]:
     """Name -> digest of what is at a path; looked up once for all jobs of a plan that read the same."""
     known = {marks: digest for digest, marks in files}
-    return {name: digest for name, (digest, _marks) in _files(Path(path), known).items()}
+    return {name: digest for name, (digest, _marks) in _files(Path(path), known, members).items()}
 
 
 def _period() -> int:
