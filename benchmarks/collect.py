@@ -1,6 +1,6 @@
 """What collecting attempts costs: steps of an env per CPU second, physics alone and with a policy.
 
-    python benchmarks/collect.py [--envs 64] [--steps 100] [--contexts 256 1024 2048] [--recomputed 3]
+    python benchmarks/collect.py [--envs 64] [--steps 100] [--contexts 256 1024 2048] [--threads 1 2] [--recomputed 3]
     python benchmarks/collect.py --contexts        # the physics alone
 
 Four ratios. *Physics*: xp's simulation (observations, rewards, falls) beside `mujoco.rollout` on the same states and
@@ -8,7 +8,8 @@ targets in one call a control step, in short rounds that alternate, the median o
 *Cached*: a Vintix policy of the quadruped fork's size in
 many envs with kept keys and values, beside one env whose whole context is computed anew at each step, as the fork acts;
 at least 20. *Sum*: acting with the policy beside the CPU time of physics and of the policy alone; at most 1.25.
-*Threads*: wall time of the physics with two threads beside one. The context is full from the first measured step on.
+*Threads*: steps a second (wall time) with so many threads, of the physics alone and of physics and policy at each
+context, in rounds that alternate. The context is full from the first measured step on.
 Weights are random: only time is measured.
 """
 
@@ -76,10 +77,50 @@ def physics(envs: int, steps: int) -> float:
         f"ratio {np.median(bare / own):.2f} ({(bare / own).min():.2f} to {(bare / own).max():.2f} in {rounds} rounds)"
     )
     own = float(np.median(own))
-    two = standing(envs, 2)
-    one_wall, two_wall = wall(lambda: env.step(nothing), steps), wall(lambda: two.step(nothing), steps)
-    print(f"threads: 2 are {one_wall / two_wall:.2f} times as fast as 1 (load {os.getloadavg()[0]:.1f})")
     return own
+
+
+def scaling(what: str, step_with: Callable[[int], Callable[[], object]], envs: int, threads: list[int]) -> None:
+    """Says how many steps a second so many threads make; `step_with(threads)` gives a step of all envs."""
+    steps = {count: step_with(count) for count in threads}
+    rounds = [[wall(step, ROUND) for step in steps.values()] for _ in range(3)]
+    for count, seconds in zip(threads, np.median(rounds, axis=0), strict=True):
+        times = np.median([each[0] / each[threads.index(count)] for each in rounds])
+        print(
+            f"threads: {what}, {count}: {envs / seconds:,.0f} steps a second, {times:.2f} times those of {threads[0]} "
+            f"(load {os.getloadavg()[0]:.1f})"
+        )
+
+
+def physics_with(envs: int) -> Callable[[int], Callable[[], object]]:
+    """Steps of the physics alone, by threads."""
+    nothing = np.zeros((envs, 12))
+
+    def step_with(threads: int) -> Callable[[], object]:
+        env = standing(envs, threads)
+        return lambda: env.step(nothing)
+
+    return step_with
+
+
+def acting_with(envs: int, context: int) -> Callable[[int], Callable[[], object]]:
+    """Steps with a policy whose context is full, by threads of both."""
+    import torch
+
+    policy, reward, going = policy_of(context), np.zeros(envs), np.zeros(envs, bool)
+
+    def step_with(threads: int) -> Callable[[], object]:
+        env, actor = standing(envs, threads), policy.acting_in(["robot"] * envs)
+        actor._seen = context
+        seen = {"now": env.observations()}
+
+        def step() -> None:
+            torch.set_num_threads(threads)
+            seen["now"] = env.step(actor.act(seen["now"], reward, going)[:, :12] * 0).observation
+
+        return step
+
+    return step_with
 
 
 def policy_of(context: int):
@@ -129,15 +170,17 @@ def main() -> None:
     parser.add_argument("--envs", type=int, default=64)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--contexts", type=int, nargs="*", default=[256, 1024, 2048])
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--recomputed", type=int, default=3)
     asked = parser.parse_args()
     of_physics = physics(asked.envs, asked.steps)
-    if asked.contexts:
+    scaling("physics", physics_with(asked.envs), asked.envs, asked.threads)
+    for context in asked.contexts:
         import torch
 
         torch.set_num_threads(1)
-    for context in asked.contexts:
         acting(asked.envs, context, asked.recomputed, of_physics)
+        scaling(f"context {context}", acting_with(asked.envs, context), asked.envs, asked.threads)
 
 
 if __name__ == "__main__":
