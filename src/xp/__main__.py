@@ -159,6 +159,7 @@ def _single(hydra: "Hydra", name: str, overrides: list[str]) -> int:
         return _sweep(hydra, name, overrides)
     HydraConfig.instance().set_config(config)
     job = without_hydra(config)
+    runs.pin_folder(config.hydra.run.dir)
     check(job)
     if job.task.name in READ_ONLY_TASKS:
         return run_read_only(job)
@@ -181,8 +182,9 @@ def run_composed(config: "DictConfig") -> int:
     from xp.config.compose import without_hydra
 
     job = without_hydra(config)
-    check(job)
     output = HydraConfig.get().runtime.output_dir
+    runs.pin_folder(output)
+    check(job)
     code = runs.run_once(job, output, HydraConfig.get().overrides.task, run_task, generated=False)
     if code:
         raise RuntimeError(f"The job in {output} ended with exit code {code}; its log.txt says why.")

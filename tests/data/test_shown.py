@@ -24,11 +24,11 @@ def test_a_dataset_of_many_dimensions_and_tasks_is_shown_in_short_lines(tmp_path
     assert max(map(len, shown.splitlines())) < 500 and "(300 in all)" in shown and "\x1b" not in shown
 
 
-def test_a_name_of_the_hub_is_answered_with_the_command_to_download_it(tmp_path, monkeypatch):
+def test_a_name_of_the_hub_is_answered_with_its_id(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     monkeypatch.delenv("HF_LEROBOT_HOME", raising=False)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="hf download lerobot/pusht --repo-type dataset .*data.root=pusht") as caught:
+    with pytest.raises(UserError, match="type data.root=hf://lerobot/pusht") as caught:
         open_dataset("lerobot/pusht")
     assert "\n" not in str(caught.value)
 

@@ -15,7 +15,7 @@ FOLDERS = {
     "TRAJECTORIES": "{trajectories}",
     "HISTORIES": "{trajectories}",
     "PRETRAINED": "{run}",
-    "lerobot_pusht": "{dataset}",
+    "hf://lerobot/pusht": "{dataset}",
     "D": "{dataset}",
     "RUN": "{run}",
     "POLICY": "{run}",
@@ -67,6 +67,8 @@ NUMBERS = {"collect.episodes": "7", "trainer.steps": "4", "eval.episodes": "2"}
 ONLY_COMPOSED = {
     r"hydra/launcher=(slurm|ssh)": "a cluster or rented hosts",
     r"task=gc": "hosts",
+    r"task=push push.run=RUN push.repo=ORG/NAME push.private=true": "a hub: tests/hub/test_push.py",
+    r"push.dataset=": "a hub: tests/hub/test_push.py",
     r"model=octo_(small|base)": "the tokenizer of T5, and hours",
     r"octo-small-1\.5": "released weights",
     r"OPENVLA|model=openvla_7b": "released weights: tests/models/test_openvla_adapters.py adapts small ones",

@@ -28,13 +28,19 @@ from hydra_plugins.xp_staged_sweeper._stages import (
 )  # fmt: skip
 from hydra_plugins.xp_staged_sweeper._values import bare, flat, safe_name
 from xp.errors import UserError, join_names, some
+from xp.json_types import section
 from xp.runs.execution.run_once import identified, place_of
 from xp.runs.jobs import stage_references
 from xp.runs.jobs.frozen import Job, Need
+from xp.runs.jobs.hub_inputs import pin_frozen
 from xp.runs.jobs.identity import Known
+from xp.runs.jobs.secrets import redact_overrides
 from xp.runs.records.folder import RECORD
+from xp.runs.records.json_io import read_object
 from xp.runs.records.record import Record, State
 
+EXPERIMENT = "experiment.json"
+"""In an experiment's folder: its stages and jobs in their order."""
 _LOOKED_THROUGH = 1000
 """Jobs of a stage that are looked through for a value that cannot be meant, once something is wrong."""
 _UNNAMED = ("paths.", "logger.", "hydra.")
@@ -63,6 +69,8 @@ class Experiment:
     jobs: list[PlannedJob] = field(default_factory=list)
     as_written: bool = False
     """Whether the command line leaves data, models and trainers as the experiment file has them."""
+    command: list[str] = field(default_factory=list)
+    """The overrides that were typed, sorted, without those of Hydra itself."""
     told_apart: int = 0
     """How many names end in a hash, since a run of other settings has the name without it."""
 
@@ -123,6 +131,7 @@ def plan_experiment(
     given = {bare(key) for key in (*line.single, *line.sweeps)} - swept
     as_written = all(key == "seed" or key.startswith(_UNNAMED) for key in given)
     experiment = Experiment(name=title, folder=folder, stages=stages, as_written=as_written)
+    _pin_commits(experiment, line)
     planner = _Planner(composer, rules, experiment, chosen, line, subdir=subdir)
     for stage in stages:
         experiment.jobs += planner.jobs_of(stage)
@@ -133,6 +142,19 @@ def plan_experiment(
             f"xp +experiment={name} --cfg job --package stages"
         )
     return experiment
+
+
+def _pin_commits(experiment: Experiment, line: CommandLine) -> None:
+    """Going on with an experiment uses the commits that were frozen with its jobs, wherever the branches are now.
+
+    Sweeps without a name may share one folder: there the commits count for the same command alone.
+    """
+    pairs = [*line.single.items(), *((key, ",".join(values)) for key, values in line.sweeps.items())]
+    own = [f"{key}={value}" for key, value in pairs if not bare(key).startswith(("hydra.", "hydra/"))]
+    experiment.command = redact_overrides(sorted(own))
+    before = read_object(experiment.folder / EXPERIMENT, default={})
+    if experiment.name or before.get("settings") == experiment.command:
+        pin_frozen(section(before, "hub"))
 
 
 def _stages_of(base: DictConfig) -> list[Stage]:

@@ -11,7 +11,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.xp_executor_base._launcher import ExecutorLauncher
 from hydra_plugins.xp_staged_sweeper._compose import Composer
-from hydra_plugins.xp_staged_sweeper._experiment import Experiment, PlannedJob, plan_experiment, read_command_line
+from hydra_plugins.xp_staged_sweeper._experiment import (
+    EXPERIMENT,
+    Experiment,
+    PlannedJob,
+    plan_experiment,
+    read_command_line,
+)
 from hydra_plugins.xp_staged_sweeper._freezing import freeze_all
 from hydra_plugins.xp_staged_sweeper._hydra_keys import SUBDIR, refuse_options, refuse_unread, typed
 from hydra_plugins.xp_staged_sweeper._jobs import Rules
@@ -23,6 +29,7 @@ from xp.runs.execution.run_once import STOCK
 from xp.runs.executors.protocol import Executor, JobState
 from xp.runs.executors.submitted import submission_locks
 from xp.runs.jobs import snapshot, stage_references
+from xp.runs.jobs.hub_inputs import fetch_inputs
 from xp.runs.jobs.secrets import redact_overrides
 from xp.runs.records.json_io import explain_write_errors
 from xp.runs.records.record import now
@@ -130,6 +137,7 @@ class Sweep:
         console.print(summary_line(plan, workers), highlight=False, soft_wrap=True)
         if self._options.dry_run:
             return OK
+        fetch_inputs(planned.job for planned in plan.jobs if plan.actions[planned.job.folder].freezes)
         self._freeze(plan, arguments, STOCK if executor is None else executor.name)
         if executor is None or not isinstance(launcher, ExecutorLauncher):
             from hydra_plugins.xp_staged_sweeper._foreign_launcher import launch
@@ -192,7 +200,7 @@ class Sweep:
             jobs = [planned.job for planned in experiment.jobs if plan.actions[planned.job.folder].freezes]
             freeze_all([replace(job, snapshot=code) for job in jobs], executor)
             description = _description(experiment, arguments, code)
-            write_json(experiment.folder / "experiment.json", {**description, "command": self._command(retry=False)})
+            write_json(experiment.folder / EXPERIMENT, {**description, "command": self._command(retry=False)})
 
     def _nothing(self, plan: Plan, console: "Console") -> int:
         done, failed = plan.having(Action.DONE), plan.having(Action.FAILED, Action.BLOCKED)
@@ -253,11 +261,19 @@ def _error(planned: PlannedJob) -> str:
     return error.split("\n")[0][:200]
 
 
+def _on_hub(experiment: Experiment) -> dict[str, Any]:
+    """{number: what a job names on a hub}, each once."""
+    fields = {str(each["asked"]): dict(each) for planned in experiment.jobs for each in planned.job.hub.values()}
+    return {str(number): each for number, each in enumerate(fields.values())}
+
+
 def _description(experiment: Experiment, arguments: Sequence[str], code: str) -> dict[str, Any]:
     """experiment.json: the stages and jobs in their order, for reports."""
     return {
         "name": experiment.name,
         "overrides": redact_overrides(list(arguments)),
+        "settings": experiment.command,
+        "hub": _on_hub(experiment),
         "snapshot": code,
         "time": now(),
         "stages": [

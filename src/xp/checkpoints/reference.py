@@ -6,6 +6,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}(@[\w.-]+)?")
+"""Text that may be meant as the id of a policy on a hub."""
+
 
 @dataclass(frozen=True)
 class CheckpointRef:
@@ -55,4 +58,6 @@ def missing_reference(text: str | Path) -> str:
     folder, at, step = str(text).rpartition("@")
     if at and "/" not in step and not step.isdigit() and exists(_expanded(folder)):
         return f"{step!r} is no step of {folder}: FOLDER@STEP takes a number, as in {folder}@200"
+    if _ID.fullmatch(str(text)):
+        return f"no such folder (for the policy of this name on the hub type hf://{text})"
     return "no such folder"

@@ -8,6 +8,7 @@ from xp.checkpoints.reference import CheckpointRef, exists, missing_reference
 from xp.config.check_data import check_augment, check_data, check_folder, check_model, made_by_another_job
 from xp.config.dataset_facts import GROUP as DATASETS
 from xp.config.devices import check_accumulate, check_devices
+from xp.config.hub_checks import check_push, on_a_hub, refuse_to_write
 from xp.config.merge_methods import NONE, merge_method_names
 from xp.config.model_families import refuse_unknown_family
 from xp.config.schema import SUITES, TASKS, Env
@@ -181,6 +182,7 @@ def _check_collect(config: DictConfig) -> None:
     _check_load_options(config, "collect.load_options")
     if config.data.root is None:
         raise UserError("data.root is not given: where shall the dataset be written? data.root=FOLDER")
+    refuse_to_write("data.root", config.data.root)
     find_entry(DATASETS, config.collect.format, "collect.format")
     _check_env(config)
 
@@ -258,7 +260,7 @@ def _check_merge(config: DictConfig) -> None:
         if not config.merge.checkpoints:
             raise UserError("merge.checkpoints is empty: which checkpoints? merge.checkpoints=[FOLDER,FOLDER,FOLDER]")
         for folder in config.merge.checkpoints:
-            if not exists(CheckpointRef.parse(str(folder)).path):
+            if not on_a_hub("merge.checkpoints", folder) and not exists(CheckpointRef.parse(str(folder)).path):
                 why = missing_reference(str(folder))
                 raise UserError(f"merge.checkpoints: {folder}: {why}. Give run folders or policy folders.")
     if config.merge.objective == "success":
@@ -308,6 +310,7 @@ _BY_TASK: dict[str, tuple[Callable[[DictConfig], None], ...]] = {
     "convert": (_check_convert,),
     "report": (_check_report,),
     "status": (),
+    "push": (check_push,),
     "gc": (),
     "cancel": (),
     "attach": (),

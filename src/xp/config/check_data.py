@@ -7,9 +7,11 @@ from omegaconf import DictConfig, OmegaConf
 from xp.checkpoints.reference import CheckpointRef, exists, is_file, is_folder, missing_reference
 from xp.config.augmentation import assign_views, read_views
 from xp.config.dataset_facts import choose_tasks, dataset_facts, dataset_looks, find_format, missing_hint
+from xp.config.hub_checks import dataset_on_hub, described_root, on_a_hub, shown_root
 from xp.config.mixture import OF_EACH, MemberOptions, mixed_cameras, read_mix
 from xp.config.sections import raw
 from xp.errors import UserError, did_you_mean, join_names
+from xp.hub.address import is_address
 from xp.shell import command
 
 
@@ -24,12 +26,14 @@ def check_data(config: DictConfig) -> None:
             f"data.fps={data.fps:g} is the common rate of a mixture (data.mix); one dataset is trained on at its own. "
             "Type data.fps=null"
         )
-    if data.root is None:
+    on_hub = dataset_on_hub(config)
+    if on_hub is None and data.root is None:
         raise UserError(
             f"data.root is not given. Give a dataset: data.root=FOLDER ({dataset_looks()}); or record the suite "
             f"{config.env.name} with: {command('task=collect', data__root='FOLDER')}"
         )
-    if not made_by_another_job(config, "data.root") and not (is_folder(data.root) or find_format(data.root)):
+    there = on_hub or made_by_another_job(config, "data.root") or is_folder(data.root) or find_format(data.root)
+    if not there:
         raise UserError(
             f"data.root={data.root}: there is no dataset. "
             + (
@@ -39,7 +43,7 @@ def check_data(config: DictConfig) -> None:
                 f"({dataset_looks()})"
             )
         )
-    made = made_by_another_job(config, "data.split")
+    made = made_by_another_job(config, "data.split") or on_a_hub("data.split", data.split)
     if data.split is not None and not made and not is_file(data.split):
         raise UserError(f"data.split={data.split}: no such file. Give a split manifest, or data.val_fraction=0.2")
     check_folder(config, "data.statistics")
@@ -53,9 +57,9 @@ def _check_mixture(config: DictConfig) -> None:
             f"data.mix is for task=train; task={config.task.name} takes one dataset. Type data.mix=null "
             "data.root=FOLDER"
         )
-    for key in ("root", *OF_EACH, "statistics"):
+    for key in ("root", "repo_id", *OF_EACH, "statistics"):
         if config.data.get(key) is not None:
-            instead = f"data.mix.NAME.{key}=VALUE for each of them, and " if key != "statistics" else ""
+            instead = f"data.mix.NAME.{key}=VALUE for each of them, and " if key in ("root", *OF_EACH) else ""
             raise UserError(
                 f"data.{key}={config.data[key]} is given beside data.mix, whose datasets have their own. Type "
                 f"{instead}data.{key}=null" + (" (or data=mix)" if key == "root" else "")
@@ -71,6 +75,11 @@ def _check_mixture(config: DictConfig) -> None:
             "action_space=absolute"
         )
     for member in _members(config):
+        if is_address(member.root):
+            raise UserError(
+                f"{member.key}.root={member.root}: a dataset of a mixture has to be a folder. Download it "
+                f"(huggingface-cli download --repo-type dataset ORG/NAME) and type {member.key}.root=FOLDER"
+            )
         if not (is_folder(member.root) or find_format(member.root)) and "${needs" not in member.root:
             raise UserError(
                 f"{member.key}.root={member.root}: there is no dataset. Give a dataset ({dataset_looks()})."
@@ -85,10 +94,10 @@ def _check_mixture(config: DictConfig) -> None:
 
 def _check_task_selection(config: DictConfig) -> None:
     wanted = {key: config.data.get(key) for key in ("tasks", "exclude_tasks")}
-    facts = dataset_facts(config.data.root) if any(entries is not None for entries in wanted.values()) else None
+    facts = dataset_facts(described_root(config)) if any(entries is not None for entries in wanted.values()) else None
     for key, entries in wanted.items():
         if entries is not None and facts and facts.tasks:
-            choose_tasks(f"data.{key}", list(entries), facts.tasks, config.data.root)
+            choose_tasks(f"data.{key}", list(entries), facts.tasks, shown_root(config))
 
 
 def check_model(config: DictConfig) -> None:
@@ -123,7 +132,7 @@ def check_folder(config: DictConfig, key: str) -> None:
     if made_by_another_job(config, key):
         return
     value = OmegaConf.select(config, key)
-    if value is not None and not exists(CheckpointRef.parse(str(value)).path):
+    if value is not None and not on_a_hub(key, value) and not exists(CheckpointRef.parse(str(value)).path):
         raise UserError(f"{key}={value}: {missing_reference(str(value))}. Give a run folder or a policy folder.")
 
 
@@ -140,8 +149,8 @@ def _members(config: DictConfig) -> tuple[MemberOptions, ...]:
 def _known_cameras(config: DictConfig) -> tuple[tuple[str, ...], str] | None:
     """The cameras that there are to train on and what has them, for messages; None where that is not known yet."""
     if config.data.mix is None:
-        facts = dataset_facts(config.data.root)
-        return None if facts is None else (facts.cameras, f"the dataset {config.data.root}")
+        facts = dataset_facts(described_root(config))
+        return None if facts is None else (facts.cameras, f"the dataset {shown_root(config)}")
     members = _members(config)
     known = {member.name: dataset_facts(member.root) for member in members}
     own = {name: facts.cameras for name, facts in known.items() if facts is not None}

@@ -24,6 +24,7 @@ from xp.config.task_sections import (
     Gc,
     OfflineReplay,
     Predict,
+    Push,
     Report,
     ReturnsEval,
     SplitSection,
@@ -35,9 +36,9 @@ LOOPS = ("once", "as_published", "self_improve")
 SUITES = "xp.suites"
 """The entry-point group of simulated suites: `env.name` is the name of one."""
 TASKS = ("train", "predict", "eval", "collect", "split", "dump", "merge", "convert", "loop", "report",
-    "status", "cancel", "attach", "gc")  # fmt: skip
+    "status", "cancel", "attach", "push", "gc")  # fmt: skip
 
-NO_RUN = ("status", "cancel", "attach", "gc")
+NO_RUN = ("status", "cancel", "attach", "push", "gc")
 """Tasks that look at runs and make none: they are no job of a sweep. (`report` looks too, but is also a stage.)"""
 READ_ONLY_TASKS = ("report", *NO_RUN)
 """Tasks that read runs and have no folder of their own when they are typed alone."""
@@ -170,6 +171,8 @@ class Data:
 
     name: str = MISSING
     root: str | None = None
+    repo_id: str | None = None
+    revision: str | None = None
     tasks: list[str] | None = None
     exclude_tasks: list[str] | None = None
     val_fraction: float = between(0.0, 0.9)
@@ -281,6 +284,7 @@ SECTIONS: dict[str, type | Mapping[str, type]] = {
     "merge": Merge,
     "convert": Convert,
     "report": Report,
+    "push": Push,
     "gc": Gc,
     "status": Status,
     "cancel": Folder,

@@ -168,6 +168,21 @@ class Report:
 
 
 @dataclass
+class Push:
+    """What is uploaded to a hub, and where to."""
+
+    run: str | None = None
+    dataset: str | None = None
+    repo: str | None = None
+    branch: str = "main"
+    private: bool = False
+    license: str | None = None
+    evaluations: list[str] = MISSING
+    replace: bool = False
+    dry_run: bool = False
+
+
+@dataclass
 class Gc(Folder):
     """What experiments have left on other machines."""
 

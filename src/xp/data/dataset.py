@@ -18,7 +18,10 @@ import numpy as np
 from xp.array_types import Floats, Ints, Numbers, Pixels
 from xp.checkpoints.reference import exists
 from xp.config.dataset_facts import DescribedFormat, dataset_looks, find_format, installed_formats, missing_hint
+from xp.config.hub_keys import local_path
 from xp.errors import UserError
+from xp.hub.address import is_address
+from xp.hub.inputs import origin_of
 
 FramePieces = Iterator[tuple[Ints, Pixels]]
 """Row numbers [n] int64 and their frames [n, h, w, 3] uint8, until every row has been given once."""
@@ -252,7 +255,8 @@ def open_dataset(
     """Open a dataset of any installed format, checking all of it but the pixels.
 
     Args:
-        root: Its folder or file, such as a LeRobotDataset v3.0 folder (meta/, data/ and, in video mode, videos/).
+        root: Its folder or file, such as a LeRobotDataset v3.0 folder (meta/, data/ and, in video mode, videos/); or
+            the id of one on the hub, `hf://ORG/NAME@REVISION`, which is downloaded.
         decoder: What decodes videos: `torchcodec`, `pyav`, or `auto` (torchcodec where it loads).
         cache_dir: Where a format may keep the numbers of a large dataset, decoded once, to be mapped by all processes;
             None: every process decodes them into memory of its own.
@@ -262,7 +266,7 @@ def open_dataset(
         UserError: no installed format knows it; or missing, of another version, truncated, contradictory, or with NaN
             or infinity in its numbers.
     """
-    root = Path(root).expanduser()
+    root = Path(local_path(str(root), "root") if is_address(str(root)) else root).expanduser()
     found = find_format(root)
     if found is None:
         raise _unknown(root)
@@ -284,6 +288,12 @@ def optional_columns(dataset: Dataset) -> dict[str, Numbers]:
 
 def _unknown(root: Path) -> UserError:
     """What to do where no format knows the folder or file, or nothing is there."""
+    origin = origin_of(root)
+    if origin and not exists(root):
+        return UserError(
+            f"The folder {root} is gone: it held {origin}. Give that id, and it is downloaded again: "
+            f"data.root={origin}, or of task=predict and task=eval data_root={origin}"
+        )
     if not exists(root):
         return UserError(
             f"There is no dataset folder {root}. "

@@ -8,8 +8,10 @@ from typing import NamedTuple
 from xp import collector
 from xp.checkpoints.reference import CheckpointRef
 from xp.checkpoints.run_layout import candidate_policy_dirs
+from xp.config.hub_keys import local_path
 from xp.config.model_families import GROUP, models_of, refuse_unknown_family
 from xp.errors import UserError, did_you_mean, join_names
+from xp.hub.address import is_address
 from xp.json_types import JSONObject
 from xp.models.family import BuildRequest, Family, LoadRequest
 from xp.models.policy import DataSpec, DataTransforms, Policy, Statistics
@@ -106,7 +108,7 @@ def load_policy(
     Of a run its final policy is taken, else its best, else its newest checkpoint; `FOLDER@STEP` chooses a step.
 
     Args:
-        path: the folder.
+        path: the folder; or the id of one on the hub, `hf://ORG/NAME@REVISION`, which is downloaded.
         device: for a JAX policy a jax platform such as "cpu" or "gpu", for a torch policy a torch device; None takes
             the framework's default.
         camera_map: {the policy's camera: the camera that feeds it}, where the names differ; None feeds a camera
@@ -135,7 +137,7 @@ def find_policy(path: str | Path) -> FoundPolicy:
     Raises:
         UserError: no policy there, one that two families take for theirs, or one that cannot be loaded as it is.
     """
-    reference = CheckpointRef.parse(path)
+    reference = CheckpointRef.parse(local_path(str(path), "checkpoint") if is_address(str(path)) else path)
     folder, step = reference.path, reference.step
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder}. Give the folder of a saved policy or of a finished run.")

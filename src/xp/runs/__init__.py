@@ -5,6 +5,7 @@ from xp.runs.execution.progress import Progress
 from xp.runs.execution.run import Run
 from xp.runs.execution.run_once import run_once, start_run
 from xp.runs.execution.signals import RunInterrupted
+from xp.runs.jobs.hub_inputs import pin_folder
 from xp.runs.records.csvlog import CsvLog, read_csv
 from xp.runs.records.folder import RunFolder, find_runs, load_run
 from xp.runs.records.record import Record, State
@@ -21,6 +22,7 @@ __all__ = [
     "exit_code",
     "find_runs",
     "load_run",
+    "pin_folder",
     "read_csv",
     "run_once",
     "start_run",

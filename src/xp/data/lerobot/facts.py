@@ -94,10 +94,8 @@ def hub_hint(given: str) -> str:
     for copy in _hub_copies(given):
         if (copy / "meta" / "info.json").is_file():
             return f"There is a copy of the dataset '{given}' of the Hugging Face Hub on this machine: data.root={copy}"
-    folder = given.split("/")[1]
     return (
-        f"If the dataset '{given}' of the Hugging Face Hub is meant, download it first: `hf download {given} "
-        f"--repo-type dataset --revision v3.0 --local-dir {folder}`, then type data.root={folder}. If the folder is to "
+        f"If the dataset '{given}' of the Hugging Face Hub is meant, type data.root=hf://{given}. If the folder is to "
         f"hold recordings of the embedded suite, make them: `xp task=collect data.root={given}`."
     )
 

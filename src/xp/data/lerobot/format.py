@@ -22,6 +22,8 @@ class LeRobotFormat:
     looks = (
         "a LeRobotDataset (v2.0 to v3.0) is a folder with meta/info.json, data/ and, where frames are videos, videos/"
     )
+    described_by = ("meta/info.json", "meta/tasks.parquet", "meta/tasks.jsonl")
+    reads = ("meta/*", "data/*", "videos/*")
 
     def owns(self, root: str | Path) -> bool:
         """Whether `root` has a `meta/info.json`, of whatever kind: a wrong one is refused when it is opened."""

@@ -18,6 +18,7 @@ from xp.runs.execution.execute import execute, exit_code
 from xp.runs.execution.run import Run
 from xp.runs.jobs import stage_references
 from xp.runs.jobs.frozen import Job, Need, freeze, open_job, to_yaml
+from xp.runs.jobs.hub_inputs import fetch_inputs, pin_folder, with_local_paths
 from xp.runs.jobs.identity import SHOWN, Known, differing_keys, identity, referenced_runs
 from xp.runs.jobs.inputs import refuse_changed
 from xp.runs.jobs.secrets import redact, redact_overrides
@@ -78,12 +79,15 @@ def start_run(
     if generated is None:
         generated = not any(override.lstrip("+").startswith("hydra.run.dir=") for override in overrides)
     hydra_yaml = hydra_yaml or _hydra_yaml()
+    pin_folder(place)
     job = compose_job(config, place, overrides=overrides, result_config=result_config or _result_config)
     if generated:
+        fetch_inputs([job])
         return _claim(job, hydra_yaml)
     if not _continue(job, result_config or _result_config):
         print(f"skipped: already done ({place}, identity {job.identity[:SHOWN]})")
         return None
+    fetch_inputs([job])
     with locked(place):
         freeze(job, hydra_yaml=hydra_yaml)
     return place
@@ -165,9 +169,15 @@ def identified(
     known: Known | None = None,
     **fields: Unpack[JobFields],
 ) -> Job:
-    """The job of a resolved plain configuration. `known` remembers, for many jobs, which paths are in runs."""
-    job = Job(folder=folder, config=config, identity="", overrides=tuple(overrides), **fields)
+    """The job of a resolved plain configuration; ids of a hub in it become the folders where their files will be.
+
+    `known` remembers, for many jobs, which paths are in runs.
+    """
     part = dotted(result_config(config))
+    config, hub = with_local_paths(config, part)
+    if hub:
+        part = dotted(result_config(config))
+    job = Job(folder=folder, config=config, identity="", overrides=tuple(overrides), hub=hub, **fields)
     runs = job.known_runs
     uses = {run: its for run, its in referenced_runs(part, known).items() if run not in runs}
     return dataclasses.replace(job, uses=uses, identity=identity(part, {**uses, **runs}))

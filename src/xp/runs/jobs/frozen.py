@@ -50,12 +50,18 @@ class Job:
     """Hash of the code at the time of freezing; the code itself is in the experiment's `.code/HASH`."""
     always: bool = False
     """Run even if some of the needed jobs failed (a report of what there is)."""
+    hub: Mapping[str, JSONObject] = field(default_factory=dict)
+    """{key: what it names on a hub} (`xp.hub.inputs.frozen_fields`): the id as it was asked for, and its commit."""
 
     @property
     def known_runs(self) -> dict[str, str]:
-        """{folder: identity} of all runs whose paths count by identity; this one's own as `SELF`."""
+        """{folder: identity} of all runs whose paths count by identity; this one's own as `SELF`.
+
+        Folders with files of a hub are among them, as `hf://ORG/NAME@COMMIT`.
+        """
         needed = {str(need.folder): need.identity for need in self.needs}
-        return {**self.uses, **needed, str(self.folder): SELF}
+        of_hub = {str(each["folder"]): f"{each['repository']}@{each['commit']}" for each in self.hub.values()}
+        return {**self.uses, **needed, **of_hub, str(self.folder): SELF}
 
     @property
     def task(self) -> str:
@@ -129,6 +135,7 @@ def open_job(folder: Path) -> Job:
         overrides=tuple(noted.texts("overrides")),
         snapshot=noted.text("snapshot", None),
         always=noted.flag("always"),
+        hub={key: each.content for key, each in (noted.object("hub").objects() if "hub" in content else ())},
     )
 
 
@@ -148,6 +155,7 @@ def _content(job: Job, config: dict[str, JSON], executor: str, overrides: list[s
             for need in job.needs
         ],
         "uses": dict(job.uses),
+        **({"hub": dict(job.hub)} if job.hub else {}),
         "overrides": overrides,
         "config": config,
     }
@@ -199,6 +207,7 @@ def _pend(job: Job, executor: str) -> None:
         handle=None,
         attempts=record.attempts,
         created=record.get("created") or now(),
+        **({"hub": dict(job.hub)} if job.hub else {}),
     )
 
 

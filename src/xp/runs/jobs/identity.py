@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xp.checkpoints.reference import CheckpointRef
+from xp.hub.address import SCHEME
 from xp.json_types import JSON, JSONObject
 from xp.nested import dotted
 from xp.runs.records.folder import RECORD
@@ -55,7 +56,8 @@ def identity(result_config: JSONObject, needs: Mapping[str, str] | None = None) 
     Args:
         result_config: the keys a result depends on, nested or with dotted keys, values resolved.
         needs: {folder of a needed run: its identity}; values that are in such a folder count as `run:IDENTITY/REST`.
-            The folder of the run itself may be among them, as `SELF`.
+            The folder of the run itself may be among them, as `SELF`, and folders with files of a hub, as
+            `hf://ORG/NAME@COMMIT`; values in those count as `hf://ORG/NAME@COMMIT/REST`.
     """
     needs = needs or {}
     content = {
@@ -140,7 +142,8 @@ def _by_identity(value: str, folders: Mapping[str, str]) -> str:
     if not inside:
         return value
     folder = max(inside, key=len)
-    return f"run:{folders[folder]}{path[len(folder) :]}"
+    known = folders[folder]
+    return f"{known if known.startswith(SCHEME) else f'run:{known}'}{path[len(folder) :]}"
 
 
 def _absolute(path: str) -> str:

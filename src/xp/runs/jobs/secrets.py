@@ -21,14 +21,18 @@ _WORDS = (
 )  # fmt: skip
 _PAIRS = ("api_key", "private_key", "access_key", "secret_key", "ssh_key", "auth_key", "signing_key", "encryption_key")
 _NAME = r"[\w.-]*(?:token|api_?key|passw(?:or)?d|passphrase|secret|credentials?|private_key|access_key|authorization)"
-_FORMS = re.compile(
-    r"""
+_TOKEN_FORMS = r"""
     ://[^/\s:@]*:[^/\s@]+@                                      # an address with a password
     | \b(?:hf_|ghp_|gho_|ghs_|github_pat_|glpat-|xox[abprs]-|sk-|r8_|nvapi-|AIza|ya29\.)[\w.-]{16,}
     | \b(?:AKIA|ASIA)[0-9A-Z]{16}\b
     | -----BEGIN\ [A-Z ]*PRIVATE\ KEY
     | \b(?:bearer|basic)\s+[\w.+/=-]{16,}
     | \beyJ[\w-]{8,}\.[\w-]{8,}\.                               # a JSON web token
+    """
+_TOKENS = re.compile(_TOKEN_FORMS, re.VERBOSE | re.IGNORECASE)
+_FORMS = re.compile(
+    _TOKEN_FORMS
+    + r"""
     | (?<![\w$])--?NAME[ =]['"]?[^\s'"$(]{4,}                   # an option of a command
     | (?<![\w$-])NAME["']?\s*[=:]\s*['"]?(?!\$|\(redacted\))[^\s'"$]{4,}   # an assignment
     """.replace("NAME", _NAME),
@@ -59,6 +63,14 @@ def is_secret(key: str, value: object) -> bool:
 def looks_secret(text: str) -> bool:
     """Whether a text holds a secret by its form, or the value of an environment variable that is one."""
     return bool(_FORMS.search(text)) or any(value in text for value in environment_secrets())
+
+
+def holds_token(text: str) -> bool:
+    """Whether a text holds something of a token's own form, or the value of a secret environment variable.
+
+    Unlike `looks_secret` it takes no name for one: a tokenizer's files are full of "token".
+    """
+    return bool(_TOKENS.search(text)) or any(value in text for value in environment_secrets())
 
 
 def environment_secrets() -> tuple[str, ...]:
