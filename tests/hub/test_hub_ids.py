@@ -1,6 +1,8 @@
 """Ids of a hub: what is meant by them, which files are read, and one clear line for whatever goes wrong."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -99,6 +101,33 @@ def test_weights_for_other_programs_and_other_steps_are_left():
     with pytest.raises(UserError, match="no sub in the repository at this revision; it has 100/, 200/, config.json"):
         chosen(*octo, path="sub")
     assert chosen("a/x.json", "a/w.safetensors", "b/y", path="a") == ["a/x.json", "a/w.safetensors"]
+
+
+@pytest.mark.parametrize("version", ["v2.1", "v3.0"])
+def test_of_a_dataset_what_its_format_reads_is_chosen(version):
+    from xp.config.hub_keys import _chosen
+
+    tables = ["meta/info.json", "meta/episodes.jsonl", "meta/tasks.jsonl", "data/chunk-000/episode_000000.parquet"]
+    if version == "v3.0":
+        tables = [
+            "meta/info.json",
+            "meta/tasks.parquet",
+            "meta/episodes/chunk-000/file-000.parquet",
+            "data/c/f.parquet",
+        ]
+    videos = ["videos/chunk-000/observation.images.top/episode_000000.mp4"]
+    address = HubAddress(DATASET, "o/d", "main")
+    assert sorted(_chosen(address, [*tables, *videos, "README.md", "x.bin"])) == sorted([*tables, *videos])
+    inside = [f"sub/{name}" for name in (*tables, *videos)]
+    assert sorted(_chosen(HubAddress(DATASET, "o/d", "main", "sub"), [*inside, "meta/info.json"])) == sorted(inside)
+    assert _chosen(address, ["task_demo.hdf5", "README.md"]) == ["task_demo.hdf5"], "all, where no format says which"
+
+
+def test_who_names_no_hub_imports_none_of_it():
+    modules = "xp.__main__, xp.config.check, xp.runs, xp.data.dataset, xp.tasks.push"
+    program = f"import sys; import {modules}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "xp.hub.inputs" in done.stdout and "huggingface_hub" not in done.stdout and "httpx" not in done.stdout
 
 
 @given(

@@ -147,6 +147,14 @@ def test_a_link_out_of_the_folder_is_not_uploaded(policy, tmp_path):
         push.files_to_upload(policy / "final")
 
 
+def test_of_several_steps_the_one_that_is_named_is_uploaded(tmp_path):
+    for name in ("config.json", "100/default/checkpoint", "200/default/checkpoint"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    assert list(push.files_to_upload(tmp_path, 100)) == ["100/default/checkpoint", "config.json"]
+    assert len(push.files_to_upload(tmp_path)) == 3
+
+
 def test_who_may_not_write_is_told_how_to(hub, policy):
     with pytest.raises(UserError, match=r"refuses access.*hf auth login") as refused:
         push.show(asked(run=policy))

@@ -1,4 +1,3 @@
-# pyright: strict
 """Cards of repositories, in the form of LeRobot's: metadata in front (YAML), then what a reader wants to know.
 
 The metadata are those of LeRobot 0.6.1 (`PreTrainedPolicy.generate_model_card`, `create_lerobot_dataset_card`):

@@ -3,12 +3,18 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 from xp.errors import UserError, some
 from xp.hub.address import DATASET, HubAddress
 from xp.hub.failures import is_offline, told
 
 CARD = "README.md"
+
+
+class _Where(TypedDict):
+    repo_id: str
+    repo_type: str
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ def upload(
         raise UserError(
             f"push.repo={address.repo}: HF_HUB_OFFLINE is set, so nothing is uploaded. Type HF_HUB_OFFLINE=0 xp ..."
         )
-    api, where = HfApi(), {"repo_id": address.repo, "repo_type": address.kind}
+    api, where = HfApi(), _Where(repo_id=address.repo, repo_type=address.kind)
     with told(address, "the upload"):
         api.create_repo(**where, private=private, exist_ok=True)
         if not address.is_main:
@@ -70,11 +76,7 @@ def upload(
         ]
         made = api.create_commit(**where, operations=operations, commit_message=message, revision=address.revision)
         if tag is not None:
-            api.delete_tag(**where, tag=tag) if _has_tag(api, address, tag) else None
+            if any(each.name == tag for each in api.list_repo_refs(**where).tags):
+                api.delete_tag(**where, tag=tag)
             api.create_tag(**where, tag=tag, revision=made.oid)
     return Uploaded(made.oid, f"{api.endpoint}/{'datasets/' if address.kind == DATASET else ''}{address.repo}")
-
-
-def _has_tag(api, address: HubAddress, tag: str) -> bool:  # noqa: ANN001 - HfApi, imported where it is used
-    refs = api.list_repo_refs(address.repo, repo_type=address.kind)
-    return any(each.name == tag for each in refs.tags)

@@ -30,13 +30,15 @@ class Parcel:
     card_file: Path
     """Where a dry run leaves the card."""
     tag: str | None = None
+    step: int | None = None
+    """The step of a policy folder with several that is uploaded; None for all."""
 
 
 def show(config: DictConfig) -> int:
     """Upload, or with push.dry_run=true write the card and say what would be uploaded."""
     asked = config.push
     parcel = _parcel(config)
-    files = files_to_upload(parcel.folder)
+    files = files_to_upload(parcel.folder, parcel.step)
     size = sum(path.stat().st_size for path in files.values())
     where = HubAddress(parcel.kind, asked.repo, asked.branch)
     if asked.dry_run:
@@ -79,7 +81,7 @@ def _parcel(config: DictConfig) -> Parcel:
     facts = cards.policy_facts(config, found.folder, found.family.name)
     from xp.hub.card import model_card
 
-    return Parcel(kind=MODEL, folder=found.folder, card=model_card(facts), card_file=run / "card.md")
+    return Parcel(kind=MODEL, folder=found.folder, card=model_card(facts), card_file=run / "card.md", step=found.step)
 
 
 def _dataset(config: DictConfig, folder: Path, command: str, card_file: Path) -> Parcel:
@@ -93,8 +95,8 @@ def _dataset(config: DictConfig, folder: Path, command: str, card_file: Path) ->
     return Parcel(kind=DATASET, folder=folder, card=card, card_file=card_file, tag=version)
 
 
-def files_to_upload(folder: Path) -> dict[str, Path]:
-    """{name in the repository: file} of a folder: all of its files but hidden ones and a card.
+def files_to_upload(folder: Path, step: int | None = None) -> dict[str, Path]:
+    """{name in the repository: file} of a folder: all of its files but hidden ones, a card, and steps beside `step`.
 
     Raises:
         UserError: a link that leads out of the folder, no file at all, or a file that holds a token.
@@ -102,7 +104,10 @@ def files_to_upload(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if path.is_dir() or any(part.startswith(".") for part in name.split("/")) or name == CARD:
+        parts = name.split("/")
+        if path.is_dir() or any(part.startswith(".") for part in parts) or name == CARD:
+            continue
+        if step is not None and len(parts) > 1 and parts[0].isdigit() and int(parts[0]) != step:
             continue
         found[name] = regular_file(inside(folder, name, "a file to upload"), "a file to upload")
         _refuse_token(found[name])
