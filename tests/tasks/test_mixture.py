@@ -71,6 +71,19 @@ def test_a_policy_of_a_mixture_acts_as_the_dataset_that_is_chosen(mixed):
     assert bare.predict(seen).shape == (2, 4, 3)
 
 
+def test_the_choice_of_a_dataset_is_saved_with_the_policy(mixed, tmp_path):
+    from xp.models import load_policy
+
+    seen = {"observation.images.eye": np.full((1, 1, 32, 32, 3), 7, np.uint8), "task": ["push"]}
+    bare = load_policy(mixed, unnorm_key="bare")
+    bare.save(tmp_path / "bare")
+    again = load_policy(tmp_path / "bare")
+    assert again.spec == bare.spec
+    np.testing.assert_array_equal(again.predict(seen), bare.predict(seen))
+    with pytest.raises(UserError, match="saved as that of the dataset 'bare'"):
+        load_policy(tmp_path / "bare", unnorm_key="arm")
+
+
 def test_a_missing_or_unknown_choice_is_refused_with_the_names(mixed):
     from xp.models import load_policy
 

@@ -34,7 +34,8 @@ class Draws:
     def __init__(self, shares: Sequence[float], phase: int) -> None:
         exact = [Fraction(share) for share in shares]
         assert all(share >= 0 for share in exact) and sum(exact) > 0, f"no shares: {list(shares)}"
-        total, ends, seen = sum(exact), [], Fraction(0)
+        total, seen = sum(exact, Fraction(0)), Fraction(0)
+        ends: list[int] = []
         for share in exact:
             seen += share
             ends.append(round(seen / total * _MODULUS))

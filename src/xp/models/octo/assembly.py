@@ -205,9 +205,18 @@ def _patterns(tokenizer: ModuleSpec, name: str) -> list[str]:
 
 
 def _slots_of(sidecar: OctoSidecar, own: Notes, unnorm_key: str | None) -> dict[str, Slot]:
-    """The slots; once a dataset of a mixture is chosen, fed by its cameras, and masked where it has none."""
-    slots, members = _slots(sidecar, own), own.get("members", {})
-    if unnorm_key is None or unnorm_key not in members or own.get("dataset") is not None:
+    """The slots; once a dataset of a mixture is chosen, fed by its cameras, and masked where it has none.
+
+    Raises:
+        UserError: another one was chosen and saved: its cameras feed the slots.
+    """
+    slots, members, before = _slots(sidecar, own), own.get("members", {}), own.get("dataset")
+    if members and before is not None and unnorm_key not in (None, before):
+        raise UserError(
+            f"unnorm_key={unnorm_key}: this Octo was saved as that of the dataset '{before}', whose cameras feed it. "
+            f"Give the folder that was trained on the mixture, or unnorm_key={before}."
+        )
+    if unnorm_key is None or unnorm_key not in members or before is not None:
         return slots
     cameras = members[unnorm_key]
     return {name: slot._replace(camera=cameras.get(slot.camera or "")) for name, slot in slots.items()}

@@ -104,7 +104,8 @@ class Prepare:
         elif self.members is not None:
             member = members_of(batch, self.members.names)
             values = self.members.state.normalize(state, member)
-            there = np.broadcast_to(self.members.state.there(member).any(axis=1)[:, None], lead)
+            has_state = np.asarray(self.members.state.there(member).any(axis=1))
+            there = np.broadcast_to(has_state[:, None], lead)
         else:
             values, there = self.proprio.normalize(state), np.full(lead, size > 0)
         if values.shape[2] < self.state_dim:

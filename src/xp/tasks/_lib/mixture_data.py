@@ -228,7 +228,7 @@ def overall(scores: Mapping[str, Mapping[str, float]], weights: Mapping[str, flo
         scores: {dataset: metrics}.
         weights: {dataset: weight}, above 0.
     """
-    found = dict.fromkeys(METRICS, math.nan)
+    found: dict[str, float] = {name: math.nan for name in METRICS}
     for key in _COMMON:
         known = {name: each[key] for name, each in scores.items() if math.isfinite(each[key])}
         if known:
