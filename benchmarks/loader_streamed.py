@@ -124,12 +124,20 @@ def imported(side: str, given: argparse.Namespace) -> Callable[[Path], tuple[Ite
     """What opens a side, its imports done."""
     kind, _, detail = side.partition("-")
     if kind == "xp":
-        import av  # noqa: F401
+        import av.video.reformatter  # noqa: F401
+        import PIL.Image  # noqa: F401
+        import pyarrow.compute  # noqa: F401
+        import pyarrow.parquet  # noqa: F401
 
+        import xp.data.batches  # noqa: F401
+        import xp.data.frames  # noqa: F401
+        import xp.data.lerobot.frame_reader  # noqa: F401
         import xp.data.lerobot.frames  # noqa: F401
         import xp.data.lerobot.locators  # noqa: F401
         import xp.data.lerobot.reader  # noqa: F401
+        from xp.config.dataset_facts import find_format
 
+        find_format(given.root)  # looks at what is installed
         return lambda scratch: xp_batches(given.root, given, detail, scratch)
     import torch  # noqa: F401
     from lerobot.datasets.lerobot_dataset import LeRobotDataset  # noqa: F401
