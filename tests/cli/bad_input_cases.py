@@ -134,9 +134,18 @@ CASES = {
     "split another json": (["{small}", "data.split={d}/meta/info.json"], "info.json"),
     "statistics nowhere": (["data.statistics=nowhere.json", "data.root={d}"], "nowhere.json"),
     "statistics another json": (["{small}", "data.statistics={d}/meta/info.json"], "info.json"),
+    "frames misspelt": (["data.frames=stram", "data.root={d}"], "stream"),
+    "workers 0": (["data.workers=0", "data.root={d}"], "data.workers"),
     "cache negative": (["data.cache_gb=-1", "data.root={d}"], "cache_gb"),
     "cache 0": (
-        ["data.root={c}", "model=act_tiny", "data.val_fraction=0", "data.cache_gb=0", "trainer.steps=1"],
+        [
+            "data.root={c}",
+            "model=act_tiny",
+            "data.val_fraction=0",
+            "data.cache_gb=0",
+            "data.frames=cache",
+            "trainer.steps=1",
+        ],
         "cache_gb",
     ),
     # pretrained

@@ -48,3 +48,16 @@ def test_an_augmented_run_that_is_killed_ends_in_the_same_weights(xp, arm, train
     process.wait()
     xp(*command, "hydra.run.dir=run")
     assert weights_of(xp.cwd / "run") == weights_of(xp.cwd / "whole") != weights_of(trained)
+
+
+def test_a_run_that_streams_is_killed_resumed_and_ends_in_the_weights_of_one_that_cached_its_frames(xp, arm, trained):
+    command = ["task=train", f"data.root={arm}", *SMALL, "trainer.steps=12", *EVERY, "data.frames=stream"]
+    command += ["data.workers=1", "hydra.run.dir=run"]
+    process = xp.start(*command)
+    deadline = time.monotonic() + 240
+    while step_of(xp.cwd / "run") < 6 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    xp(*command)
+    assert weights_of(xp.cwd / "run") == weights_of(trained)

@@ -47,7 +47,7 @@ def iter_frames(
             for rows, frames in match_frames(part, dataset, _ahead(decode(part.path, decoder, stored), pool), log):
                 check_size(part.path, camera, frames[0].shape[:2], stored)
                 if stored == size:
-                    yield from _runs(rows, frames)
+                    yield from _runs(rows, list(frames))
                 else:
                     yield rows, np.stack(list(pool.map(lambda frame: resize(frame, *size), frames)))
 
