@@ -248,6 +248,16 @@ def test_a_process_that_hangs_is_replaced(tmp_path, monkeypatch):
     stream.close()
 
 
+def test_processes_end_with_the_last_reference_to_the_batches(plain, tmp_path):
+    dataset = open_dataset(plain, decoder="pyav")
+    ours = batches(dataset, streamed(dataset, tmp_path))
+    ours.at(0)
+    (desk,) = ours.windows.frames["top"].decoders._desks
+    process = desk._worker.process
+    del ours
+    process.wait(60)
+
+
 def test_little_is_read_ahead_and_what_nobody_asks_for_is_given_up():
     stream = source()
     for row in range(150):  # of 12 bytes each, where 1000 may be waiting

@@ -1,7 +1,7 @@
 """Training batches as a pure function of (dataset, seed, step), and validation batches in order."""
 
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 from jaxtyping import Int, UInt64
@@ -56,7 +56,8 @@ class Batches:
         self.drop_rate = drop_rate
         self.augment = augment
         # Two epochs are enough: a step touches at most two unless a batch is larger than the data.
-        self._order = lru_cache(maxsize=2)(self._shuffled)
+        # Of no method of this object, which would then hold itself, and the frames' processes, until a collection.
+        self._order = lru_cache(maxsize=2)(partial(_shuffled, seed, len(windows)))
 
     @property
     def steps_per_epoch(self) -> int:
@@ -88,9 +89,10 @@ class Batches:
             batch["augment_seed"] = random_words(self.seed, _AUGMENT, step, self.batch_size)
         return batch
 
-    def _shuffled(self, epoch: int) -> Int[np.ndarray, " windows"]:
-        """The order of the windows in one epoch: sorted by random 64-bit keys, ties (never, in practice) by number."""
-        return np.argsort(random_words(self.seed, _ORDER, epoch, len(self.windows)), kind="stable")
+
+def _shuffled(seed: int, count: int, epoch: int) -> Int[np.ndarray, " windows"]:
+    """The order of `count` windows in one epoch: sorted by random 64-bit keys, ties (never, in practice) by number."""
+    return np.argsort(random_words(seed, _ORDER, epoch, count), kind="stable")
 
 
 class Ordered:
