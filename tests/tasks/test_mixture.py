@@ -6,6 +6,8 @@ import signal
 import time
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from mixture_sets import MIX, write_sets
 from tasks_setup import EVERY, SMALL, Xp, weights_of
@@ -156,3 +158,42 @@ def test_a_lerobot_policy_learns_from_a_mixture_and_becomes_a_plain_one(xp, sets
     np.testing.assert_array_equal(load_policy(tmp_path / "plain").predict(observation), answer)
     processor = (tmp_path / "plain" / "policy_preprocessor.json").read_text()
     assert "xp_dataset_to_be_chosen" not in processor
+
+
+VIEWS = "env.cameras={oblique: [64, 64], wrist: [64, 64]}"
+PUSHER = [
+    "model=octo_tiny_l1",
+    "model.cameras.primary.size=[64,64]",
+    "model.cameras.wrist.size=[64,64]",
+    "horizon=h8",
+    "trainer.batch_size=32",
+]
+"""The recipe of docs/benchmarks.md: half a CPU minute for 1000 updates."""
+
+
+def shift_actions(root, *, from_episode, radians):
+    """Add to the base joint's actions of the episodes from a number on."""
+    for path in (root / "data").rglob("*.parquet"):
+        table = pq.read_table(path)
+        actions = np.stack(table["action"].to_pylist()).astype(np.float32)
+        actions[table["episode_index"].to_numpy() >= from_episode, 0] += radians
+        place, field = table.column_names.index("action"), table.schema.field("action")
+        pq.write_table(table.set_column(place, field, pa.array(actions.tolist(), type=field.type)), path)
+
+
+@pytest.mark.slow
+def test_dropping_corrupted_episodes_helps_success_in_closed_loop(xp):
+    """Half of the demonstrations have the base joint's actions off by 0.35 rad, as after a calibration that slipped."""
+    xp("task=collect", "data.root=push", "env.tasks=[push_red]", VIEWS, "collect.episodes=120", "collect.noise=0.01",
+       "collect.workers=1")  # fmt: skip
+    shift_actions(xp.cwd / "push", from_episode=60, radians=0.35)
+    (xp.cwd / "weights.json").write_text(json.dumps({str(episode): 0 for episode in range(60, 120)}))
+    found = {}
+    for name, weights in (("all", ""), ("weighed", ", episode_weights: weights.json")):
+        xp("task=train", "data=mix", f"data.mix={{push: {{root: push{weights}}}}}", "data.val_fraction=0", *PUSHER,
+           "trainer.steps=1000", f"hydra.run.dir={name}", timeout=3600)  # fmt: skip
+        xp("task=eval", f"eval.checkpoint={name}", "env.tasks=[push_red]", "eval.episodes=40", "eval.controls=false",
+           "eval.videos=0", "eval.workers=1", f"hydra.run.dir=eval_{name}", timeout=3600)  # fmt: skip
+        metrics = json.loads((xp.cwd / f"eval_{name}" / "metrics.json").read_text())
+        found[name] = metrics["policies"]["policy"]["all"]
+    assert found["weighed"]["success_interval"]["low"] > found["all"]["success_interval"]["high"], found
