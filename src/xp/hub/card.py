@@ -67,7 +67,7 @@ def model_card(facts: CardFacts) -> str:
     sections = [
         f"---\n{data.to_yaml()}\n---",
         f"# {facts.repo}",
-        f"A {facts.model} policy ({facts.family}), trained with xp from a recorded configuration.",
+        f"A policy of type {facts.model} ({facts.family}), made by xp; what it was made of stands below.",
         "## Data\n\n" + _rows(facts.data),
         "## Training\n\n" + _rows(facts.training),
         "## Measured\n\n" + _measured(facts.metrics),
@@ -112,7 +112,7 @@ def _rows(pairs: Mapping[str, str]) -> str:
 
 def _measured(metrics: Sequence[Metric]) -> str:
     if not metrics:
-        return "No evaluation was given: push.evaluations=[RUN] of task=eval or task=predict puts its numbers here."
+        return "Nothing was measured when this was uploaded."
     lines = [
         f"| {_cell(m.where)} | {_cell(m.name)} | {m.value:.4g} | {_interval(m)} | {_cell(m.behind)} |" for m in metrics
     ]

@@ -79,6 +79,8 @@ def _parcel(config: DictConfig) -> Parcel:
 
     found = find_policy(asked.run)
     facts = cards.policy_facts(config, found.folder, found.family.name)
+    if not facts.metrics:
+        print("The card has no numbers: push.evaluations=[RUN], of task=eval or task=predict, puts them there.")
     from xp.hub.card import model_card
 
     return Parcel(kind=MODEL, folder=found.folder, card=model_card(facts), card_file=run / "card.md", step=found.step)
