@@ -130,17 +130,15 @@ def test_a_dataset_of_weight_0_is_the_same_run_as_one_left_out(xp, sets):
     assert weights_of(xp.cwd / "run") == before
 
 
-ACT = ["model=act_tiny", "model.image_size=[32,32]", "trainer.batch_size=4", "trainer.val_windows=8"]
+SMALL_PICTURES = ["model.image_size=[32,32]", "trainer.batch_size=4", "trainer.val_windows=8"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["act_tiny", "diffusion"])
+@pytest.mark.parametrize("model", ["act_tiny", "diffusion_tiny"])
 def test_a_lerobot_policy_learns_from_a_mixture_and_becomes_a_plain_one(xp, sets, tmp_path, model):
     from xp.models import load_policy
 
-    own = ["model.type=diffusion", "model.down_dims=[16,32]"] if model == "diffusion" else []
-    model = "lerobot" if model == "diffusion" else model
-    more = [f"model={model}", *own, *ACT[1:], "lr.warmup_steps=2", "hydra.run.dir=run"]
+    more = [f"model={model}", *SMALL_PICTURES, "lr.warmup_steps=2", "hydra.run.dir=run"]
     xp(*command(sets, *more))
     final = xp.cwd / "run"
     with pytest.raises(UserError, match="arm, bare, video"):
