@@ -11,8 +11,8 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from xp.config.mixture import read_mix
-from xp.data import open_frames
 from xp.data.batches import Ordered
+from xp.data.frame_source import CameraFrames
 from xp.data.mixture.batches import MixtureBatches, unused_mixture
 from xp.data.mixture.members import Member, Mixture, open_mixture
 from xp.data.mixture.statistics import mixture_statistics
@@ -23,6 +23,7 @@ from xp.json_types import JSONObject
 from xp.models.policy import DataSpec, MemberSpec, Policy
 from xp.runs import Run
 from xp.tasks._lib.data_source import SPLITS
+from xp.tasks._lib.loading import shared_frames
 from xp.training.action_layout import ActionLayout
 from xp.training.validation import METRICS, Validate, ValidationProgress, make_validator
 
@@ -122,28 +123,14 @@ class MixtureSource:
                 )
 
     def frames(self, run: Run, sizes: Mapping[str, tuple[int, int]]) -> Frames:
-        """The frames of each dataset at the model's sizes, decoded once for all jobs."""
-        config = run.config
-
-        def check() -> None:
-            if run.should_stop():
-                raise run.interrupted
-
-        found: dict[str, dict[str, np.ndarray]] = {}
+        """The frames of each dataset at the model's sizes, as `data.frames` says."""
+        found: dict[str, CameraFrames] = {}
         for member in self.mixture.members:
-            own: dict[str, np.ndarray] = {}
-            for name in (each for each in sizes if each in member.fed):
-                camera = member.fed[name]
-                own[name] = open_frames(
-                    member.dataset,
-                    {camera: sizes[name]},
-                    cache_dir=Path(config.paths.cache) / "frames",
-                    cache_gb=config.data.cache_gb,
-                    progress=run.progress,
-                    log=run.log,
-                    check=check,
-                )[camera]
-            found[member.name] = own
+            cameras = {name: member.fed[name] for name in sizes if name in member.fed}
+            found[member.name] = {
+                name: shared_frames(run, member.dataset, {camera: sizes[name]})[camera]
+                for name, camera in cameras.items()
+            }
         return found
 
     def batches(self, config: DictConfig, frames: Frames, shape: Shape) -> MixtureBatches:
