@@ -70,7 +70,8 @@ def test_a_policy_of_lerobot_is_trained_asked_evaluated_and_merged_by_id(hub, to
 def test_an_octo_is_trained_uploaded_and_trained_further_by_id(hub, token, xp, tmp_path):
     xp(*OCTO, "data.root=hf://org/arm", "hydra.run.dir=run")
     xp("task=push", "push.run=run", "push.repo=me/octo")
-    assert any(name.endswith("default/checkpoint") for name in hub.repos["model", "me/octo"].commits.popitem()[1])
+    repo = hub.repos["model", "me/octo"]
+    assert any(name.endswith("default/checkpoint") for name in repo.commits[repo.refs["main"]])
     xp("task=push", "push.run=run", "push.repo=me/octo")
     xp(*OCTO, "data.root=hf://org/arm", "pretrained_path=hf://me/octo", "hydra.run.dir=again")
     xp("task=predict", "predict.checkpoint=hf://me/octo@main@4", "predict.data_root=hf://org/arm", "hydra.run.dir=p")
