@@ -1,7 +1,7 @@
 """When a training ends before its last step: validations in a row that are no better than the best before them."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 def higher_is_better(metric: str) -> bool:
@@ -29,3 +29,10 @@ def validations_without_improvement(values: Iterable[float], *, threshold: float
         else:
             waited += 1
     return waited
+
+
+def waited_for(metric: str, rows: Iterable[Mapping[str, object]], threshold: float) -> int:
+    """`validations_without_improvement` by rows of validation_log.csv, from which a resumed run counts the same."""
+    found = (row.get(metric) for row in rows)
+    values = (float(value) if isinstance(value, int | float) else math.nan for value in found)
+    return validations_without_improvement(values, threshold=threshold, higher=higher_is_better(metric))

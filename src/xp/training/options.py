@@ -73,6 +73,21 @@ class TrainerOptions:
                     f"Type trainer.{name}=null to turn it off."
                 )
 
+    def refuse_patience_without(self, held_out: bool) -> None:
+        """Refuse early stopping where nothing is validated; `held_out` is whether there are held-out windows.
+
+        Raises:
+            UserError: what to type.
+        """
+        if self.early_stopping_patience is None or (held_out and self.val_every is not None):
+            return
+        why = "trainer.val_every=null" if self.val_every is None else "there are no held-out episodes"
+        raise UserError(
+            f"trainer.early_stopping_patience={self.early_stopping_patience}: nothing is validated ({why}), so nothing "
+            "says when to stop. Type trainer.val_every=200 and a data.val_fraction above 0, or "
+            "trainer.early_stopping_patience=null"
+        )
+
     def refuse_torch_only(self) -> None:
         """For a model in JAX: refuse the options that mean nothing to it; it has `sharding` for several devices.
 

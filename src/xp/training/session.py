@@ -25,7 +25,7 @@ from xp.models.policy import Policy
 from xp.runs import Run
 from xp.training.checkpoints import Checkpoints, Restored, save_policy
 from xp.training.divergence import TrainingDiverged, diverged
-from xp.training.early_stopping import higher_is_better, validations_without_improvement
+from xp.training.early_stopping import higher_is_better, waited_for
 from xp.training.loggers import Logger, open_logger
 from xp.training.options import TrainerOptions
 from xp.training.overfit import Overfit, StepBatches
@@ -122,7 +122,7 @@ class Session(ABC):
         self.mean_loss = math.nan
         self.ended = False
         """Whether the training is over before its last step: see `trainer.early_stopping_patience`."""
-        self._refuse_patience_without_validation()
+        options.refuse_patience_without(validate is not None)
 
     @abstractmethod
     def train_all(self, logger: Logger) -> None:
@@ -352,7 +352,8 @@ class Session(ABC):
         patience, metric = self.options.early_stopping_patience, self.options.best_metric
         if patience is None or self.done == self.options.steps:
             return
-        waited = self.broadcast(self._waited())
+        rows = self.run.validation_log.rows()
+        waited = self.broadcast(waited_for(metric, rows, self.options.early_stopping_threshold))
         if waited < patience:
             return
         self.ended = True
@@ -363,30 +364,10 @@ class Session(ABC):
             f"on the best {metric} before them{best} (trainer.early_stopping_patience={patience})"
         )
 
-    def _waited(self) -> int:
-        """Validations since the last improvement, by validation_log.csv alone: a resumed run counts the same."""
-        values = (row.get(self.options.best_metric) for row in self.run.validation_log.rows())
-        return validations_without_improvement(
-            (float(value) if isinstance(value, int | float) else math.nan for value in values),
-            threshold=self.options.early_stopping_threshold,
-            higher=higher_is_better(self.options.best_metric),
-        )
-
     def _keep_this_step(self) -> None:
         """A checkpoint of this step, unless there is one."""
         if self.broadcast(self.done not in self.checkpoints.steps()):
             self.checkpoint()
-
-    def _refuse_patience_without_validation(self) -> None:
-        options = self.options
-        if options.early_stopping_patience is None or (self.validate is not None and options.val_every is not None):
-            return
-        why = "trainer.val_every=null" if options.val_every is None else "there are no held-out episodes"
-        raise UserError(
-            f"trainer.early_stopping_patience={options.early_stopping_patience}: nothing is validated ({why}), so "
-            "nothing says when to stop. Type trainer.val_every=200 and a data.val_fraction above 0, or "
-            "trainer.early_stopping_patience=null"
-        )
 
     def _validation_is_due(self) -> bool:
         every = self.options.val_every

@@ -19,7 +19,7 @@ from xp.models.lerobot.cameras import camera_sizes as sizes_of
 from xp.models.lerobot.catalog import config_class, missing_package, policy_class
 from xp.models.lerobot.folder import Notes, check_shapes, load_by_name, load_exactly
 from xp.models.lerobot.frozen_norms import FILLED, check_choice, fill, unfilled
-from xp.models.lerobot.members import STATISTICS, Members, members_from, read_statistics
+from xp.models.lerobot.of_mixture import narrowed, of_member, of_mixture, saved_members
 from xp.models.lerobot.options import LeRobotOptions
 from xp.models.lerobot.policy import Assembly, LeRobotPolicy, objective
 from xp.models.lerobot.processors import (
@@ -32,7 +32,6 @@ from xp.models.lerobot.processors import (
     resize_pictures,
     saved_processors,
     takes_language,
-    use_statistics,
 )
 from xp.models.lerobot.settings import chunk_of, native_transforms, policy_config, window_of
 from xp.models.lerobot.sidecar import Sidecar, read_act_smooth, read_sidecar
@@ -103,7 +102,7 @@ def build(request: BuildRequest) -> TorchTrainable:
     notes: Notes = {"cameras": cameras, "fps": data.fps, "name": options.name or config.type}
     assembly = _assembly(config, processors, {key: (cameras[key], *size[:2]) for key, size in images.items()}, notes)
     if data.members:
-        assembly = _of_mixture(assembly, config, request)
+        assembly = of_mixture(assembly, config, request)
     trainable = _trainable(assembly, module, config, report)
     norms = unfilled(module) if check_choice(options.frozen_norms) and sidecar is None else {}
     if not norms:
@@ -144,13 +143,13 @@ def load(request: LoadRequest) -> LeRobotPolicy:
     assembly = _assembly(config, saved_processors(config, folder), images, notes)
     key = request.options.get("unnorm_key")
     if sidecar.widths is not None:
-        assembly = _narrowed(assembly, sidecar.widths)
+        assembly = narrowed(assembly, sidecar.widths)
     elif sidecar.members:
-        members = _saved_members(sidecar, config, assembly.spec)
+        members = saved_members(sidecar, config, assembly.spec)
         if key is None:
             assembly = replace(assembly, members=members, notes={**notes, "members": sidecar.members})
         else:
-            assembly = _choose(assembly, members, members.chosen(key), request.camera_map)
+            assembly = of_member(assembly, members, members.chosen(key), request.camera_map)
     return LeRobotPolicy(assembly, module)
 
 
@@ -375,57 +374,6 @@ def _fed(sidecar: Sidecar, camera_map: Mapping[str, str | None]) -> dict[str, st
         )
     own = {key: key.removeprefix("observation.images.").removeprefix("observation.") for key in wanted}
     return {key: asked.get(key) or sidecar.cameras.get(key, own[key]) for key in wanted}
-
-
-def _of_mixture(assembly: Assembly, config: "PreTrainedConfig", request: BuildRequest) -> Assembly:
-    """The assembly of a policy that learns from several datasets."""
-    data, statistics = request.data, request.statistics
-    assert "members" in statistics, "a mixture's statistics hold those of each dataset"
-    by_name = {each.name: statistics["members"][each.name] for each in data.members}
-    entries = {name: {"action": each["action"], "proprio": each["proprio"]} for name, each in by_name.items()}
-    cameras = {each.name: dict(each.cameras) for each in data.members}
-    members = members_from(entries, cameras, config, (data.action_dim, data.state_dim))
-    return replace(assembly, members=members, notes={**assembly.notes, "members": cameras})
-
-
-def _saved_members(sidecar: Sidecar, config: "PreTrainedConfig", spec: PolicySpec) -> Members:
-    statistics = read_statistics(sidecar.folder)
-    if set(statistics) != set(sidecar.members):
-        raise UserError(
-            f"{sidecar.folder}: {STATISTICS} and xp.json name other datasets. Copy the folder again from where it was "
-            "trained."
-        )
-    ordered = {name: statistics[name] for name in sidecar.members}
-    return members_from(ordered, sidecar.members, config, (spec.action_dim, spec.state_dim))
-
-
-def _choose(assembly: Assembly, members: Members, name: str, camera_map: Mapping[str, str | None]) -> Assembly:
-    """The policy of one dataset of a mixture: its statistics in the processors, its cameras, its widths."""
-    use_statistics(assembly.processors, members.features_of(name))
-    place, own = members.names.index(name), members.cameras[name]
-    asked = {image_key(each) for each in camera_map}
-    images = {
-        key: (camera if key in asked else own.get(camera, ""), height, width)
-        for key, (camera, height, width) in assembly.images.items()
-    }
-    spec = replace(
-        assembly.spec,
-        cameras={camera: (height, width, 3) for camera, height, width in images.values() if camera},
-    )
-    notes: Notes = {
-        "cameras": {key: camera for key, (camera, _, _) in images.items()},
-        "fps": assembly.notes["fps"],
-        "name": assembly.notes["name"],
-    }
-    widths = (members.action.widths[place], members.state.widths[place])
-    return _narrowed(replace(assembly, images=images, spec=spec, notes=notes), widths)
-
-
-def _narrowed(assembly: Assembly, widths: tuple[int, int]) -> Assembly:
-    """The policy with the widths (action, state) of the dataset that it is used on, its network's being wider."""
-    spec = replace(assembly.spec, action_dim=widths[0], state_dim=widths[1])
-    notes: Notes = {**assembly.notes, "widths": list(widths)}
-    return replace(assembly, spec=spec, notes=notes, state_width=assembly.spec.state_dim)
 
 
 def _check_fps(options: LeRobotOptions, data: DataSpec, sidecar: Sidecar | None) -> None:
