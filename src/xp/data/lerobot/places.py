@@ -31,7 +31,7 @@ def checked_pattern(pattern: str, fields: tuple[str, ...], what: str) -> str:
         f"{what} is {printable(repr(pattern), 80)}: expected a path inside the dataset with {allowed}, such as "
         "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet. Correct meta/info.json, or copy the dataset again."
     )
-    if not pattern or len(pattern) > _LONGEST:
+    if not pattern or len(pattern) > _LONGEST or "\x00" in pattern:
         raise refused
     try:
         parts = list(string.Formatter().parse(pattern))
