@@ -29,8 +29,6 @@ from pathlib import Path
 
 import numpy as np
 
-import loader_streamed
-
 CHUNK = 30
 SETS = {
     "image96": {"size": (96, 96), "use_videos": False, "episodes": 8, "target": 300},
@@ -183,6 +181,7 @@ def measure(name: str, options: argparse.Namespace, backend: str) -> dict:
 
 def measure_streamed(name: str, options: argparse.Namespace, backend: str) -> list[dict]:
     """A row for each side of `loader_streamed`, one after the other, each in a process of its own."""
+    import loader_streamed  # beside this file, which tests load by its path
 
     root = options.folder / f"{name}_{options.frames}"
     if not root.exists():

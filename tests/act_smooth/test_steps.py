@@ -51,6 +51,8 @@ def saved_and_loaded(pre, post, folder):
 class TestObservationDropout:
     def test_the_draws_are_those_of_xps_batches(self):
         class MadeUpWindows(Windows):
+            look_ahead = 0
+
             def __init__(self):
                 pass
 

@@ -33,7 +33,7 @@ def dataset_on_hub(config: DictConfig) -> HubAddress | None:
     if data.root is not None and not str(raw(config, "data.root")).startswith(_DEFAULT):
         raise UserError(
             f"data.root={data.root} and data.repo_id={repo_id} both name the dataset. Leave data.repo_id out to take "
-            "the one in data.root, as LeRobot does; or leave data.root out to take the one on the hub."
+            "the one in data.root; or leave data.root out to take the one on the hub."
         )
     return by_repo_id("data", repo_id, revision).address
 

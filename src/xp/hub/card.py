@@ -79,28 +79,51 @@ def model_card(facts: CardFacts) -> str:
     return "\n\n".join(filter(None, sections)) + "\n"
 
 
-def dataset_card(repo: str, license_id: str | None, about: Mapping[str, str], info: str, made_by: str = "") -> str:
+@dataclass(frozen=True, kw_only=True)
+class FormatWords:
+    """What a data format says of itself on the hub: `on_hub` of a format whose datasets `task=push` uploads."""
+
+    tag: str
+    """By which the hub's users look for it."""
+    sentence: str
+    description: str
+    """The file, relative to the dataset, whose text stands on the card: JSON."""
+    version: str
+    """The key of that file whose value is the repository's tag."""
+    use: str
+    """A command of others that takes `{repo}`."""
+
+
+def dataset_card(
+    repo: str,
+    license_id: str | None,
+    about: Mapping[str, str],
+    info: str,
+    words: FormatWords,
+    made_by: str = "",
+) -> str:
     """The README.md of a dataset's repository.
 
     Args:
         repo: `ORG/NAME`.
         license_id: an identifier of the hub, such as apache-2.0.
         about: {what: value}: robot, episodes, frames, rate.
-        info: the text of meta/info.json.
+        info: the text of the description.
+        words: of its data format.
         made_by: the command that recorded it.
     """
     from huggingface_hub import DatasetCardData
 
     configs = [{"config_name": "default", "data_files": "data/*/*.parquet"}]
-    data = DatasetCardData(license=license_id, tags=["LeRobot", "xp"], task_categories=[_ROBOTICS], configs=configs)
+    data = DatasetCardData(license=license_id, tags=[words.tag, "xp"], task_categories=[_ROBOTICS], configs=configs)
     sections = [
         f"---\n{data.to_yaml()}\n---",
         f"# {repo}",
-        "A dataset in LeRobot's format.",
+        words.sentence,
         _rows(about),
-        f"## Use\n\n```bash\nxp task=train data.root=hf://{repo}\nlerobot-train --dataset.repo_id={repo}\n```",
+        f"## Use\n\n```bash\nxp task=train data.root=hf://{repo}\n{words.use.format(repo=repo)}\n```",
         f"## Command\n\n```bash\n{made_by}\n```" if made_by else "",
-        f"## Dataset structure\n\n[meta/info.json](meta/info.json):\n\n```json\n{info.strip()}\n```",
+        f"## Dataset structure\n\n[{words.description}]({words.description}):\n\n```json\n{info.strip()}\n```",
     ]
     return "\n\n".join(filter(None, sections)) + "\n"
 

@@ -209,8 +209,8 @@ def _refuse_mixture(family: Family, data: DataSpec) -> None:
     if data.members and not family.takes_mixtures:
         able = [name for name, each in installed().items() if each.takes_mixtures]
         raise UserError(
-            f"data.mix: models of the family {family.name} learn from one dataset. Type data=lerobot data.root=FOLDER, "
-            f"or take a model that learns from several: {models_of(able)}."
+            f"data.mix: models of the family {family.name} learn from one dataset. Type data.mix=null "
+            f"data.root=FOLDER, or take a model that learns from several: {models_of(able)}."
         )
 
 

@@ -27,7 +27,7 @@ class StateHidden:
             raise UserError(f"{key}=true: the policy reads no state, so nothing would change. Type {key}=false")
         if not policy.spec.optional_state:
             raise UserError(
-                f"{key}=true: this policy cannot act without its state (Octo's can: they mask what is missing, as "
+                f"{key}=true: this policy cannot act without its state (those can that mask what is missing, as "
                 f"obs_dropout.rate does in their training). Type {key}=false"
             )
 

@@ -8,9 +8,11 @@ from omegaconf import DictConfig
 
 from xp import atomic
 from xp.checkpoints.reference import CheckpointRef
-from xp.errors import UserError, human_size
+from xp.config.dataset_facts import find_format, installed_formats
+from xp.errors import UserError, human_size, join_names
 from xp.foreign.paths import inside, regular_file
 from xp.hub.address import DATASET, MODEL, HubAddress
+from xp.hub.card import FormatWords
 from xp.hub.upload import CARD, upload
 from xp.runs import RunFolder
 from xp.runs.jobs.secrets import holds_token
@@ -90,10 +92,15 @@ def _dataset(config: DictConfig, folder: Path, command: str, card_file: Path) ->
     from xp.data import open_dataset
 
     dataset = open_dataset(folder)
-    info = folder / "meta" / "info.json"
-    if not info.is_file():
-        raise UserError(f"{folder}: datasets of LeRobot's format are uploaded, and this one is of another.")
-    card, version = cards.dataset_facts(config, dataset, info, command)
+    found = find_format(folder)
+    words: FormatWords | None = getattr(found, "on_hub", None)
+    if words is None:
+        able = [name for name, each in installed_formats().items() if getattr(each, "on_hub", None)]
+        raise UserError(
+            f"{folder}: datasets of the format {found.name if found else 'of nobody'} are not uploaded; those of "
+            f"{join_names(able)} are."
+        )
+    card, version = cards.dataset_facts(config, dataset, folder / words.description, words, command)
     return Parcel(kind=DATASET, folder=folder, card=card, card_file=card_file, tag=version)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from xp.config.dataset_facts import DatasetFacts
 from xp.data.lerobot.facts import folder_facts, hub_hint
+from xp.hub.card import FormatWords
 
 if TYPE_CHECKING:
     from xp.data.dataset import DatasetFormat
@@ -24,6 +25,13 @@ class LeRobotFormat:
     )
     described_by = ("meta/info.json", "meta/tasks.parquet", "meta/tasks.jsonl")
     reads = ("meta/*", "data/*", "videos/*")
+    on_hub = FormatWords(
+        tag="LeRobot",
+        sentence="A dataset in LeRobot's format.",
+        description="meta/info.json",
+        version="codebase_version",
+        use="lerobot-train --dataset.repo_id={repo}",
+    )
 
     def owns(self, root: str | Path) -> bool:
         """Whether `root` has a `meta/info.json`, of whatever kind: a wrong one is refused when it is opened."""

@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from xp.errors import UserError
 from xp.foreign.json_file import read_object
-from xp.hub.card import CardFacts, Metric, dataset_card
+from xp.hub.card import CardFacts, FormatWords, Metric, dataset_card
 from xp.json_types import JSON, JSONObject, section
 from xp.runs import RunFolder, find_runs
 from xp.runs.records.folder import JOB, RECORD
@@ -46,8 +46,10 @@ def policy_facts(config: DictConfig, policy: Path, family: str) -> CardFacts:
     )
 
 
-def dataset_facts(config: DictConfig, dataset: "Dataset", info: Path, command: str) -> tuple[str, str]:
-    """The card of a dataset, and the version of its format, which LeRobot looks for as a tag."""
+def dataset_facts(
+    config: DictConfig, dataset: "Dataset", info: Path, words: FormatWords, command: str
+) -> tuple[str, str]:
+    """The card of a dataset, and the version of its format, which readers look for as a tag."""
     fields = read_object(info, "the dataset's description")
     about = {
         "robot": str(fields.get("robot_type") or "not named"),
@@ -59,7 +61,7 @@ def dataset_facts(config: DictConfig, dataset: "Dataset", info: Path, command: s
     }
     push = config.push
     text = info.read_text(encoding="utf-8")
-    return dataset_card(push.repo, push.license, about, text, command), str(fields.get("codebase_version"))
+    return dataset_card(push.repo, push.license, about, text, words, command), str(fields.get(words.version))
 
 
 def command_of(run: Path) -> str:
