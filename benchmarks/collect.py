@@ -110,7 +110,7 @@ def acting_with(envs: int, context: int) -> Callable[[int], Callable[[], object]
     policy, reward, going = policy_of(context), np.zeros(envs), np.zeros(envs, bool)
 
     def step_with(threads: int) -> Callable[[], object]:
-        env, actor = standing(envs, threads), policy.acting_in(["robot"] * envs)
+        env, actor = standing(envs, threads), policy.acting_in(["go2"] * envs)
         actor._seen = context
         seen = {"now": env.observations()}
 
@@ -144,7 +144,7 @@ def acting(envs: int, context: int, recomputed: int, of_physics: float) -> None:
     """Says what acting costs at a context."""
     policy, draws = policy_of(context), np.random.default_rng(0)
     state, reward, going = draws.normal(size=(envs, 33)).astype(np.float32), np.zeros(envs), np.zeros(envs, bool)
-    cached = policy.acting_in(["robot"] * envs)
+    cached = policy.acting_in(["go2"] * envs)
     cached._seen = context
     alone = cpu(lambda: cached.act(state, reward, going), 10)
     env = standing(envs)
@@ -154,7 +154,7 @@ def acting(envs: int, context: int, recomputed: int, of_physics: float) -> None:
         seen["now"] = env.step(cached.act(seen["now"], reward, going)[:, :12] * 0).observation
 
     together = cpu(step, 10)
-    exact = policy.acting_in(["robot"], mode="exact")
+    exact = policy.acting_in(["go2"], mode="exact")
     exact._seen = context
     one = cpu(lambda: exact.act(state[:1], reward[:1], going[:1]), recomputed)
     print(
