@@ -16,6 +16,7 @@ from typing import Any, cast
 
 from xp.errors import UserError
 from xp.runs import RunFolder, State, find_runs, load_run
+from xp.runs.execution.run_once import numbered
 
 Overrides = str | Mapping[str, Any]
 """`"model=octo_tiny"`, as on the command line, or {dotted key or group: value} with values of Python."""
@@ -143,38 +144,29 @@ def _words(overrides: Iterable[Overrides], *, swept: bool = False) -> list[str]:
             continue
         for key, value in given.items():
             many = cast(Sequence[object], value) if swept and isinstance(value, list | tuple) else [value]
-            written = [text(str(each) if isinstance(each, Path) else each) for each in many]
-            words.append(f"{key}={','.join(written)}")
+            words.append(f"{key}={','.join(map(text, many))}")
     return words
 
 
 def _folder_of(words: Sequence[str], kind: str) -> str:
     """Where Hydra would put a run (`run`) or a sweep (`sweep`) of these overrides."""
-    from hydra.types import RunMode
-
-    from xp.config.compose import CONFIG_NAME, open_hydra
-    from xp.config.hydra_errors import hydra_errors_as_user_errors
+    from xp.config.compose import compose_with_hydra
     from xp.config.shorthand import expand_shorthand
     from xp.runs.jobs import stage_references
 
     stage_references.register()
-    hydra, given = open_hydra(), expand_shorthand(list(words))
-    mode = RunMode.RUN if kind == "run" else RunMode.MULTIRUN
-    with hydra_errors_as_user_errors(hydra, given, CONFIG_NAME):
-        config = hydra.compose_config(CONFIG_NAME, given, run_mode=mode, with_log_configuration=False)
-        return str(config.hydra[kind].dir)
+    return str(compose_with_hydra(expand_shorthand(list(words)), sweep=kind == "sweep").hydra[kind].dir)
 
 
 def _claimed(wanted: Path) -> Path:
     """A new folder of that name, or of the name with a number: two calls of one second never share one."""
-    for number in range(1, 10_000):
-        place = _absolute(wanted if number == 1 else wanted.with_name(f"{wanted.name}_{number}"))
+    for place in numbered(_absolute(wanted)):
         try:
             place.mkdir(parents=True)
         except FileExistsError:
             continue
         return place
-    raise UserError(f"{wanted} and 9999 folders of that name with a number are taken. Clear out old runs.")
+    raise AssertionError("the names end with an error")
 
 
 def _absolute(folder: str | os.PathLike[str]) -> Path:

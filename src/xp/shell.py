@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from os import PathLike, fspath
 from pathlib import Path
 
@@ -50,7 +50,12 @@ def _escape(word: str) -> str:
 
 
 def written(value: object) -> str:
-    """A value in Hydra's override grammar."""
+    """A value in Hydra's override grammar, for pasting: what looks like an interpolation is text."""
+    return spelled(value, _text, _text)
+
+
+def spelled(value: object, text: Callable[[str], str], key: Callable[[str], str]) -> str:
+    """A value in Hydra's override grammar; `text` and `key` say how a text and a mapping's key are written."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -58,11 +63,11 @@ def written(value: object) -> str:
     if isinstance(value, int | float):
         return repr(value)
     if isinstance(value, str | PathLike):
-        return _text(fspath(value))
+        return text(fspath(value))
     if isinstance(value, Mapping):
-        return "{" + ",".join(f"{_text(str(key))}:{written(inner)}" for key, inner in value.items()) + "}"
+        return "{" + ",".join(f"{key(str(name))}:{spelled(inner, text, key)}" for name, inner in value.items()) + "}"
     assert isinstance(value, Iterable), f"Hydra's grammar has no form for {value!r}"
-    return "[" + ",".join(written(inner) for inner in value) + "]"
+    return "[" + ",".join(spelled(inner, text, key) for inner in value) + "]"
 
 
 def _text(text: str) -> str:

@@ -96,14 +96,18 @@ def open_hydra(config_dir: str | None = None) -> "Hydra":
 
 def compose(overrides: list[str]) -> DictConfig:
     """The configuration of one run, without the `hydra` section; Hydra's errors become `UserError`s."""
+    return without_hydra(compose_with_hydra(overrides))
+
+
+def compose_with_hydra(overrides: list[str], *, sweep: bool = False) -> DictConfig:
+    """The whole configuration of one run, or of a sweep; Hydra's errors become `UserError`s."""
     from hydra.types import RunMode
 
     from xp.config.hydra_errors import hydra_errors_as_user_errors
 
-    hydra = open_hydra()
+    hydra, mode = open_hydra(), RunMode.MULTIRUN if sweep else RunMode.RUN
     with hydra_errors_as_user_errors(hydra, overrides, CONFIG_NAME):
-        config = hydra.compose_config(CONFIG_NAME, overrides, run_mode=RunMode.RUN, with_log_configuration=False)
-    return without_hydra(config)
+        return hydra.compose_config(CONFIG_NAME, overrides, run_mode=mode, with_log_configuration=False)
 
 
 def without_hydra(config: DictConfig) -> DictConfig:

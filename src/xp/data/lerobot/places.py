@@ -31,7 +31,7 @@ def checked_pattern(pattern: str, fields: tuple[str, ...], what: str) -> str:
         f"{what} is {printable(repr(pattern), 80)}: expected a path inside the dataset with {allowed}, such as "
         "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet. Correct meta/info.json, or copy the dataset again."
     )
-    if not pattern or len(pattern) > _LONGEST or "\x00" in pattern:
+    if not pattern or len(pattern) > _LONGEST:
         raise refused
     try:
         parts = list(string.Formatter().parse(pattern))
@@ -60,7 +60,7 @@ def places(root: Path, pattern: str, what: str, fields: Iterable[Mapping[str, in
         if folder and folder not in seen:
             inside(root, folder, what)
             seen.add(folder)
-        if not folder or name in ("", "..") or os.path.islink(path):  # noqa: PTH114
+        if not folder or name in ("", "..") or "\0" in name or os.path.islink(path):  # noqa: PTH114
             inside(root, text, what)
         found.append(Path(path))
     return found

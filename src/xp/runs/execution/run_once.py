@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -249,9 +249,7 @@ def _continue(job: Job, result_config: ResultConfig) -> bool:
 
 def _claim(job: Job, hydra_yaml: str | None) -> Path:
     """Freeze into the first free folder NAME, NAME_2, NAME_3 ...: two runs of one second never share one."""
-    for number in range(1, 10_000):
-        name = job.folder.name if number == 1 else f"{job.folder.name}_{number}"
-        place = job.folder.with_name(name)
+    for place in numbered(job.folder):
         moved_config = {key: _moved(value, str(job.folder), str(place)) for key, value in job.config.items()}
         moved = dataclasses.replace(job, folder=place, config=moved_config)
         try:
@@ -259,7 +257,19 @@ def _claim(job: Job, hydra_yaml: str | None) -> Path:
         except FileExistsError:
             continue
         return place
-    raise UserError(f"{job.folder} and 9999 folders of that name with a number are taken. Clear out old runs.")
+    raise AssertionError("the names end with an error")
+
+
+def numbered(folder: Path) -> Iterator[Path]:
+    """`folder`, and after it the same name with a number: NAME, NAME_2, NAME_3 ...
+
+    Raises:
+        UserError: more of them were asked for than anybody has.
+    """
+    yield folder
+    for number in range(2, 10_000):
+        yield folder.with_name(f"{folder.name}_{number}")
+    raise UserError(f"{folder} and 9999 folders of that name with a number are taken. Clear out old runs.")
 
 
 def _moved(node: JSON, old: str, new: str) -> JSON:

@@ -21,6 +21,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from xp.errors import UserError, join_names
+from xp.models.torch_device import torch_threads
 from xp.runs.execution.ranks import Ranks
 from xp.training.options import TrainerOptions
 from xp.training.torch.types import Parts
@@ -153,23 +154,21 @@ def process_group(ranks: Ranks, options: TrainerOptions) -> Iterator[SingleProce
     where = torch.device(device) if is_gpu else None
     if is_gpu:
         torch.cuda.set_device(device)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(max(1, threads // ranks.size))
-    distributed.init_process_group(
-        "nccl" if is_gpu else "gloo",
-        store=store,
-        rank=ranks.rank,
-        world_size=ranks.size,
-        timeout=PATIENCE,
-        device_id=where,
-    )
-    try:
-        control = distributed.new_group(backend="gloo", timeout=PATIENCE)
-        assert isinstance(control, distributed.ProcessGroup)
-        yield ProcessGroup(ranks, options, device, control)
-    finally:
-        distributed.destroy_process_group()
-        torch.set_num_threads(threads)
+    with torch_threads(max(1, torch.get_num_threads() // ranks.size)):
+        distributed.init_process_group(
+            "nccl" if is_gpu else "gloo",
+            store=store,
+            rank=ranks.rank,
+            world_size=ranks.size,
+            timeout=PATIENCE,
+            device_id=where,
+        )
+        try:
+            control = distributed.new_group(backend="gloo", timeout=PATIENCE)
+            assert isinstance(control, distributed.ProcessGroup)
+            yield ProcessGroup(ranks, options, device, control)
+        finally:
+            distributed.destroy_process_group()
 
 
 def _meet(store: TCPStore, ranks: Ranks) -> None:
