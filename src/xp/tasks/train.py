@@ -7,7 +7,7 @@ from xp.runs import Run, RunFolder
 from xp.runs.execution.memory import available_memory
 from xp.runs.records.csvlog import number_in
 from xp.runs.records.record import now
-from xp.tasks._lib.data_source import SPLIT, open_source, plain, statistics_of
+from xp.tasks._lib.data_source import SPLIT, open_source, plain, refuse_padded, statistics_of
 from xp.tasks._lib.launch_ranks import launch_ranks
 from xp.tasks._lib.reuse import reuse_identical_run
 
@@ -207,12 +207,7 @@ def _check_length(source: "DataSource", ahead: int) -> None:
             f"No training episodes are left in {source.dataset.root}: see data.tasks and data.val_fraction."
         )
     lengths = source.dataset.episodes.lengths[list(source.split.train)]
-    if ahead > lengths.max():
-        raise UserError(
-            f"A training window reaches {ahead} actions ahead; the longest training episode of {source.dataset.root} "
-            f"has {int(lengths.max())} steps, so every window would be padded. Type for instance "
-            f"horizon.train={max(1, int(lengths.min()) // 2)}, or record longer episodes."
-        )
+    refuse_padded(ahead, lengths, source.dataset.root, start="A", instead="record longer episodes")
 
 
 def _check_memory(data: "DataSpec", sizes: "Mapping[str, tuple[int, int]]", config: "DictConfig") -> None:

@@ -16,6 +16,8 @@ from xp.models.members import not_chosen
 from xp.runs import RunFolder
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from xp.config.schema import Data
     from xp.foreign.statistics import DatasetStatistics
     from xp.models.policy import DataSpec, GroupSpec
@@ -351,3 +353,24 @@ def plain(section: DictConfig) -> dict[str, JSON]:
     content = OmegaConf.to_container(section, resolve=True)
     assert isinstance(content, dict)
     return {str(key): value for key, value in content.items()}
+
+
+def refuse_padded(ahead: int, lengths: "np.ndarray", root: Path, *, start: str, instead: str) -> None:
+    """Refuse windows that reach `ahead` actions ahead where no episode is that long: all of them would be padded.
+
+    Args:
+        ahead: actions from the observed step on.
+        lengths: of the training episodes, in steps.
+        root: the dataset's.
+        start: what the message begins with, the article of "training window" last.
+        instead: what else can be done.
+
+    Raises:
+        UserError: with the longest horizon that makes sense.
+    """
+    if ahead > lengths.max():
+        raise UserError(
+            f"{start} training window reaches {ahead} actions ahead; the longest training episode of {root} has "
+            f"{int(lengths.max())} steps, so every window would be padded. Type for instance "
+            f"horizon.train={max(1, int(lengths.min()) // 2)}, or {instead}."
+        )

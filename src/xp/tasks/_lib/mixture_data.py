@@ -12,17 +12,16 @@ from omegaconf import DictConfig, OmegaConf
 
 from xp.config.mixture import read_mix
 from xp.data.batches import Ordered
-from xp.data.frame_source import CameraFrames
+from xp.data.frame_source import CameraFrames, FrameSource
 from xp.data.mixture.batches import MixtureBatches, unused_mixture
 from xp.data.mixture.members import Member, Mixture, open_mixture
 from xp.data.mixture.statistics import mixture_statistics
 from xp.data.mixture.windows import Frames, MixtureWindows
-from xp.errors import UserError
 from xp.foreign.statistics import DatasetStatistics
 from xp.json_types import JSONObject
 from xp.models.policy import DataSpec, MemberSpec, Policy
 from xp.runs import Run
-from xp.tasks._lib.data_source import SPLITS
+from xp.tasks._lib.data_source import SPLITS, DataSource, refuse_padded
 from xp.tasks._lib.loading import shared_frames
 from xp.training.action_layout import ActionLayout
 from xp.training.validation import METRICS, Validate, ValidationProgress, make_validator
@@ -115,23 +114,12 @@ class MixtureSource:
         """
         for member in self.mixture.members:
             lengths = -(-member.dataset.episodes.lengths[list(member.split.train)] // member.stride)
-            if ahead > lengths.max():
-                raise UserError(
-                    f"{member.options.key}: a training window reaches {ahead} actions ahead; the longest training "
-                    f"episode of {member.dataset.root} has {int(lengths.max())} steps, so every window would be padded."
-                    f" Type for instance horizon.train={max(1, int(lengths.min()) // 2)}, or leave it out."
-                )
+            start = f"{member.options.key}: a"
+            refuse_padded(ahead, lengths, member.dataset.root, start=start, instead="leave it out")
 
     def frames(self, run: Run, sizes: Mapping[str, tuple[int, int]]) -> Frames:
         """The frames of each dataset at the model's sizes, as `data.frames` says."""
-        found: dict[str, CameraFrames] = {}
-        for member in self.mixture.members:
-            cameras = {name: member.fed[name] for name in sizes if name in member.fed}
-            found[member.name] = {
-                name: shared_frames(run, member.dataset, {camera: sizes[name]})[camera]
-                for name, camera in cameras.items()
-            }
-        return found
+        return {member.name: _frames_of(run, member, sizes) for member in self.mixture.members}
 
     def batches(self, config: DictConfig, frames: Frames, shape: Shape) -> MixtureBatches:
         """The training batches."""
@@ -194,18 +182,28 @@ class MixtureSource:
             "fps": self.mixture.fps,
             "members": {
                 each.name: {
-                    "root": str(each.dataset.root),
-                    "fingerprint": each.dataset.fingerprint,
-                    "fps": each.dataset.fps,
+                    **DataSource(each.dataset, each.split).facts(),
                     "weight": each.options.weight,
-                    "train_episodes": len(each.split.train),
-                    "held_out_episodes": len(each.split.val),
                     "dropped_episodes": int((each.weights == 0).sum()),
                     "share": shares[each.name],
                 }
                 for each in self.mixture.members
             },
         }
+
+
+def _frames_of(run: Run, member: Member, sizes: Mapping[str, tuple[int, int]]) -> CameraFrames:
+    """The frames of a dataset by the mixture's cameras, opened together: they share one budget and one pool.
+
+    One of its cameras that is wanted at two sizes is opened for the second apart.
+    """
+    wanted = {name: (member.fed[name], sizes[name]) for name in sizes if name in member.fed}
+    opened: dict[tuple[str, tuple[int, int]], np.ndarray | FrameSource] = {}
+    while left := [pair for pair in wanted.values() if pair not in opened]:
+        together = dict(left)
+        frames = shared_frames(run, member.dataset, together)
+        opened |= {(camera, size): frames[camera] for camera, size in together.items()}
+    return {name: opened[pair] for name, pair in wanted.items()}
 
 
 def overall(scores: Mapping[str, Mapping[str, float]], weights: Mapping[str, float]) -> dict[str, float]:
