@@ -8,6 +8,7 @@ from xp.models import recorded_answer
 from xp.models.families import FoundPolicy, find_policy, installed
 from xp.models.recorded_answer import Answer
 from xp.runs import Run
+from xp.runs.execution.progress import Progress
 from xp.tasks._lib.loading import load, use_framework
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def run(run: Run) -> None:
     source = converter.open(found.folder, found.step, options)
     answer = _answer(run, found, converter, options)
     with run.progress(source.nbytes, "converting", unit="byte") as bar:
-        converter.convert(source, asked.to, output, dtype=asked.dtype, advance=bar.advance)
+        converter.convert(source, asked.to, output, dtype=asked.dtype, advance=lambda read: _advance(run, bar, read))
     difference = None
     if answer is not None:
         difference = _compare(config, converter, output, options, answer)
@@ -55,6 +56,13 @@ def run(run: Run) -> None:
     summary = {"from": source.format, "to": asked.to, "output": str(output), "difference": difference}
     run.write_summary({"task": "convert", "checkpoint": str(found.folder), **summary})
     run.log(f"converted: {output}")
+
+
+def _advance(run: Run, bar: Progress, read: int) -> None:
+    """Note that so many bytes were read, and leave if somebody asked: nothing is written then."""
+    bar.advance(read)
+    if run.should_stop():
+        raise run.interrupted
 
 
 def _options(config: "DictConfig") -> dict[str, str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 from pi0_reference_arrays import REFERENCE, Case, listed_shapes, needs_reference
 
 from xp import merge
@@ -18,6 +19,9 @@ from xp.models.pi0.io.norm_stats import NormStats, Stats
 from xp.models.pi0.io.notes import Notes
 from xp.models.pi0.io.torch_folder import is_lerobot_pi0, is_openpi_torch, open_torch
 from xp.models.pi0.network.sizes import ExpertSizes, Sizes, VisionSizes, sizes_from_shapes, weight_shapes
+from xp.runs import Record, Run
+from xp.runs.execution.signals import RunInterrupted
+from xp.tasks import convert as task_convert
 
 EXPERT = {"depth": 2, "head_dim": 4, "heads": 8}
 SIZES = {
@@ -131,6 +135,20 @@ def test_merging_then_converting_is_converting_then_merging(tmp_path):
     assert set(one.leaves) == set(other.leaves)
     for name in one.leaves:
         np.testing.assert_allclose(one.tensor(name), other.tensor(name), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("to", ["openpi_torch", "openpi_jax"])
+def test_asked_to_stop_it_leaves_between_pieces_and_writes_nothing(tmp_path, to):
+    asked = {"checkpoint": str(saved(tmp_path / "saved")), "to": to, "output": None, "overwrite": False, "dtype": None}
+    config = OmegaConf.create({"convert": {**asked, "load_options": None, "check": "none"}})
+    folder, asks = tmp_path / "run", []
+    folder.mkdir()
+    record = Record(folder / "record.json", {})
+    run = Run(folder, config, record, should_stop=lambda: asks.append(0) or len(asks) > 2, echo=False)
+    with pytest.raises(RunInterrupted):
+        task_convert.run(run)
+    assert len(asks) in (3, 4), "the other thread may be between pieces too"
+    assert [path.name for path in folder.iterdir() if path.name != "progress.json"] == []
 
 
 def test_low_rank_updates_are_folded(tmp_path):

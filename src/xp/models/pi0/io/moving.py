@@ -52,12 +52,18 @@ def move(jobs: Iterable[Job], write: Callable[[str, int, AnyArray], None], advan
     telling, abandoned = threading.Lock(), threading.Event()
 
     def work(job: Job) -> None:
-        for piece in job.pieces:
-            write(piece.name, piece.start, piece.values)
-            if abandoned.is_set():
-                return
-            with telling:
-                advance(piece.read)
+        if abandoned.is_set():
+            return
+        try:
+            for piece in job.pieces:
+                write(piece.name, piece.start, piece.values)
+                if abandoned.is_set():
+                    return
+                with telling:
+                    advance(piece.read)
+        except BaseException:
+            abandoned.set()  # here, at once: this thread takes the next job before anybody has heard of it
+            raise
 
     with ThreadPoolExecutor(THREADS, "convert") as pool:
         running = [pool.submit(work, job) for job in sorted(jobs, key=lambda job: -job.nbytes)]
