@@ -150,7 +150,9 @@ def test_the_embedded_relative_experiment_compares_two_trainings_of_what_succeed
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("experiment", "steps"), [("lr_sweep", 5000), ("obs_dropout", 30000), ("relative_action", 30000)])
+@pytest.mark.parametrize(
+    ("experiment", "steps"), [("lr_sweep", 5000), ("obs_dropout", 30000), ("relative_action", 30000)]
+)
 def test_at_the_published_size_they_train_act_smooth(experiment, steps, tmp_path):
     jobs = planned(f"+experiment={experiment}", f"data.root={tmp_path}", "trainer=gpu")
     trained = [job.config for job in jobs.values() if job.config["task"]["name"] == "train"]
