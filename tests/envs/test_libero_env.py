@@ -6,6 +6,8 @@ Without pictures a step costs 10 ms of CPU, making an env a few seconds: what ta
 import os
 import subprocess
 import sys
+import weakref
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -89,10 +91,49 @@ def test_an_action_is_seven_finite_numbers(env):
 def test_a_simulation_that_is_idle_is_freed_and_made_again_where_it_was(env):
     env.reset(5)
     there = env.simulation.position("basket_1")
-    assert env.let_go() and env._simulation is None
+    assert not env.let_go(), "it waits for its first step"
+    assert env.let_go(before_first_step=True) and env._simulation is None
     env.step(np.append(np.zeros(6), -1))
     np.testing.assert_allclose(env.simulation.position("basket_1"), there, atol=1e-4)
     assert not env.let_go(), "an episode is under way"
+
+
+class Fake:
+    """A simulation whose objects point at each other, as the package's do."""
+
+    state_size = 0
+    made: ClassVar[list[weakref.ref["Fake"]]] = []
+
+    def __init__(self, bddl, cameras, *, fast):
+        self.itself, self.observed = self, {name: np.zeros(2) for name in ("robot0_gripper_qpos", "robot0_eef_pos")}
+        self.observed["robot0_eef_quat"] = np.array([0.0, 0.0, 0.0, 1.0])
+        Fake.made.append(weakref.ref(self))
+
+    def reset_by(self, seed):
+        pass
+
+    def step(self, action):
+        pass
+
+    def succeeded(self):
+        return True
+
+
+@pytest.mark.parametrize(("free", "made"), [(None, 3), (100_000.0, 3), (1500.0, 6)])
+def test_envs_side_by_side_are_made_once_where_there_is_room_and_none_stays_that_nobody_holds(monkeypatch, free, made):
+    monkeypatch.setattr("xp.envs.libero.env.Simulation", Fake)
+    monkeypatch.setattr("xp.envs.libero.env.free_megabytes", lambda: free)
+    monkeypatch.setattr("xp.envs.libero.env.official_states", lambda suite, task: np.zeros((1, 0)))
+    monkeypatch.setattr(Fake, "made", [])
+    envs = [SUITE.make(SOUP, cameras={}) for _ in range(3)]
+    for each in envs:
+        each.reset(0)
+    assert all(each.step(np.zeros(7)).done for each in envs)
+    assert len(Fake.made) == made
+    for _ in range(4):
+        envs[0] = SUITE.make(SOUP, cameras={})
+        envs[0].reset(0)
+    assert sum(fake() is not None for fake in Fake.made) == 1, "the others are idle"
 
 
 def test_what_the_expert_carries_is_read_from_the_goals():

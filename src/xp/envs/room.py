@@ -10,21 +10,21 @@ _MEGABYTE = 1_000_000
 _UNBOUNDED = 1 << 30
 
 
-def envs_that_fit(suite: Suite, free_megabytes: float | None = None) -> int:
+def envs_that_fit(suite: Suite, free: float | None = None) -> int:
     """How many envs of a suite have room at once; at least one, and without end where it does not say what one takes.
 
     Args:
         suite: may say what an env takes (`env_megabytes`, see `Suite`).
-        free_megabytes: what is free; by default what the system says.
+        free: megabytes that are; by default what the system says.
     """
     each = getattr(suite, "env_megabytes", None)
-    free = _free_megabytes() if free_megabytes is None else free_megabytes
+    free = free_megabytes() if free is None else free
     if each is None or free is None:
         return _UNBOUNDED
     return max(1, int(SHARE * free / each))
 
 
-def _free_megabytes() -> float | None:
+def free_megabytes() -> float | None:
     """What the system could give without swapping, or what is left of a container's limit if that is less; None where
     nobody says.
     """

@@ -1,5 +1,6 @@
 """One task of LIBERO as an `Env`: the published protocol around the package's simulation."""
 
+import gc
 import weakref
 from collections.abc import Mapping
 
@@ -10,11 +11,15 @@ from xp.envs.lazy import LazyObservation
 from xp.envs.libero.facts import ACTION_NAMES, FIRST_OFFICIAL, FPS, OFFICIAL_STATES
 from xp.envs.libero.resources import official_states, task_files
 from xp.envs.libero.simulation import Simulation
+from xp.envs.room import free_megabytes
 from xp.envs.suite import Observation, StepResult
 from xp.errors import UserError, join_names
 
 OPEN, CLOSED = -1.0, 1.0
 """The last number of an action: the gripper's fingers move apart or together."""
+MEGABYTES = 1000
+"""What a simulation takes with pictures: 760 to 980 measured, as good as all of it textures and buffers of OpenGL (the
+first of a process 800 more, for libraries)."""
 
 
 class LiberoEnv:
@@ -55,12 +60,12 @@ class LiberoEnv:
         self._wait_steps, self._fast = wait_steps, fast
         self._official = official_states(suite, task)
         self._simulation: Simulation | None = None
-        self.steps, self._seed, self._acting = 0, 0, False
+        self.steps, self._seed, self._acting, self._waiting = 0, 0, False, False
         self._observation: Observation | None = None
 
     @property
     def simulation(self) -> Simulation:
-        """The simulation, made when it is needed: half a gigabyte with cameras, so that not every env keeps one.
+        """The simulation, made when it is needed: a gigabyte with cameras, so that not every env keeps one.
 
         Raises:
             UserError: the package, MuJoCo or GL fails; or the official states are not of this version of the package.
@@ -76,9 +81,13 @@ class LiberoEnv:
             self._simulation = made
         return self._simulation
 
-    def let_go(self) -> bool:
-        """Free the simulation unless an episode is under way; the next reset or step makes it again. Says whether."""
-        if self._acting:
+    def let_go(self, *, before_first_step: bool = False) -> bool:
+        """Free the simulation unless an episode is under way; the next reset or step makes it again. Says whether.
+
+        Args:
+            before_first_step: also where an episode was begun and waits for its first action.
+        """
+        if self._acting or (self._waiting and not before_first_step):
             return False
         self._simulation = None
         return True
@@ -102,7 +111,7 @@ class LiberoEnv:
             self.simulation.reset_by(seed)
         for _ in range(self._wait_steps):
             self.simulation.step(np.append(np.zeros(6), OPEN))
-        self.steps, self._acting = 0, False
+        self.steps, self._acting, self._waiting = 0, False, True
         return self._look()
 
     def step(self, action: np.ndarray) -> StepResult:
@@ -114,7 +123,7 @@ class LiberoEnv:
         assert self._observation is not None, "an env is reset before its first step"
         if self._simulation is None:
             self.reset(self._seed)
-        self._acting = True
+        self._acting, self._waiting = True, False
         self.simulation.step(np.clip(_checked_action(action), self.action_low, self.action_high))
         self.steps += 1
         success = self.simulation.succeeded()
@@ -149,10 +158,17 @@ _RESET: "weakref.WeakSet[LiberoEnv]" = weakref.WeakSet()
 
 
 def _let_go_of_idle(env: LiberoEnv) -> None:
-    """Free the simulations of all other envs of this process that are not within an episode."""
+    """Free the simulations of all other envs of this process that are not within an episode.
+
+    One that waits for its first step is freed where memory is short alone: it would be made and reset a second time.
+    """
+    is_short = (free_megabytes() or 2 * MEGABYTES) < 2 * MEGABYTES
     for other in [each for each in _RESET if each is not env]:
-        if other.let_go():
+        if other.let_go(before_first_step=is_short):
             _RESET.discard(other)
+    # The package's objects point at each other, and Python looks at what has grown old so rarely (once the young are a
+    # quarter of it: never, beside imported frameworks) that twenty simulations nobody holds would fill the memory.
+    gc.collect()
     _RESET.add(env)
 
 

@@ -8,6 +8,7 @@ from typing import ClassVar
 from omegaconf import MISSING
 
 from xp.config.schema import Env as EnvSchema
+from xp.envs.libero.env import MEGABYTES
 from xp.envs.libero.facts import (
     ACTION_NAMES,
     CAMERAS,
@@ -68,8 +69,7 @@ class LiberoSuite:
     action_names: ClassVar = ACTION_NAMES
     environment_state_names: ClassVar = ()
     num_initial_states: ClassVar = None
-    env_megabytes: ClassVar = 500
-    """Measured with both default cameras; without any it is half of that."""
+    env_megabytes: ClassVar = MEGABYTES
     max_expert_noise: ClassVar = MAX_NOISE
     failing_experts: ClassVar = FAILING_EXPERTS
 
