@@ -8,6 +8,13 @@ import time
 import pytest
 from tasks_setup import EVERY, SMALL, weights_of
 
+from xp.runs import load_run
+
+TORCH = [
+    "model=act_tiny", "model.dim_model=32", "model.dim_feedforward=32", "model.image_size=[32,32]",
+    "trainer.batch_size=4", "trainer.val_windows=8",
+]  # fmt: skip
+
 
 def step_of(run):
     """The last step that progress.json or the log tells of."""
@@ -61,3 +68,30 @@ def test_a_run_that_streams_is_killed_resumed_and_ends_in_the_weights_of_one_tha
     process.wait()
     xp(*command)
     assert weights_of(xp.cwd / "run") == weights_of(trained)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [SMALL, TORCH], ids=["jax", "torch"])
+def test_a_finished_run_gets_more_steps_is_killed_among_them_and_ends_in_the_same_bytes(xp, arm, model):
+    command = ["task=train", f"data.root={arm}", *model, *EVERY, "lr=cosine", "lr.warmup_steps=2"]
+    xp(*command, "trainer.steps=6", "hydra.run.dir=run")
+    more = [*command, "trainer.steps=40"]
+    assert "lr.extend=stretch" in xp(*more, "hydra.run.dir=run", code=2).stderr
+    refused = xp(*more, "lr.extend=stretch", "seed=0,1", "-m", "hydra.sweep.dir=sweep", code=2).stderr
+    assert "no finished training in a sweep" in refused and not (xp.cwd / "sweep").exists()
+    process = xp.start(*more, "lr.extend=stretch", "hydra.run.dir=run")
+    deadline = time.monotonic() + 400
+    while step_of(xp.cwd / "run") < 12 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert process.poll() is None, "it ended before it was killed"
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    xp(*more, "hydra.run.dir=run")
+    xp(*more, "hydra.run.dir=whole", "lr.extensions=[{steps: 6, extend: stretch}]")
+    files = [
+        {path.relative_to(xp.cwd / name): path.read_bytes() for path in (xp.cwd / name / "final").rglob("*")
+         if path.is_file()}
+        for name in ("run", "whole")
+    ]  # fmt: skip
+    assert files[0] == files[1]
+    assert load_run(xp.cwd / "run").record()["identity"] == load_run(xp.cwd / "whole").record()["identity"]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from hydra_plugins.xp_staged_sweeper._eta import Paces
 from hydra_plugins.xp_staged_sweeper._experiment import Experiment, PlannedJob, Rules
+from xp.config.more_steps import refuse_nothing_to_extend
 from xp.errors import join_names
 from xp.runs.execution.progress import clock_text
 from xp.runs.execution.run_once import compare
@@ -73,7 +74,8 @@ def make_plan(experiments: Sequence[Experiment], rules: Rules, *, retry_failed: 
     """Look into every job's folder, and ask the executors of jobs that an earlier call has submitted.
 
     Raises:
-        UserError: a folder holds another run; names the keys that differ.
+        UserError: a folder holds another run; names the keys that differ. Or `lr.extend` is given: a job with other
+            steps is another job.
     """
     actions: dict[Path, Action] = {}
     seconds: dict[Path, float | None] = {}
@@ -83,6 +85,7 @@ def make_plan(experiments: Sequence[Experiment], rules: Rules, *, retry_failed: 
         paces = Paces(experiment.folder, _done(experiment, known))
         for planned in experiment.jobs:
             folder = planned.job.folder
+            refuse_nothing_to_extend(planned.job.config, f"a sweep ({experiment.folder})")
             record = known.get(folder) or Record(folder / RECORD, {})
             actions[folder] = _action(planned, record, actions, rules, seen.get(folder), retry_failed)
             known_s = paces.expected(planned.job, record)

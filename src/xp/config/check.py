@@ -11,6 +11,7 @@ from xp.config.devices import check_accumulate, check_devices
 from xp.config.hub_checks import check_push, on_a_hub, refuse_to_write
 from xp.config.merge_methods import NONE, merge_method_names
 from xp.config.model_families import refuse_unknown_family
+from xp.config.more_steps import read_extensions
 from xp.config.schema import SUITES, TASKS, Env
 from xp.config.sections import check_section, check_sections, raw
 from xp.config.tokenizer import tokenizer_folder
@@ -70,6 +71,10 @@ def _check_batch(config: DictConfig) -> None:
 def _check_rate(config: DictConfig) -> None:
     if "${best:" not in str(raw(config, "lr.peak")) and config.lr.peak <= 0:
         raise UserError(f"lr.peak={config.lr.peak}: must be above 0, for instance lr.peak=3e-4.")
+
+
+def _check_extensions(config: DictConfig) -> None:
+    read_extensions(raw(config, "lr.extensions"), config.trainer.steps)
 
 
 def _check_start(config: DictConfig) -> None:
@@ -294,6 +299,7 @@ _BY_TASK: dict[str, tuple[Callable[[DictConfig], None], ...]] = {
         _check_trained_once,
         _check_batch,
         _check_rate,
+        _check_extensions,
         _check_start,
         check_data,
         check_model,

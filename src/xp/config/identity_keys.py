@@ -49,6 +49,7 @@ TRANSIENT: tuple[str, ...] = (
     "data.decoder",
     "data.frames",
     "data.workers",
+    "lr.extend",
     "trainer.log_every",
     "trainer.checkpoint_every",
     "trainer.keep_checkpoints",
@@ -113,6 +114,7 @@ NEUTRAL: dict[str, JSON] = {
     "trainer.early_stopping_threshold": 0.0,
     "data.mix": None,
     "data.fps": None,
+    "lr.extensions": [],
 }
 """{a key: the value of it that means "as before there was this key"}.
 

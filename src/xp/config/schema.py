@@ -77,6 +77,8 @@ class LearningRate:
     peak: float = at_least(0.0)
     warmup_steps: int = at_least(0)
     end_factor: float = between(0.0, 1.0)
+    extend: str | None = one_of(*words.EXTENSIONS, default=None)
+    extensions: Any = None
 
 
 @dataclass

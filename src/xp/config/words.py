@@ -2,6 +2,10 @@
 
 SCHEDULES = ("constant", "cosine", "linear_decay", "linear_warmup", "warmup_cosine")
 """`lr.schedule`: functions of `xp.training.schedules`."""
+SCHEDULES_WITH_END = ("cosine", "linear_decay", "warmup_cosine")
+"""Those whose rates depend on the total number of steps."""
+HOLD, RESTART, STRETCH = EXTENSIONS = ("hold", "restart", "stretch")
+"""`lr.extend`: what the rate does in steps that are added to a finished training."""
 PRECISIONS = ("float32", "bfloat16")
 """`trainer.precision`, of the computation."""
 ACCELERATORS = ("auto", "cpu", "gpu")

@@ -4,10 +4,11 @@ The rate is worked out on the host and handed to the compiled step as a number, 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import SupportsFloat
 
-from xp.config.words import SCHEDULES
+from xp.config.more_steps import Extension, read_extensions
+from xp.config.words import HOLD, RESTART, SCHEDULES
 from xp.errors import UserError, did_you_mean, join_names
 from xp.json_types import JSON, JSONObject
 
@@ -68,12 +69,50 @@ def make_schedule(lr: JSONObject, steps: int) -> Schedule:
 
     Args:
         lr: `schedule` (constant | cosine | linear_decay | linear_warmup | warmup_cosine), `peak` (rate),
-            `warmup_steps` (steps), `end_factor` (share of the peak that a decay ends at).
+            `warmup_steps` (steps), `end_factor` (share of the peak that a decay ends at), `extensions` (where the
+            training was done and got more steps, see `extended`).
         steps: number of training steps, where a decay ends.
 
     Raises:
-        UserError: an unknown schedule, a peak that is not a positive number, a negative warm-up, an end outside 0..1.
+        UserError: an unknown schedule, a peak that is not a positive number, a negative warm-up, an end outside 0..1,
+            extensions that are no list of them.
     """
+    return extended(lambda total: _over(lr, total), read_extensions(lr.get("extensions"), steps), steps)
+
+
+def extended(make: Callable[[int], Schedule], extensions: Sequence[Extension], steps: int) -> Schedule:
+    """The schedule of a training that was done at the end of each extension and then got more steps.
+
+    Up to the first end it is the schedule over so many steps. What follows an end e, up to the next end (or `steps`) n:
+    `hold` keeps the rate that the schedule so far has at e; `restart` is the schedule over n - e steps, begun at e with
+    its warm-up; `stretch` is, from e on, the schedule over all steps up to n (counted from the last restart).
+
+    Args:
+        make: gives the schedule over a total number of steps.
+        extensions: in ascending order of their ends.
+        steps: the total number of steps.
+    """
+    totals = [*(extension.steps for extension in extensions), steps]
+    pieces, origin = [(0, make(totals[0]))], 0
+    for (end, extend), total in zip(extensions, totals[1:]):
+        if extend == HOLD:
+            pieces.append((end, _held(pieces[-1][1](end))))
+            continue
+        origin = end if extend == RESTART else origin
+        pieces.append((end, _begun_at(origin, make(total - origin))))
+    return lambda step: next(piece for start, piece in reversed(pieces) if step >= start)(step)
+
+
+def _held(rate: float) -> Schedule:
+    return lambda step: rate
+
+
+def _begun_at(start: int, schedule: Schedule) -> Schedule:
+    return lambda step: schedule(step - start)
+
+
+def _over(lr: JSONObject, steps: int) -> Schedule:
+    """The schedule of a `lr` section over `steps`, without extensions."""
     name, peak = str(lr["schedule"]), _peak(lr["peak"])
     warmup, end = int(_number(lr, "warmup_steps")), _number(lr, "end_factor")
     if not 0.0 <= end <= 1.0:

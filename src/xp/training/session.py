@@ -195,21 +195,21 @@ class Session(ABC):
             self._end_early()
 
     def make_up_validation(self, logger: Logger) -> None:
-        """The validation of the step that the run goes on from, where the attempt before was ended in front of it."""
-        if not self.done or not self._validation_is_due():
-            return
-        self._make_up_validation(logger)
-        self._end_early()
+        """The validation of the step that the run goes on from, where the attempt before was ended in front of it.
 
-    def _make_up_validation(self, logger: Logger) -> None:
+        One that was made counts also where this run would make none: the end of a training that got more steps.
+        """
         rows = self.run.validation_log.rows()
         found = self.broadcast(next((row for row in rows if row["step"] == self.done), None))
-        if found is None:
+        if found is not None:
+            value = found.get(self.options.best_metric)
+            if isinstance(value, int | float) and self._is_better(float(value)):
+                self.best = self._best(float(value))
+        elif self.done and self._validation_is_due():
             self.validate_now(logger)
+        else:
             return
-        value = found.get(self.options.best_metric)
-        if isinstance(value, int | float) and self._is_better(float(value)):
-            self.best = self._best(float(value))
+        self._end_early()
 
     def validate_now(self, logger: Logger) -> None:
         """Validate; where somebody asks the run to stop meanwhile, leave with a checkpoint of this step.

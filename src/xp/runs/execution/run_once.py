@@ -11,10 +11,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
 
 from xp.atomic import plain
+from xp.config.more_steps import refuse_nothing_to_extend
 from xp.errors import UserError, join_names
 from xp.json_types import JSON, JSONObject, section
 from xp.nested import dotted
 from xp.runs.execution.execute import execute, exit_code
+from xp.runs.execution.more_steps import is_extension, with_extensions
 from xp.runs.execution.run import Run
 from xp.runs.jobs import stage_references
 from xp.runs.jobs.frozen import Job, Need, freeze, open_job, to_yaml
@@ -61,7 +63,8 @@ def start_run(
 ) -> Path | None:
     """Freeze one configuration into its folder, ready for `execute`; None (and a line) if it is done already.
 
-    A folder that holds the same run, begun or failed, is resumed; one that holds another run is refused. A job that the
+    A folder that holds the same run, begun or failed, is resumed; one that holds another run is refused, but for a
+    training that is done and is given more steps (`xp.runs.execution.more_steps`). A job that the
     staged sweeper froze for a stock launcher is run as it was frozen, whatever composing gives now.
 
     Args:
@@ -80,11 +83,16 @@ def start_run(
         generated = not any(override.lstrip("+").startswith("hydra.run.dir=") for override in overrides)
     hydra_yaml = hydra_yaml or _hydra_yaml()
     pin_folder(place)
-    job = compose_job(config, place, overrides=overrides, result_config=result_config or _result_config)
+    result_config = result_config or _result_config
+    job = compose_job(config, place, overrides=overrides, result_config=result_config)
     if generated:
+        refuse_nothing_to_extend(job.config, "a new folder")
         fetch_inputs([job])
         return _claim(job, hydra_yaml)
-    if not _continue(job, result_config or _result_config):
+    extended = with_extensions(config, job, result_config)
+    if extended is not config:
+        job = compose_job(extended, place, overrides=overrides, result_config=result_config)
+    if not _continue(job, result_config):
         print(f"skipped: already done ({place}, identity {job.identity[:SHOWN]})")
         return None
     fetch_inputs([job])
@@ -238,7 +246,11 @@ def _continue(job: Job, result_config: ResultConfig) -> bool:
     """Whether there is anything to do in a folder that the user named."""
     if not (job.folder / JOB).exists():
         return True
-    record = compare(job, result_config)
+    record = Record(job.folder / RECORD)
+    if is_extension(job, record, result_config) and record.get("identity") != job.identity:
+        refuse_changed(job.folder, job.config)
+        return True
+    compare(job, result_config, record)
     if record.alive:
         raise Busy(
             f"Process {record['pid']} on {record['host']} is at work on this run ({job.folder}). Wait for it "
