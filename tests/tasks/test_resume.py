@@ -71,6 +71,7 @@ def test_a_run_that_streams_is_killed_resumed_and_ends_in_the_weights_of_one_tha
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("model", [SMALL, TORCH], ids=["jax", "torch"])
 def test_a_finished_run_gets_more_steps_is_killed_among_them_and_ends_in_the_same_bytes(xp, arm, model):
     command = ["task=train", f"data.root={arm}", *model, *EVERY, "lr=cosine", "lr.warmup_steps=2"]

@@ -11,7 +11,7 @@ from xp.training.options import TrainerOptions
 from xp.training.schedules import make_schedule
 
 CONF = Path(__file__).parents[2] / "conf"
-READ_BY_OTHERS = {"batch_size", "val_windows", "figures"}
+READ_BY_OTHERS = {"batch_size", "batch_size_max", "val_windows", "figures"}
 
 
 def load(group, name):

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from omegaconf import DictConfig, OmegaConf
 
 from xp.checkpoints.reference import CheckpointRef, exists, missing_reference
+from xp.config.batch_size import AUTO, check_batch_size
 from xp.config.check_data import check_augment, check_data, check_folder, check_model, made_by_another_job
 from xp.config.dataset_facts import GROUP as DATASETS
 from xp.config.devices import check_accumulate, check_devices
@@ -59,13 +60,12 @@ def _check_installed(config: DictConfig) -> None:
 
 def _check_batch(config: DictConfig) -> None:
     trainer = config.trainer
-    if trainer.accumulate > trainer.batch_size:
-        raise UserError(
-            f"trainer.accumulate={trainer.accumulate} splits a batch of trainer.batch_size={trainer.batch_size} into "
-            f"more parts than it has samples. Give 1..{trainer.batch_size}."
-        )
-    check_devices(trainer.devices, trainer.strategy, trainer.compile)
-    check_accumulate(trainer.batch_size, trainer.accumulate, 1 if trainer.devices == "auto" else trainer.devices)
+    most = trainer.batch_size_max
+    devices, strategy = trainer.devices, trainer.strategy
+    check_devices(devices, strategy, trainer.compile)
+    check_batch_size(trainer.batch_size, trainer.accumulate, most, devices=devices, strategy=strategy)
+    if trainer.batch_size != AUTO:
+        check_accumulate(trainer.batch_size, trainer.accumulate, 1 if devices == "auto" else devices)
 
 
 def _check_rate(config: DictConfig) -> None:

@@ -115,6 +115,7 @@ NEUTRAL: dict[str, JSON] = {
     "data.mix": None,
     "data.fps": None,
     "lr.extensions": [],
+    "trainer.batch_size_max": 256,
 }
 """{a key: the value of it that means "as before there was this key"}.
 

@@ -213,7 +213,8 @@ class Trainer:
     """The training loop."""
 
     steps: int = at_least(1)
-    batch_size: int = at_least(1)
+    batch_size: Any = MISSING
+    batch_size_max: int = at_least(1, 256)
     val_every: int | None = at_least(1, None)
     val_windows: int | None = at_least(1, None)
     checkpoint_every: int | None = at_least(1, None)

@@ -1,7 +1,9 @@
 """`xp task=train`: fine-tune a policy on the training episodes of a dataset, validated on held-out ones."""
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from xp.config.batch_size import AUTO
 from xp.errors import UserError
 from xp.runs import Run, RunFolder
 from xp.runs.execution.memory import available_memory
@@ -12,26 +14,34 @@ from xp.tasks._lib.launch_ranks import launch_ranks
 from xp.tasks._lib.reuse import reuse_identical_run
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from omegaconf import DictConfig
 
+    from xp.data import Batches
     from xp.data.augment import Augment
     from xp.foreign.statistics import DatasetStatistics
     from xp.json_types import JSONObject
     from xp.models.policy import DataSpec, DataTransforms
     from xp.models.trainable import Trainable
     from xp.tasks._lib.data_source import DataSource
+    from xp.training.session import Validate
 
 
 FIT = f"{__name__}:fit"
 """What each process of a training on several devices calls."""
+PROBE = f"{__name__}:probe"
+"""What the process calls that finds the batch size."""
 
 
 def run(run: Run) -> None:
     """Build, restore, loop, close. Leaves checkpoints/, best/, final/, figures/, the logs, split.json, summary.json."""
     if reuse_identical_run(run):
         return
+    if run.config.trainer.batch_size == AUTO:
+        from xp.tasks._lib.batch_size import with_batch_size
+
+        run = with_batch_size(run, PROBE)
     with launch_ranks(run, FIT) as first:
         fit(first)
     if run.config.trainer.get("figures"):
@@ -42,14 +52,49 @@ def run(run: Run) -> None:
 
 def fit(run: Run) -> None:
     """What each of the processes of a training does: of several, rank 0 in the run's folder, the others in passing."""
+    from xp.training import train_any
+
+    config, parts = run.config, _parts(run)
+    batches = parts.batches(config.trainer.batch_size)
+    options = {"trainer": plain(config.trainer), "lr": plain(config.lr), "seed": config.seed}
+    train_any(run, parts.trainable, batches, validate=parts.validator(), **options)
+    run.write_summary({**_summary(run, parts.facts(batches), parts.trainable), **_last_validation(run)})
+
+
+def probe(run: Run) -> None:
+    """What the process of `xp.tasks._lib.batch_probe` does: updates at the batch sizes that it is asked about."""
+    from xp.tasks._lib.batch_probe import answer
+    from xp.training.frameworks import probe_any
+
+    config, parts = run.config, _parts(run)
+    smallest = parts.batches(config.trainer.batch_size)
+    with probe_any(run, parts.trainable, smallest, trainer=plain(config.trainer), seed=config.seed) as session:
+        answer(session, parts.batches, windows=len(smallest.windows))
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a training is made of, before its batch size counts."""
+
+    trainable: "Trainable"
+    batches: "Callable[[int], Batches]"
+    """The training data in batches of so many windows."""
+    validator: "Callable[[], Validate | None]"
+    facts: "Callable[[Any], JSONObject]"
+    """What the summary says about the data, from what `batches` gave."""
+
+
+def _parts(run: Run) -> Parts:
+    return _parts_of_one(run) if run.config.data.get("mix") is None else _parts_of_mixture(run)
+
+
+def _parts_of_one(run: Run) -> Parts:
+    """Of a training on one dataset."""
     from xp.models import camera_sizes
     from xp.tasks._lib.loading import shared_frames
     from xp.training.augmentation import with_augmentation
 
     config = run.config
-    if config.data.get("mix") is not None:
-        _fit_mixture(run)
-        return
     source = open_source(config.data, config.paths.cache)
     _check_length(source, config.horizon.train)
     run.log(f"data: {source.split.note()}")
@@ -60,16 +105,22 @@ def fit(run: Run) -> None:
     augment = _augment(config, sizes)
     frames = shared_frames(run, source.dataset, sizes)
     trainable = with_augmentation(_build(run, source.spec, statistics, _transforms(config, source)), augment)
-    _loop(run, trainable, source, frames, statistics)
-    run.write_summary({**_summary(run, source.facts(), trainable), **_last_validation(run)})
+    before, ahead = trainable.spec.window
+    _check_length(source, ahead)
+    shape = {"history": trainable.spec.history, "horizon": ahead, "before": before}
+    return Parts(
+        trainable,
+        batches=lambda size: _batches(config, source, frames, shape, size),
+        validator=lambda: _validator(run, source, frames, shape, statistics),
+        facts=lambda batches: source.facts(),
+    )
 
 
-def _fit_mixture(run: Run) -> None:
-    """`fit` of several datasets (`data.mix`), each with its own split, statistics and validation."""
+def _parts_of_mixture(run: Run) -> Parts:
+    """Of a training on several datasets (`data.mix`), each with its own split, statistics and validation."""
     from xp.models import camera_sizes
     from xp.models.policy import DataTransforms
     from xp.tasks._lib.mixture_data import MixtureSource
-    from xp.training import train_any
     from xp.training.augmentation import with_augmentation
 
     config = run.config
@@ -86,12 +137,12 @@ def _fit_mixture(run: Run) -> None:
     before, ahead = trainable.spec.window
     source.check_length(ahead)
     shape = {"history": trainable.spec.history, "horizon": ahead, "before": before}
-    batches = source.batches(config, frames, shape)
-    validate = source.validator(run, frames, shape)
-    options = {"trainer": plain(config.trainer), "lr": plain(config.lr), "seed": config.seed}
-    train_any(run, trainable, batches, validate=validate, **options)
-    facts = source.facts(batches, config.trainer.steps)
-    run.write_summary({**_summary(run, facts, trainable), **_last_validation(run)})
+    return Parts(
+        trainable,
+        batches=lambda size: source.batches(config, frames, shape, size),
+        validator=lambda: source.validator(run, frames, shape),
+        facts=lambda batches: source.facts(batches, config.trainer.steps),
+    )
 
 
 def warm_up(config: "DictConfig") -> None:
@@ -162,41 +213,36 @@ def _load_lines(trainable: "Trainable") -> list[str]:
     return lines
 
 
-def _loop(run: Run, trainable: "Trainable", source: "DataSource", frames: Any, statistics: "DatasetStatistics") -> Any:
-    from xp.data import Batches, Windows, in_order
-    from xp.training import make_validator, train_any
-    from xp.training.validation import ValidationProgress
+def _batches(config: "DictConfig", source: "DataSource", frames: Any, shape: dict[str, Any], size: int) -> "Batches":
+    from xp.data import Batches, Windows
 
-    config = run.config
-    before, ahead = trainable.spec.window
-    shape = {"history": trainable.spec.history, "horizon": ahead, "before": before}
-    _check_length(source, ahead)
-    batches = Batches(
+    return Batches(
         Windows(source.dataset, frames, source.split.train, **shape),
-        batch_size=config.trainer.batch_size,
+        batch_size=size,
         seed=config.seed,
         drop_rate=config.obs_dropout.rate,
         augment=bool(config.augment.views),
     )
-    validate = None
-    if config.trainer.val_every is not None and source.split.val:
-        held_out = Windows(source.dataset, frames, source.split.val, **shape)
-        limit = config.trainer.val_windows
-        validate = make_validator(
-            lambda: in_order(held_out, config.trainer.batch_size, limit=limit),
-            layout=_layout(source),
-            statistics=statistics,
-            seed=config.seed,
-            progress=ValidationProgress(run, len(held_out) if limit is None else min(limit, len(held_out))),
-        )
-    return train_any(
-        run,
-        trainable,
-        batches,
-        validate=validate,
-        trainer=plain(config.trainer),
-        lr=plain(config.lr),
+
+
+def _validator(
+    run: Run, source: "DataSource", frames: Any, shape: dict[str, Any], statistics: "DatasetStatistics"
+) -> "Validate | None":
+    from xp.data import Windows, in_order
+    from xp.training import make_validator
+    from xp.training.validation import ValidationProgress
+
+    config = run.config
+    if config.trainer.val_every is None or not source.split.val:
+        return None
+    held_out = Windows(source.dataset, frames, source.split.val, **shape)
+    limit = config.trainer.val_windows
+    return make_validator(
+        lambda: in_order(held_out, config.trainer.batch_size, limit=limit),
+        layout=_layout(source),
+        statistics=statistics,
         seed=config.seed,
+        progress=ValidationProgress(run, len(held_out) if limit is None else min(limit, len(held_out))),
     )
 
 

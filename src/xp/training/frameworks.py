@@ -12,12 +12,16 @@ from xp.json_types import JSONObject
 from xp.models.policy import Framework, Policy
 from xp.models.trainable import Trainable
 from xp.runs import Run
+from xp.training.options import TrainerOptions
 from xp.training.overfit import StepBatches
 from xp.training.session import Validate
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from xp.data.dumps import Dump
     from xp.merging.objective import Objective
+    from xp.training.probe import Probe
 
 IN_PROCESSES: tuple[Framework, ...] = ("torch",)
 """Frameworks whose devices are driven by a process each; JAX drives all of a machine's from one."""
@@ -72,6 +76,22 @@ def train_any(
     """
     train = _module(trainable.framework, "loop").train
     return train(run, trainable, batches, validate=validate, trainer=trainer, lr=lr, seed=seed, logger=logger)
+
+
+def probe_any(
+    run: Run, trainable: Trainable, batches: StepBatches, *, trainer: JSONObject, seed: int
+) -> "AbstractContextManager[Probe]":
+    """A probe of what memory updates take at other batch sizes, by the loop of the trainable's framework.
+
+    Args:
+        run: a run in a folder of its own, which is thrown away.
+        trainable: the model, likewise.
+        batches: training data of any batch size, for what a model fills from data.
+        trainer: the `trainer` section.
+        seed: of the training.
+    """
+    probing = _module(trainable.framework, "probe").probing
+    return probing(run, trainable, batches, TrainerOptions.read(trainer), seed)
 
 
 def policy_loss(policy: Policy, dump: "Dump") -> "Objective":

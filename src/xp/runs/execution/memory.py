@@ -5,9 +5,11 @@ from contextlib import suppress
 from pathlib import Path
 
 _CGROUPS = (
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+    ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
+"""Of each version of control groups: where its files are, the limit, the use, and what of it are files' pages that the
+system gives up first."""
 
 
 def available_memory() -> int | None:
@@ -29,10 +31,20 @@ def _machine() -> list[int]:
 
 def _container() -> list[int]:
     found = []
-    for limit, usage in _CGROUPS:
+    for place, limit, usage, files in _CGROUPS:
         with suppress(OSError, ValueError):  # "max" is no number: no limit
-            found.append(int(Path(limit).read_text()) - int(Path(usage).read_text()))
+            used = int(Path(place, usage).read_text()) - _in_statistics(Path(place, "memory.stat"), files)
+            found.append(int(Path(place, limit).read_text()) - used)
     return found
+
+
+def _in_statistics(path: Path, name: str) -> int:
+    with suppress(OSError, ValueError):
+        for line in path.read_text().splitlines():
+            key, _, value = line.partition(" ")
+            if key == name:
+                return int(value)
+    return 0
 
 
 def _process() -> list[int]:
@@ -43,3 +55,18 @@ def _process() -> list[int]:
         limits = {kind: resource.getrlimit(kind)[0] for kind in used}
         return [limit - used[kind] * size for kind, limit in limits.items() if limit != resource.RLIM_INFINITY]
     return []
+
+
+def peak_memory() -> int:
+    """The most bytes that this process held at a time (resident), since `forget_peak_memory` where that works."""
+    with suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def forget_peak_memory() -> None:
+    """Count the peak anew from what is held now; nothing where the system does not do that."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")

@@ -76,7 +76,7 @@ def launch_ranks(run: Run, task: str) -> Iterator[Run]:
     Raises:
         UserError: fewer devices than asked for, or one of the processes ended before its time.
     """
-    size = _size(run)
+    size = count_processes(run)
     if size == 1:
         yield run
         return
@@ -103,7 +103,8 @@ def launch_ranks(run: Run, task: str) -> Iterator[Run]:
                 each.output.close()
 
 
-def _size(run: Run) -> int:
+def count_processes(run: Run) -> int:
+    """How many processes train: one for each device of a torch model, else one."""
     config = run.config
     if config.trainer.devices == 1:
         return 1

@@ -121,12 +121,12 @@ class MixtureSource:
         """The frames of each dataset at the model's sizes, as `data.frames` says."""
         return {member.name: _frames_of(run, member, sizes) for member in self.mixture.members}
 
-    def batches(self, config: DictConfig, frames: Frames, shape: Shape) -> MixtureBatches:
-        """The training batches."""
+    def batches(self, config: DictConfig, frames: Frames, shape: Shape, batch_size: int) -> MixtureBatches:
+        """The training data in batches of so many windows."""
         train = {member.name: member.split.train for member in self.mixture.members}
         return MixtureBatches(
             self._windows(frames, train, shape),
-            batch_size=config.trainer.batch_size,
+            batch_size=batch_size,
             seed=config.seed,
             drop_rate=config.obs_dropout.rate,
             augment=bool(config.augment.views),
