@@ -1,7 +1,9 @@
 """Where numbers go besides the CSV logs."""
 
-import builtins
 import json
+import shutil
+import sqlite3
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,9 @@ from omegaconf import OmegaConf
 from training_fakes import LR, TinyBatches, run_in, tiny_trainable, trainer
 
 from xp.errors import UserError
+from xp.runs import RunInterrupted
 from xp.training.jax.loop import train
-from xp.training.loggers import Loggers, NoLogger, open_logger
+from xp.training.loggers import LOGGERS, Loggers, NoLogger, open_logger
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -58,16 +61,59 @@ def test_wandb_is_offline_and_keeps_its_id_for_resuming(tmp_path, monkeypatch):
     assert (logged, finished) == ((7, {"train/loss": 0.5}), "finished")
 
 
-@pytest.mark.parametrize("package", ["tensorboard", "wandb"])
+def of_trackio(folder):
+    """{name: [(step, value)]} of the run in a folder, read by SQLite alone."""
+    with sqlite3.connect(folder / "trackio" / "xp.db") as database:
+        rows = database.execute("select run_name, step, metrics from metrics order by id").fetchall()
+    assert {name for name, _, _ in rows} == {folder.name}
+    return points((step, json.loads(metrics)) for _, step, metrics in rows)
+
+
+def of_mlflow(folder):
+    """The same of MLflow: a file for each name, a line for each value."""
+    (run,) = [path for path in (folder / "mlflow").glob("*/*") if (path / "metrics").is_dir()]
+    assert run.name == (folder / "mlflow_id.txt").read_text()
+    rows = [(int(line.split()[2]), {str(path.relative_to(run / "metrics")): float(line.split()[1])})
+            for path in sorted((run / "metrics").rglob("*")) if path.is_file()
+            for line in path.read_text().splitlines()]  # fmt: skip
+    assert (run / "params" / "lr.peak").read_text() == "0.01" and "RUNNING" not in (run / "meta.yaml").read_text()
+    return points(rows)
+
+
+def points(rows):
+    found = {}
+    for step, values in rows:
+        for name, value in values.items():
+            found.setdefault(name, []).append((step, value))
+    return found
+
+
+@pytest.mark.parametrize(("package", "module", "read"), [("trackio", "trackio", of_trackio),
+                                                         ("mlflow", "mlflow.tracking", of_mlflow)])  # fmt: skip
+def test_a_resumed_run_goes_on_in_the_same_run_of_a_service_without_a_step_twice(tmp_path, package, module, read):
+    pytest.importorskip(module)
+    for folder in (tmp_path / "first", tmp_path / "second"):  # a worker runs several in one process
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps({"lr": {"peak": 0.01}, "trainer": {"freeze": []}}))
+        options = {"trainer": trainer(val_every=6, log_every=2), "lr": LR, "seed": 0,
+                   "validate": lambda policy, step: {"val_loss": 0.5},
+                   "logger": {package: {"enabled": True}}}  # fmt: skip
+        with pytest.raises(RunInterrupted):
+            train(run_in(folder, stop_after=8), tiny_trainable(), TinyBatches(), **options)
+        shutil.rmtree(folder / "checkpoints" / "checkpoint-8")  # as if it had been killed: steps 6 and 8 come again
+        run = run_in(folder)
+        train(run, tiny_trainable(), TinyBatches(), **options)
+        found = read(folder)
+        logged = [(row["step"], pytest.approx(row["loss"])) for row in run.training_log.rows()]
+        assert found["train/loss"] == logged and [step for step, _ in logged] == [2, 4, 6, 8, 10, 12]
+        assert found["validation/val_loss"] == [(6, 0.5), (12, 0.5)]
+
+
+@pytest.mark.parametrize("package", ["tensorboard", "wandb", "trackio", "mlflow"])
 def test_a_missing_package_is_named_with_the_extra_to_install(tmp_path, monkeypatch, package):
-    real = builtins.__import__
-
-    def missing(name, *rest, **more):
-        if name.split(".")[0] == package:
-            raise ImportError(name)
-        return real(name, *rest, **more)
-
-    monkeypatch.setattr(builtins, "__import__", missing)
+    for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(UserError, match=rf"logger.{package}.enabled=true.*--extra {package}.*logger=csv"):
         open_logger(run_in(tmp_path), {package: {"enabled": True}})
 
@@ -90,6 +136,7 @@ def test_one_loggers_failure_at_the_end_does_not_lose_the_others():
 
 def test_the_option_files_turn_on_what_their_names_say():
     base = OmegaConf.load(CONF / "logger" / "csv.yaml")
-    assert not base.wandb.enabled and not base.tensorboard.enabled and base.wandb.mode == "offline"
-    for name in ("wandb", "tensorboard"):
+    assert not any(base[name].enabled for name in LOGGERS) and base.wandb.mode == "offline"
+    assert base.mlflow.tracking_uri is None
+    for name in LOGGERS:
         assert OmegaConf.merge(base, OmegaConf.load(CONF / "logger" / f"{name}.yaml"))[name].enabled
