@@ -1,6 +1,7 @@
 """trainer.batch_size=auto: the search, what counts as fitting, and a run that keeps what was found."""
 
 import json
+import tempfile
 
 import pytest
 from tasks_setup import EVERY, SMALL
@@ -8,8 +9,9 @@ from tasks_setup import EVERY, SMALL
 from xp.config import check, compose
 from xp.config.batch_size import next_size
 from xp.errors import UserError
-from xp.runs import load_run
-from xp.tasks._lib import batch_size
+from xp.runs import Record, Run, load_run
+from xp.runs.records.folder import as_config
+from xp.tasks._lib import batch_probe, batch_size
 from xp.tasks._lib.batch_probe import Measured
 from xp.tasks._lib.batch_size import SHARE, expected_host, fits
 from xp.training.probe import DeviceMemory
@@ -103,6 +105,49 @@ def test_the_search_on_a_device(monkeypatch, free, limit, sizes, largest, proces
     assert [each["size"] for each in tried] == sizes and FakeProber.started == processes
     assert max((each["size"] for each in tried if each["fits"]), default=None) == largest
     assert all(each["fits"] <= each["measured"] for each in tried)
+
+
+PROCESS = """
+import os, signal
+from xp.errors import UserError
+from xp.tasks._lib.batch_probe import answer
+
+class Session:
+    unit, policy_bytes = 1, 8
+    def measure(self, size):
+        if size == 7:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+        if size == 9:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return []
+
+def task(run):
+    if run.config.trainer.batch_size == 5:
+        raise UserError("no such camera")
+    answer(Session(), lambda size: size, windows=50)
+"""
+
+
+def test_the_process_that_measures_is_lost_with_its_memory_and_leaves_nothing(tmp_path, monkeypatch):
+    (tmp_path / "made_up_probe.py").write_text(PROCESS)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    (tmp_path / "scratch").mkdir()
+    run = Run(tmp_path, as_config({"trainer": {}}), Record(tmp_path / "record.json", {}), echo=False)
+
+    def prober(size):
+        return batch_probe.Prober(run, "made_up_probe:task", batch_size=size, environment={})
+
+    with prober(1) as one:
+        assert one.ready() == (1, 50)
+        found = one.measure(2)
+        assert found is not None and found.host > 10**7 and (found.devices, found.weights) == ((), 8)
+        assert one.measure(7) is None
+    with prober(1) as another:
+        assert another.ready() == (1, 50) and another.measure(9) is None
+    with pytest.raises(UserError, match="no such camera"), prober(5) as wrong:
+        wrong.ready()
+    assert not list((tmp_path / "scratch").iterdir())
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,8 @@ class Prober:
         os.close(writer)
         config: Any = OmegaConf.to_container(run.config, resolve=True)
         config["trainer"] |= {"batch_size": batch_size, "devices": 1, "strategy": "auto", "overfit_batches": None}
-        self._say({"task": task, "config": config})
+        self._scratch = tempfile.TemporaryDirectory(prefix="xp-probe-")
+        self._say({"task": task, "config": config, "folder": self._scratch.name})
 
     def __enter__(self) -> "Prober":
         return self
@@ -86,8 +87,11 @@ class Prober:
     def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.wait()
-        self._answers.close()
-        self._output.close()
+        assert self._process.stdin is not None
+        for each in (self._process.stdin, self._answers, self._output):
+            with suppress(BrokenPipeError):
+                each.close()
+        self._scratch.cleanup()
 
     def ready(self) -> tuple[int, int]:
         """(what every batch size must be a multiple of, how many training windows there are).
@@ -179,13 +183,12 @@ def main() -> None:
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
     request = json.loads(sys.stdin.readline())
-    with tempfile.TemporaryDirectory(prefix="xp-probe-") as scratch:
-        folder = Path(scratch)
-        record = Record(folder / "record.json", {})
-        try:
-            task_named(request["task"])(Run(folder, as_config(request["config"]), record, echo=False))
-        except UserError as error:
-            sys.exit(f"xp: {error}")
+    folder = Path(request["folder"])
+    record = Record(folder / "record.json", {})
+    try:
+        task_named(request["task"])(Run(folder, as_config(request["config"]), record, echo=False))
+    except UserError as error:
+        sys.exit(f"xp: {error}")
 
 
 if __name__ == "__main__":
