@@ -7,44 +7,21 @@ import sys
 import textwrap
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
+from data_older import as_older
 from data_small import write_small
 from data_videos import moving, write_videos
 
 from xp.config.dataset_facts import find_format
+from xp.config.mixture import read_mix
 from xp.data import Batches, Windows, open_dataset
 from xp.data.exporting import open_exportable
 from xp.data.frames import frames_of
-from xp.data.lerobot import older, reader
+from xp.data.lerobot import reader
+from xp.data.mixture.weights import episode_weights
 from xp.errors import UserError
 
 SIZES = {"top": (32, 48), "wrist": (16, 24)}
-
-
-def as_older(source, root, version):
-    """The dataset `source` (one data file, one mp4 per episode and camera) as LeRobot 0.1 to 0.3 wrote it."""
-    info = json.loads((source / "meta" / "info.json").read_text())
-    info |= {"codebase_version": version, "chunks_size": 2, "data_path": older.DATA, "video_path": older.VIDEO}
-    (root / "meta").mkdir(parents=True)
-    (root / "meta" / "info.json").write_text(json.dumps(info))
-    table = pq.read_table(source / "data" / "chunk-000" / "file-000.parquet")
-    episodes = pq.read_table(source / "meta" / "episodes" / "chunk-000" / "file-000.parquet").to_pylist()
-    lines = {"tasks": [{"task_index": 0, "task": "do it"}], "episodes": []}
-    for episode in episodes:
-        number, length = episode["episode_index"], episode["length"]
-        place = {"episode_chunk": number // 2, "episode_index": number}
-        path = root / older.DATA.format(**place)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(table.slice(episode["dataset_from_index"], length), path)
-        lines["episodes"].append({"episode_index": number, "tasks": ["do it"], "length": length})
-        for key in (key for key, feature in info["features"].items() if feature["dtype"] == "video"):
-            target = root / older.VIDEO.format(video_key=key, **place)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.link(source / "videos" / key / "chunk-000" / f"file-{number:03d}.mp4", target)
-    for name, objects in lines.items():
-        (root / "meta" / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in objects))
-    return root
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +41,38 @@ def test_an_older_folder_gives_the_batches_of_todays(today, tmp_path, version, m
     for one, other in zip(*found, strict=True):
         for key, value in one.items():
             np.testing.assert_array_equal(value, other[key], err_msg=key)
+
+
+def with_quality(root, values):
+    """The folder of v2 with a number more in each line of its episodes."""
+    path = root / "meta" / "episodes.jsonl"
+    lines = [{**json.loads(line), **value} for line, value in zip(path.read_text().splitlines(), values, strict=True)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in reversed(lines)))
+    return root
+
+
+def test_a_field_of_an_older_folders_episodes_weighs_them(today, tmp_path):
+    qualities = [{"quality": 0.5, "kept": True}, {"quality": 0, "kept": False}, {"quality": 2, "kept": True}]
+    root = with_quality(as_older(today, tmp_path / "older", "v2.1"), qualities)
+    dataset = open_dataset(root)
+    for name, weights in {"quality": [0.5, 0, 2], "kept": [1, 0, 1]}.items():
+        (member,) = read_mix({"a": {"root": str(root), "episode_weights": f"column:{name}"}})
+        np.testing.assert_array_equal(episode_weights(member, dataset), weights)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ([{}, {}, {}], "no field of numbers 'quality'.*length.*JSON file"),
+        ([{"qualty": 1}, {}, {}], "did you mean 'qualty'"),
+        ([{"quality": 1}, {}, {"quality": 1}], "quality"),
+        ([{"quality": 1}, {"quality": "good"}, {"quality": 1}], "quality is 'good'"),
+    ],
+)
+def test_a_field_that_is_no_weight_is_refused(today, tmp_path, values, said):
+    dataset = open_dataset(with_quality(as_older(today, tmp_path / "older", "v2.1"), values))
+    with pytest.raises(UserError, match=said):
+        dataset.episode_column("quality")
 
 
 @pytest.mark.parametrize("version", ["v2.0", "v2.1"])

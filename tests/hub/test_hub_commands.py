@@ -67,15 +67,24 @@ def test_a_policy_of_lerobot_is_trained_asked_evaluated_and_merged_by_id(hub, to
     assert set(RunFolder(tmp_path / "merged").record()["hub"]) == {"merge.checkpoints[0]"}
 
 
-def test_an_octo_is_trained_uploaded_and_trained_further_by_id(hub, token, xp, tmp_path):
+def test_an_octo_is_trained_uploaded_trained_further_asked_evaluated_and_merged_by_id(hub, token, xp, tmp_path):
     xp(*OCTO, "data.root=hf://org/arm", "hydra.run.dir=run")
     xp("task=push", "push.run=run", "push.repo=me/octo")
     repo = hub.repos["model", "me/octo"]
     assert any(name.endswith("default/checkpoint") for name in repo.commits[repo.refs["main"]])
     xp("task=push", "push.run=run", "push.repo=me/octo")
     xp(*OCTO, "data.root=hf://org/arm", "pretrained_path=hf://me/octo", "hydra.run.dir=again")
-    xp("task=predict", "predict.checkpoint=hf://me/octo@main@4", "predict.data_root=hf://org/arm", "hydra.run.dir=p")
+    octo = "hf://me/octo@main@0"  # a final policy is written as one step, 0
+    xp("task=predict", f"predict.checkpoint={octo}", "predict.data_root=hf://org/arm", "hydra.run.dir=p")
     assert json.loads((tmp_path / "p/metrics.json").read_text())["num_windows"] > 0
+    xp(
+        "task=eval", f"eval.checkpoint={octo}", "env.tasks=[push_red]", "eval.episodes=1", "eval.workers=1",
+        "env.max_steps=12", "eval.allow_blind=true", "eval.controls=false", "hydra.run.dir=e",
+    )  # fmt: skip
+    xp("task=merge", "merge_method=average", f"merge.checkpoints=[{octo},{tmp_path / 'again'}]", "hydra.run.dir=m")
+    for name in ("again", "p", "e", "m"):
+        record = RunFolder(tmp_path / name).record()
+        assert record.state is State.DONE and record["hub"], name
 
 
 def test_a_sweep_goes_on_when_the_hub_is_gone_once_it_is_composed(hub, xp, tmp_path):

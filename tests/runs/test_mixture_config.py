@@ -4,9 +4,11 @@ import math
 
 import pytest
 
+from xp.config.hub_keys import hub_values
 from xp.config.identity_keys import result_config
 from xp.config.mixture import mixed_cameras, read_mix
 from xp.errors import UserError
+from xp.nested import dotted
 
 A, B = {"root": "A", "weight": 0.7}, {"root": "B", "weight": 0.3}
 
@@ -76,3 +78,28 @@ def test_a_map_of_cameras_that_names_nothing_is_refused(cameras, said):
     members = read_mix({"a": A, "b": {**B, "cameras": cameras}})
     with pytest.raises(UserError, match=said):
         mixed_cameras(members, OWN)
+
+
+def test_a_dataset_of_a_hub_is_told_by_root_or_by_repo_id():
+    by_root, by_id = {"root": "hf://org/a@v2"}, {"repo_id": "org/a", "revision": "v2"}
+    (one,), (other,) = read_mix({"a": {"root": "hf://datasets/org/a@v2"}}), read_mix({"a": by_id})
+    assert one == other
+    for entry in (by_root, by_id):
+        (value,) = hub_values(dotted({"data.mix": {"a.b": entry}}))
+        assert value.path == ("data", "mix", "a.b", "root") and value.address.revision == "v2"
+    plain = {"root": "A", "repo_id": None, "revision": None}
+    assert identity_of({"a": plain}) == identity_of({"a": {"root": "A"}})
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({"repo_id": "org/a", "root": "A"}, "both name the dataset"),
+        ({"root": "A", "revision": "v2"}, "data.mix.a.repo_id=ORG/NAME"),
+        ({"repo_id": "org/a@v2"}, "data.mix.a.revision=REVISION"),
+        ({"repo_id": "a"}, "data.mix.a.repo_id"),
+    ],
+)
+def test_two_datasets_in_one_entry_or_a_wrong_id_are_refused(entry, said):
+    with pytest.raises(UserError, match=said):
+        read_mix({"a": entry})

@@ -7,11 +7,10 @@ from omegaconf import DictConfig, OmegaConf
 from xp.checkpoints.reference import CheckpointRef, exists, is_file, is_folder, missing_reference
 from xp.config.augmentation import assign_views, read_views
 from xp.config.dataset_facts import choose_tasks, dataset_facts, dataset_looks, find_format, missing_hint
-from xp.config.hub_checks import dataset_on_hub, described_root, on_a_hub, shown_root
+from xp.config.hub_checks import dataset_on_hub, described, described_root, on_a_hub, shown_root
 from xp.config.mixture import OF_EACH, MemberOptions, mixed_cameras, read_mix
 from xp.config.sections import raw
 from xp.errors import UserError, did_you_mean, join_names
-from xp.hub.address import is_address
 from xp.shell import command
 
 
@@ -44,10 +43,16 @@ def check_data(config: DictConfig) -> None:
             )
         )
     made = made_by_another_job(config, "data.split") or on_a_hub("data.split", data.split)
-    if data.split is not None and not made and not is_file(data.split):
-        raise UserError(f"data.split={data.split}: no such file. Give a split manifest, or data.val_fraction=0.2")
+    if data.split is not None and not made:
+        _check_manifest("data.split", data.split)
     check_folder(config, "data.statistics")
     _check_task_selection(config)
+
+
+def _check_manifest(key: str, path: str) -> None:
+    if not is_file(path):
+        fraction = f"{key.rpartition('.')[0]}.val_fraction"
+        raise UserError(f"{key}={path}: no such file. Give a split manifest, or {fraction}=0.2")
 
 
 def _check_mixture(config: DictConfig) -> None:
@@ -75,16 +80,15 @@ def _check_mixture(config: DictConfig) -> None:
             "action_space=absolute"
         )
     for member in _members(config):
-        if is_address(member.root):
-            raise UserError(
-                f"{member.key}.root={member.root}: a dataset of a mixture has to be a folder. Download it "
-                f"(huggingface-cli download --repo-type dataset ORG/NAME) and type {member.key}.root=FOLDER"
-            )
-        if not (is_folder(member.root) or find_format(member.root)) and "${needs" not in member.root:
+        root = described(f"{member.key}.root", member.root)
+        if not (is_folder(root) or find_format(root)) and "${needs" not in member.root:
             raise UserError(
                 f"{member.key}.root={member.root}: there is no dataset. Give a dataset ({dataset_looks()})."
             )
-        facts = dataset_facts(member.root)
+        split = member.split
+        if split is not None and "${needs" not in split and not on_a_hub(f"{member.key}.split", split):
+            _check_manifest(f"{member.key}.split", split)
+        facts = dataset_facts(root)
         for key in ("tasks", "exclude_tasks"):
             wanted = getattr(member, key)
             if wanted is not None and facts and facts.tasks:
@@ -152,6 +156,6 @@ def _known_cameras(config: DictConfig) -> tuple[tuple[str, ...], str] | None:
         facts = dataset_facts(described_root(config))
         return None if facts is None else (facts.cameras, f"the dataset {shown_root(config)}")
     members = _members(config)
-    known = {member.name: dataset_facts(member.root) for member in members}
+    known = {member.name: dataset_facts(described(f"{member.key}.root", member.root)) for member in members}
     own = {name: facts.cameras for name, facts in known.items() if facts is not None}
     return (mixed_cameras(members, own), "the mixture data.mix") if len(own) == len(known) else None

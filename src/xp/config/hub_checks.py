@@ -48,6 +48,15 @@ def described_root(config: DictConfig) -> str | Path | None:
     return config.data.root if found is None else described_folder(found)
 
 
+def described(key: str, root: str) -> str | Path:
+    """The folder whose small files say what a dataset has, where `root` is a folder or an id of a hub.
+
+    Raises:
+        UserError: an id that is none; or it is not there, may not be seen, or cannot be reached.
+    """
+    return described_folder(address_of(key, root)) if is_address(root) else root
+
+
 def shown_root(config: DictConfig) -> str:
     """The dataset as messages name it."""
     return str(dataset_on_hub(config) or config.data.root)

@@ -21,6 +21,9 @@ _DATASETS = ("root", "data_root")
 _POLICIES = ("checkpoint", "checkpoints", "pretrained_path", "base", "policy")
 _FILES = ("split", "statistics", "validation")
 _REPO_ID, _REVISION, _ROOT = "repo_id", "revision", "root"
+_OF_A_DATASET = (*_DATASETS, *_FILES, _REPO_ID, _REVISION)
+MIX = "data.mix"
+"""The section whose entries are datasets, each with keys as those of `data`."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +54,18 @@ def hub_values(read: Mapping[str, JSON]) -> Iterator[HubValue]:
             yield by_repo_id(section, value, read.get(f"{section}.{_REVISION}"))
         for number, each in enumerate(value if isinstance(value, list) else [value]):
             if is_address(each) and isinstance(each, str):
-                place = (*key.split("."), number) if isinstance(value, list) else tuple(key.split("."))
+                place = (*_path_of(key), number) if isinstance(value, list) else _path_of(key)
                 shown = f"{key}[{number}]" if isinstance(value, list) else key
                 alone = key == "merge.checkpoints" and isinstance(value, list) and len(value) == 1
                 yield HubValue(shown, place, replace(address_of(key, each), all_steps=alone))
+
+
+def _path_of(key: str) -> tuple[str, ...]:
+    """The parts of a dotted key; the name of a dataset of a mixture is one part, also with a dot in it."""
+    if not key.startswith(f"{MIX}."):
+        return tuple(key.split("."))
+    name, *last = key.removeprefix(f"{MIX}.").rsplit(".", 1 if key.rpartition(".")[2] in _OF_A_DATASET else 0)
+    return (*MIX.split("."), name, *last)
 
 
 def address_of(key: str, text: str) -> HubAddress:
@@ -93,7 +104,7 @@ def by_repo_id(section: str, repo_id: str, revision: JSON) -> HubValue:
         )
     parsed = parse(f"{SCHEME}datasets/{repo_id}", key, DATASET)
     found = HubAddress(DATASET, parsed.repo, str(revision or MAIN), parsed.path)
-    path = tuple(section.split("."))
+    path = _path_of(section)
     return HubValue(key, (*path, _ROOT), found, cleared=((*path, _REPO_ID), (*path, _REVISION)))
 
 

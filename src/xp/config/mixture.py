@@ -7,15 +7,18 @@ from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any
 
+from xp.config.hub_keys import MIX, by_repo_id
 from xp.config.unknown_keys import shown
 from xp.errors import UserError, did_you_mean, join_names
 from xp.json_types import JSON, JSONObject
 
-KEY = "data.mix"
+KEY = MIX
 RESAMPLINGS = ("every", "sum")
 """How a dataset's actions come to a lower rate: every n-th of them (targets), or n in a row added up (movements)."""
 OF_EACH = ("tasks", "exclude_tasks", "split")
 """Keys of `data` that a mixture has for each of its datasets instead."""
+_OF_A_HUB = ("repo_id", "revision")
+"""Keys that say what `root` says as `hf://ORG/NAME@REVISION`."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _EXAMPLE = "'data.mix={a: {root: FOLDER, weight: 0.7}, b: {root: FOLDER, weight: 0.3}}'"
 
@@ -26,6 +29,7 @@ class MemberOptions:
 
     name: str
     root: str
+    """A folder, or an id of a hub (of which a run gets a folder)."""
     weight: float = 1.0
     cameras: Mapping[str, str | None] | None = None
     tasks: Sequence[str | int] | None = None
@@ -62,14 +66,18 @@ def read_mix(section: JSON) -> tuple[MemberOptions, ...]:
 
 
 def without_weightless(section: JSON) -> JSON:
-    """The section without what nothing is drawn from: what a run's result depends on."""
+    """The section without what nothing is drawn from, nor keys of a hub that say nothing: what a result depends on."""
     if not isinstance(section, Mapping):
         return section
     return {
-        name: entry
+        name: _without_unused(entry) if isinstance(entry, Mapping) else entry
         for name, entry in section.items()
         if not (isinstance(entry, Mapping) and _number(entry.get("weight", 1)) == 0)
     }
+
+
+def _without_unused(entry: JSONObject) -> JSONObject:
+    return {key: value for key, value in entry.items() if value is not None or key not in _OF_A_HUB}
 
 
 def mixed_cameras(members: Sequence[MemberOptions], own: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
@@ -124,25 +132,43 @@ def _member(name: str, entry: JSON, names: Sequence[str]) -> MemberOptions:
         raise UserError(
             f"{KEY}.{name}={shown(entry)}: expected the keys of a dataset. Type for instance {KEY}.{name}.root=FOLDER"
         )
-    allowed = [each.name for each in fields(MemberOptions) if each.name != "name"]
+    allowed = [*(each.name for each in fields(MemberOptions) if each.name != "name"), *_OF_A_HUB]
     for key in entry:
         if key not in allowed:
             raise UserError(
                 f"{KEY}.{name}.{key}: there is no such key{did_you_mean(str(key), allowed)}. A dataset of a mixture "
                 f"has {join_names(allowed)}."
             )
-    if not isinstance(entry.get("root"), str) or not entry["root"]:
+    return MemberOptions(name=name, root=_root(name, entry, names), **_values(f"{KEY}.{name}", entry))
+
+
+def _root(name: str, entry: JSONObject, names: Sequence[str]) -> str:
+    """The folder or id that `root`, or `repo_id` with `revision`, names."""
+    key, root = f"{KEY}.{name}", entry.get("root")
+    repo_id, revision = entry.get("repo_id"), entry.get("revision")
+    if repo_id is None and revision is not None:
+        raise UserError(
+            f"{key}.revision={shown(revision)} goes with {key}.repo_id. Type {key}.repo_id=ORG/NAME, or give both at "
+            f"once: {key}.root=hf://ORG/NAME@REVISION"
+        )
+    if repo_id is not None and root is not None:
+        raise UserError(
+            f"{key}.root={shown(root)} and {key}.repo_id={shown(repo_id)} both name the dataset. Leave one of them out."
+        )
+    if repo_id is not None:
+        return str(by_repo_id(key, str(repo_id), revision).address)
+    if not isinstance(root, str) or not root:
         others = [other for other in names if other != name]
         raise UserError(
-            f"{KEY}.{name}.root={shown(entry.get('root'))}: which folder?{did_you_mean(name, others)} The datasets of "
-            f"the mixture are {join_names(names)}. Type {KEY}.{name}.root=FOLDER"
+            f"{key}.root={shown(root)}: which folder?{did_you_mean(name, others)} The datasets of the mixture are "
+            f"{join_names(names)}. Type {key}.root=FOLDER, or {key}.root=hf://ORG/NAME of a dataset on the hub"
         )
-    return MemberOptions(name=name, **_values(f"{KEY}.{name}", entry))
+    return root
 
 
 def _values(key: str, entry: JSONObject) -> dict[str, Any]:
-    """The values of an entry, each checked."""
-    found: dict[str, Any] = {"root": entry["root"]}
+    """The values of an entry but the dataset itself, each checked."""
+    found: dict[str, Any] = {}
     if "weight" in entry:
         found["weight"] = _weight(f"{key}.weight", entry["weight"])
     if entry.get("cameras") is not None:

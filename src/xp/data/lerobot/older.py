@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xp.errors import UserError
+from xp.errors import UserError, did_you_mean, join_names
 from xp.foreign.json_file import Fields, read_lines
 from xp.foreign.paths import MissingError, inside
+from xp.foreign.text import printable
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
 
 VERSIONS = ("v2.0", "v2.1")
@@ -67,6 +69,34 @@ def read_older_episodes(root: Path, video_keys: Sequence[str], chunk: int) -> "p
         columns |= {f"{place}/chunk_index": number // chunk, f"{place}/file_index": number}
     columns |= {f"videos/{key}/from_timestamp": np.zeros(len(number)) for key in video_keys}
     return pa.table({name: pa.array(values) for name, values in columns.items()})
+
+
+def older_episode_numbers(root: Path, name: str) -> "np.ndarray":
+    """The field `name` of each line of `meta/episodes.jsonl`, in episode order: [E] float64; true counts as 1.
+
+    Raises:
+        UserError: the file is missing or damaged, has no such field, or one that is no number somewhere.
+    """
+    import numpy as np
+
+    path = root / "meta" / "episodes.jsonl"
+    lines = sorted(json_lines(path), key=lambda line: line.integer("episode_index", low=0))
+    plain = {field: None for line in lines for field, value in line.content.items() if _is_number(value)}
+    if name not in plain:
+        raise UserError(
+            f"{printable(path)} has no field of numbers '{name}'{did_you_mean(name, plain)}; it has "
+            f"{join_names(plain)}. Name one of them, or give the weights in a JSON file."
+        )
+    return np.array([_as_number(line, name) for line in lines])
+
+
+def _as_number(line: Fields, name: str) -> float:
+    value = line.content.get(name)
+    return float(value) if isinstance(value, bool) else line.number(name)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float)
 
 
 def json_lines(path: Path) -> list[Fields]:

@@ -60,10 +60,10 @@ class LeRobotDataset(LeRobotFolder):
         return choose_decoder(self.decoder, log) if self.info.streams[camera].is_video else "png"
 
     def episode_column(self, name: str) -> np.ndarray:
-        """A column of numbers of meta/episodes, by episode: [E] float64; true counts as 1."""
+        """A column of numbers of meta/episodes (of v2: a field of its lines), by episode: [E] float64; true is 1."""
         from xp.data.lerobot.tables import episode_numbers
 
-        return episode_numbers(self.root, name)
+        return (older.older_episode_numbers if self.info.is_older else episode_numbers)(self.root, name)
 
     def read_frames(
         self, camera: str, size: tuple[int, int], decoder: str, log: Callable[[str], None] | None = None
