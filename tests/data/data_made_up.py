@@ -42,7 +42,7 @@ def made_up(
         state=np.repeat(-np.arange(n, dtype=np.float32)[:, None], state_dim, 1),
         environment_state=np.repeat(1000 + np.arange(n, dtype=np.float32)[:, None], environment_dim, 1),
         episode_index=episode, frame_index=np.arange(n) - starts[episode], task_index=task_of[episode],
-        data_files=(), videos={}, known_fingerprint=f"made-up-{n}",
+        data_files=(), videos={}, known_digests=f"made-up-{n}",
     )  # fmt: skip
     return dataset
 

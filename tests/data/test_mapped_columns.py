@@ -52,7 +52,7 @@ def test_mapped_numbers_are_those_in_memory_to_the_bit(kind, request, tmp_path, 
     assert len(decoded) == 2  # without the cache, and once with it
     same(plain, first)
     same(plain, second)
-    assert second.known_fingerprint and not second.action.flags.writeable
+    assert second.known_digests and not second.action.flags.writeable
     ours, theirs = (compute_statistics(each, range(each.episodes.num)) for each in (second, plain))
     for group in ("action", "proprio"):
         for name, value in theirs[group].items():

@@ -17,9 +17,11 @@ from xp.config.mixture import read_mix
 from xp.data import Batches, Windows, open_dataset
 from xp.data.exporting import open_exportable
 from xp.data.frames import frames_of
-from xp.data.lerobot import reader
+from xp.data.lerobot import older, reader
 from xp.data.mixture.weights import episode_weights
+from xp.data.splits import Split
 from xp.errors import UserError
+from xp.tasks._lib.data_source import TrainedData, _refuse_replaced
 
 SIZES = {"top": (32, 48), "wrist": (16, 24)}
 
@@ -228,3 +230,23 @@ def compare_in_a_process(tmp_path, root, convert=False):
     command = [sys.executable, str(script), str(root), str(cache), str(convert)]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_rows_and_each_camera_have_a_fingerprint_and_former_ones_are_known(today, tmp_path):
+    root = as_older(today, tmp_path / "older", "v2.1")
+    before = open_dataset(root)
+    known = before.fingerprint, before.former_fingerprint, {name: before.camera_fingerprint(name) for name in SIZES}
+    path = root / older.VIDEO.format(video_key="observation.images.top", episode_chunk=0, episode_index=0)
+    content = path.read_bytes()
+    path.unlink()  # a link to today's
+    path.write_bytes(content + b"\0\0\0\x08free")
+    after = open_dataset(root)
+    assert after.fingerprint == known[0] and after.former_fingerprint != known[1]
+    assert [after.camera_fingerprint(name) == known[2][name] for name in ("top", "wrist")] == [False, True]
+    Split((0,), (1,), {"dataset": known[1]}).check(before)
+    with pytest.raises(UserError, match="made from another dataset"):
+        Split((0,), (1,), {"dataset": known[1]}).check(after)
+    trained = TrainedData(str(root), known[0], 10, known[2])
+    _refuse_replaced(tmp_path, trained, before, same=True)
+    with pytest.raises(UserError, match="videos of top are others"):
+        _refuse_replaced(tmp_path, trained, after, same=True)

@@ -103,6 +103,10 @@ def test_weights_for_other_programs_and_other_steps_are_left():
     assert chosen("a/x.json", "a/w.safetensors", "b/y", path="a") == ["a/x.json", "a/w.safetensors"]
 
 
+def listed(*names: str) -> dict[str, int]:
+    return dict.fromkeys(names, 1)
+
+
 @pytest.mark.parametrize("version", ["v2.1", "v3.0"])
 def test_of_a_dataset_what_its_format_reads_is_chosen(version):
     from xp.config.hub_keys import _chosen
@@ -117,10 +121,14 @@ def test_of_a_dataset_what_its_format_reads_is_chosen(version):
         ]
     videos = ["videos/chunk-000/observation.images.top/episode_000000.mp4"]
     address = HubAddress(DATASET, "o/d", "main")
-    assert sorted(_chosen(address, [*tables, *videos, "README.md", "x.bin"])) == sorted([*tables, *videos])
+    assert sorted(_chosen(address, "", listed(*tables, *videos, "README.md", "x.bin"))) == sorted([*tables, *videos])
     inside = [f"sub/{name}" for name in (*tables, *videos)]
-    assert sorted(_chosen(HubAddress(DATASET, "o/d", "main", "sub"), [*inside, "meta/info.json"])) == sorted(inside)
-    assert _chosen(address, ["task_demo.hdf5", "README.md"]) == ["task_demo.hdf5"], "all, where no format says which"
+    assert sorted(_chosen(HubAddress(DATASET, "o/d", "main", "sub"), "", listed(*inside, "meta/info.json"))) == sorted(
+        inside
+    )
+    assert _chosen(address, "", listed("task_demo.hdf5", "README.md")) == ["task_demo.hdf5"], (
+        "all, where no format says which"
+    )
 
 
 def test_who_names_no_hub_imports_none_of_it():

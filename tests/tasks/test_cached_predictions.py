@@ -18,7 +18,7 @@ PREDICT = {
     "checkpoint": "run", "data_root": None, "num_trajectories": 10, "batch_size": 64, "bootstrap": 2000,
     "validation": None, "camera_map": None, "unnorm_key": None, "load_options": None,
 }  # fmt: skip
-DATASET = SimpleNamespace(fingerprint="f" * 64, decoder="auto")
+DATASET = SimpleNamespace(fingerprint="f" * 64, decoder="auto", cameras={})
 
 
 @pytest.fixture
@@ -80,11 +80,11 @@ def test_files_that_are_no_json_are_nothing(content, policy):
 
 
 def test_every_choice_that_changes_answers_is_in_the_key(policy, tmp_path, monkeypatch):
-    other_pixels = SimpleNamespace(fingerprint=DATASET.fingerprint, decoder="pyav")
+    other_pixels = SimpleNamespace(fingerprint=DATASET.fingerprint, decoder="pyav", cameras={})
     keys = [
         key(tmp_path),
         key(tmp_path, camera_map={"image_primary": "front"}),
-        key(tmp_path, SimpleNamespace(fingerprint="0", decoder="auto")),
+        key(tmp_path, SimpleNamespace(fingerprint="0", decoder="auto", cameras={})),
         key(tmp_path, other_pixels),
         key(tmp_path, episodes=(1, 3)),
         key(tmp_path, mask="original"),

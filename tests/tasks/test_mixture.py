@@ -40,6 +40,8 @@ def test_shares_and_the_validation_of_each_dataset_are_written_down(mixed):
         {"arm": 0.5, "bare": 0.2, "video": 0.3}
     )
     assert sum(each["share"]["samples"] for each in members.values()) == 12 * 4
+    shares = json.loads((mixed / "record.json").read_text())["shares"]
+    assert shares == {name: each["share"] for name, each in members.items()}
     last = summary["final_metrics"]
     assert all(np.isfinite(last[f"{name}/val_loss"]) for name in members)
     weighted = sum(members[name]["share"]["asked"] * last[f"{name}/val_loss"] for name in members)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from xp.errors import UserError, did_you_mean, join_names
+from xp.hub.part import Part
 from xp.plugins import load_all
 
 GROUP = "xp.datasets"
@@ -44,6 +45,35 @@ class DescribedFormat(Protocol):
 
     def hint(self, given: str) -> str:
         """What to do about a `data.root` where nothing is, if this format knows what may be meant; else ""."""
+        ...
+
+
+@runtime_checkable
+class PartlyReadFormat(Protocol):
+    """A `DescribedFormat` of whose datasets single cameras and episodes can be read without the others' files."""
+
+    parts_told_by: tuple[str, ...]
+    """Patterns of the files that the methods read; few and small."""
+
+    def camera_sizes(self, root: str | Path) -> Mapping[str, tuple[int, int, int]]:
+        """{camera: (height, width, 3) in pixels as stored}.
+
+        Raises:
+            UserError: what describes the dataset is missing or damaged.
+        """
+        ...
+
+    def files_of_part(self, root: str | Path, names: Sequence[str], part: Part) -> Sequence[str]:
+        """Those of a dataset's files that are needed for a part of it.
+
+        Args:
+            root: a folder that holds at least the files of `parts_told_by`.
+            names: all that the format reads, relative to the dataset.
+            part: which part.
+
+        Raises:
+            UserError: what describes the dataset is missing or damaged; or the part names what it does not have.
+        """
         ...
 
 

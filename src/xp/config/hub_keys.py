@@ -4,14 +4,15 @@
 say the same as LeRobot's users type it. What is meant is asked of the hub here, once, for the checks and for the job.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xp.config.dataset_facts import DescribedFormat, installed_formats
+from xp.config.dataset_facts import DescribedFormat, PartlyReadFormat, installed_formats
 from xp.errors import UserError, join_names
 from xp.hub.address import DATASET, MAIN, MODEL, SCHEME, HubAddress, is_address, parse
+from xp.hub.choice import chosen_files, fits
 from xp.json_types import JSON
 
 if TYPE_CHECKING:
@@ -54,13 +55,13 @@ def hub_values(read: Mapping[str, JSON]) -> Iterator[HubValue]:
             yield by_repo_id(section, value, read.get(f"{section}.{_REVISION}"))
         for number, each in enumerate(value if isinstance(value, list) else [value]):
             if is_address(each) and isinstance(each, str):
-                place = (*_path_of(key), number) if isinstance(value, list) else _path_of(key)
+                place = (*path_of(key), number) if isinstance(value, list) else path_of(key)
                 shown = f"{key}[{number}]" if isinstance(value, list) else key
                 alone = key == "merge.checkpoints" and isinstance(value, list) and len(value) == 1
                 yield HubValue(shown, place, replace(address_of(key, each), all_steps=alone))
 
 
-def _path_of(key: str) -> tuple[str, ...]:
+def path_of(key: str) -> tuple[str, ...]:
     """The parts of a dotted key; the name of a dataset of a mixture is one part, also with a dot in it."""
     if not key.startswith(f"{MIX}."):
         return tuple(key.split("."))
@@ -104,7 +105,7 @@ def by_repo_id(section: str, repo_id: str, revision: JSON) -> HubValue:
         )
     parsed = parse(f"{SCHEME}datasets/{repo_id}", key, DATASET)
     found = HubAddress(DATASET, parsed.repo, str(revision or MAIN), parsed.path)
-    path = _path_of(section)
+    path = path_of(section)
     return HubValue(key, (*path, _ROOT), found, cleared=((*path, _REPO_ID), (*path, _REVISION)))
 
 
@@ -160,15 +161,22 @@ def local_path(text: str, key: str) -> str:
     return found.path(cache)
 
 
-def _chosen(address: HubAddress, names: Iterable[str]) -> Sequence[str]:
-    from xp.hub.choice import chosen_files
+def _chosen(address: HubAddress, commit: str, known: Mapping[str, int]) -> Sequence[str]:
+    from xp.hub.client import download
 
-    known = list(names)
-    return chosen_files(address, known, getattr(_format_of(address, known), "reads", ()))
+    found = _format_of(address, known)
+    names = chosen_files(address, known, getattr(found, "reads", ()))
+    if address.part.is_whole or not isinstance(found, PartlyReadFormat):
+        return names
+    start = f"{address.path}/" if address.path else ""
+    described = [name for name in names if fits(name.removeprefix(start), found.parts_told_by)]
+    folder = download(address, commit, described, known) / address.path
+    kept = found.files_of_part(folder, [name.removeprefix(start) for name in names], address.part)
+    return [start + name for name in kept]
 
 
-def _describing(address: HubAddress, names: Iterable[str]) -> Sequence[str]:
-    known = set(names)
+def _describing(address: HubAddress, commit: str, known: Mapping[str, int]) -> Sequence[str]:
+    del commit
     start = f"{address.path}/" if address.path else ""
     found = _format_of(address, known)
     return [start + each for each in getattr(found, "described_by", ()) if start + each in known]

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import Protocol, cast, runtime_checkable
@@ -11,7 +11,7 @@ from typing import Protocol, cast, runtime_checkable
 import numpy as np
 
 from xp.data.cache_store import CacheStore, NoRoomError, Wanted
-from xp.data.dataset import Dataset
+from xp.data.dataset import Dataset, camera_fingerprint, require_frames
 from xp.errors import UserError, did_you_mean, join_names
 
 _FORMAT = 1
@@ -73,14 +73,15 @@ def open_frames(
     return dict(zip(sizes, store.open_all(wanted), strict=True))
 
 
-def check_cameras(dataset: Dataset, cameras: Iterable[str]) -> None:
-    """Refuse cameras that the dataset does not have."""
+def check_cameras(dataset: Dataset, cameras: Collection[str]) -> None:
+    """Refuse cameras that the dataset does not have, or whose videos were not downloaded."""
     for camera in cameras:
         if camera not in dataset.cameras:
             raise UserError(
                 f"The dataset {dataset.root} has no camera '{camera}'; it has {join_names(dataset.cameras)}"
                 f"{did_you_mean(camera, dataset.cameras)}. Choose one of them in the model's cameras."
             )
+    require_frames(dataset, cameras)
 
 
 def _check_budget(dataset: Dataset, sizes: Mapping[str, tuple[int, int]], cache_gb: float) -> None:
@@ -161,6 +162,8 @@ class _Rows:
 
 def entry_name(dataset: Dataset, camera: str, size: tuple[int, int], decoder: str) -> str:
     """The name of a cache entry: readable, and different whenever its pixels may differ."""
-    key = "\n".join([str(_FORMAT), dataset.fingerprint, camera, str(size[0]), str(size[1]), decoder])
+    pixels = camera_fingerprint(dataset, camera)
+    content = [dataset.fingerprint, camera, *([pixels] if pixels else [])]
+    key = "\n".join([str(_FORMAT), *content, str(size[0]), str(size[1]), decoder])
     readable = re.sub(r"[^A-Za-z0-9_-]", "-", f"{dataset.root.resolve().name[:40]}_{camera}_{size[0]}x{size[1]}")
     return f"{readable}_{hashlib.sha256(key.encode()).hexdigest()[:20]}"

@@ -7,11 +7,11 @@ file. LeRobot's (`xp.data.lerobot`) is the first. Nothing outside a format's own
 Letters: N steps (rows) in all, E episodes, A action, S state dimensions.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -227,6 +227,52 @@ class Dataset(Protocol):
             UserError: a frame is missing, damaged or of another size than the dataset says.
         """
         ...
+
+
+@runtime_checkable
+class FingerprintedCameras(Protocol):
+    """What a `Dataset` may have beside: fingerprints of single cameras, some of whose files may not be here."""
+
+    former_fingerprint: str
+    """What `fingerprint` was in versions in which it named the frames, too; "" where that cannot be told."""
+
+    def camera_fingerprint(self, camera: str) -> str:
+        """Hex digits that name the content of a camera's frames; "" where the fingerprint of the rows does."""
+        ...
+
+    def require_frames(self, cameras: Iterable[str], episodes: Sequence[int] | None = None) -> None:
+        """Refuse frames that are not here; without `episodes`, cameras of which nothing is.
+
+        Raises:
+            UserError: which camera and episode, and how to get them.
+        """
+        ...
+
+
+def _with_cameras(dataset: object) -> Any:
+    """The dataset as `FingerprintedCameras`, or None; by name, since one may stand for another (`__getattr__`)."""
+    return dataset if hasattr(dataset, "camera_fingerprint") else None
+
+
+def camera_fingerprint(dataset: object, camera: str) -> str:
+    """What names the content of a camera's frames beside the dataset's fingerprint; "" where that does alone."""
+    found = _with_cameras(dataset)
+    return "" if found is None else found.camera_fingerprint(camera)
+
+
+def require_frames(dataset: object, cameras: Iterable[str], episodes: Sequence[int] | None = None) -> None:
+    """`FingerprintedCameras.require_frames` of a dataset that has it."""
+    found = _with_cameras(dataset)
+    if found is not None:
+        found.require_frames(cameras, episodes)
+
+
+def is_of(dataset: Dataset, fingerprint: object) -> bool:
+    """Whether a fingerprint, of this or an earlier version, names this dataset."""
+    if fingerprint == dataset.fingerprint:
+        return True
+    found = _with_cameras(dataset)
+    return found is not None and bool(fingerprint) and fingerprint == found.former_fingerprint
 
 
 @runtime_checkable

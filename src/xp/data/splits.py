@@ -12,7 +12,7 @@ from jaxtyping import Int
 from xp import atomic
 from xp.config.dataset_facts import choose_tasks
 from xp.config.unknown_keys import shown
-from xp.data.dataset import Dataset
+from xp.data.dataset import Dataset, is_of
 from xp.errors import UserError, join_names
 from xp.foreign.text import printable
 from xp.json_types import JSON, JSONObject
@@ -91,7 +91,7 @@ class Split:
             UserError: the fingerprints differ, or an episode number is too large.
         """
         made_from = self.about.get("dataset")
-        if made_from not in (None, dataset.fingerprint):
+        if made_from is not None and not is_of(dataset, made_from):
             raise UserError(
                 f"The split manifest was made from another dataset than {dataset.root} ({str(made_from)[:12]}..., not "
                 f"{dataset.fingerprint[:12]}...): its episode numbers mean something else. Give the dataset it was "

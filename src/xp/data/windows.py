@@ -1,12 +1,12 @@
 """Windows around frames: T observations up to frame t and the actions t-P .. t+H-1, as batches of numpy arrays."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from xp.data.dataset import Dataset, optional_columns
+from xp.data.dataset import Dataset, optional_columns, require_frames
 from xp.data.frame_source import CameraFrames, frame_source
 from xp.errors import UserError
 
@@ -52,9 +52,11 @@ class Windows:
         horizon: H >= 1, actions from the last observed step on.
         before: P >= 0, actions before the last observed step; None for T - 1.
         stride: Rows from one step of a window to the next: above 1 for windows at a lower rate than the dataset's.
+        cameras: {name in `frames`: the dataset's camera}, of those that the dataset calls otherwise.
 
     Raises:
-        UserError: a history or horizon below 1, or no episodes, or an episode the dataset does not have.
+        UserError: a history or horizon below 1, or no episodes, or an episode the dataset does not have; or frames that
+            were not downloaded.
     """
 
     def __init__(
@@ -67,8 +69,10 @@ class Windows:
         horizon: int,
         before: int | None = None,
         stride: int = 1,
+        cameras: Mapping[str, str] | None = None,
     ) -> None:
         _check(dataset, episodes, history, horizon)
+        require_frames(dataset, [(cameras or {}).get(name, name) for name in frames], episodes)
         self.dataset = dataset
         self.frames = dict(frames)
         self.episodes = tuple(int(e) for e in episodes)

@@ -2,10 +2,11 @@
 """How users name what lies on a hub: `hf://[datasets/]ORG/NAME[@REVISION][/PATH][@STEP]`."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from xp.errors import UserError
 from xp.foreign.text import printable
+from xp.hub.part import Part
 
 SCHEME = "hf://"
 MODEL, DATASET = "model", "dataset"
@@ -14,7 +15,7 @@ _STEP = re.compile(r"(.*)@(\d{1,18})", re.S)
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class HubAddress:
     """A repository of a hub at a revision, and what is meant of it."""
 
@@ -30,6 +31,14 @@ class HubAddress:
     """One step of a run or of a policy folder with several (`FOLDER@STEP`)."""
     all_steps: bool = False
     """Whether all steps of a policy folder are meant where none is named, and not the newest alone."""
+
+    part: Part = Part()  # noqa: RUF009 - frozen
+    """Of a dataset, what is read of it: which of its videos are downloaded."""
+
+    @property
+    def whole(self) -> "HubAddress":
+        """The same, all of which is read."""
+        return replace(self, part=Part())
 
     @property
     def name(self) -> str:

@@ -35,10 +35,10 @@ def chosen_files(address: HubAddress, names: Iterable[str], patterns: Sequence[s
     """
     known = list(names)
     inside = _below(address, known)
-    read = [name for name in inside if not _fits(name, ABOUT_THE_REPOSITORY)]
+    read = [name for name in inside if not fits(name, ABOUT_THE_REPOSITORY)]
     if patterns:
         start = f"{address.path}/" if address.path else ""
-        read = [name for name in inside if _fits(name.removeprefix(start), patterns)]
+        read = [name for name in inside if fits(name.removeprefix(start), patterns)]
     elif len(read) > 1 or not address.path:
         read = _of_a_policy(address, read)
     if not read:
@@ -66,9 +66,9 @@ def _below(address: HubAddress, known: Collection[str]) -> list[str]:
 
 def _of_a_policy(address: HubAddress, names: list[str]) -> list[str]:
     """Without weights for other programs, weights that are there twice, and steps beside the one that is meant."""
-    names = [name for name in names if not _fits(name, OTHER_WEIGHTS)]
+    names = [name for name in names if not fits(name, OTHER_WEIGHTS)]
     if any(name.endswith(".safetensors") for name in names):
-        names = [name for name in names if not _fits(name.rsplit("/", 1)[-1], _BESIDE_SAFETENSORS)]
+        names = [name for name in names if not fits(name.rsplit("/", 1)[-1], _BESIDE_SAFETENSORS)]
     start = len(address.path) + 1 if address.path else 0
     tops = {name[start:].split("/")[0] for name in names if "/" in name[start:]}
     steps = {int(top): top for top in tops if top.isdigit() and len(top) < 19}
@@ -83,5 +83,6 @@ def _of_a_policy(address: HubAddress, names: list[str]) -> list[str]:
     return [name for name in names if name[start:].split("/")[0] not in others]
 
 
-def _fits(name: str, patterns: Iterable[str]) -> bool:
+def fits(name: str, patterns: Iterable[str]) -> bool:
+    """Whether a name is one that any of the patterns means (`fnmatch`, letters of either case told apart)."""
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)

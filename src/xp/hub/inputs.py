@@ -9,7 +9,7 @@ import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from xp.foreign.paths import member
 from xp.hub import client
 from xp.hub.address import DATASET, HubAddress
 from xp.hub.choice import chosen_files
+from xp.hub.part import write_left_out
 from xp.json_types import JSON
 
 FOLDER = "hub"
@@ -52,8 +53,10 @@ class HubInput:
         return str(inside) if self.address.step is None else f"{inside}@{self.address.step}"
 
 
-Choose = Callable[[HubAddress, Iterable[str]], Sequence[str]]
-"""Which files of a repository are read, out of all of a commit."""
+Choose = Callable[[HubAddress, str, Mapping[str, int]], Sequence[str]]
+"""Which files of a repository are read, out of {name: bytes} of all of a commit."""
+_commits: dict[HubAddress, str] = {}
+"""{address, whatever part is read: its commit}."""
 _resolved: dict[HubAddress, HubInput] = {}
 _described: dict[HubInput, Path] = {}
 _pinned: dict[HubAddress, tuple[str, str]] = {}
@@ -63,16 +66,24 @@ _pinned: dict[HubAddress, tuple[str, str]] = {}
 def pin(address: HubAddress, commit: str, choice: str) -> None:
     """From now on this process takes an address for what a frozen job took it for, wherever its branch is now."""
     _pinned[address] = commit, choice
+    _commits.setdefault(address.whole, commit)
 
 
 def forget() -> None:
     """Ask the hub anew for everything."""
+    _commits.clear()
     _resolved.clear()
     _described.clear()
     _pinned.clear()
 
 
-def resolve(address: HubAddress, choose: Choose = chosen_files) -> HubInput:
+def every_file(address: HubAddress, commit: str, known: Mapping[str, int]) -> Sequence[str]:
+    """The `Choose` of who knows nothing of data formats."""
+    del commit
+    return chosen_files(address, known)
+
+
+def resolve(address: HubAddress, choose: Choose = every_file) -> HubInput:
     """The commit of an address and the files of it that are read; asked once in a process.
 
     Raises:
@@ -85,24 +96,32 @@ def resolve(address: HubAddress, choose: Choose = chosen_files) -> HubInput:
             if not address.is_fixed:
                 print(f"hub: {address.name}: {address.revision} is {commit}, as it was frozen here")
         else:
-            commit = client.commit_of(address)
-            names = tuple(sorted(choose(address, client.files_of(address, commit))))
+            commit = _commit_of(address.whole)
+            names = tuple(sorted(choose(address, commit, client.files_of(address, commit))))
             _resolved[address] = HubInput(address, commit, _digest(names), names)
-            if not address.is_fixed:
-                print(f"hub: {address.name}: {address.revision} is {commit}")
     return _resolved[address]
+
+
+def _commit_of(address: HubAddress) -> str:
+    """The commit of an address, asked once: also where several parts of it are read."""
+    if address not in _commits:
+        _commits[address] = client.commit_of(address)
+        if not address.is_fixed:
+            print(f"hub: {address.name}: {address.revision} is {_commits[address]}")
+    return _commits[address]
 
 
 def described(found: HubInput, describe: Choose) -> Path:
     """A folder with the small files that describe a dataset, for the checks before a run: they are downloaded now."""
     if found not in _described:
         known = client.files_of(found.address, found.commit)
-        folder = client.download(found.address, found.commit, describe(found.address, known), known)
+        names = describe(found.address, found.commit, known)
+        folder = client.download(found.address, found.commit, names, known)
         _described[found] = folder / found.address.path
     return _described[found]
 
 
-def fetch(found: HubInput, cache: str | Path, choose: Choose = chosen_files) -> Path:
+def fetch(found: HubInput, cache: str | Path, choose: Choose = every_file) -> Path:
     """Make sure that the folder of a repository is there: download what is missing, and put it together.
 
     Raises:
@@ -112,7 +131,7 @@ def fetch(found: HubInput, cache: str | Path, choose: Choose = chosen_files) -> 
     if place.is_dir():
         return place
     known = client.files_of(found.address, found.commit)
-    names = found.names or tuple(sorted(choose(found.address, known)))
+    names = found.names or tuple(sorted(choose(found.address, found.commit, known)))
     if _digest(names) != found.choice:
         raise UserError(
             f"{found.address.at(found.commit)}: the run was frozen with another choice of files (by another version of "
@@ -123,7 +142,16 @@ def fetch(found: HubInput, cache: str | Path, choose: Choose = chosen_files) -> 
     with atomic.folder(place) as temporary:
         for name in names:
             _put(member(snapshot, name, f"a file of {found.address}"), temporary / name, known[name], found.address)
+        if not found.address.part.is_whole:
+            _say_what_is_left_out(found, choose(found.address.whole, found.commit, known), names, temporary)
     return place
+
+
+def _say_what_is_left_out(found: HubInput, whole: Iterable[str], names: Iterable[str], folder: Path) -> None:
+    inside = f"{found.address.path}/" if found.address.path else ""
+    left = [name.removeprefix(inside) for name in set(whole).difference(names)]
+    if left:
+        write_left_out(folder / found.address.path, found.address.at(found.commit), left)
 
 
 def _put(source: Path, target: Path, size: int, address: HubAddress) -> None:
@@ -167,5 +195,6 @@ def frozen_fields(found: HubInput, cache: str | Path) -> dict[str, JSON]:
         "commit": found.commit,
         "files": found.choice,
         "all_steps": found.address.all_steps,
+        **({} if found.address.part.is_whole else {"part": found.address.part.fields()}),
         "folder": str(found.folder(cache)),
     }

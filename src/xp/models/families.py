@@ -64,7 +64,8 @@ def build(
     family, transforms = family_named(str(model_cfg.get("family"))), transforms or DataTransforms()
     pretrained = _start(family, pretrained_path) if pretrained_path else None
     _refuse_relative(family, transforms)
-    _refuse_mixture(family, data)
+    if data.members:
+        refuse_mixture(model_cfg)
     request = BuildRequest(
         model_cfg,
         data=data,
@@ -205,8 +206,14 @@ def _refuse_relative(family: Family, transforms: DataTransforms) -> None:
         )
 
 
-def _refuse_mixture(family: Family, data: DataSpec) -> None:
-    if data.members and not family.takes_mixtures:
+def refuse_mixture(model_cfg: JSONObject) -> None:
+    """Refuse a model whose family learns from one dataset alone, before any dataset is opened.
+
+    Raises:
+        UserError: names the models that learn from several.
+    """
+    family = family_named(str(model_cfg.get("family")))
+    if not family.takes_mixtures:
         able = [name for name, each in installed().items() if each.takes_mixtures]
         raise UserError(
             f"data.mix: models of the family {family.name} learn from one dataset. Type data.mix=null "

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from xp.config.batch_size import AUTO
 from xp.errors import UserError
+from xp.json_types import section
 from xp.runs import Run, RunFolder
 from xp.runs.execution.memory import available_memory
 from xp.runs.records.csvlog import number_in
@@ -58,7 +59,12 @@ def fit(run: Run) -> None:
     batches = parts.batches(config.trainer.batch_size)
     options = {"trainer": plain(config.trainer), "lr": plain(config.lr), "seed": config.seed}
     train_any(run, parts.trainable, batches, validate=parts.validator(), **options)
-    run.write_summary({**_summary(run, parts.facts(batches), parts.trainable), **_last_validation(run)})
+    last = _last_validation(run)
+    facts = parts.facts(batches, last.get("stopped_early_at", config.trainer.steps))
+    run.write_summary({**_summary(run, facts, parts.trainable), **last})
+    if "members" in facts:
+        shares = {name: section(each, "share") for name, each in section(facts, "members").items()}
+        run.record.update(shares=shares)
 
 
 def probe(run: Run) -> None:
@@ -80,8 +86,8 @@ class Parts:
     batches: "Callable[[int], Batches]"
     """The training data in batches of so many windows."""
     validator: "Callable[[], Validate | None]"
-    facts: "Callable[[Any], JSONObject]"
-    """What the summary says about the data, from what `batches` gave."""
+    facts: "Callable[[Any, int], JSONObject]"
+    """What the summary says about the data, from what `batches` gave and the number of steps made."""
 
 
 def _parts(run: Run) -> Parts:
@@ -112,18 +118,20 @@ def _parts_of_one(run: Run) -> Parts:
         trainable,
         batches=lambda size: _batches(config, source, frames, shape, size),
         validator=lambda: _validator(run, source, frames, shape, statistics),
-        facts=lambda batches: source.facts(),
+        facts=lambda batches, steps: source.facts(),
     )
 
 
 def _parts_of_mixture(run: Run) -> Parts:
     """Of a training on several datasets (`data.mix`), each with its own split, statistics and validation."""
     from xp.models import camera_sizes
+    from xp.models.families import refuse_mixture
     from xp.models.policy import DataTransforms
     from xp.tasks._lib.mixture_data import MixtureSource
     from xp.training.augmentation import with_augmentation
 
     config = run.config
+    refuse_mixture(plain(config.model))
     source = MixtureSource.open(config)
     source.check_length(config.horizon.train)
     for line in source.lines():
@@ -141,7 +149,7 @@ def _parts_of_mixture(run: Run) -> Parts:
         trainable,
         batches=lambda size: source.batches(config, frames, shape, size),
         validator=lambda: source.validator(run, frames, shape),
-        facts=lambda batches: source.facts(batches, config.trainer.steps),
+        facts=source.facts,
     )
 
 

@@ -15,25 +15,25 @@ import numpy as np
 from xp.data.cache_store import CacheStore, Wanted
 from xp.errors import UserError
 
-_FORMAT = 1
+_FORMAT = 2
 """Counted up when the layout, the checks of rows or the fingerprint change."""
 SMALL = 64_000_000
 """Bytes of numbers below which nothing is gained."""
 _ALIGN = 64
 _ABOUT = "about"
 _DIGITS = 64
-"""Of a fingerprint; the byte after them says whether rows have timestamps of their own."""
+"""Of a digest; the byte after the last says whether rows have timestamps of their own."""
 
 Columns = Mapping[str, np.ndarray]
 Layout = Mapping[str, tuple[type, tuple[int, ...]]]
 
 
-def layout(rows: int, episodes: int, dims: Mapping[str, int], *, timed: bool) -> Layout:
+def layout(rows: int, episodes: int, dims: Mapping[str, int], *, timed: bool, digests: int = 1) -> Layout:
     """{column: (type, shape)} in the order of the file; `dims` are the widths of the vectors."""
     found: dict[str, tuple[type, tuple[int, ...]]] = {name: (np.float32, (rows, dim)) for name, dim in dims.items()}
     found |= {name: (np.int64, (rows,)) for name in ("episode_index", "frame_index", "task_index")}
     found |= {name: (np.int64, (episodes,)) for name in ("starts", "lengths")}
-    return {**found, "timestamp": (np.float64, (rows if timed else 0,)), _ABOUT: (np.uint8, (_DIGITS + 1,))}
+    return {**found, "timestamp": (np.float64, (rows if timed else 0,)), _ABOUT: (np.uint8, (_DIGITS * digests + 1,))}
 
 
 def num_bytes(columns: Layout) -> int:
@@ -48,13 +48,13 @@ def mapped_columns(
     read: Callable[[], tuple[Columns, str]],
     store: CacheStore,
 ) -> tuple[Columns, str]:
-    """The columns of a folder and its fingerprint, mapped; decoded first where no process has.
+    """The columns of a folder and its digests, one behind the other, mapped; decoded first where no process has.
 
     Args:
         root: the folder.
-        files: all files that the numbers, the tasks and the fingerprint depend on.
+        files: all files that the numbers, the tasks and the digests depend on.
         columns: what is to be found in them.
-        read: decodes and checks them, and computes the fingerprint.
+        read: decodes and checks them, and computes the digests.
         store: where the file is or will be.
 
     Raises:
@@ -120,14 +120,14 @@ def _views(blob: np.ndarray, columns: Layout) -> tuple[Columns, str]:
         found[name] = memory[at : at + size].view(kind).reshape(shape)
         at += _padded(kind, shape)
     about = found.pop(_ABOUT)
-    if not about[_DIGITS]:
+    if not about[-1]:
         del found["timestamp"]
-    return found, about[:_DIGITS].tobytes().decode()
+    return found, about[:-1].tobytes().decode()
 
 
-def _fill(blob: np.ndarray, columns: Layout, values: Columns, fingerprint: str) -> None:
+def _fill(blob: np.ndarray, columns: Layout, values: Columns, digests: str) -> None:
     at = 0
-    about = np.frombuffer(fingerprint.encode() + bytes(["timestamp" in values]), np.uint8)
+    about = np.frombuffer(digests.encode() + bytes(["timestamp" in values]), np.uint8)
     for name, (kind, shape) in columns.items():
         value = about if name == _ABOUT else values.get(name)
         size = int(np.prod(shape, dtype=np.int64)) * np.dtype(kind).itemsize

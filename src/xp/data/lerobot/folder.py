@@ -12,8 +12,11 @@ import numpy as np
 
 from xp.data.dataset import Episodes
 from xp.data.lerobot.info import DatasetInfo
+from xp.errors import UserError
 from xp.foreign.text import printable
 
+_DIGITS = 64
+"""Of a digest."""
 _BLOCK = 1 << 16
 _BLOCKS = 16
 
@@ -25,6 +28,15 @@ class VideoPart:
     path: Path
     episodes: np.ndarray
     from_timestamps: np.ndarray
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Videos that a folder does not hold, since the run that it was downloaded for reads none of them."""
+
+    origin: str = ""
+    """The id of the dataset on its hub."""
+    files: frozenset[Path] = frozenset()
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +60,9 @@ class LeRobotFolder:
     videos: dict[str, tuple[VideoPart, ...]]
     timestamps: np.ndarray | None = None
     """[N] seconds from the start of its episode at which each row was recorded; None for frame_index / fps."""
-    known_fingerprint: str = ""
-    """What `fingerprint` is, where it was computed before."""
+    left_out: LeftOut = LeftOut()  # noqa: RUF009 - frozen
+    known_digests: str = ""
+    """What `digests` is, where it was computed before."""
 
     def __repr__(self) -> str:
         """A line for each thing there is to know, as notebooks show it."""
@@ -138,27 +151,88 @@ class LeRobotFolder:
 
     @property
     def fingerprint(self) -> str:
-        """64 hex digits that name the content, wherever the folder lies.
+        """64 hex digits that name the content of the rows, wherever the folder lies.
 
         sha256 over all actions, states, environment states, episode and task indices, over `features` of info.json,
-        over sizes and 16 evenly spread 64 KiB blocks of every data and video file (small files are hashed whole), and
-        over the times of rows and where episodes lie in their videos, unless these are the plain ones: a row every
-        1 / fps seconds, episodes one after the other from the start of each file.
+        over sizes and 16 evenly spread 64 KiB blocks of every data file (small files are hashed whole), and over the
+        times of rows and where episodes lie in their videos, unless these are the plain ones: a row every 1 / fps
+        seconds, episodes one after the other from the start of each file. What videos hold is `camera_fingerprint`'s:
+        a folder without those that nobody asked for is the same dataset.
         Folder names and file times do not count, so a copy has the same fingerprint; nor do the footers of parquet
         files, where the `datasets` library leaves a random number.
         """
-        return self.known_fingerprint or self._computed_fingerprint
+        return self.digests[:_DIGITS]
+
+    def camera_fingerprint(self, camera: str) -> str:
+        """64 hex digits that name the content of a camera's videos, of those that are here; "" where none is, and for
+        pictures, which lie in the rows.
+        """
+        if camera not in self.videos or not self._videos_of(camera):
+            return ""
+        place = _DIGITS * (1 + sorted(self.videos).index(camera))
+        return self.digests[place : place + _DIGITS]
+
+    @property
+    def digests(self) -> str:
+        """The fingerprint, and behind it those of the cameras with videos, by name."""
+        return self.known_digests or self._computed_digests
 
     @cached_property
-    def _computed_fingerprint(self) -> str:
-        digest = hashlib.sha256(b"xp.data 2")
+    def _computed_digests(self) -> str:
+        cameras = (self._files_digest("xp.camera 1", self._videos_of(camera)) for camera in sorted(self.videos))
+        return "".join(
+            [self._rows_digest(b"xp.data 3" if self.videos else b"xp.data 2", sorted(self.data_files)), *cameras]
+        )
+
+    @cached_property
+    def former_fingerprint(self) -> str:
+        """What `fingerprint` was in versions before cameras had their own: the videos counted. "" where it is the same,
+        or a part is here alone.
+        """
+        if self.left_out.files or not self.videos:
+            return ""
+        videos = [path for camera in self.videos for path in self._videos_of(camera)]
+        return self._rows_digest(b"xp.data 2", sorted([*self.data_files, *videos]))
+
+    def require_frames(self, cameras: Iterable[str], episodes: Sequence[int] | None = None) -> None:
+        """Refuse frames that this folder does not hold; without `episodes`, cameras of which it holds nothing.
+
+        Raises:
+            UserError: which camera and episode, and how to get them.
+        """
+        for camera in cameras if self.left_out.files else ():
+            missing = [part for part in self.videos.get(camera, ()) if part.path in self.left_out.files]
+            asked = np.arange(self.episodes.num if missing and not self._videos_of(camera) else 0)
+            if episodes is not None:
+                asked = np.asarray(episodes, np.int64)
+            for part in missing:
+                found = np.intersect1d(part.episodes, asked)
+                if len(found):
+                    raise UserError(
+                        f"{self.root} holds what another run reads of {self.left_out.origin}: no frames of the camera "
+                        f"'{camera}' in episode {found[0]}. Name the dataset by its id and the rest is downloaded: "
+                        f"{self.left_out.origin} in place of the folder (data.root, predict.data_root, eval.data_root)"
+                    )
+
+    def _videos_of(self, camera: str) -> list[Path]:
+        return sorted(part.path for part in self.videos[camera] if part.path not in self.left_out.files)
+
+    def _files_digest(self, start: str, files: Iterable[Path]) -> str:
+        digest = hashlib.sha256(start.encode())
+        for path in files:
+            digest.update(str(path.relative_to(self.root)).encode())
+            _hash_file(digest, path)
+        return digest.hexdigest()
+
+    def _rows_digest(self, start: bytes, files: Iterable[Path]) -> str:
+        digest = hashlib.sha256(start)
         features = json.loads((self.root / "meta" / "info.json").read_text(encoding="utf-8"))["features"]
         digest.update(json.dumps([features, self.fps, self.tasks], sort_keys=True).encode())
         for array in (self.action, self.state, self.environment_state, self.episode_index, self.task_index):
             digest.update(np.ascontiguousarray(array).data)
         for array in self._unusual_times():
             digest.update(np.ascontiguousarray(array).data)
-        for path in self.files:
+        for path in files:
             digest.update(str(path.relative_to(self.root)).encode())
             _hash_file(digest, path)
         return digest.hexdigest()
@@ -174,11 +248,6 @@ class LeRobotFolder:
             if (np.diff(part.episodes) < 0).any() or np.abs(part.from_timestamps - plain).max() > tolerance:
                 found += [part.episodes, part.from_timestamps]
         return found
-
-    @property
-    def files(self) -> list[Path]:
-        """Every data and video file."""
-        return sorted([*self.data_files, *(part.path for parts in self.videos.values() for part in parts)])
 
 
 def _line(words: Iterable[str], most: int = 12) -> str:

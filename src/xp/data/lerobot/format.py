@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from xp.config.dataset_facts import DatasetFacts
 from xp.data.lerobot.facts import folder_facts, hub_hint
 from xp.hub.card import FormatWords
+from xp.hub.part import Part
 
 if TYPE_CHECKING:
     from xp.data.dataset import DatasetFormat
@@ -25,6 +26,7 @@ class LeRobotFormat:
     )
     described_by = ("meta/info.json", "meta/tasks.parquet", "meta/tasks.jsonl")
     reads = ("meta/*", "data/*", "videos/*")
+    parts_told_by = ("meta/info.json", "meta/tasks.*", "meta/episodes*")
     on_hub = FormatWords(
         tag="LeRobot",
         sentence="A dataset in LeRobot's format.",
@@ -40,6 +42,18 @@ class LeRobotFormat:
     def facts(self, root: str | Path) -> DatasetFacts | None:
         """What `meta/` says, as far as it can be read."""
         return folder_facts(root)
+
+    def camera_sizes(self, root: str | Path) -> dict[str, tuple[int, int, int]]:
+        """See `xp.config.dataset_facts.PartlyReadFormat`."""
+        from xp.data.lerobot.part import camera_sizes
+
+        return camera_sizes(root)
+
+    def files_of_part(self, root: str | Path, names: Sequence[str], part: Part) -> list[str]:
+        """See `xp.config.dataset_facts.PartlyReadFormat`."""
+        from xp.data.lerobot.part import files_of_part
+
+        return files_of_part(root, names, part)
 
     def hint(self, given: str) -> str:
         """Where a dataset of the Hugging Face Hub may be meant: a copy on this machine, or how to download it."""

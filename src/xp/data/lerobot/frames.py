@@ -44,6 +44,8 @@ def iter_frames(
             yield from _image_pieces(dataset, camera, stored, size, pool)
             return
         for part in dataset.videos[camera]:
+            if part.path in dataset.left_out.files:
+                continue  # whoever asks for its frames is refused by `require_frames`
             for rows, frames in match_frames(part, dataset, _ahead(decode(part.path, decoder, stored), pool), log):
                 check_size(part.path, camera, frames[0].shape[:2], stored)
                 if stored == size:

@@ -14,12 +14,13 @@ from xp.data.finite import check_finite
 from xp.data.lerobot import older
 from xp.data.lerobot.checks import check_episodes, check_mp4, check_rows
 from xp.data.lerobot.columns import SMALL, Columns, layout, mapped_columns, num_bytes
-from xp.data.lerobot.folder import LeRobotFolder, VideoPart
+from xp.data.lerobot.folder import LeftOut, LeRobotFolder, VideoPart
 from xp.data.lerobot.info import V3_PLACES, DatasetInfo, dataset_info
 from xp.data.lerobot.places import places
 from xp.data.lerobot.tables import episode_files, integers, read_episode_table, seconds, vectors
 from xp.errors import UserError
 from xp.foreign.parquet import open_parquet, read_table
+from xp.hub.part import read_left_out
 
 if TYPE_CHECKING:
     from xp.data.frame_source import FrameLocator
@@ -109,21 +110,44 @@ def open_folder(
     info = dataset_info(root)
     table = _episode_table(info)
     paths, videos = _data_files(info, table), _videos(info, table)
+    left = _left_out(info, videos)
     dims = {"action": info.action_dim, "state": info.state_dim, "environment_state": info.environment_dim}
     timed = any(stream.is_video for stream in info.streams.values())
-    expected = layout(info.num_frames, len(table), dims, timed=timed)
+    expected = layout(info.num_frames, len(table), dims, timed=timed, digests=1 + len(videos))
+    here = [path for path in _files(videos) if path not in left.files]
+
+    def opened(columns: Columns, digests: str) -> LeRobotDataset:
+        return _dataset(info, decoder, paths, videos, columns, left, digests)
+
     if cache_dir is None or num_bytes(expected) < SMALL:
-        return _dataset(info, decoder, paths, videos, _checked_columns(info, table, paths, videos), "")
+        return opened(_checked_columns(info, table, paths, here), "")
 
     def read() -> tuple[Columns, str]:
-        columns = _checked_columns(info, table, paths, videos)
-        return columns, _dataset(info, decoder, paths, videos, columns, "").fingerprint
+        columns = _checked_columns(info, table, paths, here)
+        return columns, opened(columns, "").digests
 
     meta = [info.root / "meta" / "info.json", *_meta_files(info)]
-    columns, fingerprint = mapped_columns(
-        info.root, [*meta, *paths, *_files(videos)], expected, read, CacheStore(Path(cache_dir), cache_gb)
+    columns, digests = mapped_columns(
+        info.root, [*meta, *paths, *here], expected, read, CacheStore(Path(cache_dir), cache_gb)
     )
-    return _dataset(info, decoder, paths, videos, columns, fingerprint)
+    return opened(columns, digests)
+
+
+def described_videos(root: Path) -> Videos:
+    """The mp4 files of each camera as `meta/` names them, whether they are there or not.
+
+    Raises:
+        UserError: `meta/` is missing or damaged.
+    """
+    info = dataset_info(root)
+    return _videos(info, _episode_table(info))
+
+
+def _left_out(info: DatasetInfo, videos: Videos) -> LeftOut:
+    """The videos that were not downloaded; one that is there all the same counts as there."""
+    origin, names = read_left_out(info.root)
+    missing = (path for path in _files(videos) if path.relative_to(info.root).as_posix() in names)
+    return LeftOut(origin, frozenset(path for path in missing if not path.exists()))
 
 
 def _episode_table(info: DatasetInfo) -> pa.Table:
@@ -144,12 +168,12 @@ def _files(videos: Videos) -> list[Path]:
     return [part.path for parts in videos.values() for part in parts]
 
 
-def _checked_columns(info: DatasetInfo, table: pa.Table, paths: list[Path], videos: Videos) -> Columns:
+def _checked_columns(info: DatasetInfo, table: pa.Table, paths: list[Path], videos: list[Path]) -> Columns:
     """The numbers of all rows and where episodes begin, each row and each video file checked against what meta/ says.
 
     Whoever maps them finds the files as they were checked (`mapped_columns`), and need not look into each.
     """
-    for path in _files(videos):
+    for path in videos:
         check_mp4(path)
     columns = _read_frames(info, paths)
     episode, frame = columns["episode_index"], columns["frame_index"]
@@ -169,7 +193,13 @@ def _checked_columns(info: DatasetInfo, table: pa.Table, paths: list[Path], vide
 
 
 def _dataset(
-    info: DatasetInfo, decoder: str, paths: list[Path], videos: Videos, columns: Columns, fingerprint: str
+    info: DatasetInfo,
+    decoder: str,
+    paths: list[Path],
+    videos: Videos,
+    columns: Columns,
+    left_out: LeftOut,
+    known_digests: str,
 ) -> LeRobotDataset:
     task_index = columns["task_index"][columns["starts"]]
     return LeRobotDataset(
@@ -185,7 +215,8 @@ def _dataset(
         data_files=tuple(paths),
         videos=videos,
         timestamps=columns.get("timestamp"),
-        known_fingerprint=fingerprint,
+        left_out=left_out,
+        known_digests=known_digests,
     )
 
 

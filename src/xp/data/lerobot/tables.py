@@ -83,8 +83,9 @@ def _names(table: pa.Table) -> str:
     return printable(", ".join(table.column_names) or "none")
 
 
-def read_episode_table(root: Path, *, statistics: bool = False) -> pa.Table:
-    """The rows of `meta/episodes/**.parquet` in episode order; with `statistics`, all of their columns.
+def read_episode_table(root: Path, *, statistics: bool = False, tasks: bool = False) -> pa.Table:
+    """The rows of `meta/episodes/**.parquet` in episode order; with `statistics` all of their columns, with `tasks`
+    the column of that name, too.
 
     Raises:
         UserError: no file, a damaged one, or files whose columns do not fit together.
@@ -93,7 +94,8 @@ def read_episode_table(root: Path, *, statistics: bool = False) -> pa.Table:
     tables = []
     for path in episode_files(root):
         there = open_parquet(path, _EPISODES).schema_arrow.names
-        names = there if statistics else [n for n in there if n in _NEEDED or n.startswith("videos/")]
+        wanted = (*_NEEDED, "tasks") if tasks else _NEEDED
+        names = there if statistics else [n for n in there if n in wanted or n.startswith("videos/")]
         tables.append(read_table(path, _EPISODES, names))
     missing = [name for name in _NEEDED if any(name not in table.column_names for table in tables)]
     if missing:

@@ -68,7 +68,7 @@ def open_index(
             raise
         return name, lambda blob: np.copyto(blob, made[0].reshape(-1).view(np.uint8))
 
-    key = "\n".join([f"video index {_FORMAT}", dataset.fingerprint, camera])
+    key = "\n".join([f"video index {_FORMAT}", dataset.fingerprint, camera, dataset.camera_fingerprint(camera)])
     name = f"video-index_{hashlib.sha256(key.encode()).hexdigest()[:20]}"
     try:
         blob = np.asarray(store.open_all([Wanted(name, (name,), shape, plan)])[0])
@@ -95,6 +95,8 @@ def _index(
     table = np.zeros((3, dataset.num_frames), np.int64)
     stored = dataset.cameras[camera][:2]
     for part in dataset.videos[camera]:
+        if part.path in dataset.left_out.files:
+            continue  # whoever asks for its frames is refused by `require_frames`
         times, starts, unit = listed_frames(part, stored)
         numbers = np.arange(len(times))
         listed = iter([(times * unit, numbers)] if len(times) else [])

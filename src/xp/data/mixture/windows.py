@@ -54,6 +54,7 @@ class MixtureWindows:
                 horizon=horizon,
                 before=before,
                 stride=member.stride,
+                cameras=member.fed,
             )
             for place, member in enumerate(mixture.members)
             if len(episodes.get(member.name, ()))

@@ -116,7 +116,9 @@ def _prepare(job: Job, record: Record, secrets: Mapping[str, str], stop: Stop, *
             f"{unknown[0]} is a secret and was left out of the run's files, so this run cannot be started from them. "
             "Give it on the command line again, or better in the environment, where no configuration names it."
         )
-    record_inputs(job.folder, config, begun=resuming)
+    inputs = record_inputs(job.folder, config, begun=resuming)
+    if inputs:
+        record.update(inputs=inputs)
     return Run(job.folder, as_config(config), record, resuming=resuming, should_stop=lambda: bool(stop), echo=echo)
 
 

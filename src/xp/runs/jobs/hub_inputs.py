@@ -36,11 +36,12 @@ def with_local_paths(
     if not _mentions_hub(read):
         return config, {}
     from xp.config.hub_keys import hub_values, resolved
+    from xp.config.parts_read import only_what_is_read
     from xp.hub.inputs import frozen_fields
 
-    found: dict[str, JSONObject] = {}
+    found, asked = dict[str, JSONObject](), config
     for value in hub_values(read):
-        repository = resolved(value.address)
+        repository = resolved(only_what_is_read(value, asked))
         config = _replaced(config, value.path, repository.path(_cache(config)))
         for path in value.cleared:
             config = _replaced(config, path, None)
@@ -96,10 +97,12 @@ def _address(key: str, fields: JSONObject):  # noqa: ANN202 - HubAddress, import
     from dataclasses import replace
 
     from xp.hub.address import DATASET, MODEL, parse
+    from xp.hub.part import Part
 
     asked = str(fields.get("asked"))
     kind = DATASET if asked.startswith("hf://datasets/") else MODEL
-    return replace(parse(asked, key, kind), all_steps=fields.get("all_steps") is True)
+    part = Part.of(fields.get("part"))
+    return replace(parse(asked, key, kind), all_steps=fields.get("all_steps") is True, part=part)
 
 
 def _cache(config: JSONObject) -> str:

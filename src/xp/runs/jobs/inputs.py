@@ -24,6 +24,7 @@ from xp.errors import UserError
 from xp.foreign.paths import MissingError
 from xp.json_types import JSON, JSONObject, section
 from xp.plugins import find_entry
+from xp.runs.jobs.content import content_of
 from xp.runs.records.folder import RECORD, SUMMARY
 from xp.runs.records.json_io import read_json
 from xp.runs.records.record import Record, State
@@ -66,7 +67,7 @@ Files = dict[str, tuple[str, Marks]]
 """Relative name -> (digest, marks); a list [digest, size, inode, time] in inputs.json."""
 
 
-def record_inputs(folder: Path, config: JSONObject, *, begun: bool) -> None:
+def record_inputs(folder: Path, config: JSONObject, *, begun: bool) -> dict[str, str]:
     """Write down what a run is about to read; one that goes on must find what it was begun with.
 
     Args:
@@ -74,20 +75,34 @@ def record_inputs(folder: Path, config: JSONObject, *, begun: bool) -> None:
         config: the resolved configuration.
         begun: an earlier attempt began it. One that left no checkpoint begins anew with what there is now.
 
+    Returns:
+        {key: content of what it names} (`xp.runs.jobs.content`), for the record.
+
     Raises:
         UserError: an input was changed since; names the key and the files.
     """
     if begun and checkpoint_steps(folder) and (folder / INPUTS).exists():
         refuse_changed(folder, config)
-        return
+        return _contents(folder)
     known = _marks(_recorded(folder))
     found = {}
     for each in _inputs(config):
         known.update(_marks(_recorded(each.run)) if each.run else {})
-        files = {name: [digest, *marks] for name, (digest, marks) in _files(each.path, known, each.members).items()}
-        found[each.key] = {"path": str(each.path), "files": files}
+        read = _files(each.path, known, each.members)
+        content = content_of(config, each.key, each.path, {name: digest for name, (digest, _marks) in read.items()})
+        files = {name: [digest, *marks] for name, (digest, marks) in read.items()}
+        found[each.key] = {"path": str(each.path), "content": content, "files": files}
     if found:
         write_json(folder / INPUTS, found)
+    return _contents(folder)
+
+
+def _contents(folder: Path) -> dict[str, str]:
+    """{key: content} of what a folder's inputs.json says; nothing of one that an earlier version wrote."""
+    found = read_json(folder / INPUTS, default={})
+    entries = found.items() if isinstance(found, dict) else ()
+    given = {key: entry.get("content") for key, entry in entries if isinstance(entry, dict)}
+    return {key: content for key, content in given.items() if isinstance(content, str)}
 
 
 def refuse_changed(folder: Path, config: JSONObject) -> None:

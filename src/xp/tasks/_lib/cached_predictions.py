@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from xp import atomic
 from xp.data import Dataset, Windows
+from xp.data.dataset import camera_fingerprint
 from xp.data.locks import cannot_write
 from xp.data.turns import POLL_S, Turn
 from xp.models.families import locate
@@ -109,7 +110,8 @@ def predictions_key(config: DictConfig, dataset: Dataset, episodes: tuple[int, .
     assert isinstance(asked, dict)
     folder, step = locate(config.predict.checkpoint)
     choices = {str(key): value for key, value in asked.items() if key not in _NO_ANSWER}
-    key = [VERSION, step, dataset.fingerprint, dataset.decoder, list(episodes), config.seed, choices, dict(versions())]
+    content = [dataset.fingerprint, *filter(None, (camera_fingerprint(dataset, name) for name in dataset.cameras))]
+    key = [VERSION, step, *content, dataset.decoder, list(episodes), config.seed, choices, dict(versions())]
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode())
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         _hash_file(digest, file.relative_to(folder).as_posix(), file)

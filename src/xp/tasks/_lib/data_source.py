@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from xp.checkpoints.reference import CheckpointRef
 from xp.data import Dataset, Split, compute_statistics, load_statistics, open_dataset, split_episodes
-from xp.data.dataset import Groups
+from xp.data.dataset import Groups, camera_fingerprint, is_of
 from xp.errors import UserError, join_names
 from xp.json_types import JSON, JSONObject, section
 from xp.models.members import not_chosen
@@ -55,10 +55,17 @@ class DataSource:
         return {
             "root": str(self.dataset.root),
             "fingerprint": self.dataset.fingerprint,
+            "cameras": _fingerprints(self.dataset),
             "fps": self.dataset.fps,
             "train_episodes": len(self.split.train),
             "held_out_episodes": len(self.split.val),
         }
+
+
+def _fingerprints(dataset: Dataset) -> JSONObject:
+    """{camera: what names the content of its videos}, of those whose videos are here."""
+    found = {name: camera_fingerprint(dataset, name) for name in dataset.cameras}
+    return {name: digits for name, digits in found.items() if digits}
 
 
 def _group_specs(groups: Groups | None) -> "tuple[GroupSpec, ...]":
@@ -86,6 +93,8 @@ class TrainedData:
     root: str
     fingerprint: str
     fps: float | None
+    cameras: JSONObject
+    """{camera: what names the content of its videos}; empty where these are in the rows."""
 
 
 def open_source(
@@ -161,9 +170,9 @@ def eval_source(
         return None
     own = own_split(folder, member) if trained else None
     source = open_source(data, cache, root=root, holds_out=False)
-    same = trained is not None and trained.fingerprint == source.dataset.fingerprint
-    if trained is not None and not same and data.split is None:
-        _refuse_replaced(folder, trained, source.dataset)
+    same = trained is not None and is_of(source.dataset, trained.fingerprint)
+    if trained is not None and data.split is None:
+        _refuse_replaced(folder, trained, source.dataset, same=same)
     if data.split is not None:
         if own is not None and same:
             refuse_trained_on(source.split.val, own, folder, f"data.split={data.split}")
@@ -173,17 +182,30 @@ def eval_source(
     return source, "held out by data.val_fraction; the policy was trained on other data, or its data is unknown"
 
 
-def _refuse_replaced(folder: Path, trained: TrainedData, dataset: Dataset) -> None:
+def _refuse_replaced(folder: Path, trained: TrainedData, dataset: Dataset, *, same: bool) -> None:
     """Refuse a dataset that lies where the training run's own lay and is another: which episodes are new is unknown.
 
+    Args:
+        folder: the training run's, or its policy's.
+        trained: what it was trained on.
+        dataset: what is there now.
+        same: whether the rows are the same.
+
     Raises:
-        UserError: both fingerprints, and what to type.
+        UserError: both fingerprints, or the cameras whose videos are others; and what to type.
     """
     if Path(trained.root).resolve() != dataset.root.resolve():
         return
+    others = [name for name, digits in trained.cameras.items() if camera_fingerprint(dataset, name) != digits]
+    if same and not others:
+        return
+    what = (
+        f"videos of {join_names(others)} are others"
+        if same
+        else f"fingerprint {trained.fingerprint[:12]}... then, {dataset.fingerprint[:12]}... now"
+    )
     raise UserError(
-        f"{folder} was trained on another dataset than the one in {dataset.root} now (fingerprint "
-        f"{trained.fingerprint[:12]}... then, {dataset.fingerprint[:12]}... now), so the episodes that it "
+        f"{folder} was trained on another dataset than the one in {dataset.root} now ({what}), so the episodes that it "
         "held out mean something else. Give a copy of the dataset as it was (predict.data_root=FOLDER, "
         "eval.data_root=FOLDER or data.root=FOLDER), or say which episodes it may be measured on: data.split=MANIFEST"
     )
@@ -307,7 +329,8 @@ def training_data(folder: Path, member: str | None = None) -> TrainedData | None
         if member is None or member not in members:
             raise UserError(not_chosen(member, list(members)))
         data = section(members, member)
-    return TrainedData(str(data["root"]), str(data["fingerprint"]), fps if isinstance(fps, int | float) else None)
+    rate = fps if isinstance(fps, int | float) else None
+    return TrainedData(str(data["root"]), str(data["fingerprint"]), rate, section(data, "cameras"))
 
 
 def trained_on(folder: Path) -> list[tuple[TrainedData, Split]]:

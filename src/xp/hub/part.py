@@ -1,0 +1,79 @@
+# pyright: strict
+"""Which part of a dataset a run reads, and what a folder says that holds no more than that."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from xp.atomic import write_json
+from xp.foreign.json_file import read_fields
+from xp.json_types import JSON, JSONObject
+
+LEFT_OUT = ".xp_left_out.json"
+"""The file beside `meta/` that names what was not downloaded; hidden, so it is no content of the dataset."""
+_MOST = 256_000_000
+
+
+@dataclass(frozen=True)
+class Part:
+    """The cameras and episodes of a dataset that are read; None and () where all are."""
+
+    cameras: tuple[str, ...] | None = None
+    """Names, in order."""
+    tasks: tuple[str | int, ...] | None = None
+    """Only episodes of these, as `data.tasks`."""
+    exclude_tasks: tuple[str | int, ...] | None = None
+    """No episode of these, as `data.exclude_tasks`."""
+    split: str | None = None
+    """A manifest: only episodes that it names."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether everything is read."""
+        return self == Part()
+
+    @property
+    def chooses_episodes(self) -> bool:
+        """Whether some episodes may be left out."""
+        return (self.tasks, self.exclude_tasks, self.split) != (None, None, None)
+
+    def fields(self) -> JSONObject:
+        """As job.json has it."""
+        listed = {name: getattr(self, name) for name in ("cameras", "tasks", "exclude_tasks")}
+        return {**{name: None if each is None else list(each) for name, each in listed.items()}, "split": self.split}
+
+    @classmethod
+    def of(cls, fields: JSON) -> "Part":
+        """What `fields` wrote; the whole where there is nothing."""
+        if not isinstance(fields, Mapping):
+            return cls()
+
+        def listed(name: str) -> tuple[str | int, ...] | None:
+            found = fields.get(name)
+            return tuple(cast("list[str | int]", found)) if isinstance(found, list) else None
+
+        cameras, split = listed("cameras"), fields.get("split")
+        return cls(
+            None if cameras is None else tuple(map(str, cameras)),
+            listed("tasks"),
+            listed("exclude_tasks"),
+            split if isinstance(split, str) else None,
+        )
+
+
+def write_left_out(folder: Path, origin: str, names: Iterable[str]) -> None:
+    """Say in a dataset's folder which of its files are not there, and of which id."""
+    write_json(folder / LEFT_OUT, {"of": origin, "files": sorted(names)})
+
+
+def read_left_out(folder: Path) -> tuple[str, frozenset[str]]:
+    """The id that a folder's files are of, and the names of those that were left out; ("", none) of a whole one.
+
+    Raises:
+        RefusedError: the file is damaged.
+    """
+    if not (folder / LEFT_OUT).is_file():
+        return "", frozenset()
+    found = read_fields(folder / LEFT_OUT, "what was not downloaded", most=_MOST)
+    return found.text("of"), frozenset(found.texts("files", most=1_000_000))
