@@ -165,3 +165,11 @@ def test_the_content_of_a_dataset_is_one_on_disk_and_on_a_hub(hub, older, tmp_pa
     assert RunFolder(tmp_path / "other").record()["inputs"] != contents[0]
     with pytest.raises(UserError, match=r"other content of data.root.*episode_000000.mp4"):
         begin(tmp_path / "disk", f"data.root={older}", f"model.cameras={cameras}")
+
+
+def test_what_says_which_videos_are_left_out_travels_to_a_node(hub, today, tmp_path):
+    from hydra_plugins.xp_ssh_launcher._agent_files import listing
+
+    hub.add_folder("org/name", today)
+    root = begin(tmp_path / "run", "data.root=hf://org/name", "model.cameras=[top]")
+    assert LEFT_OUT in listing(str(root))

@@ -106,3 +106,17 @@ def test_chunked_vla_goes_from_demonstrations_to_closed_loop(xp):
         assert "majority" in motion["direction_accuracy"]
         assert "noop" in json.loads((root / f"eval_{name}/metrics.json").read_text())["policies"]
     assert (root / "report.html").exists()
+
+
+@pytest.mark.slow
+def test_a_mixture_is_trained_on_validated_and_asked_by_dataset(xp, arm):
+    """One dataset under two names, so that both have one width of actions."""
+    mix = f"data.mix={{a: {{root: {arm}, weight: 0.7}}, b: {{root: {arm}, weight: 0.3, tasks: ['push*']}}}}"
+    xp("task=train", "data=mix", mix, *SMALL, "trainer.steps=4", "hydra.run.dir=run")
+    summary = json.loads((xp.cwd / "run/summary.json").read_text())
+    assert {name: each["share"]["asked"] for name, each in summary["data"]["members"].items()} == {"a": 0.7, "b": 0.3}
+    assert all(f"{name}/l1_error" in summary["final_metrics"] for name in "ab")
+    more = ["predict.checkpoint=run", "horizon=h4", "predict.num_trajectories=1"]
+    xp("task=predict", *more, "predict.unnorm_key=b", "hydra.run.dir=b")
+    done = xp("task=predict", *more, "hydra.run.dir=none", code=2)
+    assert "a, b" in done.stderr

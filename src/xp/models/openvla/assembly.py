@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float32, Shaped, UInt8
 
 from xp.errors import UserError, join_names
+from xp.models.members import MEMBER, members_of
 from xp.models.observation import IMAGES, STATE, TASK, as_windows
 from xp.models.openvla.action_tokens import ActionTokens
 from xp.models.openvla.bounds import EPS, Bounds
@@ -104,14 +105,15 @@ class Assembly:
             if notes.gripper == "turned":
                 recorded = np.concatenate([recorded[..., :-1], (1 - recorded[..., -1:]) / 2], -1)
             learned, is_pad = plan.learned(recorded, np.asarray(batch["action_is_pad"], bool)[:, -plan.horizon :])
-            targets = self.bounds().normalize(learned)
+            targets = self._normalised(batch, learned, "action")
             found |= {"targets": targets, "is_pad": is_pad, "tokens": self.tokens.encode(targets).reshape(len(ids), -1)}
         return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in found.items()}
 
     def observed(self, observation: Batch) -> HostInputs:
         """What `predict` is asked with (see `xp.models.observation`), without actions."""
         seen = {name: value for name, value in observation.items() if not name.startswith(("action", DROPPED))}
-        return self.prepare(as_windows(seen, self.spec))
+        windows = as_windows(seen, self.spec)
+        return self.prepare({**windows, MEMBER: observation[MEMBER]} if MEMBER in observation else windows)
 
     def actions(self, answer: Shaped[torch.Tensor, "batch ..."], key: str | None) -> Float32[np.ndarray, "b h a"]:
         """A model's answer as the chunk that is executed, in dataset units."""
@@ -140,9 +142,20 @@ class Assembly:
         return sized if notes.crop is None else center_crop(sized, notes.crop)
 
     def _proprio(self, batch: Batch) -> Float32[np.ndarray, "batch state"]:
-        state = self.bounds(part="proprio").normalize(self._given(batch, STATE)[:, -1].astype(np.float32))
+        state = self._normalised(batch, self._given(batch, STATE)[:, -1].astype(np.float32), "proprio")
         dropped = batch.get(DROPPED)
         return state if dropped is None else np.where(np.asarray(dropped)[:, None], np.float32(0), state)
+
+    def _normalised(self, batch: Batch, values: Shaped[np.ndarray, "batch ..."], part: str) -> np.ndarray:
+        """Each row by the statistics of its own dataset, where the policy has those of several and none is chosen."""
+        notes = self.sidecar.notes
+        if not notes.members or notes.unnorm_key is not None:
+            return self.bounds(part=part).normalize(values)
+        names, found = tuple(notes.members), np.empty(values.shape, np.float32)
+        whose = members_of(batch, names)
+        for place in np.unique(whose):
+            found[whose == place] = self.bounds(names[place], part).normalize(values[whose == place])
+        return found
 
     def _given(self, batch: Batch, key: str) -> Shaped[np.ndarray, "..."]:
         if batch.get(key) is None:

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64
 
 from xp.errors import UserError, join_names
-from xp.foreign.statistics import FeatureStatistics, checked_statistics
+from xp.foreign.statistics import FeatureStatistics, GroupStatistics, checked_statistics
 from xp.models.policy import Statistics
 
 EPS = 1e-8
@@ -73,7 +73,7 @@ class Bounds:
         return np.where(self.mask, 0.5 * (wide + 1) * span + self.low, wide).astype(np.float32)
 
 
-def norm_stats(statistics: Statistics, kept: Bool[np.ndarray, " action"]) -> dict[str, object]:
+def norm_stats(statistics: Statistics | GroupStatistics, kept: Bool[np.ndarray, " action"]) -> dict[str, object]:
     """An entry of `norm_stats`, one dataset's, of the statistics that xp makes of its training episodes.
 
     A dimension whose quantiles are equal though it changes (a gripper that is rarely closed) is bounded by its

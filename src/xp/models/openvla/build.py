@@ -13,6 +13,8 @@ from jaxtyping import Shaped
 
 from xp.checkpoints.arrays import AnyArray, Reader
 from xp.errors import UserError, join_names
+from xp.foreign.statistics import GroupStatistics
+from xp.json_types import JSONObject
 from xp.models.camera_maps import check_map
 from xp.models.family import BuildRequest, LoadRequest
 from xp.models.openvla.action_tokens import BINS
@@ -23,6 +25,7 @@ from xp.models.openvla.chunks import ChunkPlan
 from xp.models.openvla.config_file import new_config, own_code, warn_text
 from xp.models.openvla.folder import Around, around, as_array, check_fit, load_arrays, open_weights
 from xp.models.openvla.load_options import GRIPPERS
+from xp.models.openvla.mixture import of_dataset, of_mixture
 from xp.models.openvla.model import HEADS, OpenVLAModel
 from xp.models.openvla.oft import component_files, oft_notes, refuse_oft_options, says_tokens, state_width
 from xp.models.openvla.oft_parts import check_parts, read_parts
@@ -31,7 +34,7 @@ from xp.models.openvla.policy import OpenVLAPolicy, as_inputs
 from xp.models.openvla.sidecar import NOTES, STATISTICS, Notes, Sidecar, read_sidecar, statistics_json
 from xp.models.openvla.sizes import NetworkSizes
 from xp.models.openvla.text import TOKENIZER, Words, read_words, small_words
-from xp.models.policy import DataSpec
+from xp.models.policy import DataSpec, Statistics
 from xp.models.torch_device import torch_device
 from xp.models.trainable import LoadReport, TorchTrainable
 
@@ -130,15 +133,14 @@ def build(request: BuildRequest) -> TorchTrainable:
         heads=(sizes.dino.heads, sizes.siglip.heads),
         plan=plan,
         proprio=options.proprio,
-        unnorm_key=options.unnorm_key,
+        unnorm_key=None if data.members else options.unnorm_key,
+        members=of_mixture(data, cameras_of(request.model_cfg, data.cameras), proprio=options.proprio),
         name=options.name,
     )
-    names = tuple(request.transforms.action_names)
-    entry = norm_stats(request.statistics, grippers(names, request.statistics["action"]))
     sidecar = Sidecar(
         config={**(source.sidecar.config if source else {}), **new_config(sizes, dtype="float32")},
         sizes=sizes,
-        statistics={options.unnorm_key: statistics_json(entry)},
+        statistics=_entries(request, options.unnorm_key),
         notes=notes,
     )
     words, files = _words(options, source, data, sizes)
@@ -168,7 +170,7 @@ def load(request: LoadRequest) -> OpenVLAPolicy:
     check_map(camera_map, list(notes.cameras), f"camera of the policy in {folder}")
     notes = replace(notes, cameras=feeding(notes.cameras, camera_map))
     if unnorm_key is not None:
-        notes = replace(notes, unnorm_key=source.sidecar.entry(unnorm_key)[0])
+        notes = of_dataset(notes, source.sidecar.entry(unnorm_key)[0], camera_map)
     state_dim = state_width(source.shapes) if notes.proprio else 0
     assembly = Assembly(replace(source.sidecar, notes=notes), source.words, source.around, state_dim)
     with torch.device("meta"):
@@ -178,6 +180,13 @@ def load(request: LoadRequest) -> OpenVLAPolicy:
     check_fit(folder, source.shapes, wanted)
     module.take(source.arrays())
     return OpenVLAPolicy(assembly, module.to(torch_device(request.device)))
+
+
+def _entries(request: BuildRequest, name: str) -> dict[str, JSONObject]:
+    """{dataset: its entry of norm_stats}: of a mixture each one's, else the one under the name that was given."""
+    several, names = request.statistics.get("members"), tuple(request.transforms.action_names)
+    each: Mapping[str, Statistics | GroupStatistics] = several or {name: request.statistics}
+    return {key: statistics_json(norm_stats(own, grippers(names, own["action"]))) for key, own in each.items()}
 
 
 def _notes(source: Source, options: Mapping[str, str]) -> Notes:

@@ -23,6 +23,8 @@ class OpenVLAFamily(Family):
     folder_layout = "config.json of an OpenVLA beside model.safetensors or its shards (a Hugging Face folder)"
     load_options = OPTIONS
 
+    takes_mixtures = True
+
     def build(self, request: BuildRequest) -> "TorchTrainable":
         """See `Family.build`; the batch says which states are hidden, of `transforms` the actions' names matter."""
         from xp.models.openvla.build import build

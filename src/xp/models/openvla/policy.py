@@ -12,6 +12,7 @@ from jaxtyping import Float32, Shaped
 
 from xp.atomic import write_bytes
 from xp.errors import UserError, join_names
+from xp.models.members import member_asked_for
 from xp.models.observation import refuse_without_actions
 from xp.models.openvla.adapters import is_adapted, write_adapter
 from xp.models.openvla.assembly import Assembly, HostInputs
@@ -48,7 +49,9 @@ class OpenVLAPolicy:
         Options:
             unnorm_key: whose statistics bring the actions to dataset units, where the folder has several.
         """
-        key = _unnorm_key(options)
+        notes, key = self.assembly.sidecar.notes, _unnorm_key(options)
+        if key is None and notes.unnorm_key is None and notes.members:
+            key = member_asked_for(observation, tuple(notes.members))
         self.assembly.bounds(key)  # refuses before the network is asked
         inputs = self.assembly.observed(observation)
         with torch.no_grad(), self._asked():

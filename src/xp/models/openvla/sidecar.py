@@ -46,6 +46,8 @@ class Notes:
     plan: ChunkPlan
     proprio: bool = False
     unnorm_key: str | None = None
+    members: Mapping[str, Mapping[str, str]] = field(default_factory=dict[str, Mapping[str, str]])
+    """Of a model of a mixture {dataset: {the policy's own name of a camera: the dataset's}}, by `member_index`."""
     name: str = MODEL_TYPE
     is_lanczos: bool = True
     """Whether pictures of another size are resized as xp's training does it; otherwise as the folder's own
@@ -161,6 +163,7 @@ def write_sidecar(folder: Path, sidecar: Sidecar) -> None:
         "center_crop": notes.crop,
         "normalization": notes.ends,
         "gripper": notes.gripper,
+        **({"members": {name: dict(cameras) for name, cameras in notes.members.items()}} if notes.members else {}),
     }
     write_json(folder / NOTES, content)
 
@@ -194,7 +197,8 @@ def _read_notes(notes: Fields, sizes: NetworkSizes) -> Notes:
         rotation_unit=notes.number("rotation_unit", low=1e-6, high=1e6),
     )
     return Notes(
-        cameras={name: cameras.text(name, most=200) for name in cameras.content},
+        cameras=_names(cameras),
+        members={name: _names(own) for name, own in notes.object("members", Fields({}, notes.source)).objects()},
         fps=notes.number("fps", None, low=1e-3, high=1e6),
         heads=(sizes.dino.heads, sizes.siglip.heads),
         plan=plan,
@@ -206,6 +210,10 @@ def _read_notes(notes: Fields, sizes: NetworkSizes) -> Notes:
         ends=notes.text("normalization", "bounds_q99", among=tuple(ENDS)),
         gripper=notes.text("gripper", "as_trained", among=GRIPPERS),
     )
+
+
+def _names(cameras: Fields) -> dict[str, str]:
+    return {name: cameras.text(name, most=200) for name in cameras.content}
 
 
 def _no_notes(sizes: NetworkSizes, statistics: Mapping[str, JSONObject]) -> Notes:
