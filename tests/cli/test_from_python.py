@@ -138,6 +138,7 @@ def test_an_interrupted_kernel_waits_for_the_checkpoint(stand_in, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_from_demonstrations_to_a_success_rate(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     data = {"paths.cache": str(tmp_path / "cache"), "data.root": "demos"}

@@ -12,6 +12,8 @@ ACT = [
     "trainer.batch_size=4", "trainer.accelerator=cpu",
 ]  # fmt: skip
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
 
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory):
@@ -28,14 +30,12 @@ def losses(xp, sets, name, *more):
     return [float(row["loss"]) for row in rows]
 
 
-@pytest.mark.slow
 def test_two_torch_processes_learn_what_one_does_in_two_parts(xp, sets):
     one = losses(xp, sets, "one", *ACT, "trainer.accumulate=2")
     two = losses(xp, sets, "two", *ACT, "trainer.devices=2")
     np.testing.assert_allclose(two, one, rtol=1e-4)
 
 
-@pytest.mark.slow
 def test_two_jax_devices_learn_what_one_does(xp, sets, monkeypatch):
     one = losses(xp, sets, "one", *SMALL)
     monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=2")

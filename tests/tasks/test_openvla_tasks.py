@@ -109,6 +109,7 @@ def test_chunked_vla_goes_from_demonstrations_to_closed_loop(xp):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_mixture_is_trained_on_validated_and_asked_by_dataset(xp, arm):
     """One dataset under two names, so that both have one width of actions."""
     mix = f"data.mix={{a: {{root: {arm}, weight: 0.7}}, b: {{root: {arm}, weight: 0.3, tasks: ['push*']}}}}"

@@ -113,7 +113,7 @@ def _parts_of_one(run: Run) -> Parts:
     trainable = with_augmentation(_build(run, source.spec, statistics, _transforms(config, source)), augment)
     before, ahead = trainable.spec.window
     _check_length(source, ahead)
-    shape = {"history": trainable.spec.history, "horizon": ahead, "before": before}
+    shape: dict[str, Any] = {"history": trainable.spec.history, "horizon": ahead, "before": before}
     return Parts(
         trainable,
         batches=lambda size: _batches(config, source, frames, shape, size),
