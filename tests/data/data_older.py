@@ -13,6 +13,8 @@ def as_older(source: Path, root: Path, version: str) -> Path:
     """The dataset `source` (one data file, one mp4 per episode and camera) as LeRobot 0.1 to 0.3 wrote it."""
     info = json.loads((source / "meta" / "info.json").read_text())
     info |= {"codebase_version": version, "chunks_size": 2, "data_path": older.DATA, "video_path": older.VIDEO}
+    videos = sum(feature["dtype"] == "video" for feature in info["features"].values())
+    info |= {"total_chunks": -(-info["total_episodes"] // 2), "total_videos": info["total_episodes"] * videos}
     (root / "meta").mkdir(parents=True)
     (root / "meta" / "info.json").write_text(json.dumps(info))
     table = pq.read_table(source / "data" / "chunk-000" / "file-000.parquet")
