@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from xp.envs.lazy import LazyObservation
-from xp.envs.libero.facts import ACTION_NAMES, FIRST_OFFICIAL, FPS, OFFICIAL_STATES
+from xp.envs.libero.facts import ACTION_NAMES, FIRST_OFFICIAL, FPS, MEGABYTES, OFFICIAL_STATES
 from xp.envs.libero.resources import official_states, task_files
 from xp.envs.libero.simulation import Simulation
 from xp.envs.room import free_megabytes
@@ -17,9 +17,6 @@ from xp.errors import UserError, join_names
 
 OPEN, CLOSED = -1.0, 1.0
 """The last number of an action: the gripper's fingers move apart or together."""
-MEGABYTES = 1000
-"""What a simulation takes with pictures: 760 to 980 measured, as good as all of it textures and buffers of OpenGL (the
-first of a process 800 more, for libraries)."""
 
 
 class LiberoEnv:

@@ -46,6 +46,9 @@ INSTRUCTIONS = ("bddl", "file_name")
 FAILING_EXPERTS: Final = ("open_gripper", "wrong_object")
 MAX_NOISE = 0.3
 """Standard deviation of noise on the six motion numbers above which the scripted expert itself begins to fail."""
+MEGABYTES = 1000
+"""What a simulation takes with pictures: 760 to 980 measured, nearly all textures and buffers of OpenGL (the first of a
+process 800 more, for libraries)."""
 
 
 def base_suite(suite: str) -> str:

@@ -8,7 +8,6 @@ from typing import ClassVar
 from omegaconf import MISSING
 
 from xp.config.schema import Env as EnvSchema
-from xp.envs.libero.env import MEGABYTES
 from xp.envs.libero.facts import (
     ACTION_NAMES,
     CAMERAS,
@@ -19,6 +18,7 @@ from xp.envs.libero.facts import (
     INSTRUCTIONS,
     MAX_NOISE,
     MAX_STEPS,
+    MEGABYTES,
     OFFICIAL_STATES,
     RENDERINGS,
     STATE_NAMES,
