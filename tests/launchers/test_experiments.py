@@ -139,20 +139,8 @@ def test_the_embedded_rate_and_dropout_experiments_train_what_succeeds_from_pict
     assert needed(dropout["success_dropout_0.3_without_state"]) == {"dropout_0.3"}
 
 
-def test_the_embedded_relative_experiment_compares_two_trainings_of_what_succeeds():
-    jobs = planned("+experiment=relative_action")
-    trained = {name: job.config for name, job in jobs.items() if job.config["task"]["name"] == "train"}
-    assert {name: each["action_space"]["type"] for name, each in trained.items()} == {
-        "absolute": "absolute", "relative": "relative",
-    }  # fmt: skip
-    assert {(each["model"]["name"], each["lr"]["schedule"]) for each in trained.values()} == {("octo_tiny", "cosine")}
-    assert {job.config["eval"]["episodes"] for name, job in jobs.items() if name.startswith("success_")} == {100}
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("experiment", "steps"), [("lr_sweep", 5000), ("obs_dropout", 30000), ("relative_action", 30000)]
-)
+@pytest.mark.parametrize(("experiment", "steps"), [("lr_sweep", 5000), ("obs_dropout", 30000)])
 def test_at_the_published_size_they_train_act_smooth(experiment, steps, tmp_path):
     jobs = planned(f"+experiment={experiment}", f"data.root={tmp_path}", "trainer=gpu")
     trained = [job.config for job in jobs.values() if job.config["task"]["name"] == "train"]
