@@ -1,8 +1,7 @@
 """How many envs of a suite the memory of this machine, or of this process's share of it, has room for."""
 
-from pathlib import Path
-
 from xp.envs.suite import Suite
+from xp.runs.execution.memory import available_memory
 
 SHARE = 0.5
 """Of the memory that is free: the rest is for the policy, and for others."""
@@ -25,29 +24,6 @@ def envs_that_fit(suite: Suite, free: float | None = None) -> int:
 
 
 def free_megabytes() -> float | None:
-    """What the system could give without swapping, or what is left of a container's limit if that is less; None where
-    nobody says.
-    """
-    known = [free for free in (_available(), _left_of_limit()) if free is not None]
-    return min(known, default=None)
-
-
-def _available() -> float | None:
-    for line in _lines(Path("/proc/meminfo")):
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024 / _MEGABYTE
-    return None
-
-
-def _left_of_limit() -> float | None:
-    """Of a control group of the second version, at the root of what a container sees."""
-    folder = Path("/sys/fs/cgroup")
-    limit, used = (next(iter(_lines(folder / name)), "") for name in ("memory.max", "memory.current"))
-    return (int(limit) - int(used)) / _MEGABYTE if limit.isdigit() and used.isdigit() else None
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text().splitlines()
-    except OSError:
-        return []
+    """What the system could give; None where nobody says."""
+    known = available_memory()
+    return None if known is None else known / _MEGABYTE

@@ -57,7 +57,7 @@ class LiberoEnv:
         self._wait_steps, self._fast = wait_steps, fast
         self._official = official_states(suite, task)
         self._simulation: Simulation | None = None
-        self.steps, self._seed, self._acting, self._waiting = 0, 0, False, False
+        self.steps, self._seed, self._acting = 0, 0, False
         self._observation: Observation | None = None
 
     @property
@@ -84,7 +84,8 @@ class LiberoEnv:
         Args:
             before_first_step: also where an episode was begun and waits for its first action.
         """
-        if self._acting or (self._waiting and not before_first_step):
+        waits = self._observation is not None and self.steps == 0
+        if self._acting or (waits and not before_first_step):
             return False
         self._simulation = None
         return True
@@ -108,7 +109,7 @@ class LiberoEnv:
             self.simulation.reset_by(seed)
         for _ in range(self._wait_steps):
             self.simulation.step(np.append(np.zeros(6), OPEN))
-        self.steps, self._acting, self._waiting = 0, False, True
+        self.steps, self._acting = 0, False
         return self._look()
 
     def step(self, action: np.ndarray) -> StepResult:
@@ -120,7 +121,7 @@ class LiberoEnv:
         assert self._observation is not None, "an env is reset before its first step"
         if self._simulation is None:
             self.reset(self._seed)
-        self._acting, self._waiting = True, False
+        self._acting = True
         self.simulation.step(np.clip(_checked_action(action), self.action_low, self.action_high))
         self.steps += 1
         success = self.simulation.succeeded()
@@ -159,7 +160,8 @@ def _let_go_of_idle(env: LiberoEnv) -> None:
 
     One that waits for its first step is freed where memory is short alone: it would be made and reset a second time.
     """
-    is_short = (free_megabytes() or 2 * MEGABYTES) < 2 * MEGABYTES
+    free = free_megabytes()
+    is_short = free is not None and free < 2 * MEGABYTES
     for other in [each for each in _RESET if each is not env]:
         if other.let_go(before_first_step=is_short):
             _RESET.discard(other)

@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from xp.atomic import write_json
 from xp.config.batch_size import largest_fitting, next_size
 from xp.errors import UserError
@@ -17,6 +15,7 @@ from xp.runs.execution.memory import available_memory
 from xp.runs.records.folder import CONFIG, as_config
 from xp.runs.records.json_io import read_object
 from xp.tasks._lib.batch_probe import Measured, Prober
+from xp.tasks._lib.data_source import plain
 from xp.tasks._lib.launch_ranks import count_processes
 
 SHARE = 0.9
@@ -46,7 +45,7 @@ def with_batch_size(run: Run, task: str) -> Run:
         run.log(f"trainer.batch_size=auto: {known['size']} windows ({_tried_text(known)})")
     else:
         run.log(f"trainer.batch_size=auto: {known['size']} windows, as found when this run began")
-    config: Any = OmegaConf.to_container(run.config, resolve=True)
+    config: Any = plain(run.config)
     config["trainer"]["batch_size"] = known["size"]
     written = dict(read_object(run.folder / CONFIG))
     written["trainer"] = {**section(written, "trainer"), "batch_size": known["size"]}
@@ -94,15 +93,11 @@ def _places(run: Run, count: int) -> list[Mapping[str, str]]:
     from xp.training.options import TrainerOptions
     from xp.training.torch.distributed import device_of
 
-    if device_of(TrainerOptions.read(_plain_trainer(run))) == "cpu":
+    if device_of(TrainerOptions.read(plain(run.config.trainer))) == "cpu":
         return [{}]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = visible.split(",") if visible else list(map(str, range(count)))
     return [{"CUDA_VISIBLE_DEVICES": name} for name in names[:count]]
-
-
-def _plain_trainer(run: Run) -> Any:
-    return OmegaConf.to_container(run.config.trainer, resolve=True)
 
 
 Entry = dict[str, Any]
