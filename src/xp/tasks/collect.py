@@ -17,6 +17,7 @@ from xp.errors import UserError, join_names
 from xp.metrics.success import success_metrics
 from xp.models.families import locate
 from xp.runs import Run
+from xp.runs.execution.run import leave_if_asked
 from xp.tasks._lib.pools import Processes, in_order, workers_of
 from xp.tasks._lib.recorders import ExpertRecorder, PolicyRecorder, Recorder
 
@@ -112,8 +113,7 @@ def _record(run: Run, envs: EnvMaker, writer: "DatasetWriter") -> dict[str, list
         for task, outcomes in attempts.items():
             written = 0
             for episode in source(task):
-                if run.should_stop():
-                    raise run.interrupted
+                leave_if_asked(run)
                 outcomes.append(replace(episode, images={}))
                 if episode.success or config.collect.keep_failures:
                     writer.add_episode(
@@ -156,8 +156,7 @@ def _source(run: Run, envs: EnvMaker, stack: ExitStack) -> Callable[[str], Itera
     seeds = range(config.collect.first_seed, last if known is None else min(last, known))
 
     def leave_when_asked(seed: int = 0, step: int = 0) -> None:
-        if run.should_stop():
-            raise run.interrupted
+        leave_if_asked(run)
 
     if config.collect.policy != "expert":
         policy = PolicyRecorder.load(config, envs)

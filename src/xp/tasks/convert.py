@@ -9,6 +9,7 @@ from xp.models.families import FoundPolicy, find_policy, installed
 from xp.models.recorded_answer import Answer
 from xp.runs import Run
 from xp.runs.execution.progress import Progress
+from xp.runs.execution.run import leave_if_asked
 from xp.tasks._lib.loading import load, use_framework
 
 if TYPE_CHECKING:
@@ -61,8 +62,7 @@ def run(run: Run) -> None:
 def _advance(run: Run, bar: Progress, read: int) -> None:
     """Note that so many bytes were read, and leave if somebody asked: nothing is written then."""
     bar.advance(read)
-    if run.should_stop():
-        raise run.interrupted
+    leave_if_asked(run)
 
 
 def _options(config: "DictConfig") -> dict[str, str]:

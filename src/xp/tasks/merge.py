@@ -9,6 +9,7 @@ from xp import atomic
 from xp.data.dumps import refuse_foreign_file
 from xp.merging import Hooks, merge
 from xp.runs import Run
+from xp.runs.execution.run import leave_if_asked
 
 if TYPE_CHECKING:
     from xp.merging.objective import Objective
@@ -32,7 +33,7 @@ def run(run: Run) -> None:
         method.pop("name"),
         output=run.folder / FINAL if own else Path(output),
         objective=lambda: _objective(run, checkpoints[0]),
-        hooks=Hooks(progress=run.progress, log=run.log, stop=lambda: _stop(run)),
+        hooks=Hooks(progress=run.progress, log=run.log, stop=lambda: leave_if_asked(run)),
         seed=config.seed,
         **{**asked, "overwrite": asked["overwrite"] or own},
         **method,
@@ -55,11 +56,6 @@ def _objective(run: Run, first: str) -> "Objective":
     from xp.tasks._lib.objectives import make_objective
 
     return make_objective(run.config, first)
-
-
-def _stop(run: Run) -> None:
-    if run.should_stop():
-        raise run.interrupted
 
 
 def _summary(path: Path, record: "MergeRecord") -> dict[str, Any]:

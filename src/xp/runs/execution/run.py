@@ -56,3 +56,9 @@ class Run:
         terminal = own_terminal() if self.echo else None
         file = self.folder / PROGRESS
         return Progress(total, description, unit=unit, start=start, file=file, terminal=terminal, say=self.log)
+
+
+def leave_if_asked(run: Run) -> None:
+    """Raise `run.interrupted` where somebody asked a run to stop: for what has no more to write before it leaves."""
+    if run.should_stop():
+        raise run.interrupted

@@ -10,6 +10,7 @@ from xp.envs.batch import Attempt, BatchActor, BatchEnv, BatchSuite, attempts
 from xp.errors import UserError
 from xp.metrics.intervals import Interval, Sums, bootstrap
 from xp.runs import Run
+from xp.runs.execution.run import leave_if_asked
 
 if TYPE_CHECKING:
     from xp.models.policy import InContextPolicy, Policy
@@ -76,8 +77,7 @@ def made_by(
     with closing(suite.make_batch(task, count, threads=threads)) as env:
         for made in attempts(env, actor(env), plan, forgets=forgets, max_steps=max_steps):
             found[made.seed] = made
-            if run.should_stop():
-                raise run.interrupted
+            leave_if_asked(run)
     return [found[seed] for seed in seeds]
 
 

@@ -10,6 +10,7 @@ from xp.data.frame_source import CameraFrames
 from xp.data.windows import Batch
 from xp.errors import UserError
 from xp.metrics.replay import Query, ReplayStream
+from xp.runs.execution.run import leave_if_asked
 
 if TYPE_CHECKING:
     from xp.models.policy import Batch as Observation
@@ -40,8 +41,7 @@ class BatchedReplayer:
         with self._run.progress(total, "replaying", unit="answer") as bar:
             while asked := _queries(streams):
                 for batch in self._batches(asked):
-                    if self._run.should_stop():
-                        raise self._run.interrupted
+                    leave_if_asked(self._run)
                     chunks = self._ask([(episode, query) for _, episode, query in batch])
                     for (stream, _, _), chunk in zip(batch, chunks):
                         stream.answer(chunk)

@@ -20,6 +20,7 @@ from xp.data.turns import POLL_S, Turn
 from xp.models.families import locate
 from xp.models.sensitivity import image_sensitivity
 from xp.runs import Run
+from xp.runs.execution.run import leave_if_asked
 from xp.runs.records.record import versions
 from xp.tasks._lib.loading import fit_cameras, fit_dimensions, load, shared_frames
 from xp.tasks._lib.outside import tokenizer_files
@@ -64,8 +65,7 @@ def predict_all_frames(run: Run, dataset: Dataset, episodes: tuple[int, ...]) ->
             if not said:
                 run.log(f"predictions {key}: another process is computing them; waiting")
             said = True
-            if run.should_stop():
-                raise run.interrupted
+            leave_if_asked(run)
             time.sleep(POLL_S)
             continue
         try:

@@ -25,6 +25,7 @@ from xp.models.hidden_state import StateHidden
 from xp.models.sensitivity import image_sensitivity
 from xp.runs import Run
 from xp.runs.execution.progress import Progress
+from xp.runs.execution.run import leave_if_asked
 from xp.tasks._lib.data_source import plain, refuse_other_rate
 from xp.tasks._lib.episode_log import EpisodeLog
 from xp.tasks._lib.recorders import fit_suite, load_acting_policy, policy_pool, worker_count
@@ -109,13 +110,8 @@ def _pool(run: Run, policy: "Policy", policies: int) -> EnvPool:
         places=config.eval.envs,
         silence_s=config.eval.silence_s,
         episodes=episodes,
-        on_step=lambda *_: _leave_when_asked(run),
+        on_step=lambda *_: leave_if_asked(run),
     )
-
-
-def _leave_when_asked(run: Run) -> None:
-    if run.should_stop():
-        raise run.interrupted
 
 
 def _look(run: Run, pool: EnvPool, answer: BatchedPolicy) -> dict[str, Any]:
@@ -124,7 +120,7 @@ def _look(run: Run, pool: EnvPool, answer: BatchedPolicy) -> dict[str, Any]:
     asked = [Asked(task, config.eval.first_seed) for task in config.env.tasks]
     seen: list[Query] = []
     for start in range(0, len(asked), pool.places):
-        seen += first_queries(pool, asked[start : start + pool.places], lambda: _leave_when_asked(run))
+        seen += first_queries(pool, asked[start : start + pool.places], lambda: leave_if_asked(run))
     size = config.eval.batch
     filled = [*seen, *[seen[-1]] * (-len(seen) % size)]  # a batch size that is used anyway
     batches = [rows_of(each.window for each in filled[at : at + size]) for at in range(0, len(filled), size)]
@@ -171,7 +167,7 @@ def _shows(run: Run, bar: Progress) -> Callable[[], None]:
     """Keeps the bar up to date while no episode ends, and hears requests to leave."""
 
     def wait() -> None:
-        _leave_when_asked(run)
+        leave_if_asked(run)
         bar.advance(0)
 
     return wait
@@ -196,7 +192,7 @@ def _film(run: Run, pool: EnvPool, answer: BatchedPolicy, log: EpisodeLog) -> li
         together = max(1, len({pool.worker(place) for place in range(pool.places)}))
         for start in range(0, len(missing), together):  # a few at a time: frames of an episode are many
             asked = [Asked(task, seed, cameras) for task, seed in missing[start : start + together]]
-            for result in evaluate(pool, asked, answer, on_wait=lambda: _leave_when_asked(run)):
+            for result in evaluate(pool, asked, answer, on_wait=lambda: leave_if_asked(run)):
                 name, before = files[result.task, result.seed]
                 if (result.success, result.steps) != (before.success, before.steps):
                     run.log(

@@ -21,6 +21,7 @@ from xp.envs.suite import refuse_missing_states
 from xp.errors import UserError
 from xp.metrics.success import SuccessMetrics, success_metrics
 from xp.runs import Run
+from xp.runs.execution.run import leave_if_asked
 from xp.tasks._lib.pools import Processes, in_order, workers_of
 
 METRICS = "metrics.json"
@@ -117,8 +118,7 @@ def _outcomes(run: Run, acting: Acting, trials: Sequence[Trial]) -> list[Outcome
     left = [trial for trial in trials if trial not in known]
 
     def leave_when_asked() -> None:
-        if run.should_stop():
-            raise run.interrupted
+        leave_if_asked(run)
 
     with ExitStack() as stack, run.progress(len(trials), "evaluating", unit="episode") as bar:
         bar.advance(len(trials) - len(left))

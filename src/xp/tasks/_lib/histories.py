@@ -9,6 +9,7 @@ from xp.envs.exploring import Annealed
 from xp.envs.suite import suite_of
 from xp.errors import UserError
 from xp.runs import Run
+from xp.runs.execution.run import leave_if_asked
 from xp.tasks._lib.attempting import in_context, return_metrics
 
 
@@ -63,8 +64,7 @@ def _attempts(run: Run, suite: BatchSuite, task: str) -> list[Attempt]:
         for each in attempts(env, _actor(run, suite, env, task), plan, noise=noise, max_steps=collect.max_steps):
             found.append(each)
             bar.advance()
-            if run.should_stop():
-                raise run.interrupted
+            leave_if_asked(run)
     return sorted(found, key=lambda each: each.seed)
 
 

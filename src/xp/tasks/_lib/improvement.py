@@ -22,6 +22,7 @@ from xp.errors import UserError
 from xp.improve.selection import attempt_weights
 from xp.metrics.intervals import Sums, bootstrap, paired_difference
 from xp.runs import Run
+from xp.runs.execution.run import leave_if_asked
 from xp.tasks._lib.attempting import ReturnMetrics, in_context, made_by, return_metrics
 from xp.tasks._lib.loop_videos import film
 
@@ -131,8 +132,7 @@ class Improvement:
         with self.run.progress(how.steps, f"loop {number}: learning") as bar:
 
             def on_step(step: int, loss: float) -> None:
-                if self.run.should_stop():
-                    raise self.run.interrupted
+                leave_if_asked(self.run)
                 bar.advance(loss=loss)
 
             seed = self.run.config.seed * 10**6 + number * 10**4
@@ -225,8 +225,7 @@ class Improvement:
             for made in attempts(env, self._actor(env), plan, noise=noise, forgets=forgets, max_steps=steps):
                 found[made.seed] = made
                 bar.advance()
-                if self.run.should_stop():
-                    raise self.run.interrupted
+                leave_if_asked(self.run)
         return [found[seed] for seed in sorted(found)]
 
     def _actor(self, env: BatchEnv) -> BatchActor:

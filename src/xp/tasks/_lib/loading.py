@@ -11,6 +11,7 @@ from xp.data.frames import frames_of
 from xp.errors import UserError, join_names
 from xp.models.camera_maps import mismatch
 from xp.runs import Run
+from xp.runs.execution.run import leave_if_asked
 from xp.tasks._lib.pools import workers_of
 
 if TYPE_CHECKING:
@@ -24,8 +25,7 @@ def shared_frames(run: Run, dataset: Dataset, sizes: Mapping[str, tuple[int, int
     config, data = run.config, run.config.data
 
     def check() -> None:
-        if run.should_stop():
-            raise run.interrupted
+        leave_if_asked(run)
 
     return frames_of(
         dataset,

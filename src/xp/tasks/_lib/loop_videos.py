@@ -12,6 +12,7 @@ from xp.envs.suite import Env, Observation
 from xp.envs.video import sweep_unfinished
 from xp.errors import UserError
 from xp.runs import Run
+from xp.runs.execution.run import leave_if_asked
 from xp.tasks._lib.attempting import made_by
 
 VIDEOS = "videos"
@@ -83,8 +84,7 @@ def _frames(run: Run, env: Env, attempt: Attempt) -> UInt8[np.ndarray, "frames h
             repeats &= np.array_equal(np.asarray(observation["observation.state"]), state)
             observation = env.step(action).observation
             seen.append(_picture(env, observation))
-            if run.should_stop():
-                raise run.interrupted
+            leave_if_asked(run)
     except UserError as error:
         raise _without(error) from error
     if not repeats:
