@@ -10,6 +10,7 @@ from hydra_plugins.xp_staged_sweeper._experiment import plan_experiment, read_co
 from hydra_plugins.xp_staged_sweeper._sweep import xp_rules
 from xp.config import open_hydra
 from xp.config.shorthand import expand_shorthand
+from xp.errors import UserError
 from xp.runs.jobs import stage_references
 
 TASKS = ("push_red", "red_to_target", "blue_to_target", "stack")
@@ -139,8 +140,24 @@ def test_the_embedded_rate_and_dropout_experiments_train_what_succeeds_from_pict
     assert needed(dropout["success_dropout_0.3_without_state"]) == {"dropout_0.3"}
 
 
+def test_the_embedded_relative_experiment_compares_two_trainings_of_what_succeeds():
+    jobs = planned("+experiment=relative_action")
+    trained = {name: job.config for name, job in jobs.items() if job.config["task"]["name"] == "train"}
+    assert {name: each["action_space"]["type"] for name, each in trained.items()} == {
+        "absolute": "absolute", "relative": "relative",
+    }  # fmt: skip
+    assert {(each["model"]["name"], each["lr"]["schedule"]) for each in trained.values()} == {("act_state", "cosine")}
+    assert {job.config["eval"]["episodes"] for name, job in jobs.items() if name.startswith("success_")} == {100}
+    recorded = jobs["collect"].config["env"]
+    assert recorded["environment_state"] is True and recorded["cameras"] == {}
+    with pytest.raises(UserError, match="job relative.*action_space=relative: models of the family octo .*model=act, "):
+        planned("+experiment=relative_action", "model=octo_tiny_l1")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("experiment", "steps"), [("lr_sweep", 5000), ("obs_dropout", 30000)])
+@pytest.mark.parametrize(
+    ("experiment", "steps"), [("lr_sweep", 5000), ("obs_dropout", 30000), ("relative_action", 30000)]
+)
 def test_at_the_published_size_they_train_act_smooth(experiment, steps, tmp_path):
     jobs = planned(f"+experiment={experiment}", f"data.root={tmp_path}", "trainer=gpu")
     trained = [job.config for job in jobs.values() if job.config["task"]["name"] == "train"]

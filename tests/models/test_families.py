@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from xp.config.model_families import refuse_mixture
 from xp.errors import UserError
 from xp.models import build, camera_sizes, load_policy
 from xp.models import families as known
@@ -185,6 +186,12 @@ def test_relative_actions_are_refused_where_a_family_has_none_and_models_that_ca
     with pytest.raises(UserError, match="action_space=relative: models of the family toy .*model=act, ") as caught:
         made(action_space="relative")
     assert "octo" not in str(caught.value)
+
+
+def test_mixtures_are_refused_where_a_family_has_none_and_models_that_can_are_named(declare):
+    declare("TOY")
+    with pytest.raises(UserError, match="data.mix: models of the family toy learn from one dataset.*model=act, "):
+        refuse_mixture("toy")
 
 
 def test_what_was_looked_for_names_the_folders_of_every_installed_family(declare, tmp_path):

@@ -1,15 +1,27 @@
-"""Which model families are installed, and which options of the group `model` are of which; loads no family."""
+"""Which model families are installed, which options of the group `model` are of which, and what a family cannot learn.
 
-from collections.abc import Iterable, Mapping
+Nothing heavy is imported: a family says what it takes in a module without a framework.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol
 
 from omegaconf import DictConfig
 
 from xp.config.compose import group_options
 from xp.errors import UserError, did_you_mean, join_names
-from xp.plugins import entries
+from xp.plugins import entries, load_all, load_plugin
 
 GROUP = "xp.families"
 """The entry-point group of model families: `model.family` is the name of one."""
+
+
+class _Learns(Protocol):
+    """What `xp.models.family.Family`, which is in a package above, says of what its models learn from."""
+
+    takes_relative_actions: bool
+    wraps_transforms: bool
+    takes_mixtures: bool
 
 
 def refuse_unknown_family(name: str) -> None:
@@ -25,6 +37,42 @@ def refuse_unknown_family(name: str) -> None:
             f"that exists: {models_of(families)}; packages add families through the entry-point group {GROUP}."
         )
     families[name].refuse_contested()
+
+
+def refuse_relative(name: str) -> None:
+    """Make sure that the models of a family can learn actions as differences.
+
+    Raises:
+        UserError: they cannot; names the models that can.
+    """
+    can = _those_that(lambda family: family.takes_relative_actions or family.wraps_transforms, name)
+    if can is not None:
+        raise UserError(
+            f"action_space=relative: models of the family {name} take actions as the dataset has them. Type "
+            f"action_space=absolute, or take a model that can: {can}."
+        )
+
+
+def refuse_mixture(name: str) -> None:
+    """Make sure that the models of a family can learn from several datasets.
+
+    Raises:
+        UserError: they cannot; names the models that can.
+    """
+    can = _those_that(lambda family: family.takes_mixtures, name)
+    if can is not None:
+        raise UserError(
+            f"data.mix: models of the family {name} learn from one dataset. Type data.mix=null data.root=FOLDER, or "
+            f"take a model that learns from several: {can}."
+        )
+
+
+def _those_that(can: Callable[[_Learns], bool], name: str) -> str | None:
+    """The models of the families that can, where the family of this name cannot."""
+    if can(load_plugin(GROUP, name, "model.family")):  # pyright: ignore[reportArgumentType] - made by this protocol
+        return None
+    able = load_all(GROUP, object)
+    return models_of(other for other, family in able.items() if can(family))  # pyright: ignore[reportArgumentType]
 
 
 def models_of(families: Iterable[str]) -> str:

@@ -9,7 +9,7 @@ from xp import collector
 from xp.checkpoints.reference import CheckpointRef
 from xp.checkpoints.run_layout import candidate_policy_dirs
 from xp.config.hub_keys import local_path
-from xp.config.model_families import GROUP, models_of, refuse_unknown_family
+from xp.config.model_families import GROUP, models_of, refuse_mixture, refuse_relative, refuse_unknown_family
 from xp.errors import UserError, did_you_mean, join_names
 from xp.hub.address import is_address
 from xp.json_types import JSONObject
@@ -63,9 +63,10 @@ def build(
     """
     family, transforms = family_named(str(model_cfg.get("family"))), transforms or DataTransforms()
     pretrained = _start(family, pretrained_path) if pretrained_path else None
-    _refuse_relative(family, transforms)
+    if transforms.is_relative:
+        refuse_relative(family.name)
     if data.members:
-        refuse_mixture(model_cfg)
+        refuse_mixture(family.name)
     request = BuildRequest(
         model_cfg,
         data=data,
@@ -192,33 +193,6 @@ def _start(family: Family, pretrained_path: str) -> tuple[Path, int | None]:
             f"starts from this one: {models_of([found.family.name])}."
         )
     return found.folder, found.step
-
-
-def _refuse_relative(family: Family, transforms: DataTransforms) -> None:
-    def can(each: Family) -> bool:
-        return each.takes_relative_actions or each.wraps_transforms
-
-    if transforms.is_relative and not can(family):
-        able = [name for name, each in installed().items() if can(each)]
-        raise UserError(
-            f"action_space=relative: models of the family {family.name} take actions as the dataset has them. Type "
-            f"action_space=absolute, or take a model that can: {models_of(able)}."
-        )
-
-
-def refuse_mixture(model_cfg: JSONObject) -> None:
-    """Refuse a model whose family learns from one dataset alone, before any dataset is opened.
-
-    Raises:
-        UserError: names the models that learn from several.
-    """
-    family = family_named(str(model_cfg.get("family")))
-    if not family.takes_mixtures:
-        able = [name for name, each in installed().items() if each.takes_mixtures]
-        raise UserError(
-            f"data.mix: models of the family {family.name} learn from one dataset. Type data.mix=null "
-            f"data.root=FOLDER, or take a model that learns from several: {models_of(able)}."
-        )
 
 
 def _refuse_adapter(folder: Path, step: int | None) -> None:

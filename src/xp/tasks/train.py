@@ -125,13 +125,11 @@ def _parts_of_one(run: Run) -> Parts:
 def _parts_of_mixture(run: Run) -> Parts:
     """Of a training on several datasets (`data.mix`), each with its own split, statistics and validation."""
     from xp.models import camera_sizes
-    from xp.models.families import refuse_mixture
     from xp.models.policy import DataTransforms
     from xp.tasks._lib.mixture_data import MixtureSource
     from xp.training.augmentation import with_augmentation
 
     config = run.config
-    refuse_mixture(plain(config.model))
     source = MixtureSource.open(config)
     source.check_length(config.horizon.train)
     for line in source.lines():

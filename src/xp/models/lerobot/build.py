@@ -219,6 +219,11 @@ def _check_without_memory(config: "PreTrainedConfig", folder: Path) -> None:
 def _advice(config: "PreTrainedConfig", error: Exception) -> str:
     """What to type where a policy's class refuses its configuration."""
     shapes = {camera_name(key): tuple(feature.shape[1:]) for key, feature in config.image_features.items()}
+    if not shapes and config.env_state_feature is None:
+        return (
+            "It has no camera, and the dataset no observation.environment_state: let it see (model.cameras=null takes "
+            "all of the dataset's), or record the suite with task=collect env.environment_state=true"
+        )
     if len(set(shapes.values())) > 1:
         sizes = ", ".join(f"{camera} {height} x {width}" for camera, (height, width) in shapes.items())
         height, width = min(shapes.values())
