@@ -103,6 +103,18 @@ def test_a_sweep_names_its_best_run_and_what_is_unfinished(sweep, read):
     assert "1 of 9 runs are not finished: lr.peak=0.1." in found
 
 
+@pytest.mark.parametrize(
+    "key", ["model.head", "action_space.type", "horizon.train", "data.root"], ids=lambda key: key.partition(".")[0]
+)
+def test_losses_of_other_things_are_not_compared(sweep, read, key):
+    for place, config in enumerate(sorted(sweep.glob("*/config.json"))):
+        written = json.loads(config.read_text())
+        section, _, name = key.partition(".")
+        written.setdefault(section, {})[name] = f"{place}"
+        config.write_text(json.dumps(written))
+    assert not [text for text in sentences(sweep, read) if "has the lowest" in text]
+
+
 def test_the_matrix_marks_failed_and_missing_cells_and_shares_baselines(broken_experiment, cells, read):
     matrix = build_matrix(read(broken_experiment), MAE)
     assert matrix.trained == matrix.predicted == (1, 4, 8)

@@ -127,8 +127,17 @@ def best_of(run: Entry) -> tuple[float, int, str] | None:
     return None
 
 
+_LOSS_OF = ("model.", "action_space.", "horizon.train", "data.")
+
+
 def best_run(runs: Sequence[Entry]) -> tuple[Entry, float, str] | None:
-    """The run with the lowest value of the first measure that all finished runs share; None without any."""
+    """The run with the lowest value of the first measure that all finished runs share; None without any.
+
+    None, too, where runs differ in what a loss is a loss of: the model and its head, whether actions are differences,
+    how many of them, and the data. Such values have other units, or other samples.
+    """
+    if any(key.startswith(_LOSS_OF) for key in differing_keys(runs)):
+        return None
     scored = [(best, run) for run in runs if (best := best_of(run))]
     if not scored or len({best[2] for best, _ in scored}) > 1:
         return None
