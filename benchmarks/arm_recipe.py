@@ -107,19 +107,21 @@ def _train(about: str, *overrides: str) -> Change:
     return Change(about, train=overrides)
 
 
-def _lerobot(about: str, model: str, *overrides: str) -> Change:
-    common = (f"model={model}", "horizon.train=16", "lr=cosine", "trainer.batch_size=16")
-    return Change(about, train=(*common, *overrides), eval=("chunk_size.steps=8",))
+_ACT: Overrides = {
+    "model": "act_tiny", "model.image_size": "[64,64]", "model.cameras": "[oblique]", "model.use_vae": "false",
+    "model.dropout": "0.0", "horizon.train": "16", "lr": "cosine", "trainer.batch_size": "16", "trainer.steps": "9000",
+}  # fmt: skip
+"""LeRobot's ACT as arm_benchmark trains it; forty CPU minutes."""
+_DIFFUSION: Overrides = {
+    "model": "diffusion_tiny", "model.image_size": "[64,64]", "model.cameras": "[oblique]", "model.n_obs_steps": "1",
+    "horizon.train": "16", "lr": "cosine", "lr.peak": "5e-4", "trainer.ema_decay": "0.99", "trainer.batch_size": "16",
+    "trainer.steps": "7000",
+}  # fmt: skip
+"""LeRobot's Diffusion Policy as arm_benchmark trains it; thirty CPU minutes."""
 
 
-def _act(about: str, *overrides: str) -> Change:
-    """LeRobot's ACT as arm_benchmark trains it, with a change; forty CPU minutes."""
-    recipe = {
-        "model": "act_tiny", "model.image_size": "[64,64]", "model.cameras": "[oblique]", "model.use_vae": "false",
-        "model.dropout": "0.0", "horizon.train": "16", "lr": "cosine", "trainer.batch_size": "16",
-        "trainer.steps": "9000",
-    }  # fmt: skip
-    recipe |= dict(override.split("=", 1) for override in overrides)
+def _lerobot(recipe: Overrides, about: str, *overrides: str) -> Change:
+    recipe = {**recipe, **dict(override.split("=", 1) for override in overrides)}
     return Change(about, train=tuple(f"{key}={value}" for key, value in recipe.items()))
 
 
@@ -178,13 +180,18 @@ CHANGES: dict[str, Change] = {
     "batch_128": _train("batch", "trainer.batch_size=128"),
     "batch_16_steps_4000": _train("batch", "trainer.batch_size=16", "trainer.steps=4000"),
     "history_2": _train("history", "model.history=2"),
-    "act": _act("family"),
-    "act_relative": _act("action space", "action_space=relative"),
-    "act_both_cameras": _act("resolution", "model.cameras=[oblique,wrist]"),
-    "act_vae": _act("loss", "model.use_vae=true"),
-    "act_dropout": _act("network", "model.dropout=0.1"),
-    "act_lr_1e-3": _act("learning rate", "lr.peak=1e-3"),
-    "lerobot_diffusion": _lerobot("family", "diffusion_tiny", "trainer.steps=4000"),
+    "act": _lerobot(_ACT, "family"),
+    "act_relative": _lerobot(_ACT, "action space", "action_space=relative"),
+    "act_both_cameras": _lerobot(_ACT, "resolution", "model.cameras=[oblique,wrist]"),
+    "act_vae": _lerobot(_ACT, "loss", "model.use_vae=true"),
+    "act_dropout": _lerobot(_ACT, "network", "model.dropout=0.1"),
+    "act_lr_1e-3": _lerobot(_ACT, "learning rate", "lr.peak=1e-3"),
+    "lerobot_diffusion": _lerobot(_DIFFUSION, "family"),
+    "lerobot_diffusion_relative": _lerobot(_DIFFUSION, "action space", "action_space=relative"),
+    "lerobot_diffusion_both_cameras": _lerobot(_DIFFUSION, "resolution", "model.cameras=[oblique,wrist]"),
+    "lerobot_diffusion_epsilon": _lerobot(_DIFFUSION, "loss", "model.prediction_type=epsilon"),
+    "lerobot_diffusion_16_keypoints": _lerobot(_DIFFUSION, "network", "model.spatial_softmax_num_keypoints=16"),
+    "lerobot_diffusion_history_2": _lerobot(_DIFFUSION, "history", "model.n_obs_steps=2"),
 }
 
 
