@@ -78,7 +78,7 @@ def success_table(experiment: Experiment) -> Table | None:
         rows.append((score.run.name, score.policy, score.task, *counts, ends))
     heads = ("run", "policy", "task", "successes", "rate", "95% interval")
     note = "Wilson intervals. The list of initial states is in each run's metrics.json."
-    return Table(title="Closed-loop success", heads=heads, rows=tuple(rows), note=note) if rows else None
+    return Table(title="Success by run and task", heads=heads, rows=tuple(rows), note=note) if rows else None
 
 
 def provenance_table(experiment: Experiment) -> Table:
