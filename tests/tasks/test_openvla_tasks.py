@@ -8,7 +8,7 @@ import pytest
 from tasks_setup import EVERY
 
 SMALL = [
-    "model=openvla_tiny", "model.image_size=[24,24]", "model.dino.width=16", "model.dino.mlp=32",
+    "model=openvla_tiny", "model.image_size=[24,24]", "model.patch=12", "model.dino.width=16", "model.dino.mlp=32",
     "model.siglip.width=16", "model.siglip.mlp=32", "model.language.width=32", "model.language.mlp=48",
     "horizon.train=4", "trainer.batch_size=4", "trainer.val_windows=8", "lr.warmup_steps=2", "trainer.steps=12", *EVERY,
 ]  # fmt: skip
