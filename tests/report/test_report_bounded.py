@@ -94,6 +94,19 @@ def test_the_ends_hold_failures_the_best_and_the_worst(many):
     assert len(shortened(experiment).runs) == MOST_RUNS and shortened(experiment, 1000) is experiment
 
 
+def test_a_table_of_some_evaluations_says_of_how_many(tmp_path):
+    for number in range(MOST_RUNS + 10):
+        folder = tmp_path / "exp" / f"eval_{number:02}"
+        folder.mkdir(parents=True)
+        told = {"success_rate": number / 100, "num_success": number, "num_episodes": 100}
+        told["success_interval"] = {"low": 0.0, "high": 1.0}
+        (folder / "metrics.json").write_text(json.dumps({"policies": {"policy": {"all": told, "tasks": {}}}}))
+        (folder / "record.json").write_text(json.dumps({"state": "done", "stage": "success", "host": "a"}))
+        (folder / "config.json").write_text(json.dumps({"task": {"name": "eval"}, "seed": 0}))
+    page = write_report(tmp_path / "exp").read_text()
+    assert f"{MOST_RUNS} of {MOST_RUNS + 10} evaluations: the best and the worst." in page
+
+
 def test_five_runs_with_many_columns_fit_80_columns_without_squeezed_lines(tmp_path):
     for number, rate in enumerate(RATES):
         folder = tmp_path / "exp" / f"lr_{rate}"

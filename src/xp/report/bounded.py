@@ -77,7 +77,7 @@ def variants_table(experiment: Experiment, most: int = MOST_VARIANTS) -> Table |
             rows += _variants(stage, runs, most)
     if not rows:
         return None
-    note = "Mean of the runs of an variant that have a result, and their range. " + (
+    note = "Mean of the runs of a variant that have a result, and their range. " + (
         f"Of more than {most} variants of a stage the best and the worst are shown."
     )
     heads = ("stage", "variant", "runs", "done", "measure", "mean", "range")

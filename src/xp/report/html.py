@@ -24,7 +24,7 @@ from xp.report.policy_plot import Panel, dot_plot, panels
 from xp.report.policy_plot import legend as dot_legend
 from xp.report.policy_table import policy_findings, policy_table
 from xp.report.read import Experiment, read_experiment
-from xp.report.results import differences
+from xp.report.results import differences, successes
 from xp.report.scored_tables import difference_tables, scored_table, success_findings, success_panel
 from xp.report.summary_files import write_summaries, write_table
 from xp.report.svg import legend, line_chart
@@ -102,7 +102,7 @@ def render(
         verdicts=None if policies else verdict_table(experiment),
         scored=None if policies else scored_table(experiment),
         differing=[] if policies else difference_tables(experiment),
-        success=success_table(short),
+        success=_success(experiment, short),
         improvement=improvement_tables(experiment),
         continuity=continuity_tables(experiment),
         pictures=[(run, run.figures) for run in short.runs if run.metrics.get("replay") and run.figures],
@@ -136,6 +136,15 @@ def _runs(experiment: Experiment, short: Experiment) -> Table:
         return table
     note = f"{len(short.runs)} of {len(experiment.runs)} runs: failures, the best and the worst. All are in {RUNS}."
     return replace(table, note=note)
+
+
+def _success(experiment: Experiment, short: Experiment) -> Table | None:
+    """Success by run and task; of many runs the ends, which is said."""
+    table = success_table(short)
+    scored = [sum(bool(successes(run)) for run in each.runs) for each in (short, experiment)]
+    if table is None or scored[0] == scored[1]:
+        return table
+    return replace(table, note=f"{scored[0]} of {scored[1]} evaluations: the best and the worst. {table.note}")
 
 
 def _heatmap(matrix: Matrix) -> dict[str, Any]:
