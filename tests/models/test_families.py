@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from xp.config.model_families import refuse_mixture
+from xp.config.model_families import learner, refuse_mixture
 from xp.errors import UserError
 from xp.models import build, camera_sizes, load_policy
 from xp.models import families as known
@@ -191,7 +191,7 @@ def test_relative_actions_are_refused_where_a_family_has_none_and_models_that_ca
 def test_mixtures_are_refused_where_a_family_has_none_and_models_that_can_are_named(declare):
     declare("TOY")
     with pytest.raises(UserError, match="data.mix: models of the family toy learn from one dataset.*model=act, "):
-        refuse_mixture("toy")
+        refuse_mixture(learner("toy"))
 
 
 def test_what_was_looked_for_names_the_folders_of_every_installed_family(declare, tmp_path):

@@ -9,7 +9,7 @@ from xp.config.augmentation import assign_views, read_views
 from xp.config.dataset_facts import choose_tasks, dataset_facts, dataset_looks, find_format, missing_hint
 from xp.config.hub_checks import dataset_on_hub, described, described_root, on_a_hub, shown_root
 from xp.config.mixture import OF_EACH, MemberOptions, mixed_cameras, read_mix
-from xp.config.model_families import refuse_mixture, refuse_relative
+from xp.config.model_families import learner, refuse_mixture, refuse_relative
 from xp.config.sections import raw
 from xp.errors import UserError, did_you_mean, join_names
 from xp.shell import command
@@ -108,9 +108,9 @@ def _check_task_selection(config: DictConfig) -> None:
 def check_model(config: DictConfig) -> None:
     """A model learns what it is given: relative actions, a mixture, and the cameras that it names."""
     if config.action_space.type != "absolute":
-        refuse_relative(config.model.family)
+        refuse_relative(learner(config.model.family))
     if config.data.mix is not None:
-        refuse_mixture(config.model.family)
+        refuse_mixture(learner(config.model.family))
     slots = config.model.get("cameras")
     known = _known_cameras(config) if isinstance(slots, DictConfig) else None
     if known is None:

@@ -4,24 +4,34 @@ Nothing heavy is imported: a family says what it takes in a module without a fra
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Protocol
+from typing import ClassVar, Protocol, cast
 
 from omegaconf import DictConfig
 
 from xp.config.compose import group_options
 from xp.errors import UserError, did_you_mean, join_names
-from xp.plugins import entries, load_all, load_plugin
+from xp.plugins import entries, load_plugin
 
 GROUP = "xp.families"
 """The entry-point group of model families: `model.family` is the name of one."""
 
 
-class _Learns(Protocol):
+class Learner(Protocol):
     """What `xp.models.family.Family`, which is in a package above, says of what its models learn from."""
 
-    takes_relative_actions: bool
-    wraps_transforms: bool
-    takes_mixtures: bool
+    name: ClassVar[str]
+    takes_relative_actions: ClassVar[bool]
+    wraps_transforms: ClassVar[bool]
+    takes_mixtures: ClassVar[bool]
+
+
+def learner(name: str) -> Learner:
+    """The family of this name, as far as it is known here.
+
+    Raises:
+        UserError: none is installed, or it cannot be imported.
+    """
+    return cast(Learner, load_plugin(GROUP, name, "model.family"))
 
 
 def refuse_unknown_family(name: str) -> None:
@@ -39,40 +49,39 @@ def refuse_unknown_family(name: str) -> None:
     families[name].refuse_contested()
 
 
-def refuse_relative(name: str) -> None:
+def refuse_relative(family: Learner) -> None:
     """Make sure that the models of a family can learn actions as differences.
 
     Raises:
         UserError: they cannot; names the models that can.
     """
-    can = _those_that(lambda family: family.takes_relative_actions or family.wraps_transforms, name)
-    if can is not None:
+    if not _takes_relative_actions(family):
         raise UserError(
-            f"action_space=relative: models of the family {name} take actions as the dataset has them. Type "
-            f"action_space=absolute, or take a model that can: {can}."
+            f"action_space=relative: models of the family {family.name} take actions as the dataset has them. Type "
+            f"action_space=absolute, or take a model that can: {_models_that(_takes_relative_actions)}."
         )
 
 
-def refuse_mixture(name: str) -> None:
+def refuse_mixture(family: Learner) -> None:
     """Make sure that the models of a family can learn from several datasets.
 
     Raises:
         UserError: they cannot; names the models that can.
     """
-    can = _those_that(lambda family: family.takes_mixtures, name)
-    if can is not None:
+    if not family.takes_mixtures:
         raise UserError(
-            f"data.mix: models of the family {name} learn from one dataset. Type data.mix=null data.root=FOLDER, or "
-            f"take a model that learns from several: {can}."
+            f"data.mix: models of the family {family.name} learn from one dataset. Type data.mix=null "
+            "data.root=FOLDER, or take a model that learns from several: "
+            f"{_models_that(lambda other: other.takes_mixtures)}."
         )
 
 
-def _those_that(can: Callable[[_Learns], bool], name: str) -> str | None:
-    """The models of the families that can, where the family of this name cannot."""
-    if can(load_plugin(GROUP, name, "model.family")):  # pyright: ignore[reportArgumentType] - made by this protocol
-        return None
-    able = load_all(GROUP, object)
-    return models_of(other for other, family in able.items() if can(family))  # pyright: ignore[reportArgumentType]
+def _takes_relative_actions(family: Learner) -> bool:
+    return family.takes_relative_actions or family.wraps_transforms
+
+
+def _models_that(can: Callable[[Learner], bool]) -> str:
+    return models_of(name for name in entries(GROUP) if can(learner(name)))
 
 
 def models_of(families: Iterable[str]) -> str:

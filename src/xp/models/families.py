@@ -64,9 +64,9 @@ def build(
     family, transforms = family_named(str(model_cfg.get("family"))), transforms or DataTransforms()
     pretrained = _start(family, pretrained_path) if pretrained_path else None
     if transforms.is_relative:
-        refuse_relative(family.name)
+        refuse_relative(family)
     if data.members:
-        refuse_mixture(family.name)
+        refuse_mixture(family)
     request = BuildRequest(
         model_cfg,
         data=data,
