@@ -144,6 +144,7 @@ def _evaluated(
         policy,
         steps=options.chunk,
         execution="receding",
+        delay=0,
         workers=workers,
         batch=options.batch,
         episodes=len(asked),
@@ -188,7 +189,7 @@ def _bare(envs: EnvMaker, options: argparse.Namespace) -> float:
 def _asked(envs: EnvMaker, answer: BatchedPolicy, options: argparse.Namespace) -> float:
     """CPU seconds a step of the policy: a full batch answers so many queries, each good for a chunk of steps."""
     pool = policy_pool(
-        envs, answer.policy, steps=options.chunk, execution="receding", workers=1, batch=options.batch,
+        envs, answer.policy, steps=options.chunk, execution="receding", delay=0, workers=1, batch=options.batch,
         episodes=options.batch,
     )  # fmt: skip
     queries: list[Query] = [*first_queries(pool, _episodes(envs, options)[: options.batch])]
