@@ -56,6 +56,7 @@ def test_what_is_meant(text, key, meant):
         ("hf://name", "data.root", "data.root=hf://datasets/ORG/NAME"),
         ("hf://", "pretrained_path", "pretrained_path=hf://ORG/NAME"),
         ("hf://org/model", "merge.output", "ids of a hub are taken where"),
+        ("hf://org/model", "report.base", "ids of a hub are taken where"),
         ("hf://datasets/org/name", "pretrained_path", "it names a dataset"),
         ("hf://spaces/org/name", "data.root", "it names a space"),
         ("hf://org/name/../../x", "data.root", "leads out of the repository"),

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _DATASETS = ("root", "data_root")
 _POLICIES = ("checkpoint", "checkpoints", "pretrained_path", "base", "policy")
 _FILES = ("split", "statistics", "validation")
+_RUNS = ("report.base",)
+"""Keys with a name of the above that read a run, which no hub has."""
 _REPO_ID, _REVISION, _ROOT = "repo_id", "revision", "root"
 _OF_A_DATASET = (*_DATASETS, *_FILES, _REPO_ID, _REVISION)
 MIX = "data.mix"
@@ -75,7 +77,7 @@ def address_of(key: str, text: str) -> HubAddress:
     Raises:
         UserError: it is no id, or the key takes none.
     """
-    last = key.rpartition(".")[2]
+    last = "" if key in _RUNS else key.rpartition(".")[2]
     if last in _DATASETS:
         return parse(text, key, DATASET)
     if last in _POLICIES:
