@@ -8,8 +8,9 @@ from report_experiments import write_run
 
 from xp.report.estimates import MAE, NLL
 from xp.report.findings import findings
-from xp.report.matrix import build_matrices, build_matrix
+from xp.report.matrix import Trained, build_matrices, build_matrix
 from xp.report.numbers import duration, enumeration, interval, number
+from xp.report.tables import verdict_table
 
 
 def sentences(folder, read):
@@ -59,12 +60,33 @@ def test_seeds_share_a_cell_as_mean_and_range_and_win_only_together(whole_experi
     second["mae"] = 3 * cells[4, 4]["mae"]
     for key in ("mse", "mae"):
         second["baselines"]["hold_last"][f"{key}_interval"]["low"] = 0.0
-    config = {"task": {"name": "predict"}, "horizon": {"train": 4, "predict": 4}, "seed": 1}
+    config = json.loads((whole_experiment / "train_h4_pred_h4/config.json").read_text()) | {"seed": 1}
     write_run(whole_experiment / "train_h4_pred_h4_seed1", config, stage="predict", metrics__json=second)
-    estimate = build_matrix(read(whole_experiment), MAE).cells[4, 4].estimate
+    estimate = build_matrix(read(whole_experiment), MAE).cells[Trained(4), 4].estimate
     assert estimate.value == pytest.approx(2 * cells[4, 4]["mae"])
     assert (estimate.low, estimate.high, estimate.runs) == (cells[4, 4]["mae"], second["mae"], 2)
     assert any(text.startswith("h4 is not shown to beat hold-last") for text in sentences(whole_experiment, read))
+
+
+def test_models_of_one_horizon_that_differ_in_more_than_the_seed_are_rows_of_their_own(tmp_path, cells, read):
+    worse = copy.deepcopy(cells[4, 4])
+    for key in ("mae", "mse"):
+        worse[key] += 10
+        worse[f"{key}_interval"] = {end: value + 10 for end, value in worse[f"{key}_interval"].items()}
+    for mode, metrics in (("parallel", cells[4, 4]), ("subsample", worse)):
+        for seed in (0, 1):
+            config = {"task": {"name": "predict"}, "horizon": {"train": 4, "predict": 4}, "seed": seed}
+            config["model"] = {"chunk_mode": mode}
+            write_run(tmp_path / f"{mode}_{seed}", config, stage="predict", metrics__json=metrics)
+    matrix = build_matrix(read(tmp_path), MAE)
+    assert [each.label for each in matrix.trained] == ["h4 (parallel)", "h4 (subsample)"]
+    found = [matrix.cells[each, 4].estimate for each in matrix.trained]
+    assert [each.value for each in found] == [cells[4, 4]["mae"], worse["mae"]] and {each.runs for each in found} == {2}
+    told = sentences(tmp_path, read)
+    assert any(text.startswith("h4 (parallel) beats the zero action") for text in told)
+    assert any(text.startswith("h4 (subsample) is worse than hold-last") for text in told)
+    assert build_matrices(read(tmp_path)) == []  # nobody was asked for another horizon than its own
+    assert [row[0] for row in verdict_table(read(tmp_path)).rows] == ["h4 (parallel)", "h4 (subsample)"] * 2
 
 
 def test_one_episode_gives_no_verdict_at_all(whole_experiment, read):
@@ -117,11 +139,11 @@ def test_losses_of_other_things_are_not_compared(sweep, read, key):
 
 def test_the_matrix_marks_failed_and_missing_cells_and_shares_baselines(broken_experiment, cells, read):
     matrix = build_matrix(read(broken_experiment), MAE)
-    assert matrix.trained == matrix.predicted == (1, 4, 8)
-    assert matrix.cells[8, 4].standing == "failed"
-    assert matrix.cells[4, 8].standing == "missing"
-    assert matrix.cells[1, 8].estimate.value == cells[1, 8]["mae"]
-    assert matrix.cells[1, 8].estimate.episodes == 10
+    assert matrix.predicted == (1, 4, 8) and matrix.trained == tuple(map(Trained, matrix.predicted))
+    assert matrix.cells[Trained(8), 4].standing == "failed"
+    assert matrix.cells[Trained(4), 8].standing == "missing"
+    assert matrix.cells[Trained(1), 8].estimate.value == cells[1, 8]["mae"]
+    assert matrix.cells[Trained(1), 8].estimate.episodes == 10
     assert matrix.baselines["hold_last", 8].value == cells[8, 8]["baselines"]["hold_last"]["mae"]
 
 

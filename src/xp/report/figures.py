@@ -103,7 +103,8 @@ def _heatmap(matrix: Matrix) -> "Figure":
         axes.axhline(len(matrix.trained) - 0.5, color="black", linewidth=1.5)
     axes.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5), xlabel="predicted horizon")
     axes.set_xticks(range(columns), [str(value) for value in matrix.predicted])
-    axes.set_yticks(range(rows), [f"trained on h{h}" for h in matrix.trained] + [BASELINES[name] for name in names])
+    heads = [f"trained on {each.label}" for each in matrix.trained] + [BASELINES[name] for name in names]
+    axes.set_yticks(range(rows), heads)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     axes.set_title(f"{matrix.metric.label}\n({matrix.metric.unit}; lower is better)", fontsize=10)

@@ -34,9 +34,11 @@ class Finding:
 def findings(experiment: Experiment) -> list[Finding]:
     """All findings: baselines first, then the best horizon, calibration, success, sweeps, and what is missing."""
     found: list[Finding] = []
-    matrix = build_matrix(experiment, MAE) if has_matrix(experiment) else None
+    errors = build_matrix(experiment, MAE)
+    matrix = errors if has_matrix(experiment) else None
+    if errors and (matrix or 1 < len(errors.trained) <= _NAMED):
+        found += [finding for name in errors.baseline_names() for finding in _against(errors, name)]
     if matrix:
-        found += [finding for name in matrix.baseline_names() for finding in _against(matrix, name)]
         found += _best_horizon(matrix)
         found += _calibration(matrix)
     if policies_of(experiment) is None:  # else each policy's success stands in one sentence with the others
@@ -54,17 +56,17 @@ def _against(matrix: Matrix, baseline: str) -> Iterator[Finding]:
     winners = [cell for cell in own if verdicts[cell.trained] == "beats"]
     if winners:
         verb = "beats" if len(winners) == 1 else "beat"
-        names = enumeration([f"h{cell.trained}" for cell in winners])
+        names = enumeration([f"{cell.trained.label}" for cell in winners])
         horizon = "its own horizon" if len(winners) == 1 else "their own horizons"
         numbers = "; ".join(_versus(matrix, cell, baseline) for cell in winners)
         yield Finding(f"{names} {verb} {where} at {horizon}: MAE {numbers}.", "good")
     for cell in own:
         versus = _versus(matrix, cell, baseline)
         if verdicts[cell.trained] == "overlaps":
-            text = f"h{cell.trained} is not shown to beat {where} at its own horizon: MAE {versus}."
+            text = f"{cell.trained.label} is not shown to beat {where} at its own horizon: MAE {versus}."
             yield Finding(text + " The intervals of MSE or MAE overlap.", "bad")
         elif verdicts[cell.trained] == "loses":
-            yield Finding(f"h{cell.trained} is worse than {where} at its own horizon: MAE {versus}.", "bad")
+            yield Finding(f"{cell.trained.label} is worse than {where} at its own horizon: MAE {versus}.", "bad")
 
 
 def verdict(cell: Cell, baseline: str) -> str:
@@ -116,8 +118,8 @@ def _best_horizon(matrix: Matrix) -> Iterator[Finding]:
     best, second = ranked[0], ranked[1]
     assert best.estimate and second.estimate
     text = (
-        f"Asked for {_steps(longest)}, the model trained on h{best.trained} has the lowest error: MAE "
-        f"{format_estimate(best.estimate)}; next h{second.trained} with {format_estimate(second.estimate)}"
+        f"Asked for {_steps(longest)}, the model trained on {best.trained.label} has the lowest error: MAE "
+        f"{format_estimate(best.estimate)}; next {second.trained.label} with {format_estimate(second.estimate)}"
     )
     difference = _paired(best, second)
     if difference is None or difference["low"] is None or difference["high"] is None:
@@ -154,7 +156,7 @@ def _calibration(matrix: Matrix) -> Iterator[Finding]:
         if cell.own and share is not None:
             shares[cell.trained] = share
     if shares:
-        listed = enumeration([f"{percent(share)} (h{trained})" for trained, share in shares.items()])
+        listed = enumeration([f"{percent(share)} ({trained.label})" for trained, share in shares.items()])
         tone = "neutral" if all(0.85 <= share <= 0.95 for share in shares.values()) else "bad"
         yield Finding(f"Predicted 90% regions hold {listed} of the held-out steps at the models' own horizons.", tone)
 
@@ -203,7 +205,7 @@ def _incomplete(experiment: Experiment, matrix: Matrix | None) -> Iterator[Findi
         listed += f"; and {len(experiment.broken) - _NAMED} more" if len(experiment.broken) > _NAMED else ""
         yield Finding(f"{len(experiment.broken)} of {len(experiment.runs)} runs have no result: {listed}.", "bad")
     if matrix:
-        missing = [f"train h{c.trained}, predict h{c.predicted}" for c in matrix.cells.values() if not c.runs]
+        missing = [f"train {c.trained.label}, predict h{c.predicted}" for c in matrix.cells.values() if not c.runs]
         if missing:
             yield Finding(f"{len(missing)} of {len(matrix.cells)} cells have no run: {_first(missing)}.", "bad")
     waiting = [run.name for run in experiment.runs if run.standing in ("pending", "running", "interrupted")]

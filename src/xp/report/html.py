@@ -153,7 +153,10 @@ def _heatmap(matrix: Matrix) -> dict[str, Any]:
     for trained in matrix.trained:
         cells = [matrix.cells[trained, predicted] for predicted in matrix.predicted]
         rows.append(
-            {"head": f"trained on h{trained}", "cells": [_box(matrix, c.estimate, c.standing, c.own) for c in cells]}
+            {
+                "head": f"trained on {trained.label}",
+                "cells": [_box(matrix, c.estimate, c.standing, c.own) for c in cells],
+            }
         )
     baselines = []
     for name in matrix.baseline_names():

@@ -1,18 +1,35 @@
-"""The trained-horizon x predicted-horizon matrix of a metric, with the baselines of each predicted horizon."""
+"""The trained-horizon x predicted-horizon matrix of a metric, with the baselines of each predicted horizon.
 
-from collections.abc import Mapping
+Models of one horizon that differ in anything but their seed are rows of their own: their mean would be of no model.
+"""
+
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from xp.report.estimates import BASELINES, METRICS, Estimate, Metric
 from xp.report.json_values import section
 from xp.report.read import Entry, Experiment
+from xp.report.results import differing_keys, flat_value
+
+
+@dataclass(frozen=True, order=True)
+class Trained:
+    """The models of a row: the horizon they were trained at, and what else tells them from the other rows' models."""
+
+    horizon: int
+    variant: str = ""
+
+    @property
+    def label(self) -> str:
+        """`h4`, or `h4 (parallel, l1)`."""
+        return f"h{self.horizon} ({self.variant})" if self.variant else f"h{self.horizon}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
     """One (trained, predicted) pair: its runs and their estimate, or why there is none."""
 
-    trained: int
+    trained: Trained
     predicted: int
     runs: tuple[Entry, ...]
     estimate: Estimate | None
@@ -28,7 +45,7 @@ class Cell:
     @property
     def own(self) -> bool:
         """True where the model is asked for the horizon it was trained on."""
-        return self.trained == self.predicted
+        return self.trained.horizon == self.predicted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +53,9 @@ class Matrix:
     """Cells by (trained, predicted), and the baselines by (name, predicted) where they are known."""
 
     metric: Metric
-    trained: tuple[int, ...]
+    trained: tuple[Trained, ...]
     predicted: tuple[int, ...]
-    cells: Mapping[tuple[int, int], Cell]
+    cells: Mapping[tuple[Trained, int], Cell]
     baselines: Mapping[tuple[str, int], Estimate]
 
     def shade(self, estimate: Estimate) -> float:
@@ -59,10 +76,11 @@ class Matrix:
 
 def build_matrix(experiment: Experiment, metric: Metric) -> Matrix | None:
     """The matrix of one metric; None where no run has it. Pairs without a run are cells marked missing."""
-    groups: dict[tuple[int, int], list[Entry]] = {}
+    groups, keys = dict[tuple[Trained, int], list[Entry]](), _telling_keys(experiment)
     for run in experiment.predictions:
         assert run.horizons is not None
-        groups.setdefault(run.horizons, []).append(run)
+        trained, predicted = run.horizons
+        groups.setdefault((Trained(trained, _variant(run, keys)), predicted), []).append(run)
     if not any(metric.of(run.metrics) for run in experiment.predictions):
         return None
     trained = tuple(sorted({pair[0] for pair in groups}))
@@ -77,10 +95,28 @@ def build_matrix(experiment: Experiment, metric: Metric) -> Matrix | None:
     return Matrix(metric=metric, trained=trained, predicted=predicted, cells=cells, baselines=rivals)
 
 
+def _telling_keys(experiment: Experiment) -> list[str]:
+    """Keys, but of seeds, in which predictions of one (trained, predicted) pair differ."""
+    pairs: dict[tuple[int, int] | None, list[Entry]] = {}
+    for run in experiment.predictions:
+        pairs.setdefault(run.horizons, []).append(run)
+    keys = dict.fromkeys(key for runs in pairs.values() for key in differing_keys([run for run in runs if run.config]))
+    return [key for key in keys if not key.endswith("seed")]
+
+
+def _variant(run: Entry, keys: Iterable[str]) -> str:
+    """The values of some keys: words as they are, numbers with the end of their key; places and lists are left out."""
+    found = {key.rpartition(".")[2]: flat_value(run, key) for key in keys}
+    return ", ".join(
+        value if value.replace("_", "a").isalnum() and value[0].isalpha() else f"{key}={value}"
+        for key, value in found.items()
+        if not set(value) & set("/[{")
+    )
+
+
 def has_matrix(experiment: Experiment) -> bool:
-    """True where two horizons meet: a heat map says more than a table."""
-    pairs = {run.horizons for run in experiment.predictions}
-    return len({pair[0] for pair in pairs if pair}) > 1 or len({pair[1] for pair in pairs if pair}) > 1
+    """True where two horizons meet, a model is asked for another than its own: a heat map says more than a table."""
+    return any(pair and pair[0] != pair[1] for pair in (run.horizons for run in experiment.predictions))
 
 
 def build_matrices(experiment: Experiment) -> list[Matrix]:
@@ -90,7 +126,7 @@ def build_matrices(experiment: Experiment) -> list[Matrix]:
     return [matrix for metric in METRICS if (matrix := build_matrix(experiment, metric))]
 
 
-def _cell(trained: int, predicted: int, runs: list[Entry], metric: Metric) -> Cell:
+def _cell(trained: Trained, predicted: int, runs: list[Entry], metric: Metric) -> Cell:
     found = [estimate for run in runs if (estimate := metric.of(run.metrics))]
     return Cell(trained=trained, predicted=predicted, runs=tuple(runs), estimate=_joined(found))
 

@@ -39,7 +39,7 @@ def verdict_table(experiment: Experiment) -> Table | None:
         for cell in matrix.cells.values():
             if cell.own and cell.estimate:
                 rivals = [_rival(matrix.baselines.get((name, cell.predicted)), verdict(cell, name)) for name in names]
-                rows.append((f"h{cell.trained}", metric.key.upper(), format_estimate(cell.estimate), *rivals))
+                rows.append((cell.trained.label, metric.key.upper(), format_estimate(cell.estimate), *rivals))
     if not rows:
         return None
     heads = ("model", "metric", "error", *(BASELINES[name] for name in names))

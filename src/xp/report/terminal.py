@@ -10,7 +10,8 @@ from rich.text import Text
 from xp.foreign.text import printable
 from xp.report.bounded import shortened, variants_table
 from xp.report.continuity_tables import continuity_terminal
-from xp.report.estimates import BASELINES, MAE, MSE, Estimate
+from xp.report.estimates import BASELINES, MAE, MSE, Estimate, format_estimate
+from xp.report.findings import verdict
 from xp.report.matrix import Matrix, build_matrix, has_matrix
 from xp.report.numbers import interval, number, percent
 from xp.report.policies import ERROR, Policies, policies_of
@@ -45,15 +46,16 @@ def terminal_table(folder: str | Path) -> Table | Text | Group:
 
 
 def _errors(experiment: Experiment) -> list[Table | Text]:
-    """Comparisons of replays, or the horizon matrix; nothing where there is neither."""
+    """Comparisons of replays, the horizon matrix, or several models at their own horizons; nothing without any."""
     replays = continuity_terminal(experiment)
     if replays:
         return list(replays)
-    metric = next(
-        (metric for metric in (MAE, MSE) if has_matrix(experiment) and build_matrix(experiment, metric)), None
-    )
-    matrix = build_matrix(experiment, metric) if metric else None
-    return [_matrix_table(matrix, experiment)] if matrix else []
+    matrix = next((found for metric in (MAE, MSE) if (found := build_matrix(experiment, metric))), None)
+    if matrix is None:
+        return []
+    if has_matrix(experiment):
+        return [_matrix_table(matrix, experiment)]
+    return [_own_table(matrix, experiment)] if len(matrix.trained) > 1 else []
 
 
 def _policies_table(policies: Policies, experiment: Experiment) -> Table:
@@ -111,10 +113,28 @@ def _matrix_table(matrix: Matrix, experiment: Experiment) -> Table:
             else f"[red]{cell.standing}[/red]"
             for cell in cells
         ]
-        table.add_row(f"trained on h{trained}", *shown, end_section=trained == matrix.trained[-1])
+        table.add_row(f"trained on {trained.label}", *shown, end_section=trained == matrix.trained[-1])
     for name in matrix.baseline_names():
         estimates = [matrix.baselines.get((name, predicted)) for predicted in matrix.predicted]
         table.add_row(BASELINES[name], *(_cell(e.value, e.low, e.high) if e else "–" for e in estimates), style="dim")
+    return table
+
+
+def _own_table(matrix: Matrix, experiment: Experiment) -> Table:
+    """A row per model at its own horizon with the baselines that it beats; below, the baselines of each horizon."""
+    episodes = {cell.estimate.episodes for cell in matrix.cells.values() if cell.estimate}
+    told = f"n = {episodes.pop()} held-out episodes. " if len(episodes) == 1 else ""
+    title = f"{experiment.name}: {matrix.metric.label.lower()} ({matrix.metric.unit})"
+    table = Table(title=title, caption=f"{told}95% intervals, padding left out. Beaten: MSE and MAE, by intervals.")
+    for head in ("trained on", "error", "beats"):
+        table.add_column(head, overflow="fold")
+    own = [cell for cell in matrix.cells.values() if cell.own and cell.estimate]
+    for cell in own:
+        beaten = [BASELINES[name] for name in matrix.baseline_names() if verdict(cell, name) == "beats"]
+        shown = format_estimate(cell.estimate)
+        table.add_row(escape(cell.trained.label), escape(shown), ", ".join(beaten) or "–", end_section=cell is own[-1])
+    for (name, predicted), estimate in matrix.baselines.items():
+        table.add_row(f"{BASELINES[name]}, h{predicted}", escape(format_estimate(estimate)), "", style="dim")
     return table
 
 
