@@ -104,7 +104,7 @@ def test_chunked_vla_goes_from_demonstrations_to_closed_loop(xp):
         motion = json.loads((root / f"predict_{name}/metrics.json").read_text())["motion"]
         assert {"direction_accuracy", "gripper_accuracy", "rotation_l1"} <= motion.keys()
         assert "majority" in motion["direction_accuracy"]
-        assert "noop" in json.loads((root / f"eval_{name}/metrics.json").read_text())["policies"]
+        assert "noop" in json.loads((root / f"success_{name}/metrics.json").read_text())["policies"]
     assert (root / "report.html").exists()
 
 
