@@ -51,6 +51,7 @@ OWN_PARTS: Mapping[str, Mapping[str, str]] = {
     "xp.datasets": {
         "lerobot": "xp.data.lerobot.format:FORMAT",
         "libero": "xp.data.libero.format:FORMAT",
+        "rlds": "xp.data.rlds.format:FORMAT",
         "vintix": "xp.data.vintix.format:FORMAT",
     },
     "xp.families": {

@@ -6,7 +6,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from xp.checkpoints.reference import CheckpointRef, exists, is_file, is_folder, missing_reference
 from xp.config.augmentation import assign_views, read_views
-from xp.config.dataset_facts import choose_tasks, dataset_facts, dataset_looks, find_format, missing_hint
+from xp.config.dataset_facts import (
+    check_reading,
+    choose_tasks,
+    dataset_facts,
+    dataset_looks,
+    find_format,
+    missing_hint,
+)
 from xp.config.hub_checks import dataset_on_hub, described, described_root, on_a_hub, shown_root
 from xp.config.mixture import OF_EACH, MemberOptions, mixed_cameras, read_mix
 from xp.config.model_families import learner, refuse_mixture, refuse_relative
@@ -47,7 +54,12 @@ def check_data(config: DictConfig) -> None:
     if data.split is not None and not made:
         _check_manifest("data.split", data.split)
     check_folder(config, "data.statistics")
+    check_reading(described_root(config), _plain(data.read), "data.read")
     _check_task_selection(config)
+
+
+def _plain(section: Any) -> Any:
+    return OmegaConf.to_container(section, resolve=True) if OmegaConf.is_config(section) else section
 
 
 def _check_manifest(key: str, path: str) -> None:
@@ -63,9 +75,9 @@ def _check_mixture(config: DictConfig) -> None:
             f"data.mix is for task=train; task={config.task.name} takes one dataset. Type data.mix=null "
             "data.root=FOLDER"
         )
-    for key in ("root", "repo_id", *OF_EACH, "statistics"):
+    for key in ("root", "repo_id", *OF_EACH, "statistics", "read"):
         if config.data.get(key) is not None:
-            instead = f"data.mix.NAME.{key}=VALUE for each of them, and " if key in ("root", *OF_EACH) else ""
+            instead = f"data.mix.NAME.{key}=VALUE for each of them, and " if key in ("root", *OF_EACH, "read") else ""
             raise UserError(
                 f"data.{key}={config.data[key]} is given beside data.mix, whose datasets have their own. Type "
                 f"{instead}data.{key}=null" + (" (or data=mix)" if key == "root" else "")
@@ -86,6 +98,7 @@ def _check_mixture(config: DictConfig) -> None:
             raise UserError(
                 f"{member.key}.root={member.root}: there is no dataset. Give a dataset ({dataset_looks()})."
             )
+        check_reading(root, member.read, f"{member.key}.read")
         split = member.split
         if split is not None and "${needs" not in split and not on_a_hub(f"{member.key}.split", split):
             _check_manifest(f"{member.key}.split", split)

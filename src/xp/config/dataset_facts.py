@@ -12,6 +12,7 @@ from typing import Protocol, runtime_checkable
 
 from xp.errors import UserError, did_you_mean, join_names
 from xp.hub.part import Part
+from xp.json_types import JSON
 from xp.plugins import load_all
 
 GROUP = "xp.datasets"
@@ -75,6 +76,62 @@ class PartlyReadFormat(Protocol):
             UserError: what describes the dataset is missing or damaged; or the part names what it does not have.
         """
         ...
+
+
+@runtime_checkable
+class ToldFormat(DescribedFormat, Protocol):
+    """A `DescribedFormat` whose files do not say all: `data.read`, or `read` of a dataset of a mixture, says the rest.
+
+    It has a method `open_told`, too (`xp.data.dataset.ToldDatasetFormat`).
+    """
+
+    def check_reading(self, root: str | Path, reading: Mapping[str, JSON], key: str) -> None:
+        """Check what is told, by the small files that describe the dataset.
+
+        Args:
+            root: the dataset.
+            reading: the section; empty where none is given.
+            key: where it stands, for messages.
+
+        Raises:
+            UserError: something is missing in it, unknown, or does not fit the dataset.
+        """
+        ...
+
+
+def check_reading(root: str | Path | None, reading: object, key: str) -> None:
+    """What is told of how a dataset is read fits it; nothing is checked where no dataset is yet.
+
+    Raises:
+        UserError: as `ToldFormat.check_reading`; it is no section; or the dataset says all itself.
+    """
+    found = find_format(root)
+    if found is None or root is None:
+        return
+    if isinstance(found, ToldFormat):
+        found.check_reading(root, reading_section(reading, key), key)
+    elif reading:
+        raise not_told(root, found, key)
+
+
+def reading_section(reading: object, key: str) -> Mapping[str, JSON]:
+    """The section of that name; empty where nothing is given.
+
+    Raises:
+        UserError: it is something else.
+    """
+    if reading is None:
+        return {}
+    if not isinstance(reading, Mapping):
+        raise UserError(f"{key}={reading!r}: expected keys with values. Type for instance {key}.fps=10")
+    return {str(name): value for name, value in reading.items()}
+
+
+def not_told(root: str | Path, found: DescribedFormat, key: str) -> UserError:
+    """The refusal of a section for a dataset that needs none."""
+    return UserError(
+        f"{key} is given, and {root}, of the format {found.name}, says itself how it is read. Type {key}=null"
+    )
 
 
 def installed_formats() -> Mapping[str, DescribedFormat]:

@@ -116,6 +116,7 @@ NEUTRAL: dict[str, JSON] = {
     "data.fps": None,
     "lr.extensions": [],
     "trainer.batch_size_max": 256,
+    "data.read": None,
 }
 """{a key: the value of it that means "as before there was this key"}.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any
 
+from xp.config.dataset_facts import reading_section
 from xp.config.hub_keys import MIX, by_repo_id
 from xp.config.unknown_keys import shown
 from xp.errors import UserError, did_you_mean, join_names
@@ -38,6 +39,7 @@ class MemberOptions:
     split: str | None = None
     resample: str | None = None
     keep: Sequence[str] = ()
+    read: Mapping[str, JSON] | None = None
     task_weights: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     episode_weights: str | Mapping[int, float] | None = None
 
@@ -192,6 +194,8 @@ def _values(key: str, entry: JSONObject) -> dict[str, Any]:
         found["resample"] = str(word)
     if entry.get("keep") is not None:
         found["keep"] = tuple(map(str, _list(f"{key}.keep", entry["keep"])))
+    if entry.get("read") is not None:
+        found["read"] = reading_section(entry["read"], f"{key}.read")
     if entry.get("task_weights") is not None:
         found["task_weights"] = _weights(f"{key}.task_weights", entry["task_weights"], str)
     if entry.get("episode_weights") is not None:

@@ -187,6 +187,7 @@ class Data:
     cache_gb: float = at_least(0.0)
     mix: Any = None
     fps: float | None = at_least(0.001, None)
+    read: Any = None
 
 
 @dataclass

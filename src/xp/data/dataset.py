@@ -16,12 +16,12 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from xp.array_types import Floats, Ints, Numbers, Pixels
-from xp.checkpoints.reference import exists
-from xp.config.dataset_facts import DescribedFormat, dataset_looks, find_format, installed_formats, missing_hint
+from xp.config.dataset_facts import DescribedFormat, ToldFormat, find_format, not_told, reading_section
 from xp.config.hub_keys import local_path
+from xp.data.missing_dataset import no_dataset
 from xp.errors import UserError
 from xp.hub.address import is_address
-from xp.hub.inputs import origin_of
+from xp.json_types import JSON
 
 FramePieces = Iterator[tuple[Ints, Pixels]]
 """Row numbers [n] int64 and their frames [n, h, w, 3] uint8, until every row has been given once."""
@@ -32,9 +32,6 @@ OPTIONAL_COLUMNS = {"reward": np.float32, "done": np.bool_, "step": np.int64}
 `reward` is what followed the action of the row, `done` whether the attempt ended with it, `step` the number of the row
 in its attempt (0 where one begins; attempts may be shorter than episodes, see `Episodes`).
 """
-
-_MOST_LOOKED_AT = 1000
-"""Entries of a folder that is no dataset in which one is looked for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -295,8 +292,41 @@ class DatasetFormat(DescribedFormat, Protocol):
         ...
 
 
+@runtime_checkable
+class ToldDatasetFormat(ToldFormat, Protocol):
+    """A `DatasetFormat` whose files do not say all; its datasets have `reading`, as they were told."""
+
+    def open_told(
+        self,
+        root: str | Path,
+        reading: Mapping[str, JSON],
+        key: str,
+        *,
+        decoder: str = "auto",
+        cache_dir: str | Path | None = None,
+        cache_gb: float = 20.0,
+    ) -> Dataset:
+        """As `DatasetFormat.open`; `reading` is the section `key`, empty where none is given.
+
+        Raises:
+            UserError: as there; or what is told is incomplete or does not fit.
+        """
+        ...
+
+
+def reading_of(dataset: object) -> Mapping[str, JSON]:
+    """The section `data.read` that a dataset was opened with; empty where its files say all."""
+    return getattr(dataset, "reading", {})
+
+
 def open_dataset(
-    root: str | Path, *, decoder: str = "auto", cache_dir: str | Path | None = None, cache_gb: float = 20.0
+    root: str | Path,
+    *,
+    decoder: str = "auto",
+    cache_dir: str | Path | None = None,
+    cache_gb: float = 20.0,
+    read: Mapping[str, JSON] | None = None,
+    read_key: str = "data.read",
 ) -> Dataset:
     """Open a dataset of any installed format, checking all of it but the pixels.
 
@@ -307,6 +337,8 @@ def open_dataset(
         cache_dir: Where a format may keep the numbers of a large dataset, decoded once, to be mapped by all processes;
             None: every process decodes them into memory of its own.
         cache_gb: Bound on that folder in gigabytes (10^9 bytes).
+        read: What the files of some formats do not say, such as the rate of RLDS: `{"fps": 5}` (docs/data.md).
+        read_key: Where that stands, for messages.
 
     Raises:
         UserError: no installed format knows it; or missing, of another version, truncated, contradictory, or with NaN
@@ -315,12 +347,17 @@ def open_dataset(
     root = Path(local_path(str(root), "root") if is_address(str(root)) else root).expanduser()
     found = find_format(root)
     if found is None:
-        raise _unknown(root)
+        raise no_dataset(root)
     if not isinstance(found, DatasetFormat):
         raise UserError(
             f"{root} is of the data format {found.name}, whose package has no way to open it (xp.data.dataset."
             "DatasetFormat.open). Update that package."
         )
+    told = reading_section(read, read_key)
+    if isinstance(found, ToldDatasetFormat):
+        return found.open_told(root, told, read_key, decoder=decoder, cache_dir=cache_dir, cache_gb=cache_gb)
+    if told:
+        raise not_told(root, found, read_key)
     return found.open(root, decoder=decoder, cache_dir=cache_dir, cache_gb=cache_gb)
 
 
@@ -330,37 +367,3 @@ def optional_columns(dataset: Dataset) -> dict[str, Numbers]:
     unknown = sorted(set(columns) - set(OPTIONAL_COLUMNS))
     assert not unknown, f"columns {unknown} are no part of a batch: {list(OPTIONAL_COLUMNS)}"
     return {name: np.asarray(columns[name], kind) for name, kind in OPTIONAL_COLUMNS.items() if name in columns}
-
-
-def _unknown(root: Path) -> UserError:
-    """What to do where no format knows the folder or file, or nothing is there."""
-    origin = origin_of(root)
-    if origin and not exists(root):
-        return UserError(
-            f"The folder {root} is gone: it held {origin}. Give that id, and it is downloaded again: "
-            f"data.root={origin}, or of task=predict and task=eval data_root={origin}"
-        )
-    if not exists(root):
-        return UserError(
-            f"There is no dataset folder {root}. "
-            + (
-                missing_hint(str(root))
-                or f"Make one with `xp task=collect data.root={root}` (episodes of a simulated suite), or give an "
-                f"existing one, data.root=<folder>: {dataset_looks()}."
-            )
-        )
-    formats = list(installed_formats().values())
-    inner = [path for path in _entries(root) if any(each.owns(path) for each in formats)]
-    hint = f" It contains datasets: try data.root={inner[0]}." if inner else ""
-    return UserError(
-        f"{root} is no dataset of a format that xp knows ({dataset_looks()}).{hint} Give such a folder as "
-        "data.root=<folder>, or make one: `xp task=collect data.root=<new folder>`."
-    )
-
-
-def _entries(root: Path) -> list[Path]:
-    """The first entries of a folder by name; none of what is no folder or may not be listed."""
-    try:
-        return sorted(root.iterdir())[:_MOST_LOOKED_AT]
-    except OSError:
-        return []

@@ -10,8 +10,9 @@ from xp.runs import Run, RunFolder
 from xp.runs.execution.memory import available_memory
 from xp.runs.records.csvlog import number_in
 from xp.runs.records.record import now
-from xp.tasks._lib.data_source import SPLIT, open_source, plain, refuse_padded, statistics_of
+from xp.tasks._lib.data_source import SPLIT, open_source, plain, statistics_of
 from xp.tasks._lib.launch_ranks import launch_ranks
+from xp.tasks._lib.padded_windows import refuse_padded
 from xp.tasks._lib.reuse import reuse_identical_run
 
 if TYPE_CHECKING:

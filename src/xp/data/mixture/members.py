@@ -101,7 +101,15 @@ def open_mixture(
             member holds out and another, of the same dataset, trains on.
     """
     opened = {
-        each.name: open_dataset(each.root, decoder=decoder, cache_dir=cache_dir, cache_gb=cache_gb) for each in members
+        each.name: open_dataset(
+            each.root,
+            decoder=decoder,
+            cache_dir=cache_dir,
+            cache_gb=cache_gb,
+            read=each.read,
+            read_key=f"{each.key}.read",
+        )
+        for each in members
     }
     rate = common_rate(opened, fps)
     found = [_member(each, opened[each.name], rate, val_fraction, split_seed) for each in members]

@@ -9,15 +9,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from xp.checkpoints.reference import CheckpointRef
 from xp.data import Dataset, Split, compute_statistics, load_statistics, open_dataset, split_episodes
-from xp.data.dataset import Groups, camera_fingerprint, is_of
+from xp.data.dataset import Groups, camera_fingerprint, is_of, reading_of
 from xp.errors import UserError, join_names
 from xp.json_types import JSON, JSONObject, section
 from xp.models.members import not_chosen
 from xp.runs import RunFolder
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from xp.config.schema import Data
     from xp.foreign.statistics import DatasetStatistics
     from xp.models.policy import DataSpec, GroupSpec
@@ -57,6 +55,7 @@ class DataSource:
             "fingerprint": self.dataset.fingerprint,
             "cameras": _fingerprints(self.dataset),
             "fps": self.dataset.fps,
+            **({"read": dict(reading_of(self.dataset))} if reading_of(self.dataset) else {}),
             "train_episodes": len(self.split.train),
             "held_out_episodes": len(self.split.val),
         }
@@ -95,6 +94,8 @@ class TrainedData:
     fps: float | None
     cameras: JSONObject
     """{camera: what names the content of its videos}; empty where these are in the rows."""
+    read: JSONObject
+    """`data.read` as it was; empty where the files say all."""
 
 
 def open_source(
@@ -104,6 +105,7 @@ def open_source(
     root: str | None = None,
     val_fraction: float | None = None,
     holds_out: bool = True,
+    read: JSONObject | None = None,
 ) -> DataSource:
     """Open a dataset and split its episodes as the `data` section says.
 
@@ -113,6 +115,7 @@ def open_source(
         root: the dataset in place of `data.root`.
         val_fraction: in place of `data.val_fraction`.
         holds_out: whether a share that comes to no episode is refused.
+        read: in place of `data.read`, where that is not given.
 
     Raises:
         UserError: `holds_out`, and a share that is asked for comes to no episode at all.
@@ -120,7 +123,8 @@ def open_source(
     columns = None if cache is None else Path(cache) / "columns"
     where = data.root if root is None else root
     assert where is not None, "checked before the run"
-    dataset = open_dataset(where, decoder=data.decoder, cache_dir=columns, cache_gb=data.cache_gb)
+    told = read if data.read is None else plain(data.read)
+    dataset = open_dataset(where, decoder=data.decoder, cache_dir=columns, cache_gb=data.cache_gb, read=told)
     if data.split is not None:
         split = Split.load(data.split)
         split.check(dataset)
@@ -165,11 +169,12 @@ def eval_source(
     folder = own_folder(checkpoint)
     member = member_of(folder, unnorm_key)
     trained = training_data(folder, unnorm_key)
+    read = trained.read if trained and root in (None, trained.root) else None
     root = root or (trained.root if trained else None)
     if root is None:
         return None
     own = own_split(folder, member) if trained else None
-    source = open_source(data, cache, root=root, holds_out=False)
+    source = open_source(data, cache, root=root, holds_out=False, read=read)
     same = trained is not None and is_of(source.dataset, trained.fingerprint)
     if trained is not None and data.split is None:
         _refuse_replaced(folder, trained, source.dataset, same=same)
@@ -330,7 +335,9 @@ def training_data(folder: Path, member: str | None = None) -> TrainedData | None
             raise UserError(not_chosen(member, list(members)))
         data = section(members, member)
     rate = fps if isinstance(fps, int | float) else None
-    return TrainedData(str(data["root"]), str(data["fingerprint"]), rate, section(data, "cameras"))
+    return TrainedData(
+        str(data["root"]), str(data["fingerprint"]), rate, section(data, "cameras"), section(data, "read")
+    )
 
 
 def trained_on(folder: Path) -> list[tuple[TrainedData, Split]]:
@@ -376,24 +383,3 @@ def plain(section: DictConfig) -> dict[str, JSON]:
     content = OmegaConf.to_container(section, resolve=True)
     assert isinstance(content, dict)
     return {str(key): value for key, value in content.items()}
-
-
-def refuse_padded(ahead: int, lengths: "np.ndarray", root: Path, *, start: str, instead: str) -> None:
-    """Refuse windows that reach `ahead` actions ahead where no episode is that long: all of them would be padded.
-
-    Args:
-        ahead: actions from the observed step on.
-        lengths: of the training episodes, in steps.
-        root: the dataset's.
-        start: what the message begins with, the article of "training window" last.
-        instead: what else can be done.
-
-    Raises:
-        UserError: with the longest horizon that makes sense.
-    """
-    if ahead > lengths.max():
-        raise UserError(
-            f"{start} training window reaches {ahead} actions ahead; the longest training episode of {root} has "
-            f"{int(lengths.max())} steps, so every window would be padded. Type for instance "
-            f"horizon.train={max(1, int(lengths.min()) // 2)}, or {instead}."
-        )

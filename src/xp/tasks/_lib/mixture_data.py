@@ -21,8 +21,9 @@ from xp.foreign.statistics import DatasetStatistics
 from xp.json_types import JSONObject
 from xp.models.policy import DataSpec, MemberSpec, Policy
 from xp.runs import Run
-from xp.tasks._lib.data_source import SPLITS, DataSource, refuse_padded
+from xp.tasks._lib.data_source import SPLITS, DataSource
 from xp.tasks._lib.loading import shared_frames
+from xp.tasks._lib.padded_windows import refuse_padded
 from xp.training.action_layout import ActionLayout
 from xp.training.validation import METRICS, Validate, ValidationProgress, make_validator
 
