@@ -97,7 +97,27 @@ def cancel(folder: Path, second: Path) -> None:
     _looked("cancel", folder)
 
 
-WAYS = {function.__name__: function for function in (dataset, policy, npz, network, merge, status, report, cancel)}
+def told_dataset(folder: Path, second: Path) -> None:
+    """A dataset whose rate `data.read` says."""
+    from xp.data import open_dataset
+
+    open_dataset(folder, read={"fps": 10})
+
+
+def told_frames(folder: Path, second: Path) -> None:
+    """The same, with all of its frames."""
+    from xp.data import open_dataset
+
+    opened = open_dataset(folder, read={"fps": 10})
+    for camera, size in opened.cameras.items():
+        for _ in opened.read_frames(camera, size[:2], opened.choose_decoder(camera)):
+            pass
+
+
+WAYS = {
+    function.__name__: function
+    for function in (dataset, told_dataset, told_frames, policy, npz, network, merge, status, report, cancel)
+}
 
 
 def warm() -> None:

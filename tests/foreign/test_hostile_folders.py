@@ -11,6 +11,7 @@ from pathlib import Path
 import hostile_files  # noqa: F401 - adds its cases
 import hostile_hdf5  # noqa: F401 - adds its cases
 import hostile_openvla  # noqa: F401 - adds its cases
+import hostile_rlds  # noqa: F401 - adds its cases
 import hostile_torch_archive  # noqa: F401 - adds its cases
 import pytest
 from hostile_folders import BASES, CASES, copied

@@ -26,6 +26,7 @@ NUMBERS = {
 MOST_NUMBERS = 1 << 16
 """Numbers of one field of a step."""
 _COLOURS = 3
+_NAME = re.compile(r"[\w ./-]{1,200}")
 _DEEPEST = 20
 
 
@@ -83,6 +84,11 @@ def _leaves(node: Fields, path: str, depth: int) -> Iterator[Field]:
         yield _field(node, path)
         return
     for name, each in inner.object("features", Fields({}, "")).objects():
+        if not _NAME.fullmatch(name):
+            raise UserError(
+                f"{inner.source} names a field {printable(repr(name), 80)}: expected at most 200 letters, digits, "
+                "spaces and '_', '-', '.', '/'. Rename it, where the dataset is built."
+            )
         yield from _leaves(each, f"{path}/{name}" if path else name, depth + 1)
 
 

@@ -18,6 +18,7 @@ from xp.foreign.text import printable
 INFO, WHAT, SHARD = "dataset_info.json", "TFDS's description of the files", "a file of episodes"
 FORMAT = "tfrecord"
 _DEFAULT = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+_SPLIT = r"[\w.-]{1,200}"
 _PLACES = re.compile(r"\{([A-Z_]+)\}")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 _MOST_ENTRIES = 1000
@@ -78,7 +79,7 @@ def shards(folder: Path, wanted: Sequence[str], key: str) -> list[Shard]:
             f"{info.source}: the files are of the format {printable(kind, 40)}: expected {FORMAT}. Write the dataset "
             f"again with TFDS: builder.download_and_prepare(file_format='{FORMAT}')"
         )
-    splits = {each.text("name"): each for each in info.list_of_objects("splits", [])}
+    splits = {each.text("name", pattern=_SPLIT): each for each in info.list_of_objects("splits", [])}
     unknown = [name for name in wanted if name not in splits]
     if unknown:
         raise UserError(

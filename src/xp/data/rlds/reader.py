@@ -18,7 +18,8 @@ from xp.data.rlds.features import FILE, Field, read_features
 from xp.data.rlds.folder import INFO, SHARD, shards, version_folder
 from xp.data.rlds.frames import WHAT
 from xp.data.rlds.reading import ChosenFields, Reading, choose_fields
-from xp.foreign.paths import opened, regular_file
+from xp.errors import UserError
+from xp.foreign.paths import MissingError, opened, regular_file
 from xp.foreign.picture import read_header
 from xp.foreign.text import printable
 from xp.json_types import JSON
@@ -47,7 +48,7 @@ def open_folder(
     folder = version_folder(root)
     chosen = choose_fields(told, read_features(folder), root)
     files = shards(folder, told.splits, f"{told.key}.splits")
-    size = sum(regular_file(each.path, SHARD).stat().st_size for each in files)
+    size = sum(_size(each.path) for each in files)
     paths = tuple(each.path for each in files)
 
     def read() -> Content:
@@ -77,6 +78,17 @@ def open_folder(
         shards=paths,
         reading=section_of(told),
     )
+
+
+def _size(path: Path) -> int:
+    """Bytes of one of the files."""
+    try:
+        return regular_file(path, SHARD).stat().st_size
+    except MissingError as error:
+        raise UserError(
+            f"There is no file {printable(path)}, which {INFO} names as one of the dataset's. Copy it from where the "
+            "dataset came from."
+        ) from error
 
 
 def section_of(told: Reading) -> dict[str, JSON]:

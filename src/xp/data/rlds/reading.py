@@ -137,15 +137,20 @@ def _numbers(
     if told is None:
         if what == "state" and not others:
             return ()
+        fitting = others or [path for path, each in known.items() if each.kind == "numbers"]
         none = f", or {key}=[] for none" if what == "state" else ""
         raise UserError(
-            f"{key} is not given, and {root} has no numbers {usual}: say which fields are the {what}. Type "
-            f"'{key}=[{', '.join(others[:8]) or 'FIELD'}]', or some of "
-            f"{some(others or [path for path, each in known.items() if each.kind == 'numbers'], 20)}{none}."
+            f"{key} is not given, and {root} has no numbers {usual}{_instead(usual, known)}: say which fields are the "
+            f"{what}. Type '{key}=[{', '.join(others[:8]) or 'FIELD'}]', or some of {some(fitting, 20)}{none}."
         )
     if what == "action" and not told:
         raise UserError(f"{key}=[]: expected at least one field. Type {key}=null, or some of {some(others, 20)}.")
     return tuple(_known_field(path, "numbers", key, known, root) for path in told)
+
+
+def _instead(path: str, known: Mapping[str, Field]) -> str:
+    """What a field is that is no numbers of one size; "" where there is none."""
+    return f" (that is a {known[path].kind})" if path in known else ""
 
 
 def _instruction(reading: Reading, known: Mapping[str, Field], root: object) -> Field | None:
