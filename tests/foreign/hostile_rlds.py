@@ -121,8 +121,8 @@ _many(
         "files_without_end": (split(shardLengths=["1"] * 1_000_001), "shardLengths"),
         "a_billion_episodes": (split(shardLengths=["2", "999999999"]), "expected 999999999"),
         "an_unknown_class": (
-            step(lambda it: it.update(action={"pythonClassName": "a.b.Evil", "audio": {}})),
-            r"has no numbers action \(that is a Evil\)",
+            step(lambda it: it.update(action={"pythonClassName": "a.b.Evil\x1b[2J", "audio": {}})),
+            r"has no numbers action \(that is a Evil.x1b.2J\)",
         ),
         "no_steps": (edit(FEATURES, lambda it: it.update(featuresDict={"features": {}})), "describes no episodes"),
         "old_fields": (put(FEATURES, '{"type": "x", "content": {}}'), "before 4.5"),

@@ -303,6 +303,16 @@ def test_python_takes_ids_too(hub, dataset):
         xp.load_policy("hf://org/act")
 
 
+def test_a_version_of_a_dataset_in_a_folder_of_a_repository_is_fetched_and_no_other(hub):
+    import xp
+
+    made = Path(__file__).parents[1] / "data" / "rlds_made_by_tfds"
+    hub.add_folder("org/many", made)
+    opened = xp.open_dataset("hf://org/many/arm/1.0.0", read={"fps": 5})
+    assert opened.fingerprint == xp.open_dataset(made / "arm", read={"fps": 5}).fingerprint
+    assert not any("odd" in name or "npz" in name for name in hub.sent)
+
+
 def test_where_a_folder_comes_from_is_told_by_its_path(hub, tmp_path):
     commit = hub.add("org/act", POLICY, MODEL)
     place = place_of("hf://org/act", tmp_path, "pretrained_path")

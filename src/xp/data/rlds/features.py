@@ -94,7 +94,7 @@ def _leaves(node: Fields, path: str, depth: int) -> Iterator[Field]:
 
 def _field(node: Fields, path: str) -> Field:
     """A leaf; what is not read keeps the name of its class."""
-    name = node.text("pythonClassName", "unknown").rpartition(".")[2]
+    name = printable(node.text("pythonClassName", "unknown").rpartition(".")[2], 40)
     if "tensor" in node:
         return _tensor(node.object("tensor"), path, name)
     if "image" in node:
