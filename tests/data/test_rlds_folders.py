@@ -118,6 +118,28 @@ def test_cache_and_stream_give_the_same_frames(tmp_path):
         streamed["image"].close()
 
 
+def test_an_episode_without_steps_is_passed_over(tmp_path, monkeypatch):
+    """As TFDS writes one: each field a list without values."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "foreign")
+    from hostile_rlds import framed
+    from test_tf_example import example
+
+    root = copied("arm", tmp_path / "arm") / "1.0.0"
+    names = ("action", "observation/state", "observation/image", "observation/wrist_image", "language_instruction")
+    kinds = (2, 2, 1, 1, 1)
+    record = framed(example({f"steps/{name}": (kind, b"") for name, kind in zip(names, kinds, strict=True)}))
+    path = root / "arm-train.tfrecord-00000-of-00002"
+    path.write_bytes(record + path.read_bytes())
+    info = root / "dataset_info.json"
+    content = json.loads(info.read_text())
+    content["splits"][0]["shardLengths"][0] = "3"
+    info.write_text(json.dumps(content))
+    for told in (FPS, {**FPS, "drop_last": True}):
+        found, plain = open_dataset(root, read=told), open_dataset(ARM, read=told)
+        np.testing.assert_array_equal(found.episodes.lengths, plain.episodes.lengths)
+        np.testing.assert_array_equal(frames_of(found, "wrist_image"), frames_of(plain, "wrist_image"))
+
+
 @pytest.fixture
 def cached_from_the_first_byte(monkeypatch):
     monkeypatch.setattr("xp.data.rlds.reader.SMALL", 0)

@@ -134,7 +134,6 @@ def _joined(found: _Gathered, digest: str) -> Content:
 
 def _read_episode(record: Record, chosen: ChosenFields, told: Reading, where: str) -> _Episode:
     lists = read_example(record.data, where, {f"{STEPS}/{each.path}" for each in chosen.all})
-    empty = np.zeros((0, 0), np.float32)
     action = [_numbers(lists, each, where) for each in chosen.action]
     steps = len(action[0])
     state = [_numbers(lists, each, where) for each in chosen.state]
@@ -151,7 +150,7 @@ def _read_episode(record: Record, chosen: ChosenFields, told: Reading, where: st
     spans = np.stack([record.begin + places[..., 0], places[..., 1] - places[..., 0]], -1).swapaxes(0, 1)
     return _Episode(
         np.concatenate(action, 1)[:kept],
-        (np.concatenate(state, 1) if state else empty.reshape(0, 0).repeat(steps, 0).reshape(steps, 0))[:kept],
+        np.concatenate([np.zeros((steps, 0), np.float32), *state], 1)[:kept],
         np.ascontiguousarray(spans[:kept]),
         told.task or (_text(record.data, texts[0][0]) if texts and steps else ""),
     )
