@@ -16,7 +16,8 @@ import numpy as np
 from xp.checkpoints.arrays import AnyArray, CorruptFileError, Leaf
 from xp.checkpoints.flat_file import PIECE, Extent, FlatReader, FlatWriter
 from xp.checkpoints.safetensors import WEIGHTS, leaf_of, word_of
-from xp.foreign.paths import member
+from xp.foreign.paths import RefusedError, member
+from xp.foreign.text import printable
 from xp.foreign.torch_archive import BYTE_ORDER, INDEX, STORAGES, read_torch_archive
 
 MODEL = "model.pth"
@@ -37,6 +38,30 @@ def open_torch_archive(folder: Path) -> FlatReader:
     return FlatReader(
         (file,), {name: Extent(leaf_of(file, name, each), 0, each.offset) for name, each in tensors.items()}
     )
+
+
+def load_floats(file: Path, what: str, again: str) -> dict[str, AnyArray]:
+    """The tensors of a file of `torch.save` in their shapes and types; their memory is that of the file, once.
+
+    Args:
+        file: the file; see `xp.foreign.paths.member`.
+        what: what it is, for the message.
+        again: what to do about one that is refused.
+
+    Raises:
+        RefusedError: as `read_torch_archive`; a tensor of anything but floats.
+    """
+    tensors = read_torch_archive(file, what, again)
+    leaves = {name: leaf_of(file, name, each) for name, each in tensors.items()}
+    for name, leaf in leaves.items():
+        if not leaf.is_float:
+            raise RefusedError(f"{printable(file)}: '{printable(name, 80)}' is no dense tensor of floats. {again}")
+    try:
+        return FlatReader(
+            (file,), {name: Extent(leaf, 0, tensors[name].offset) for name, leaf in leaves.items()}
+        ).load()
+    except CorruptFileError as error:  # it was changed since its index was read
+        raise RefusedError(f"{printable(file)} is not {what}: {error}. {again}") from error
 
 
 class TorchArchiveWriter:

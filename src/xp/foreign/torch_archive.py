@@ -10,7 +10,7 @@ import math
 import pickletools
 import struct
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -28,7 +28,7 @@ STORAGES = {
 INDEX, BYTE_ORDER = "data.pkl", "byteorder"
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _ENCRYPTED = 1
-_AGAIN = "Copy the file again from where it came from, or write its tensors as safetensors."
+AGAIN = "Copy the file again from where it came from, or write its tensors as safetensors."
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,13 @@ class _Unknown(Exception):  # noqa: N818 - becomes a refusal that names the file
     """An instruction, a name or a value that no dict of tensors has."""
 
 
-def read_torch_archive(path: str | Path, what: str) -> dict[str, Tensor]:
+def read_torch_archive(path: str | Path, what: str, again: str = AGAIN) -> dict[str, Tensor]:
     """{name: tensor} of a file that `torch.save` wrote of a state dict; the data are not read.
 
     Args:
         path: the file.
         what: what it is, for the message: "the policy's weights".
+        again: what to do about one that is refused.
 
     Raises:
         MissingError: the file is not there.
@@ -76,14 +77,14 @@ def read_torch_archive(path: str | Path, what: str) -> dict[str, Tensor]:
         if not zipfile.is_zipfile(handle):
             raise RefusedError(
                 f"{name} is no archive of torch.save ({what}). A file from before torch 1.6 is a pickle, which can run "
-                f"code when it is opened: load it where it was made, and save it anew. {_AGAIN}"
+                f"code when it is opened: load it where it was made, and save it anew. {again}"
             )
         try:
             return _tensors(handle)
         except (_Unknown, ValueError, IndexError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile) as error:
             raise RefusedError(
                 f"{name} cannot be read as {what}: tensors by name, as torch.save writes a state dict "
-                f"({printable(error, 200)}). Nothing else in a pickle is followed. {_AGAIN}"
+                f"({printable(error, 200)}). Nothing else in a pickle is followed. {again}"
             ) from error
 
 
@@ -94,8 +95,7 @@ def _tensors(handle: BinaryIO) -> dict[str, Tensor]:
         front = next((name.removesuffix(INDEX) for name in entries if name.endswith(f"/{INDEX}")), None)
         if front is None:
             raise _Unknown(f"it has no {INDEX}")
-        for entry in entries.values():
-            _refuse_packed(entry)
+        _refuse_packed(archive.infolist(), size)
         if entries[front + INDEX].file_size > LONGEST_HEADER:
             raise _Unknown(f"its {INDEX} has more than {LONGEST_HEADER:,} bytes")
         order = archive.read(front + BYTE_ORDER) if front + BYTE_ORDER in entries else b"little"
@@ -114,10 +114,16 @@ def _tensors(handle: BinaryIO) -> dict[str, Tensor]:
     return found
 
 
-def _refuse_packed(entry: zipfile.ZipInfo) -> None:
-    stored = entry.compress_type == zipfile.ZIP_STORED and entry.compress_size == entry.file_size
-    if not stored or entry.flag_bits & _ENCRYPTED:
-        raise _Unknown(f"{entry.filename} is packed, and torch packs nothing")
+def _refuse_packed(entries: Sequence[zipfile.ZipInfo], size: int) -> None:
+    """Refuse entries that are more than their bytes in a file of `size` bytes: torch packs nothing."""
+    unpacked = sum(entry.file_size for entry in entries)
+    for entry in entries:
+        stored = entry.compress_type == zipfile.ZIP_STORED and entry.compress_size == entry.file_size
+        if not stored or entry.flag_bits & _ENCRYPTED or unpacked > size:
+            raise _Unknown(
+                f"{entry.filename} is packed and would take {entry.file_size:,} bytes, all entries {unpacked:,} of a "
+                f"file of {size:,}; torch packs nothing"
+            )
 
 
 def _data_of(handle: BinaryIO, entry: zipfile.ZipInfo, size: int) -> int:
@@ -149,7 +155,7 @@ def _described(program: bytes) -> dict[str, _View]:
     views: dict[str, _View] = {}
     for name, value in outcome.items():
         if not isinstance(name, str) or not isinstance(value, _View):
-            raise _Unknown(f"'{name}' is no tensor")
+            raise _Unknown(f"'{name}' is no dense tensor")
         views[name] = value
     return views
 
@@ -190,6 +196,8 @@ class _Machine:
             if instruction.name == "STOP":
                 (outcome,) = self._last(1)
                 return outcome
+            if instruction.name == "EMPTY_LIST":
+                raise _Unknown("it holds a list")
             if instruction.name not in self._does:
                 raise _Unknown(f"the instruction {instruction.name}")
             self._does[instruction.name](given)

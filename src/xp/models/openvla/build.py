@@ -23,7 +23,7 @@ from xp.models.openvla.assembly import MISSING, Assembly, feeding
 from xp.models.openvla.bounds import grippers, norm_stats
 from xp.models.openvla.chunks import ChunkPlan
 from xp.models.openvla.config_file import new_config, own_code, warn_text
-from xp.models.openvla.folder import Around, around, as_array, check_fit, load_arrays, open_weights
+from xp.models.openvla.folder import Around, around, check_fit, load_arrays, open_weights
 from xp.models.openvla.load_options import GRIPPERS
 from xp.models.openvla.mixture import of_dataset, of_mixture
 from xp.models.openvla.model import HEADS, OpenVLAModel
@@ -35,6 +35,7 @@ from xp.models.openvla.sidecar import NOTES, STATISTICS, Notes, Sidecar, read_si
 from xp.models.openvla.sizes import NetworkSizes
 from xp.models.openvla.text import TOKENIZER, Words, read_words, small_words
 from xp.models.policy import DataSpec, Statistics
+from xp.models.torch_arrays import as_array
 from xp.models.torch_device import torch_device
 from xp.models.trainable import LoadReport, TorchTrainable
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-import ml_dtypes
 import numpy as np
 import torch
 from jaxtyping import Shaped
@@ -24,6 +23,7 @@ from xp.foreign.text import printable
 from xp.models.misfit import PLURAL, misfit
 from xp.models.openvla.config_file import ADAPTER_FOLDER, CONFIG, has_weights, is_unmerged, without_weights
 from xp.models.openvla.sidecar import TOKENIZER_FILES
+from xp.models.torch_arrays import as_array, numpy_dtype
 
 SHARD = 5_000_000_000
 """Bytes of a file above which weights are spread over several, as Hugging Face's save_pretrained does."""
@@ -160,19 +160,6 @@ def write_weights(folder: Path, tensors: Mapping[str, Shaped[torch.Tensor, "..."
     for name, tensor in tensors.items():
         writer.write(name, 0, as_array(tensor).reshape(-1))
     writer.close()
-
-
-def as_array(tensor: Shaped[torch.Tensor, "*shape"]) -> Shaped[np.ndarray, "*shape"]:
-    """A tensor as an array of the same bits on the host; bfloat16 by ml_dtypes, since numpy has none."""
-    tensor = tensor.detach().contiguous().cpu()
-    if tensor.dtype == torch.bfloat16:
-        return tensor.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
-    return tensor.numpy()
-
-
-def numpy_dtype(dtype: torch.dtype) -> np.dtype:
-    """The type of `as_array`."""
-    return as_array(torch.empty(0, dtype=dtype)).dtype
 
 
 def _shards(leaves: Iterable[Leaf], known: Mapping[str, str]) -> dict[str, str]:

@@ -23,6 +23,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from xp.models.openvla.sizes import LanguageSizes, NetworkSizes
 from xp.models.openvla.tower import Tower
+from xp.models.torch_arrays import as_tensor
 
 DINO_NORM = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Mean and deviation of the pictures that the DINOv2 tower takes (those of ImageNet)."""
@@ -199,10 +200,3 @@ def normalised(pictures: UInt8[torch.Tensor, "batch h w 3"]) -> Float[torch.Tens
         middle, spread = (scaled.new_tensor(numbers)[:, None, None] for numbers in (mean, std))
         parts.append((scaled - middle) / spread)
     return torch.cat(parts, -3)
-
-
-def as_tensor(array: Shaped[np.ndarray, "..."]) -> Shaped[torch.Tensor, "..."]:
-    """An array as a tensor of the same bits that shares its memory; numpy itself has no bfloat16."""
-    if array.dtype.name == "bfloat16":
-        return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
-    return torch.from_numpy(array)

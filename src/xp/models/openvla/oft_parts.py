@@ -4,14 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from xp.checkpoints.arrays import AnyArray
+from xp.checkpoints.torch_archive import load_floats
 from xp.errors import UserError
 from xp.foreign.paths import member
 from xp.foreign.text import printable
 from xp.models.misfit import misfit
-from xp.models.openvla.folder import as_array
 from xp.models.openvla.oft import PARTS
 from xp.models.openvla.sizes import Shapes
-from xp.models.torch_file import read_state_dict
 
 _PREFIX = "module."
 """What torch's DDP puts before each name."""
@@ -27,13 +26,13 @@ def read_parts(folder: Path, files: Mapping[str, str]) -> dict[str, AnyArray]:
         files: {part: its file}, see `oft.component_files`.
 
     Raises:
-        UserError: a file that is no weights (see `torch_file`), a diffusion head, or a name that stands twice.
+        UserError: a file that is no weights (see `load_floats`), a diffusion head, or a name that stands twice.
     """
     found: dict[str, AnyArray] = {}
     for part, file in files.items():
-        what = f"the {part} of an OpenVLA-OFT, as torch.save writes a state dict"
-        tensors = read_state_dict(member(folder, file, what), what, "Copy it again from where it was trained.")
-        for given, tensor in tensors.items():
+        what = f"the {part} of an OpenVLA-OFT"
+        arrays = load_floats(member(folder, file, what), what, "Copy it again from where it was trained.")
+        for given, array in arrays.items():
             plain = given.removeprefix(_PREFIX)
             if plain.startswith(_NOISE):
                 raise UserError(
@@ -42,7 +41,7 @@ def read_parts(folder: Path, files: Mapping[str, str]) -> dict[str, AnyArray]:
                 )
             if PARTS[part] + plain in found:
                 raise UserError(f"{folder / file} holds {printable(plain, 200)} twice, with {_PREFIX} and without it.")
-            found[PARTS[part] + plain] = as_array(tensor)
+            found[PARTS[part] + plain] = array
     return found
 
 

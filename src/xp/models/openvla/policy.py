@@ -16,10 +16,11 @@ from xp.models.members import member_asked_for
 from xp.models.observation import refuse_without_actions
 from xp.models.openvla.adapters import is_adapted, write_adapter
 from xp.models.openvla.assembly import Assembly, HostInputs
-from xp.models.openvla.folder import as_array, write_weights
+from xp.models.openvla.folder import write_weights
 from xp.models.openvla.model import HEADS, ModelInputs, OpenVLAModel
 from xp.models.openvla.sidecar import write_sidecar
 from xp.models.policy import Batch, Framework, Seed
+from xp.models.torch_arrays import as_array
 
 OPTIONS = ("unnorm_key",)
 

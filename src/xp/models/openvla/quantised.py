@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from xp.checkpoints.arrays import BFLOAT16, AnyArray, Leaf, Reader
 from xp.errors import UserError
-from xp.models.openvla.network import as_tensor
+from xp.models.torch_arrays import as_tensor
 
 KINDS = ("nf4", "int8")
 """`model.lora.base` of a quantised base."""

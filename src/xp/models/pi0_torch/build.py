@@ -19,7 +19,8 @@ from xp.models.pi0.network.sizes import Sizes, weight_shapes
 from xp.models.pi0.options import DTYPES, Pi0Options
 from xp.models.pi0_torch.network import Model, loss, make_model, take
 from xp.models.pi0_torch.options import torch_options
-from xp.models.pi0_torch.policy import Pi0TorchPolicy, as_tensor, host, placed
+from xp.models.pi0_torch.policy import Pi0TorchPolicy, host, placed
+from xp.models.torch_arrays import as_tensor
 from xp.models.torch_device import torch_device
 from xp.models.trainable import LoadReport, TorchTrainable
 

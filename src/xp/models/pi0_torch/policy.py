@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
-import ml_dtypes
 import numpy as np
 import torch
 from jaxtyping import Float32, Shaped
@@ -20,6 +19,7 @@ from xp.models.pi0.io.torch_folder import create_torch, pieces, write_beside
 from xp.models.pi0.network.sizes import Sizes
 from xp.models.pi0_torch.network import Model, loss, sample
 from xp.models.policy import Batch, Framework, Seed
+from xp.models.torch_arrays import as_array, numpy_dtype
 
 type Host = dict[str, torch.Tensor | list[str]]
 """Prepared inputs on the host."""
@@ -78,7 +78,7 @@ class Pi0TorchPolicy(FlowPolicy):
         """Write a folder as openpi's converter does, whole or not at all, and xp's notes beside the weights."""
         own = self.interface
         state = self.module.state_dict()
-        leaves = {name: Leaf(name, tuple(tensor.shape), as_array(tensor[:0]).dtype) for name, tensor in state.items()}
+        leaves = {name: Leaf(name, tuple(tensor.shape), numpy_dtype(tensor.dtype)) for name, tensor in state.items()}
         floats = {leaf.dtype for leaf in leaves.values()}
         precision = "float32" if floats == {np.dtype(np.float32)} else "bfloat16"
         with atomic.folder(Path(folder)) as target:
@@ -120,18 +120,3 @@ def host(arrays: Mapping[str, np.ndarray]) -> Host:
 def placed(inputs: Mapping[str, torch.Tensor | list[str]], device: torch.device) -> dict[str, torch.Tensor]:
     """The tensors of prepared inputs on a device."""
     return {name: value.to(device) for name, value in inputs.items() if isinstance(value, torch.Tensor)}
-
-
-def as_array(tensor: Shaped[torch.Tensor, "*shape"]) -> Shaped[np.ndarray, "*shape"]:
-    """A tensor as an array of the same bits on the host; bfloat16 by ml_dtypes, since numpy has none."""
-    tensor = tensor.detach().contiguous().cpu()
-    if tensor.dtype == torch.bfloat16:
-        return tensor.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
-    return tensor.numpy()
-
-
-def as_tensor(array: Shaped[np.ndarray, "*shape"]) -> Shaped[torch.Tensor, "*shape"]:
-    """Undo `as_array`, without a copy."""
-    if array.dtype == ml_dtypes.bfloat16:
-        return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
-    return torch.from_numpy(array)

@@ -5,11 +5,12 @@ from pathlib import Path
 import torch
 
 from xp import atomic
+from xp.checkpoints.torch_archive import load_floats
 from xp.foreign.paths import member
-from xp.models import torch_file
+from xp.models.torch_arrays import as_tensor
 from xp.models.vintix.folder import WEIGHTS
 
-_WHAT = "a Vintix model's weights, as torch.save writes a state dict"
+_WHAT = "a Vintix model's weights"
 _AGAIN = "Copy the folder again from where it came from, or save the model again with xp."
 
 
@@ -17,9 +18,10 @@ def read_state_dict(folder: Path) -> dict[str, torch.Tensor]:
     """The tensors of model.pth by name, on the CPU.
 
     Raises:
-        UserError: see `torch_file.read_state_dict`.
+        UserError: see `load_floats`.
     """
-    return torch_file.read_state_dict(member(folder, WEIGHTS, _WHAT), _WHAT, _AGAIN)
+    arrays = load_floats(member(folder, WEIGHTS, _WHAT), _WHAT, _AGAIN)
+    return {name: as_tensor(array) for name, array in arrays.items()}
 
 
 def write_state_dict(folder: Path, state: dict[str, torch.Tensor]) -> None:
