@@ -1,11 +1,11 @@
 """The family `pi0`: what it is called, which folders are its own, the way to its models. Imports nothing heavy."""
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xp.json_types import JSONObject
-from xp.models.family import BuildRequest, Family, LoadRequest
+from xp.models.family import BuildRequest, LoadRequest
+from xp.models.pi0.flow_family import FlowFamily
 from xp.models.policy import DataTransforms
 
 if TYPE_CHECKING:
@@ -13,21 +13,13 @@ if TYPE_CHECKING:
     from xp.models.trainable import JaxTrainable
 
 
-class Pi0Family(Family):
+class Pi0Family(FlowFamily):
     """pi0 and pi0.5 in Flax NNX, in openpi's folders; which of the two a folder holds is told by its weights."""
 
     name = "pi0"
     framework = "jax"
     folder_layout = "STEP/params with PaliGemma's weights (an openpi folder)"
-    load_options = {
-        "asset_id": "whose statistics are used, where the folder has several",
-        "horizon": "actions in a chunk, which openpi's folders do not say (default: 50)",
-        "prompt_length": "tokens of a prompt, which openpi's folders do not say (default: 200 for pi0.5, 48 for pi0)",
-        "tokenizer": "the folder of PaliGemma's tokenizer, where it does not lie beside the weights",
-        "dtype": "float32 or bfloat16, which the weights are cast to while they are read",
-    }
     has_steps = True
-    takes_relative_actions = True
 
     def build(self, request: BuildRequest) -> "JaxTrainable":
         """See `Family.build`."""
@@ -46,15 +38,6 @@ class Pi0Family(Family):
         from xp.models.pi0.io.folder import is_pi0
 
         return is_pi0(folder)
-
-    def camera_sizes(
-        self, model_cfg: JSONObject, cameras: Mapping[str, Sequence[int]], pretrained: Path | None = None
-    ) -> dict[str, tuple[int, int]]:
-        """As stored: the policy fits pictures into its square itself, so that their shape is kept."""
-        from xp.models.pi0.cameras import stored_sizes
-        from xp.models.pi0.options import camera_options
-
-        return stored_sizes(camera_options(model_cfg), cameras)
 
     def prepare_imports(self, model_cfg: JSONObject) -> None:
         """Import jax, flax and the network."""

@@ -56,7 +56,16 @@ class Experts(PaliGemmaWithExpertModel):
         return nn.functional.embedding(tokens, table) * torch.tensor(self.embed_scale).to(table.dtype)
 
 
-class SizedPi05(PI05Pytorch):
+class Guided:
+    """Whether a plan guides sampling: LeRobot's own classes ask their configuration, which has no place for `Guide`."""
+
+    rtc_processor: Guide | None
+
+    def _rtc_enabled(self) -> bool:
+        return self.rtc_processor is not None
+
+
+class SizedPi05(Guided, PI05Pytorch):
     """pi0.5 of some sizes."""
 
     def __init__(self, config: PI05Config, sizes: Sizes) -> None:
@@ -65,11 +74,8 @@ class SizedPi05(PI05Pytorch):
         width = sizes.action.width
         self.time_mlp_in, self.time_mlp_out = nn.Linear(width, width), nn.Linear(width, width)
 
-    def _rtc_enabled(self) -> bool:
-        return self.rtc_processor is not None
 
-
-class SizedPi0(PI0Pytorch):
+class SizedPi0(Guided, PI0Pytorch):
     """pi0 of some sizes."""
 
     def __init__(self, config: PI0Config, sizes: Sizes) -> None:
@@ -78,9 +84,6 @@ class SizedPi0(PI0Pytorch):
         width = sizes.action.width
         self.state_proj = nn.Linear(sizes.action_dim, width)
         self.action_time_mlp_in, self.action_time_mlp_out = nn.Linear(2 * width, width), nn.Linear(width, width)
-
-    def _rtc_enabled(self) -> bool:
-        return self.rtc_processor is not None
 
 
 type Model = SizedPi0 | SizedPi05
