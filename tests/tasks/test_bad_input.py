@@ -151,3 +151,12 @@ def _record_with_lerobot(root):
             })  # fmt: skip
         dataset.save_episode()
     dataset.finalize()
+
+
+def test_a_run_that_names_its_dataset_from_another_folder_says_where_to_start(xp, trained, tmp_path):
+    copy = shutil.copytree(trained, tmp_path / "moved")
+    summary = json.loads((copy / "summary.json").read_text())
+    summary["data"]["root"] = "recorded"
+    (copy / "summary.json").write_text(json.dumps(summary))
+    text = paragraph(xp("task=predict", f"predict.checkpoint={copy}", "hydra.run.dir=run", code=2))
+    assert "a path from the folder that xp was started in" in text and "ln -s DATASET recorded" in text

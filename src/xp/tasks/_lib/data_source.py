@@ -164,7 +164,7 @@ def eval_source(
         None where neither `root` nor a training run says which dataset it is.
 
     Raises:
-        UserError: the manifest holds out episodes that the policy was trained on.
+        UserError: the manifest holds out episodes that the policy was trained on; a dataset named from another folder.
     """
     folder = own_folder(checkpoint)
     member = member_of(folder, unnorm_key)
@@ -173,6 +173,11 @@ def eval_source(
     root = root or (trained.root if trained else None)
     if root is None:
         return None
+    if trained is not None and root == trained.root and not Path(root).is_absolute() and not Path(root).exists():
+        raise UserError(
+            f"{folder} was trained on the dataset {root}, a path from the folder that xp was started in then; there is "
+            f"none here, in {Path.cwd()}. Start xp there, or make a link here: ln -s DATASET {root}"
+        )
     own = own_split(folder, member) if trained else None
     source = open_source(data, cache, root=root, holds_out=False, read=read)
     same = trained is not None and is_of(source.dataset, trained.fingerprint)
@@ -267,9 +272,7 @@ def _trained_rate(checkpoint: str | Path) -> float | None:
         found = section(RunFolder(folder).summary(), "data").get("fps")
         return found if isinstance(found, int | float) else trained_fps(checkpoint)
     trained = training_data(folder)
-    if trained is not None:
-        return trained.fps
-    return trained_fps(checkpoint)
+    return trained_fps(checkpoint) if trained is None else trained.fps
 
 
 def statistics_of(source: DataSource, given: str | None) -> "DatasetStatistics":
@@ -284,11 +287,8 @@ def statistics_of(source: DataSource, given: str | None) -> "DatasetStatistics":
     dataset = source.dataset
     wanted = {"action": dataset.action_dim, "proprio": dataset.state_dim, "environment_state": dataset.environment_dim}
     around = statistics.get("environment_state", {"mean": ()})
-    dims = {
-        "action": len(statistics["action"]["mean"]),
-        "proprio": len(statistics["proprio"]["mean"]),
-        "environment_state": len(around["mean"]),
-    }
+    dims = {"action": len(statistics["action"]["mean"]), "proprio": len(statistics["proprio"]["mean"])}
+    dims["environment_state"] = len(around["mean"])
     if dims != wanted:
         has, needs = (", ".join(f"{number} {name}" for name, number in each.items()) for each in (dims, wanted))
         raise UserError(
