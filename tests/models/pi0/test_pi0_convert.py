@@ -220,6 +220,15 @@ def test_a_table_that_stands_twice_and_no_unused_matrix_are_taken(torch_saved, t
     same(converted(copy, JAX, tmp_path / "1"), converted(torch_saved, JAX, tmp_path / "2"))
 
 
+@pytest.mark.parametrize("to", [JAX, TORCH, LEROBOT])
+def test_progress_ends_at_the_size_of_all_weights(torch_saved, tmp_path, to):
+    for number, folder in enumerate((torch_saved, saved(tmp_path / "jax"))):
+        told: list[int] = []
+        source = open_source(folder, None, {})
+        convert(source, to, tmp_path / str(number), advance=told.append)
+        assert sum(told) == source.nbytes
+
+
 def test_heads_that_nothing_tells_are_asked_for(torch_saved, tmp_path):
     copy = Path(shutil.copytree(torch_saved, tmp_path / "copy"))
     change(copy, "xp_pi0.json", lambda content: content.update(vision_heads=None))

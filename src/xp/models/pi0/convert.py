@@ -239,6 +239,8 @@ def _to_jax(source: Source, target: Path, cast: AnyDType | None, advance: Advanc
             writer.write(name, start, values.astype(leaves[name].dtype, copy=False))
 
     move(_copied(opened, writer) if isinstance(opened, StepFolder) else _joined(opened, writer, leaves), write, advance)
+    if UNUSED in opened.leaves:
+        advance(opened.leaves[UNUSED].nbytes)  # no leaf is made of it
     writer.close()
     write_step_metadata(place, [PARAMS])
     notes, file = interface.notes, interface.tokenizer_file
