@@ -9,6 +9,7 @@ from merging_made_up import BF16, made_arrays, read_arrays, tree_state, write_to
 
 from xp.errors import UserError
 from xp.merging import merge
+from xp.merging.job import told_apart
 from xp.merging.methods import METHODS
 
 NAN, INF = float("nan"), float("inf")
@@ -205,3 +206,18 @@ def test_the_weights_of_a_moving_average_are_said_by_step(tmp_path):
     record = merge([tmp_path / "run"], "ema", output=tmp_path / "out", hooks=Hooks(log=lines.append)).record
     assert "weights: run@10 0.4737, run@20 0.5263" in lines
     np.testing.assert_allclose(record["weights"]["all"], [0.9 / 1.9, 1 / 1.9])
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["a/run1", "a/run2"], ["run1", "run2"]),
+        (["/c/run1/90000", "/c/run2/90000", "/c/run1/80000"], ["run1/90000", "run2/90000", "run1/80000"]),
+        (["a/x/90000/params", "b/x/90000"], ["params", "90000"]),
+        (["a/x", "b/x", "x"], ["a/x", "b/x", "x"]),
+        (["a/x", "a/x"], ["x", "x"]),
+        (["x", "x"], ["x", "x"]),
+    ],
+)
+def test_checkpoints_are_told_apart_by_as_little_of_their_paths_as_does(given, told):
+    assert told_apart(given) == told

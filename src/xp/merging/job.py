@@ -176,7 +176,7 @@ class MergeJob:
     def _log_weights(self, units: Units, rule: MergeRule) -> None:
         """One line with the weights, by checkpoint, of the first units."""
         rows = list(zip(units.names, rule.weights))
-        names = [Path(text).name for text in self.given]
+        names = told_apart(self.given)
         names = ["base", *names] if rule.weights.shape[1] > len(names) else names
         for unit, row in rows[:8]:
             told = ", ".join(f"{name} {weight:.4g}" for name, weight in zip(names, row))
@@ -304,3 +304,13 @@ def _opened(paths: Sequence[str], options: Options) -> tuple[list[Checkpoint], C
     refuse_other_descriptions(found[: len(paths)])
     notes += configurations_differ(found)
     return found[: len(paths)], found[-1] if options.base is not None else None, notes
+
+
+def told_apart(given: Sequence[str]) -> list[str]:
+    """The last parts of paths, as few of them as tell the paths apart: run1/90000 and run2/90000."""
+    parts = [Path(text).parts for text in given]
+    for count in range(1, max(map(len, parts))):
+        names = [str(Path(*each[-count:])) for each in parts]
+        if len(set(names)) == len(set(parts)):
+            return names
+    return list(given)
