@@ -44,7 +44,7 @@ weights = {name: draw.standard_normal(shape, dtype=np.float32) for name, shape i
 side = lambda: Stats(mean=np.zeros(8), std=np.ones(8), q01=-np.ones(8), q99=np.ones(8))
 notes = Notes(horizon=10, action_dim=8, state_dim=8, cameras={"base_0_rgb": "top"}, sizes={"base_0_rgb": (64, 64)},
               asset_id="xp", tokenizer="words", prompt_length=48, vision_heads=sizes.vision.heads, absolute=())
-write_step(folder / "small", 1, weights, NormStats(state=side(), actions=side()), notes, None)
+write_step(folder / "small", 1, weights, {"xp": NormStats(state=side(), actions=side())}, notes, None)
 shutil.copytree(folder / "small", folder / "whole", ignore=lambda path, names: ["params"] if "params" in names else [])
 shapes = {name: (array.shape, chunk_shape(Leaf(name, array.shape, array.dtype))) for name, array in weights.items()}
 (folder / "shapes.json").write_text(json.dumps(shapes))

@@ -26,6 +26,11 @@ class Convertible(Protocol):
         """Of all weights, as they are stored."""
         ...
 
+    @property
+    def is_chosen(self) -> bool:
+        """Whether it was opened as one of several datasets' policy, so that what is recorded beside it is another's."""
+        ...
+
 
 class Converter(ABC):
     """One model's formats. A family offers one as `Family.converter`; its module imports no framework at its top."""

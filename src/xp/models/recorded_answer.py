@@ -17,6 +17,7 @@ from xp.checkpoints.safetensors import open_safetensors, write_arrays
 from xp.errors import UserError
 from xp.foreign.paths import member
 from xp.foreign.text import printable
+from xp.models.members import MEMBER
 from xp.models.observation import IMAGES, STATE, TASK
 from xp.models.policy import Batch, Policy
 
@@ -41,7 +42,8 @@ class Answer(NamedTuple):
     environment: Float32[np.ndarray, "batch dim"]
     noise: np.ndarray
     """What sampling began with, for a policy that takes it; else empty, and the seed was 0."""
-    actions: Float32[np.ndarray, "batch horizon action"]
+    actions: Float32[np.ndarray, "answers horizon action"]
+    """An answer a row; of a policy of several datasets the rows of each, one dataset after the other, filled up."""
     framework: str
 
 
@@ -51,6 +53,16 @@ class TakesNoise(Protocol):
 
     def noise_shape(self, rows: int) -> tuple[int, ...]:
         """Its shape for a batch."""
+        ...
+
+
+@runtime_checkable
+class OfSeveral(Protocol):
+    """A policy that can be one of several datasets, none of which is chosen."""
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """Their names, by `member_index` of an observation; empty for a policy of one."""
         ...
 
 
@@ -67,9 +79,19 @@ def recorded(policy: Policy) -> Answer:
     return asked._replace(actions=_answered(policy, asked))
 
 
-def _answered(policy: Policy, asked: Answer) -> Float32[np.ndarray, "batch horizon action"]:
-    options = {"noise": asked.noise} if asked.noise.size else {}
-    return np.asarray(policy.predict(_observation(policy, asked), seed=0, **options), np.float32)
+def _answered(policy: Policy, asked: Answer) -> Float32[np.ndarray, "answers horizon action"]:
+    options, seen = {"noise": asked.noise} if asked.noise.size else {}, _observation(policy, asked)
+    if not _datasets(policy):
+        return np.asarray(policy.predict(seen, seed=0, **options), np.float32)
+    found = np.zeros((len(_datasets(policy)), ROWS, policy.spec.horizon, policy.spec.action_dim), np.float32)
+    for place, rows in enumerate(found):
+        chunk = policy.predict({**seen, MEMBER: np.full(ROWS, place)}, seed=0, **options)
+        rows[..., : chunk.shape[-1]] = chunk
+    return found.reshape(-1, *found.shape[2:])
+
+
+def _datasets(policy: Policy) -> tuple[str, ...]:
+    return policy.datasets if isinstance(policy, OfSeveral) else ()
 
 
 def _observation(policy: Policy, asked: Answer) -> Batch:
@@ -129,7 +151,7 @@ def compare(policy: Policy, answer: Answer, what: str, *, is_half: bool = False)
         UserError: another policy's answer, or actions that differ by more than rounding explains.
     """
     spec = policy.spec
-    wanted = (ROWS, spec.horizon, spec.action_dim)
+    wanted = (ROWS * max(len(_datasets(policy)), 1), spec.horizon, spec.action_dim)
     fits = answer.state.shape == (ROWS, spec.state_dim) and answer.environment.shape == (ROWS, spec.environment_dim)
     if set(answer.blocks) != set(spec.cameras) or answer.actions.shape != wanted or not fits:
         raise UserError(

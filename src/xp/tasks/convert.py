@@ -47,7 +47,7 @@ def run(run: Run) -> None:
             "convert.overwrite=true."
         )
     source = converter.open(found.folder, found.step, options)
-    answer = _answer(run, found, converter, options)
+    answer = _answer(run, found, converter, options, is_chosen=source.is_chosen)
     with run.progress(source.nbytes, "converting", unit="byte") as bar:
         converter.convert(source, asked.to, output, dtype=asked.dtype, advance=lambda read: _advance(run, bar, read))
     difference = None
@@ -95,13 +95,18 @@ def _recorded(found: FoundPolicy) -> Answer | None:
     return next((answer for answer in answers if answer is not None), None)
 
 
-def _answer(run: Run, found: FoundPolicy, converter: "Converter", options: "Mapping[str, str]") -> Answer | None:
-    """What the outcome must answer: as recorded, or as the checkpoint answers now where that is asked for."""
+def _answer(
+    run: Run, found: FoundPolicy, converter: "Converter", options: "Mapping[str, str]", *, is_chosen: bool
+) -> Answer | None:
+    """What the outcome must answer: as recorded, or as the checkpoint answers now where that is asked for.
+
+    One dataset of a mixture (`is_chosen`) is asked now where anything is recorded: that is the answer of all of them.
+    """
     config = run.config
     if config.convert.check == "none":
         return None
     answer = _recorded(found)
-    if answer is None and config.convert.check == "made":
+    if (answer is None and config.convert.check == "made") or (answer is not None and is_chosen):
         return recorded_answer.recorded(_loaded(config, found, converter, options))
     if answer is None:
         run.log(

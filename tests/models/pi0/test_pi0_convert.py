@@ -59,7 +59,7 @@ NOTES = Notes(
 
 def saved(folder, kind="pi05", seed=0, dtype=np.float32):
     statistics = NormStats(state=stats(3, 1), actions=stats(4, 2, quantiles=kind == "pi05"))
-    write_step(folder, 7, leaves(SIZES[kind], seed, dtype), statistics, NOTES, None)
+    write_step(folder, 7, leaves(SIZES[kind], seed, dtype), {NOTES.asset_id: statistics}, NOTES, None)
     return folder
 
 
@@ -156,7 +156,7 @@ def test_low_rank_updates_are_folded(tmp_path):
     case = Case("pi05_lora")
     wide = NormStats(state=stats(8, 1), actions=stats(8, 2))
     notes = Notes(**{**vars(NOTES), "action_dim": 8, "state_dim": 8, "absolute": None})
-    write_step(tmp_path / "jax", 0, case.flat, wide, notes, None)
+    write_step(tmp_path / "jax", 0, case.flat, {notes.asset_id: wide}, notes, None)
     found = open_torch(converted(tmp_path / "jax", TORCH, tmp_path / "torch"))
     assert len(found.shapes) == 51 and not any("lora" in name for name in found.leaves)
     folded = open_step(tmp_path / "jax", fold=True)

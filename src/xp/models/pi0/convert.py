@@ -20,8 +20,7 @@ from xp.checkpoints.arrays import AnyArray, AnyDType, CorruptFileError, Leaf, Re
 from xp.checkpoints.contiguous import contiguous
 from xp.checkpoints.orbax import OrbaxWriter, write_step_metadata
 from xp.checkpoints.ranges import cut, rounded_up
-from xp.errors import UserError
-from xp.foreign.paths import inside
+from xp.errors import UserError, join_names
 from xp.foreign.text import printable
 from xp.models.misfit import misfit
 from xp.models.pi0.interface import Interface, saved_interface, whole_number
@@ -29,8 +28,7 @@ from xp.models.pi0.io import processor_files
 from xp.models.pi0.io.folder import PARAMS, StepFolder, is_pi0, new_tree, open_step
 from xp.models.pi0.io.key_map import UNUSED, Part, joined, leaf_shapes, parts, tensor_shapes
 from xp.models.pi0.io.moving import Advance, Job, Piece, move
-from xp.models.pi0.io.norm_stats import ASSETS
-from xp.models.pi0.io.norm_stats import FILE as NORM_STATS
+from xp.models.pi0.io.norm_stats import write_assets
 from xp.models.pi0.io.notes import TOKENIZER
 from xp.models.pi0.io.torch_folder import (
     PREFIX,
@@ -68,6 +66,12 @@ class Source:
     def nbytes(self) -> int:
         """Of all weights, as they are stored."""
         return sum(leaf.nbytes for leaf in self.opened.leaves.values())
+
+    @property
+    def is_chosen(self) -> bool:
+        """Whether it is the policy of one dataset of a mixture, which the options chose."""
+        notes = self.opened.notes
+        return notes is not None and bool(notes.members) and not self.interface.notes.members
 
 
 def is_convertible(folder: Path) -> bool:
@@ -131,8 +135,15 @@ def convert(
         advance: told of every piece that was read.
 
     Raises:
-        UserError: a file is damaged.
+        UserError: a file is damaged, or a policy of several datasets is to be LeRobot's.
     """
+    assets = source.interface.assets
+    if to == LEROBOT and len(assets) > 1:
+        raise UserError(
+            f"The policy in {source.opened.path} was trained on {len(assets)} datasets ({join_names(assets)}), and "
+            "LeRobot's processors hold the statistics of one. Choose it: "
+            f"'convert.load_options={{unnorm_key: {next(iter(assets))}}}'"
+        )
     cast = None if dtype is None else DTYPES[dtype]
     try:
         with atomic.folder(output) as target:
@@ -164,10 +175,10 @@ def _to_torch(source: Source, target: Path, to: str, cast: AnyDType | None, adva
     notes, file = interface.notes, interface.tokenizer_file
     precision = "bfloat16" if any(leaf.dtype == DTYPES["bfloat16"] for leaf in leaves.values()) else "float32"
     if to == TORCH:
-        write_beside(target, source.sizes, interface.statistics, notes, file, precision=precision)
+        write_beside(target, source.sizes, interface.assets, notes, file, precision=precision)
         return
     processor_files.write(target, source.sizes, interface.statistics, notes, precision)
-    interface.statistics.write(inside(target / ASSETS, f"{notes.asset_id}/{NORM_STATS}", "a policy's asset id"))
+    write_assets(target, interface.assets)
     notes.write(target)
     if file is not None:
         shutil.copyfile(file, target / TOKENIZER)
@@ -244,7 +255,7 @@ def _to_jax(source: Source, target: Path, cast: AnyDType | None, advance: Advanc
     writer.close()
     write_step_metadata(place, [PARAMS])
     notes, file = interface.notes, interface.tokenizer_file
-    interface.statistics.write(inside(place / ASSETS, f"{notes.asset_id}/{NORM_STATS}", "a policy's asset id"))
+    write_assets(place, interface.assets)
     notes.write(place)
     if file is not None:
         shutil.copyfile(file, place / TOKENIZER)

@@ -12,12 +12,14 @@ class FlowFamily(Family):
 
     load_options = {
         "asset_id": "whose statistics are used, where the folder has several",
+        "unnorm_key": "the same; of a policy of a mixture the dataset whose cameras feed it too",
         "horizon": "actions in a chunk, where the folder does not say (default: 50)",
         "prompt_length": "tokens of a prompt, which openpi's folders do not say (default: 200 for pi0.5, 48 for pi0)",
         "tokenizer": "the folder of PaliGemma's tokenizer, where it does not lie beside the weights",
         "dtype": "float32 or bfloat16, which the weights are cast to while they are read",
     }
     takes_relative_actions = True
+    takes_mixtures = True
 
     def camera_sizes(
         self, model_cfg: JSONObject, cameras: Mapping[str, Sequence[int]], pretrained: Path | None = None

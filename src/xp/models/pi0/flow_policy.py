@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from xp.models.observation import TASK, as_windows
-from xp.models.pi0.inputs.prepare import ACTION, IS_PAD
+from xp.models.pi0.inputs.prepare import ACTION, IS_PAD, Prepare
 from xp.models.pi0.interface import Interface, PredictOptions
 from xp.models.pi0.real_time import PLAN, PLAN_GIVEN, PLAN_MASK, PLAN_WEIGHT, Plan
 from xp.models.policy import Batch, Seed
@@ -29,6 +29,11 @@ class FlowPolicy(ABC):
         return 0
 
     @property
+    def datasets(self) -> tuple[str, ...]:
+        """The datasets of a mixture, by `member_index`, of which none is chosen; empty for a policy of one."""
+        return tuple(self.interface.notes.members)
+
+    @property
     def camera_slots(self) -> dict[str, str]:
         """See `Policy.camera_slots`."""
         return dict(self.interface.prepare.cameras)
@@ -38,7 +43,8 @@ class FlowPolicy(ABC):
     ) -> Float32[np.ndarray, "batch horizon action"]:
         """Actions [B, H, A] float32 in dataset units.
 
-        Axes may be left out, see `xp.models.observation`; a camera too, which then takes no part.
+        Axes may be left out, see `xp.models.observation`; a camera too, which then takes no part. Of a policy of
+        several datasets `member_index` [B] of the observation says which one is asked about; A is that of its actions.
 
         Options:
             noise: what sampling begins with, [B, H, width of the model]; default: drawn from `seed`, a row by itself.
@@ -47,22 +53,22 @@ class FlowPolicy(ABC):
             plan, delay, guidance: real-time chunking, see `Plan`; plan [B, m, A] in dataset units.
 
         Raises:
-            UserError: an unknown option, or an observation that does not fit.
+            UserError: an unknown option, an observation that does not fit, or several datasets of which none is said.
         """
         asked = PredictOptions.from_given(options, self.interface.notes.sample_steps)
         seen = {name: value for name, value in observation.items() if not name.startswith(ACTION)}
-        windows = as_windows(seen, self.spec)
-        chunk = self._sample(self._inputs(windows, asked.plan), asked, seed)
-        return chunk if asked.normalized else self.interface.prepare.actions(chunk, windows)
+        prepare, windows = self.interface.prepare.own(as_windows(seen, self.spec))
+        chunk = self._sample(self._inputs(prepare, windows, asked.plan), asked, seed)
+        return chunk if asked.normalized else prepare.actions(chunk, windows)
 
-    def _inputs(self, windows: Mapping[str, object], plan: Plan | None) -> Arrays:
+    def _inputs(self, prepare: Prepare, windows: Mapping[str, object], plan: Plan | None) -> Arrays:
         """Prepared inputs; with a plan, which is normalised as the actions of a training are."""
         if plan is None:
-            return self.interface.prepare(windows)
+            return prepare(windows)
         texts, horizon = windows[TASK], self.spec.horizon
         assert isinstance(texts, list)
         rows = len(texts)
-        inputs = self.interface.prepare({**windows, ACTION: plan.whole(rows, horizon, self.spec.action_dim)})
+        inputs = prepare({**windows, ACTION: plan.whole(rows, horizon, prepare.action.stats.width)})
         inputs[PLAN] = inputs.pop(ACTION)
         inputs.pop(IS_PAD)
         if self.given_in_training:

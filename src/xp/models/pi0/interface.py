@@ -10,11 +10,14 @@ from jaxtyping import Float32
 
 from xp.errors import UserError, did_you_mean, join_names
 from xp.models.camera_maps import check_map
+from xp.models.members import not_chosen
 from xp.models.pi0.cameras import SLOTS, resolve_cameras
+from xp.models.pi0.inputs.mixed import MixedPrepare
 from xp.models.pi0.inputs.prepare import Prepare
-from xp.models.pi0.inputs.prompt import WORDS, prompts, tokenizer_file
+from xp.models.pi0.inputs.prompt import WORDS, Prompts, prompts, tokenizer_file
 from xp.models.pi0.io.norm_stats import NormStats, stats_of
 from xp.models.pi0.io.notes import TOKENIZER, Notes
+from xp.models.pi0.mixture import asset_asked_for, member_assets, member_cameras, of_dataset
 from xp.models.pi0.network.sizes import Sizes
 from xp.models.pi0.options import Pi0Options
 from xp.models.pi0.real_time import Plan
@@ -114,9 +117,10 @@ class Source(Protocol):
 class Interface:
     """What a policy is beside its network."""
 
-    prepare: Prepare
+    prepare: Prepare | MixedPrepare
     spec: PolicySpec
-    statistics: NormStats
+    assets: Mapping[str, NormStats]
+    """{asset id: statistics}, as they are saved: one, or one for each dataset of a mixture, by `member_index`."""
     notes: Notes
     tokenizer: str | None
     """What reads prompts: `words`, or a file or folder of PaliGemma's tokeniser."""
@@ -130,19 +134,34 @@ class Interface:
         return tokenizer_file(Path(str(self.tokenizer)).expanduser())
 
     @property
+    def statistics(self) -> NormStats:
+        """Of a policy of one dataset.
+
+        Raises:
+            UserError: it is one of several.
+        """
+        if len(self.assets) > 1:
+            raise UserError(not_chosen(None, tuple(self.assets)))
+        return next(iter(self.assets.values()))
+
+    @property
     def counted_dims(self) -> int | None:
-        """How many action dimensions the loss is a mean over, from the first; None: all, the filled ones too."""
-        return None if self.notes.count_filled_dims else self.statistics.actions.width
+        """How many action dimensions the loss is a mean over, from the first; None: all, the filled ones too.
+
+        Where the datasets of a mixture have several widths the inputs say it for each row (`DIM_IS_PAD`).
+        """
+        widths = {each.actions.width for each in self.assets.values()}
+        return None if self.notes.count_filled_dims or len(widths) > 1 else widths.pop()
 
 
 def interface(
-    sizes: Sizes, statistics: NormStats, notes: Notes, *, tokenizer: str | None, where: str, step: int = 0
+    sizes: Sizes, assets: Mapping[str, NormStats], notes: Notes, *, tokenizer: str | None, where: str, step: int = 0
 ) -> Interface:
     """Put the way in and out together.
 
     Args:
         sizes: of the network.
-        statistics: of the policy.
+        assets: {asset id: statistics}; where the notes have members one for each of them, in their order.
         notes: what neither sizes nor statistics say.
         tokenizer: `words`, a folder or file of PaliGemma's tokeniser, or None where it is not at hand.
         where: where the statistics come from, for messages.
@@ -151,12 +170,31 @@ def interface(
     Raises:
         UserError: states or actions that are wider than the model, or statistics without quantiles for pi0.5.
     """
+    reader = prompts(tokenizer, vocabulary=sizes.vocabulary, length=notes.prompt_length, reads_state=sizes.is_pi05)
+    spec = PolicySpec(
+        horizon=notes.horizon,
+        action_dim=max(statistics.actions.width for statistics in assets.values()),
+        state_dim=max(statistics.state.width for statistics in assets.values()),
+        cameras={camera: (*notes.sizes[name], 3) for name, camera in notes.fed.items()},
+        language=True,
+        actions_before=0,
+        takes_plan=True,
+    )
+    each = {
+        asset: _prepare(sizes, statistics, notes, reader, f"{where} ({asset})" if len(assets) > 1 else where)
+        for asset, statistics in assets.items()
+    }
+    several = MixedPrepare(each=each, counts_filled=notes.count_filled_dims) if notes.members else None
+    prepare = several or next(iter(each.values()))
+    return Interface(prepare=prepare, spec=spec, assets=assets, notes=notes, tokenizer=tokenizer, step=step)
+
+
+def _prepare(sizes: Sizes, statistics: NormStats, notes: Notes, reader: Prompts, where: str) -> Prepare:
+    """The way in and out by the statistics of one dataset."""
     _refuse_wider(statistics, sizes, where)
     state, action = statistics.scales(sizes.is_pi05, where)
-    relative = None if notes.absolute is None else RelativeActions(notes.action_dim, notes.absolute)
-    reader = prompts(tokenizer, vocabulary=sizes.vocabulary, length=notes.prompt_length, reads_state=sizes.is_pi05)
     fed = notes.fed
-    prepare = Prepare(
+    return Prepare(
         cameras={name: fed[name] for name in SLOTS if name in fed},
         side=sizes.vision.side,
         horizon=notes.horizon,
@@ -164,18 +202,8 @@ def interface(
         state=state,
         action=action,
         prompts=reader,
-        relative=relative,
+        relative=None if notes.absolute is None else RelativeActions(notes.action_dim, notes.absolute),
     )
-    spec = PolicySpec(
-        horizon=notes.horizon,
-        action_dim=statistics.actions.width,
-        state_dim=statistics.state.width,
-        cameras={camera: (*notes.sizes[name], 3) for name, camera in fed.items()},
-        language=True,
-        actions_before=0,
-        takes_plan=True,
-    )
-    return Interface(prepare=prepare, spec=spec, statistics=statistics, notes=notes, tokenizer=tokenizer, step=step)
 
 
 def _refuse_wider(statistics: NormStats, sizes: Sizes, where: str) -> None:
@@ -189,8 +217,8 @@ def _refuse_wider(statistics: NormStats, sizes: Sizes, where: str) -> None:
 
 def new_notes(
     options: Pi0Options, data: DataSpec, statistics: Statistics, horizon: int, transforms: DataTransforms
-) -> tuple[Notes, NormStats]:
-    """Notes and statistics of a policy that is to be trained."""
+) -> tuple[Notes, dict[str, NormStats]]:
+    """Notes and {asset id: statistics} of a policy that is to be trained."""
     cameras = resolve_cameras(options.cameras, data.cameras)
     relative = relative_actions(data, transforms) if transforms.is_relative else None
     action = statistics["action"] if relative is None else difference_statistics(transforms, relative, horizon)
@@ -200,7 +228,7 @@ def new_notes(
         state_dim=data.state_dim,
         cameras=cameras,
         sizes={name: (data.cameras[camera][0], data.cameras[camera][1]) for name, camera in cameras.items()},
-        asset_id=options.asset_id,
+        asset_id="" if data.members else options.asset_id,
         tokenizer=None,
         prompt_length=options.prompt_length,
         sample_steps=options.sample_steps,
@@ -209,8 +237,11 @@ def new_notes(
         absolute=None if relative is None else relative.excluded,
         dtype=options.dtype,
         max_delay=options.max_delay,
+        members=member_cameras(data, cameras),
     )
-    return notes, NormStats(state=stats_of(statistics["proprio"]), actions=stats_of(action))
+    if data.members:
+        return notes, member_assets(data, statistics)
+    return notes, {options.asset_id: NormStats(state=stats_of(statistics["proprio"]), actions=stats_of(action))}
 
 
 def _foreign(sizes: Sizes, statistics: NormStats) -> Notes:
@@ -253,13 +284,18 @@ def new_interface(
             f"model.max_delay={options.max_delay} and horizon.train={horizon}: of a chunk whose first actions are "
             f"given some have to be left. Type model.max_delay={horizon - 1} or less, or a longer horizon.train."
         )
-    notes, stats = new_notes(options, data, statistics, horizon, transforms)
+    if data.members and transforms.is_relative:
+        raise UserError(
+            "action_space=relative: a mixture is trained on actions as its datasets have them. Type "
+            "action_space=absolute."
+        )
+    notes, assets = new_notes(options, data, statistics, horizon, transforms)
     _refuse_other_actions(source, notes)
     tokenizer = options.tokenizer or (source.tokenizer if source else None)
     if tokenizer not in (None, WORDS):
         tokenizer_file(Path(str(tokenizer)).expanduser())  # refused now, not with the first batch
     notes = _with_tokenizer(notes, tokenizer)
-    return interface(sizes, stats, notes, tokenizer=tokenizer, where="the dataset")
+    return interface(sizes, assets, notes, tokenizer=tokenizer, where="the dataset")
 
 
 def saved_interface(
@@ -271,9 +307,7 @@ def saved_interface(
         UserError: missing statistics, or options that do not fit.
     """
     where = str(source.path)
-    asset = options.get("asset_id") or (source.notes.asset_id if source.notes else None)
-    statistics, asset = source.statistics(asset)
-    notes = replace(source.notes or _foreign(sizes, statistics), asset_id=asset)
+    notes, assets = _saved(source, sizes, asset_asked_for(options))
     if "horizon" in options:
         notes = replace(notes, horizon=whole_number("horizon", options["horizon"], HORIZON))
     if "prompt_length" in options:
@@ -289,7 +323,23 @@ def saved_interface(
             f"one of {join_names(notes.cameras)}."
         )
     step = int(source.path.name) if source.path.name.isdigit() else 0
-    return interface(sizes, statistics, notes, tokenizer=tokenizer, where=where, step=step)
+    return interface(sizes, assets, notes, tokenizer=tokenizer, where=where, step=step)
+
+
+def _saved(source: Source, sizes: Sizes, asked: str | None) -> tuple[Notes, dict[str, NormStats]]:
+    """Notes and {asset id: statistics} of a saved policy: of a mixture's all datasets, unless one is asked for."""
+    notes = source.notes
+    if notes is not None and notes.members:
+        if asked is None:
+            return notes, {name: source.statistics(name)[0] for name in notes.members}
+        if asked not in notes.members:
+            raise UserError(not_chosen(asked, tuple(notes.members)))
+    statistics, asset = source.statistics(asked or (notes.asset_id if notes else None))
+    if notes is None:
+        notes = _foreign(sizes, statistics)
+    elif notes.members:
+        notes = of_dataset(notes, asset, statistics)
+    return replace(notes, asset_id=asset), {asset: statistics}
 
 
 def _with_tokenizer(notes: Notes, tokenizer: str | None) -> Notes:

@@ -95,7 +95,7 @@ class Pi0Policy(FlowPolicy):
     def save(self, folder: Path) -> None:
         """Write openpi's folder layout, whole or not at all; `load_policy(folder)` gives this policy back exactly."""
         own = self.assembly
-        write_step(Path(folder), own.step, self.weights(), own.statistics, own.notes, own.tokenizer_file)
+        write_step(Path(folder), own.step, self.weights(), own.assets, own.notes, own.tokenizer_file)
 
 
 def _pieces(inputs: Arrays) -> Iterator[tuple[Arrays, int]]:

@@ -20,6 +20,7 @@ from transformers.models.auto import CONFIG_MAPPING
 
 from xp.errors import UserError
 from xp.models.pi0.cameras import SLOTS
+from xp.models.pi0.inputs.mixed import DIM_IS_PAD
 from xp.models.pi0.io.key_map import HEADS, UNUSED
 from xp.models.pi0.network.sizes import ExpertSizes, Sizes
 from xp.models.pi0.real_time import PLAN, PLAN_MASK, PLAN_WEIGHT
@@ -217,7 +218,8 @@ def sample(
 
 
 def loss(model: Model, inputs: Inputs, counted: int | None) -> torch.Tensor:
-    """The mean error over steps that are no padding and over the first `counted` dimensions (None: all).
+    """The mean error over steps that are no padding and over the first `counted` dimensions (None: all), or over those
+    of each row's dataset where `inputs` say them (`DIM_IS_PAD`).
 
     Noise and time are drawn from torch's generator unless `inputs` has them: one draw a window, or several [B, D, ...],
     over which the mean is taken.
@@ -232,8 +234,17 @@ def loss(model: Model, inputs: Inputs, counted: int | None) -> torch.Tensor:
     if noise.dim() == 3:
         noise, time = noise[:, None], time[:, None]
     found = [errors(model, inputs, noise[:, draw], time[:, draw]) for draw in range(noise.shape[1])]
-    by_step = torch.stack([each[..., :counted].mean(-1) for each in found]).mean(0)
+    by_step = torch.stack([_over_dims(each, inputs, counted) for each in found]).mean(0)
     if "action_is_pad" not in inputs:
         return by_step.mean()
     real = ~inputs["action_is_pad"]
     return torch.where(real, by_step, 0.0).sum() / real.sum().clamp(min=1)
+
+
+def _over_dims(
+    values: Float[torch.Tensor, "batch horizon dim"], inputs: Inputs, counted: int | None
+) -> Float[torch.Tensor, "batch horizon"]:
+    if DIM_IS_PAD not in inputs:
+        return values[..., :counted].mean(-1)
+    counts = ~inputs[DIM_IS_PAD][:, None]
+    return torch.where(counts, values, 0.0).sum(-1) / counts.sum(-1)

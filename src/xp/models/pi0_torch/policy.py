@@ -89,7 +89,7 @@ class Pi0TorchPolicy(FlowPolicy):
                     writer.write(name, start, values)
             writer.close()
             file = own.tokenizer_file
-            write_beside(target, self.sizes, own.statistics, own.notes, file, precision=precision)
+            write_beside(target, self.sizes, own.assets, own.notes, file, precision=precision)
 
     @property
     def _device(self) -> torch.device:

@@ -48,18 +48,24 @@ class Prepare:
         Raises:
             UserError: what the policy reads is not in the batch, or has another form.
         """
+        return self.pictures(batch) | self.numbers(batch)
+
+    def numbers(self, batch: Batch) -> dict[str, np.ndarray]:
+        """What `__call__` gives but the pictures: prompts, states and targets, by the statistics of the policy."""
         if self.relative is not None:
             batch = self.relative.to_relative(batch)
         seen = hide_states(batch, self.state.stats.mean)
-        inputs = self._pictures(seen)
         state = self.state.normalize(self._state(seen))
         texts = seen.get(TASK)
         tasks = [str(text) for text in texts] if isinstance(texts, list | tuple | np.ndarray) else [""] * len(state)
-        inputs["tokens"], inputs["token_mask"] = self.prompts(tasks, state)
-        inputs["state"] = self._filled(state)
-        if ACTION in batch:
-            inputs |= self._targets(batch)
-        return inputs
+        found: dict[str, np.ndarray] = {}
+        found["tokens"], found["token_mask"] = self.prompts(tasks, state)
+        found["state"] = self._filled(state)
+        return found | (self._targets(batch) if ACTION in batch else {})
+
+    def own(self, batch: Batch) -> tuple["Prepare", Batch]:
+        """Itself: a policy of one dataset; see `MixedPrepare.own`."""
+        return self, batch
 
     def actions(
         self, chunk: Float[np.ndarray, "batch horizon width"], observation: Batch
@@ -68,7 +74,8 @@ class Prepare:
         found = self.action.unnormalize(chunk)[..., : self.action.stats.width]
         return found if self.relative is None else found + self.relative.anchor(observation)
 
-    def _pictures(self, batch: Batch) -> dict[str, np.ndarray]:
+    def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
+        """Pictures and which are there, by image input, of the cameras that the batch has; see `__call__`."""
         found: dict[str, np.ndarray] = {}
         for name, camera in self.cameras.items():
             given = batch.get(f"{IMAGES}{camera}")

@@ -21,11 +21,10 @@ from xp.checkpoints.open import Checkpoint, open_checkpoint
 from xp.checkpoints.orbax import METADATA, OrbaxWriter, Tree, TreeEntry, read_tree_metadata, write_step_metadata
 from xp.checkpoints.ranges import cut, rounded_up
 from xp.errors import UserError, join_names
-from xp.foreign.paths import inside, member
+from xp.foreign.paths import member
 from xp.foreign.text import printable
 from xp.json_types import JSON
-from xp.models.pi0.io.norm_stats import ASSETS, NormStats, chosen_statistics
-from xp.models.pi0.io.norm_stats import FILE as NORM_STATS
+from xp.models.pi0.io.norm_stats import NormStats, chosen_statistics, write_assets
 from xp.models.pi0.io.notes import TOKENIZER, Notes, read_notes
 
 PARAMS = "params"
@@ -142,7 +141,7 @@ def write_step(
     folder: Path,
     step: int,
     weights: Mapping[str, np.ndarray],
-    statistics: NormStats,
+    assets: Mapping[str, NormStats],
     notes: Notes,
     tokenizer: Path | None,
 ) -> None:
@@ -152,8 +151,8 @@ def write_step(
         folder: the policy's folder.
         step: the name of the step below it.
         weights: every weight by its path.
-        statistics: of the policy.
-        notes: xp's own; its asset id says where the statistics go.
+        assets: {asset id: statistics}: one, or one for each dataset of a mixture.
+        notes: xp's own.
         tokenizer: the file of PaliGemma's tokeniser, copied beside the weights; None where it is not at hand.
     """
     with atomic.folder(folder) as target:
@@ -167,7 +166,7 @@ def write_step(
                 writer.write(path, start, flat[start:stop])
         writer.close()
         write_step_metadata(place, [PARAMS])
-        statistics.write(inside(place / ASSETS, f"{notes.asset_id}/{NORM_STATS}", "a policy's asset id"))
+        write_assets(place, assets)
         notes.write(place)
         if tokenizer is not None:
             shutil.copyfile(tokenizer, place / TOKENIZER)

@@ -11,7 +11,7 @@ from xp import atomic
 from xp.checkpoints.sidecar import statistics_files
 from xp.errors import UserError, did_you_mean, join_names
 from xp.foreign.json_file import Fields, read_fields
-from xp.foreign.paths import RefusedError
+from xp.foreign.paths import RefusedError, inside
 from xp.foreign.statistics import checked_statistics
 from xp.foreign.text import printable
 
@@ -110,6 +110,16 @@ class NormStats:
         """Write the file; the caller makes the folder atomic."""
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic.write_json(path, self.content(), durable=False)
+
+
+def write_assets(folder: Path, assets: Mapping[str, NormStats]) -> None:
+    """Write `assets/ASSET_ID/norm_stats.json` of each {asset id: statistics}; the caller makes the folder atomic.
+
+    Raises:
+        RefusedError: an id that leads out of the folder.
+    """
+    for asset, statistics in assets.items():
+        statistics.write(inside(folder / ASSETS, f"{asset}/{FILE}", "a policy's asset id"))
 
 
 def read_norm_stats(path: Path) -> NormStats:

@@ -1,7 +1,7 @@
 """xp's notes beside a pi0's weights: what neither the weights nor the statistics say. openpi does not read them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from xp import atomic
@@ -30,7 +30,7 @@ class Notes:
     sizes: Mapping[str, tuple[int, int]]
     """(height, width) in pixels of each camera as it was trained on, by image input."""
     asset_id: str
-    """Whose statistics: the folder below `assets`, which may have slashes."""
+    """Whose statistics: the folder below `assets`, which may have slashes; "" where there are `members`."""
     tokenizer: str | None
     prompt_length: int
     sample_steps: int = 10
@@ -43,6 +43,9 @@ class Notes:
     """Up to how many actions of a chunk were given in training; see `xp.models.pi0.real_time`."""
     vision_heads: int | None = None
     """Attention heads of the image encoder, which files of torch tensors do not tell; None: as wide as openpi's."""
+    members: Mapping[str, Mapping[str, str]] = field(default_factory=dict[str, Mapping[str, str]])
+    """Of a policy of several datasets {dataset: {image input: its own camera}}, by `member_index`: each has the asset
+    of its name, and `cameras` are the mixture's. Empty for a policy of one."""
 
     @property
     def fed(self) -> dict[str, str]:
@@ -52,9 +55,12 @@ class Notes:
     def write(self, folder: Path) -> None:
         """Write the file into a step's folder; the caller makes the folder atomic."""
         cameras = {name: {"camera": self.cameras[name], "size": list(size)} for name, size in self.sizes.items()}
-        others = {key: value for key, value in vars(self).items() if key not in ("cameras", "sizes", "absolute")}
+        apart = ("cameras", "sizes", "absolute", "members")
+        others = {key: value for key, value in vars(self).items() if key not in apart}
         absolute = None if self.absolute is None else list(self.absolute)
-        atomic.write_json(folder / FILE, {**others, "cameras": cameras, "absolute": absolute}, durable=False)
+        several = {"members": self.members} if self.members else {}
+        content = {**others, "cameras": cameras, "absolute": absolute, **several}
+        atomic.write_json(folder / FILE, content, durable=False)
 
 
 def read_notes(folder: Path) -> Notes | None:
@@ -86,7 +92,20 @@ def read_notes(folder: Path) -> Notes | None:
         dtype=fields.text("dtype", None, among=("float32", "bfloat16")),
         max_delay=fields.integer("max_delay", 0, low=0, high=_MOST),
         vision_heads=None if fields.content.get("vision_heads") is None else _count(fields, "vision_heads", 1),
+        members=_members(fields),
     )
+
+
+def _members(fields: Fields) -> dict[str, dict[str, str]]:
+    listed = fields.object("members", None)
+    return {} if listed is None else {name: _fed(entry) for name, entry in listed.objects()}
+
+
+def _fed(entry: Fields) -> dict[str, str]:
+    for name in entry.content:
+        if name not in SLOTS:
+            raise entry.refusal(name, f"some of {', '.join(SLOTS)} alone")
+    return {name: entry.text(name, most=200) for name in SLOTS if name in entry}
 
 
 def _count(fields: Fields, name: str, low: int) -> int:

@@ -22,13 +22,12 @@ from xp.checkpoints.ranges import cut
 from xp.checkpoints.safetensors import MODEL, create_safetensors, open_folder
 from xp.errors import UserError
 from xp.foreign.json_file import Fields, read_fields
-from xp.foreign.paths import RefusedError, inside, member
+from xp.foreign.paths import RefusedError, member
 from xp.foreign.text import printable
 from xp.models.misfit import PLURAL, misfit
 from xp.models.pi0.io import processor_files
 from xp.models.pi0.io.key_map import EMBEDDING, EMBEDDING_TIED, UNUSED, leaf_shapes, tensor_shapes
-from xp.models.pi0.io.norm_stats import ASSETS, NormStats, chosen_statistics
-from xp.models.pi0.io.norm_stats import FILE as NORM_STATS
+from xp.models.pi0.io.norm_stats import NormStats, chosen_statistics, write_assets
 from xp.models.pi0.io.notes import TOKENIZER, Notes, read_notes
 from xp.models.pi0.network.sizes import EXPERTS, Sizes, sizes_from_shapes, weight_shapes
 
@@ -229,11 +228,11 @@ def openpi_config(sizes: Sizes, notes: Notes, precision: str) -> dict[str, objec
 
 
 def write_beside(
-    folder: Path, sizes: Sizes, statistics: NormStats, notes: Notes, tokenizer: Path | None, *, precision: str
+    folder: Path, sizes: Sizes, assets: Mapping[str, NormStats], notes: Notes, tokenizer: Path | None, *, precision: str
 ) -> None:
     """What stands beside `model.safetensors` in openpi's layout: configuration, statistics, xp's notes, tokeniser."""
     atomic.write_json(folder / CONFIG, openpi_config(sizes, notes, precision), durable=False)
-    statistics.write(inside(folder / ASSETS, f"{notes.asset_id}/{NORM_STATS}", "a policy's asset id"))
+    write_assets(folder, assets)
     notes.write(folder)
     if tokenizer is not None:
         shutil.copyfile(tokenizer, folder / TOKENIZER)

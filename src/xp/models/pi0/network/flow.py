@@ -15,6 +15,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from xp.models.pi0.inputs.mixed import DIM_IS_PAD
 from xp.models.pi0.network.gemma import Cache
 from xp.models.pi0.network.guidance import guided_velocity
 from xp.models.pi0.network.model import ACTION, IS_PAD, NOISE, STATE, TIME, Inputs, Pi0
@@ -70,7 +71,14 @@ class Network:
         """Squared error of the velocity, the mean over action dimensions; each action may have its own time."""
         actions, at = jnp.asarray(inputs[ACTION]), time[..., None] if time.ndim == 2 else time[:, None, None]
         found = self.model(weights).velocity(inputs, at * noise + (1 - at) * actions, time)
-        return jnp.square(found - (noise - actions))[..., : self.counted_dims].mean(-1)
+        return self._over_dims(jnp.square(found - (noise - actions)), inputs)
+
+    def _over_dims(self, values: Float[Array, "batch horizon dim"], inputs: Inputs) -> Float[Array, "batch horizon"]:
+        """The mean over the action dimensions that count: those of each row's dataset where `inputs` say them."""
+        if DIM_IS_PAD not in inputs:
+            return values[..., : self.counted_dims].mean(-1)
+        counts = ~jnp.asarray(inputs[DIM_IS_PAD])[:, None]
+        return jnp.where(counts, values, 0.0).sum(-1) / counts.sum(-1)
 
     def errors_of_draws(
         self,
@@ -86,7 +94,7 @@ class Network:
         def one(noise: Array, time: Array) -> Array:
             at = time[:, None, None]
             found = model.velocity_after(cache, valid, state, at * noise + (1 - at) * actions, time)
-            return jnp.square(found - (noise - actions))[..., : self.counted_dims].mean(-1)
+            return self._over_dims(jnp.square(found - (noise - actions)), inputs)
 
         return jax.vmap(one, in_axes=1)(noise, time).mean(0)
 

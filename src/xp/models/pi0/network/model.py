@@ -28,6 +28,7 @@ type Inputs = Mapping[str, Array | np.ndarray]
 """`image/NAME` [B, h, w, 3] uint8, or float of -1..1; `image_mask/NAME` [B] bool; `tokens` [B, L] int32 and
 `token_mask` [B, L] bool; `state` [B, A] float32; for the loss `action` [B, H, A] float32, and optionally
 `action_is_pad` [B, H] bool, `noise` [B, H, A] and `time` [B] float32. All normalised, states and actions filled up.
+`action_dim_is_pad` [B, A] bool: dimensions that count in no loss, where they are not those of all rows.
 `delay` [B] int32: how many actions are given clean in the loss, where the network learns that."""
 
 IMAGE, IMAGE_MASK, TOKENS, TOKEN_MASK = "image/", "image_mask/", "tokens", "token_mask"
