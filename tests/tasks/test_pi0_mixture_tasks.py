@@ -71,8 +71,8 @@ def test_a_killed_run_ends_in_the_same_weights(xp, run):
 def test_predict_measures_the_dataset_that_is_chosen_on_what_the_run_held_out(xp, run):
     folder, _ = run
     line = ["task=predict", f"predict.checkpoint={folder}", "predict.num_trajectories=1", "predict.bootstrap=10"]
-    xp(*line, "predict.unnorm_key=video", "hydra.run.dir=video")
-    metrics = json.loads((xp.cwd / "video/metrics.json").read_text())
+    xp(*line, "predict.unnorm_key=arm", "hydra.run.dir=arm")
+    metrics = json.loads((xp.cwd / "arm/metrics.json").read_text())
     assert metrics["held_out"] == "held out by the training run"
     assert "arm, video" in xp(*line, "hydra.run.dir=none", code=2).stderr
 

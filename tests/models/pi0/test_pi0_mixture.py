@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pi0_made_up import DATA, batch, config, entry
 
 from xp import merge
+from xp.config.model_families import learner, refuse_mixture
 from xp.errors import UserError
 from xp.models import load_policy, recorded_answer
 from xp.models.families import build
@@ -382,3 +383,10 @@ def test_the_notes_of_a_policy_of_one_dataset_have_no_members(tmp_path):
     notes.write(tmp_path)
     assert "members" not in json.loads((tmp_path / "xp_pi0.json").read_text())
     assert read_notes(tmp_path) == notes
+
+
+def test_a_family_that_learns_from_one_dataset_names_the_models_that_take_a_mixture():
+    refuse_mixture(learner("pi0"))
+    refuse_mixture(learner("pi0_torch"))
+    with pytest.raises(UserError, match="family vintix learn from one dataset.*pi05_tiny.*pi05_torch_tiny"):
+        refuse_mixture(learner("vintix"))
