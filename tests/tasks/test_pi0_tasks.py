@@ -10,12 +10,17 @@ import numpy as np
 import pytest
 
 from xp.checkpoints.open import open_checkpoint
+from xp.checkpoints.safetensors import open_folder
 from xp.models.recorded_answer import FILE
 
 TRAIN = [
     "task=train", "horizon=h4", "trainer.steps=6", "trainer.batch_size=4", "trainer.val_windows=8",
     "trainer.val_every=3", "trainer.checkpoint_every=2", "trainer.keep_checkpoints=3", "trainer.log_every=1",
     "lr.warmup_steps=2",
+]  # fmt: skip
+EVAL = [
+    "task=eval", "eval.episodes=1", "eval.videos=0", "eval.workers=1", "env.tasks=[push_red]", "env.max_steps=8",
+    "eval.allow_blind=true",
 ]  # fmt: skip
 FEW = ["predict.num_trajectories=1", "predict.bootstrap=10"]
 
@@ -100,10 +105,7 @@ def test_a_checkpoint_is_converted_asked_again_and_told_from_a_changed_one(xp, r
 @pytest.mark.slow
 def test_it_acts_in_simulation_and_is_merged_by_loss(xp, run):
     folder, _ = run
-    xp(
-        "task=eval", f"eval.checkpoint={folder}", "eval.episodes=1", "eval.videos=0", "eval.workers=1",
-        "env.tasks=[push_red]", "env.max_steps=8", "eval.allow_blind=true", "hydra.run.dir=eval",
-    )  # fmt: skip
+    xp(*EVAL, f"eval.checkpoint={folder}", "hydra.run.dir=eval")
     xp("task=dump", f"dump.checkpoint={folder}", "dump.samples=8", "dump.draws=2", "dump.output=val.safetensors")
     line = ["task=merge", f"merge.checkpoints=[{folder}@2,{folder}@4,{folder}@6]"]
     xp(*line, "merge_method=average", "hydra.run.dir=average")
@@ -113,6 +115,43 @@ def test_it_acts_in_simulation_and_is_merged_by_loss(xp, run):
 
 def _data(folder):
     return json.loads((folder / "summary.json").read_text())["data"]["root"]
+
+
+@pytest.mark.slow
+def test_it_acts_on_while_its_next_chunk_is_computed(xp, run):
+    folder, _ = run
+    line = [*EVAL, f"eval.checkpoint={folder}", "chunk_size.execution=real_time", "chunk_size.delay=1"]
+    xp(*line, "chunk_size.steps=2", "hydra.run.dir=eval")
+    rows = csv.DictReader((xp.cwd / "eval/episodes.csv").read_text().splitlines())
+    (acted,) = [row for row in rows if row["policy"] == "policy"]
+    assert acted["steps"] == "8" and acted["queries"] == "4"
+    assert "predicts 4" in xp(*line, "chunk_size.steps=4", "hydra.run.dir=other", code=2).stderr
+
+
+@pytest.mark.slow
+def test_low_rank_updates_in_torch_are_folded_by_merges_and_conversions(xp, arm):
+    updates = ["model.language=dummy_lora", "model.action=dummy_lora"]
+    line = [*TRAIN, "model=pi05_torch_tiny", f"data.root={arm}", *updates, "trainer.record_answers=true"]
+    xp(*line, "hydra.run.dir=run")
+    assert any("lora_a" in name for name in open_folder(xp.cwd / "run/final").leaves)
+    xp("task=merge", "merge_method=average", "merge.checkpoints=[run@4,run@6]", "merge.output=merged")
+    for step in (4, 6):
+        xp("task=convert", f"convert.checkpoint=run@{step}", "convert.to=openpi_torch", f"convert.output=folded{step}")
+    xp("task=merge", "merge_method=average", "merge.checkpoints=[folded4,folded6]", "merge.output=other")
+    one, other = weights(xp.cwd / "merged"), weights(xp.cwd / "other")
+    assert one.keys() == other.keys() and not any("lora" in name for name in one)
+    for name, array in one.items():
+        np.testing.assert_allclose(array, other[name], atol=1e-6, err_msg=name)
+    xp(
+        "task=convert", "convert.checkpoint=merged", "convert.to=openpi_jax", "convert.check=made",
+        "convert.output=jax", "hydra.run.dir=convert",
+    )  # fmt: skip
+    assert json.loads((xp.cwd / "convert/summary.json").read_text())["difference"] < 2e-3
+    xp("task=dump", "dump.checkpoint=run", "dump.samples=8", "dump.draws=2", "dump.output=val.safetensors")
+    by_loss = ["task=merge", "merge_method=inverse_loss", "merge.validation=val.safetensors"]
+    said = xp(*by_loss, "merge.checkpoints=[run@4,run@6]", "merge.output=refused", code=2).stderr
+    assert "fold those of each checkpoint first" in said
+    xp(*by_loss, "merge.checkpoints=[folded4,folded6]", "merge.output=by_loss")
 
 
 @pytest.mark.slow
