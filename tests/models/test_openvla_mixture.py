@@ -8,7 +8,7 @@ import pytest
 from openvla_made_up import CAMERAS, DATA, MODEL, batch_for, made, statistics
 
 from xp.errors import UserError
-from xp.models import load_policy
+from xp.models import load_policy, recorded_answer
 from xp.models.families import build
 from xp.models.policy import MemberSpec
 
@@ -55,7 +55,10 @@ def test_each_row_is_prepared_as_a_model_of_its_dataset_alone_prepares_it(mode):
 def test_a_saved_policy_acts_as_the_dataset_that_is_chosen(mode, tmp_path):
     policy = trained(**mode).policy(None)
     policy.save(tmp_path / "p")
+    assert policy.datasets == ("a", "b")
+    assert recorded_answer.compare(load_policy(tmp_path / "p"), recorded_answer.recorded(policy), "the policy") == 0
     chosen = load_policy(tmp_path / "p", unnorm_key="b")
+    assert not chosen.datasets
     assert set(chosen.spec.cameras) <= {"top", "hand"} and set(chosen.spec.cameras)
     seen = {key: value for key, value in batch_for(policy.spec).items() if not key.startswith("action")}
     renamed = dict(seen)

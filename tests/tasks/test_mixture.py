@@ -29,7 +29,7 @@ def command(sets, *more):
 def mixed(tmp_path_factory, cache, sets):
     """An Octo trained on the three."""
     folder = tmp_path_factory.mktemp("mixed")
-    Xp(folder, cache)(*command(sets, *SMALL, "hydra.run.dir=run"))
+    Xp(folder, cache)(*command(sets, *SMALL, "trainer.record_answers=true", "hydra.run.dir=run"))
     return folder / "run"
 
 
@@ -61,6 +61,14 @@ def test_the_report_has_the_shares_and_the_losses_of_each_dataset(mixed):
     logs = logs_by_dataset(RunFolder(mixed).validation_log())
     assert set(logs) == {"arm", "bare", "video"} and logs["arm"][-1]["step"] == 12
     assert all(np.isfinite(log[-1]["val_loss"]) for log in logs.values())
+
+
+def test_its_recorded_answer_is_one_of_each_dataset(mixed):
+    from xp.models import load_policy, recorded_answer
+
+    policy = load_policy(mixed)
+    assert policy.datasets == ("arm", "bare", "video")
+    assert recorded_answer.compare(policy, recorded_answer.read(mixed / "final"), "the policy") == 0
 
 
 def test_a_policy_of_a_mixture_acts_as_the_dataset_that_is_chosen(mixed):
@@ -138,11 +146,15 @@ SMALL_PICTURES = ["model.image_size=[32,32]", "trainer.batch_size=4", "trainer.v
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["act_tiny", "diffusion_tiny"])
 def test_a_lerobot_policy_learns_from_a_mixture_and_becomes_a_plain_one(xp, sets, tmp_path, model):
-    from xp.models import load_policy
+    from xp.models import load_policy, recorded_answer
 
-    more = [f"model={model}", *SMALL_PICTURES, "lr.warmup_steps=2", "hydra.run.dir=run"]
+    more = [f"model={model}", *SMALL_PICTURES, "lr.warmup_steps=2", "trainer.record_answers=true", "hydra.run.dir=run"]
     xp(*command(sets, *more))
     final = xp.cwd / "run"
+    recorded = recorded_answer.read(final / "final")
+    assert (
+        recorded is not None and recorded_answer.compare(load_policy(final), recorded, "the policy") < 1e-5
+    )  # threads differ
     with pytest.raises(UserError, match="arm, bare, video"):
         load_policy(final, unnorm_key="ram")
     policy = load_policy(final, unnorm_key="arm")

@@ -126,6 +126,12 @@ class LeRobotPolicy:
         """See `Policy.camera_slots`."""
         return {camera_name(key): camera for key, (camera, _, _) in self.assembly.images.items() if camera}
 
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """The datasets of a mixture, by `member_index`, of which none is chosen; empty for a policy of one."""
+        members = self.assembly.members
+        return () if members is None else members.names
+
     def predict(
         self, observation: Batch, *, seed: Seed = 0, **options: object
     ) -> Float32[np.ndarray, "batch horizon action"]:

@@ -92,6 +92,12 @@ class OctoPolicy:
         slots = self.assembly.prepare.slots
         return {name: slot.camera for name, slot in slots.items() if slot.camera is not None}
 
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """The datasets of a mixture, by `member_index`, of which none is chosen; empty for a policy of one."""
+        members = self.assembly.prepare.members
+        return () if members is None else members.names
+
     def predict(
         self, observation: Batch, *, seed: Seed = 0, **options: object
     ) -> Float32[np.ndarray, "*draws batch horizon action"]:

@@ -40,6 +40,12 @@ class OpenVLAPolicy:
         """See `Policy.camera_slots`."""
         return self.assembly.sidecar.notes.cameras
 
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """The datasets of a mixture, by `member_index`, of which none is chosen; empty for a policy of one."""
+        notes = self.assembly.sidecar.notes
+        return () if notes.unnorm_key is not None else tuple(notes.members)
+
     def predict(
         self, observation: Batch, *, seed: Seed = 0, **options: object
     ) -> Float32[np.ndarray, "batch horizon action"]:
