@@ -46,6 +46,7 @@ from xp.models.openvla.decoding import generate
 from xp.models.openvla.model import HEADS, Marks, ModelInputs, OpenVLAModel
 from xp.models.openvla.options import Adaptation
 from xp.models.openvla.sizes import LanguageSizes, NetworkSizes, TowerSizes
+from xp.runs.execution import threads
 
 SIZES = {
     "tiny": NetworkSizes(
@@ -127,7 +128,7 @@ GIVEN_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536"}
 
 def _child(*arguments: str, environment: Mapping[str, str] | None = None) -> Any:
     command = [sys.executable, __file__, *arguments]
-    given = {**os.environ, **(environment or {})}
+    given = {**os.environ, **threads.environment(), **(environment or {})}  # threads that wait are asleep
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=given)
     return json.loads(done.stdout.splitlines()[-1])
 
