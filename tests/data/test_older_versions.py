@@ -246,7 +246,7 @@ def test_rows_and_each_camera_have_a_fingerprint_and_former_ones_are_known(today
     Split((0,), (1,), {"dataset": known[1]}).check(before)
     with pytest.raises(UserError, match="made from another dataset"):
         Split((0,), (1,), {"dataset": known[1]}).check(after)
-    trained = TrainedData(str(root), known[0], 10, known[2])
+    trained = TrainedData(str(root), known[0], 10, known[2], {})
     _refuse_replaced(tmp_path, trained, before, same=True)
     with pytest.raises(UserError, match="videos of top are others"):
         _refuse_replaced(tmp_path, trained, after, same=True)
