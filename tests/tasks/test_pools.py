@@ -2,8 +2,12 @@
 
 import os
 import signal
+import struct
+import sys
+import threading
 import time
 from concurrent.futures import Future
+from concurrent.futures.process import _ExecutorManagerThread
 from pathlib import Path
 from typing import Any, cast
 
@@ -102,3 +106,46 @@ def test_worker_processes_leave_ctrl_c_to_the_one_that_ends_them():
 
 def test_workers_are_those_asked_for_or_one_a_core():
     assert workers_of(5) == 5 and 1 <= workers_of(None) <= 8
+
+
+def cut_off(folder: str) -> str:
+    """Send a part of a result and die, once; what the executor's own worker holds while it sends is held too."""
+    flag = Path(folder) / "was_here"
+    if flag.exists():
+        return "whole"
+    flag.touch()
+    frame: Any = sys._getframe()
+    while frame.f_code.co_name != "_process_worker":
+        frame = frame.f_back
+    results = frame.f_locals["result_queue"]
+    with results._wlock:
+        os.write(results._writer.fileno(), struct.pack("!i", 1000) + b"a few of a thousand")
+        os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("it outlived its end")
+
+
+def managers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if isinstance(thread, _ExecutorManagerThread)]
+
+
+@pytest.mark.timeout(120)
+def test_a_process_that_dies_while_it_sends_a_result_is_replaced_and_holds_up_nobody(tmp_path):
+    before = managers()
+    with Processes(1) as processes:
+        assert list(in_order(processes, cut_off, [str(tmp_path)], lambda: None)) == ["whole"]
+    for thread in set(managers()) - set(before):
+        thread.join(20)
+        assert not thread.is_alive(), "Python waits for it at its end"
+
+
+@pytest.mark.timeout(120)
+def test_an_end_in_the_middle_of_a_result_leaves_nothing_that_python_waits_for(tmp_path):
+    before = managers()
+    with Processes(1) as processes:
+        processes.begin(cut_off, str(tmp_path))
+        process = next(iter(cast("Any", processes)._executor._processes.values()))
+        process.join(60)
+        time.sleep(0.2)  # the executor's thread reads what there is of it
+    for thread in set(managers()) - set(before):
+        thread.join(20)
+        assert not thread.is_alive()

@@ -3,13 +3,14 @@
 import os
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, TimeoutError
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from xp.errors import UserError
 from xp.runs.execution import threads
@@ -17,6 +18,8 @@ from xp.runs.execution import threads
 HEARD_EVERY_S = 0.1
 """How often it is asked whether to leave while something is computed elsewhere."""
 MOST_WORKERS = 8
+LOST_AFTER_S = 2.0
+"""How long a dead process's results are waited for: whole ones that it had sent are there by then."""
 ATTEMPTS = 3
 """How often it is begun again what was lost with a process, until something is finished."""
 
@@ -56,17 +59,27 @@ class Processes:
             lost.set_exception(error)
             return lost
 
+    @property
+    def has_dead(self) -> bool:
+        """Whether a process has died."""
+        processes = (self._executor._processes or {}) if self._executor else {}
+        return any(process.exitcode is not None for process in list(processes.values()))
+
     def end(self) -> None:
         """End all processes; the next `begin` starts others."""
         executor, self._executor = self._executor, None
         if executor is None:
             return
         processes = list((executor._processes or {}).values())  # there is no public way to end what computes
+        results: Any = executor._result_queue
         executor.shutdown(wait=False, cancel_futures=True)
         for process in processes:
             process.terminate()
         for process in processes:
             process.join()
+        # A result whose sender was ended half-way: the executor's thread, which Python waits for at its end, would read
+        # for ever. With the last open end of the pipe gone it finds the end instead.
+        results._writer.close()
 
 
 def in_order[Item, Result](
@@ -87,7 +100,7 @@ def in_order[Item, Result](
         nonlocal deaths
         while True:
             try:
-                result = _heard(waiting[0][1], leave_when_asked)
+                result = _heard(waiting[0][1], processes, leave_when_asked)
             except BrokenProcessPool as error:
                 deaths += 1
                 _refuse_deadly(waiting[0][0], deaths, error)
@@ -121,7 +134,9 @@ def _refuse_deadly(item: object, deaths: int, error: BrokenProcessPool) -> None:
         ) from error
 
 
-def _heard[Result](result: "Future[Result]", leave_when_asked: Callable[[], None]) -> Result:
+def _heard[Result](result: "Future[Result]", processes: Processes, leave_when_asked: Callable[[], None]) -> Result:
+    """The result; a process that died while it sent one is noticed here, for the executor waits for the rest of it."""
+    dead_since: float | None = None
     while True:
         leave_when_asked()
         try:
@@ -129,6 +144,9 @@ def _heard[Result](result: "Future[Result]", leave_when_asked: Callable[[], None
         except TimeoutError:
             if result.done():  # it is what the work itself has raised
                 raise
+        dead_since = (dead_since or time.monotonic()) if processes.has_dead else None
+        if dead_since is not None and time.monotonic() - dead_since > LOST_AFTER_S:
+            raise BrokenProcessPool("a process died while it sent its result")
 
 
 def _begin() -> None:
