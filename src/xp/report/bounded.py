@@ -7,7 +7,7 @@ from statistics import mean
 from xp.report.estimates import MAE
 from xp.report.numbers import number
 from xp.report.read import Entry, Experiment
-from xp.report.results import best_of, differing_keys, successes, varied
+from xp.report.results import best_of, successes, telling_keys, varied
 from xp.report.tables import Table
 
 MOST_RUNS = 60
@@ -86,7 +86,7 @@ def variants_table(experiment: Experiment, most: int = MOST_VARIANTS) -> Table |
 
 def _variants(stage: str, runs: Sequence[Entry], most: int) -> list[tuple[str, ...]]:
     known = [run for run in runs if run.config]
-    keys = [key for key in differing_keys(known) if key.rpartition(".")[2] != "seed"][:_VARIED]
+    keys = telling_keys(known)[:_VARIED]
     groups: dict[str, list[Entry]] = {}
     for run in runs:
         groups.setdefault(varied(run, keys) or "(all alike)", []).append(run)

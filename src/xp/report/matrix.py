@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from xp.report.estimates import BASELINES, METRICS, Estimate, Metric
 from xp.report.json_values import section
 from xp.report.read import Entry, Experiment
-from xp.report.results import differing_keys, flat_value
+from xp.report.results import flat_value, telling_keys
 
 
 @dataclass(frozen=True, order=True)
@@ -100,8 +100,8 @@ def _telling_keys(experiment: Experiment) -> list[str]:
     pairs: dict[tuple[int, int] | None, list[Entry]] = {}
     for run in experiment.predictions:
         pairs.setdefault(run.horizons, []).append(run)
-    keys = dict.fromkeys(key for runs in pairs.values() for key in differing_keys([run for run in runs if run.config]))
-    return [key for key in keys if not key.endswith("seed")]
+    told = (telling_keys([run for run in runs if run.config]) for runs in pairs.values())
+    return list(dict.fromkeys(key for keys in told for key in keys))
 
 
 def _variant(run: Entry, keys: Iterable[str]) -> str:

@@ -49,6 +49,11 @@ def _differing_keys(runs: Sequence[Entry]) -> tuple[str, ...]:
     )
 
 
+def telling_keys(runs: Sequence[Entry]) -> list[str]:
+    """Those of `differing_keys` that tell models apart: all but seeds."""
+    return [key for key in differing_keys(runs) if key.rpartition(".")[2] != "seed"]
+
+
 def differences(experiment: Experiment) -> list[Differences]:
     """Per stage: the configuration keys that differ between its runs, with their values; stages without any are out."""
     result = []
