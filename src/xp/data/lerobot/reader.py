@@ -9,11 +9,12 @@ import numpy as np
 import pyarrow as pa
 
 from xp.data.cache_store import CacheStore
+from xp.data.column_files import SMALL, Columns, num_bytes
 from xp.data.dataset import Episodes, FramePieces
 from xp.data.finite import check_finite
 from xp.data.lerobot import older
 from xp.data.lerobot.checks import check_episodes, check_mp4, check_rows
-from xp.data.lerobot.columns import SMALL, Columns, layout, mapped_columns, num_bytes
+from xp.data.lerobot.columns import layout, mapped_columns
 from xp.data.lerobot.folder import LeftOut, LeRobotFolder, VideoPart
 from xp.data.lerobot.info import V3_PLACES, DatasetInfo, dataset_info
 from xp.data.lerobot.places import places

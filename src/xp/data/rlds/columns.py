@@ -5,30 +5,19 @@ columns. Their names hold a hash of the files' names, sizes, times and inodes an
 was changed or copied is read anew. Where nothing can be written, the content is in memory.
 """
 
-import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from xp.data.cache_store import CacheStore, Wanted
+from xp.data.column_files import Columns, Layout, entry_name, fill, folder_state, kept_or_read, num_bytes, views
 from xp.data.rlds.content import Content
-from xp.errors import UserError
 
-SMALL = 64_000_000
-"""Bytes of files below which nothing is gained."""
 _FORMAT = 1
 """Counted up when the layout, what is checked or the digest changes."""
-_ALIGN = 64
 _DIGITS = 64
-
-Layout = Mapping[str, tuple[type, tuple[int, ...]]]
-
-
-class _ChangedError(Exception):
-    """The files were written to while they were read."""
 
 
 def mapped_content(
@@ -54,47 +43,24 @@ def mapped_content(
     Raises:
         UserError: what `read` raises.
     """
-    state = _state(root, files, told)
-    kept: list[Content] = []
-    refused: list[UserError] = []
 
-    def content() -> Content:
-        if not kept:
-            try:
-                kept.append(read())
-            except UserError as error:
-                refused.append(error)
-                raise
-            if _state(root, files, told) != state:
-                raise _ChangedError
-        return kept[0]
+    def mapped(state: str, content: Callable[[], Content]) -> Content:
+        lengths = entry_name(root, "lengths", state)
+        index = _entry(store, lengths, _index_layout(episodes), lambda: _index(content(), episodes))
+        found = _entry(store, entry_name(root, "steps", state), _layout(index, dims), lambda: _columns(content()))
+        return _content(index, found)
 
-    if state is None:
-        return read()  # says what is missing
-    name = f"{''.join(c if c.isalnum() else '-' for c in root.resolve().name[:40])}_{state}"
-    try:
-        index = _entry(store, f"{name}_lengths", _index_layout(episodes), lambda: _index(content(), episodes))
-        found = _entry(store, f"{name}_steps", _layout(index, dims), lambda: _columns(content()))
-    except _ChangedError:
-        return kept[0]
-    except UserError:
-        if refused:
-            raise
-        return kept[0] if kept else read()
-    return _content(index, found)
+    return kept_or_read(lambda: folder_state(root, files, json.dumps([_FORMAT, told])), read, mapped)
 
 
-def _entry(
-    store: CacheStore, name: str, layout: Layout, values: Callable[[], Mapping[str, np.ndarray]]
-) -> dict[str, np.ndarray]:
+def _entry(store: CacheStore, name: str, layout: Layout, values: Callable[[], Columns]) -> dict[str, np.ndarray]:
     """The arrays of an entry, on the file's memory."""
 
     def plan() -> tuple[str, Callable[[np.ndarray], None]]:
         given = values()  # before room is taken for it: what is announced may be wrong
-        return name, lambda blob: _fill(_views(blob, layout), given)
+        return name, lambda blob: fill(blob, layout, given)
 
-    blob = store.open_all([Wanted(name, (name,), (_num_bytes(layout),), plan)])[0]
-    return _views(np.asarray(blob), layout)
+    return views(store.open_all([Wanted(name, (name,), (num_bytes(layout),), plan)])[0], layout)
 
 
 def _index_layout(episodes: int) -> Layout:
@@ -148,40 +114,3 @@ def _content(index: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray]) -
 
 def _texts(content: Content) -> bytes:
     return json.dumps(content.tasks).encode()
-
-
-def _state(root: Path, files: Sequence[Path], told: object) -> str | None:
-    """20 hex digits that change whenever a file is written or replaced; None where one is missing."""
-    digest = hashlib.sha256(json.dumps([_FORMAT, told]).encode())
-    for path in files:
-        try:
-            stat = path.stat()
-        except OSError:
-            return None
-        identity = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
-        digest.update(f"\n{os.path.relpath(path, root)}\0{identity}".encode())
-    return digest.hexdigest()[:20]
-
-
-def _num_bytes(layout: Layout) -> int:
-    return sum(_padded(kind, shape) for kind, shape in layout.values())
-
-
-def _padded(kind: type, shape: tuple[int, ...]) -> int:
-    size = int(np.prod(shape, dtype=np.int64)) * np.dtype(kind).itemsize
-    return -(-size // _ALIGN) * _ALIGN
-
-
-def _views(blob: np.ndarray, layout: Layout) -> dict[str, np.ndarray]:
-    found, at = dict[str, np.ndarray](), 0
-    for name, (kind, shape) in layout.items():
-        size = int(np.prod(shape, dtype=np.int64)) * np.dtype(kind).itemsize
-        found[name] = blob[at : at + size].view(kind).reshape(shape)
-        at += _padded(kind, shape)
-    return found
-
-
-def _fill(views: Mapping[str, np.ndarray], given: Mapping[str, np.ndarray]) -> None:
-    for name, view in views.items():
-        assert view.shape == given[name].shape, (name, view.shape, given[name].shape)
-        view[...] = given[name]

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from xp.data.cache_store import CacheStore
-from xp.data.rlds.columns import SMALL, mapped_content
+from xp.data.column_files import SMALL
+from xp.data.rlds.columns import mapped_content
 from xp.data.rlds.content import Content, read_content
 from xp.data.rlds.dataset import RldsDataset
 from xp.data.rlds.features import FILE, Field, read_features
