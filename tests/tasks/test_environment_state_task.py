@@ -28,7 +28,7 @@ def test_a_policy_that_reads_another_environment_is_refused():
 
 
 def test_recording_a_policy_that_reads_it_needs_it_recorded(monkeypatch):
-    monkeypatch.setattr("xp.tasks._lib.recorders.load_acting_policy", lambda config, path, **options: reading(12))
+    monkeypatch.setattr("xp.tasks._lib.recorders.load_acting_policy", lambda config, path, told: reading(12))
     config: Any = SimpleNamespace(
         collect=SimpleNamespace(policy="p", workers=1, episodes=1, load_options=None),
         chunk_size=SimpleNamespace(steps=1, execution="receding", delay=0),

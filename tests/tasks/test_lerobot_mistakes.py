@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from xp.__main__ import main
+from xp.models import load_policy
 from xp.models.lerobot import catalog
 
 pytestmark = pytest.mark.slow
@@ -149,6 +150,49 @@ def test_cameras_of_other_names_are_said_with_the_map_which_then_works(xp_here, 
     xp_here(*command, override[1], code=0)
     said = xp_here(*command, f"{key}={{frnt: oblique}}")
     assert "front, hand" in said
+
+
+MAP = "{front: oblique, hand: wrist}"
+
+
+def test_a_search_over_policies_whose_cameras_have_other_names(xp_here, foreign, arm, tmp_path):
+    dump = ["task=dump", f"dump.checkpoint={foreign}", f"data.root={arm}", "dump.samples=6", "dump.draws=1"]
+    said = xp_here(*dump)
+    assert "The policy's cameras are front, hand; the dataset" in said and f"'dump.camera_map={MAP}'" in said
+    windows = tmp_path / "val.safetensors"
+    xp_here(*dump, f"dump.output={windows}", f"dump.camera_map={MAP}", code=0)
+
+    merge = ["task=merge", f"merge.checkpoints=[{foreign},{foreign}]", "merge_method=inverse_loss"]
+    line = [*merge, f"merge.validation={windows}", f"merge.output={tmp_path / 'merged'}"]
+    said = xp_here(*line)
+    assert f"the validation set {windows} has oblique, wrist" in said and f"'merge.camera_map={MAP}'" in said
+    xp_here(*line, f"merge.camera_map={MAP}", code=0)
+    assert set(load_policy(tmp_path / "merged").spec.cameras) == {"front", "hand"}
+
+    told = ["task=predict", f"predict.checkpoint={foreign}", f"predict.data_root={arm}", "predict.num_trajectories=1"]
+    xp_here(*told, "predict.bootstrap=10", f"predict.camera_map={MAP}", f"predict.validation={windows}", code=0)
+
+
+def test_a_policy_with_cameras_of_other_names_records_episodes(xp_here, foreign, tmp_path):
+    line = [
+        "task=collect", f"collect.policy={foreign}", f"data.root={tmp_path / 'data'}", "collect.episodes=1",
+        "env.tasks=[push_red]", "env.max_steps=3", "collect.keep_failures=true",
+    ]  # fmt: skip
+    assert "Say which feeds which" in (said := xp_here(*line)) and f"'collect.camera_map={MAP}'" in said
+    xp_here(*line, f"collect.camera_map={MAP}", code=0)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["task=collect", "data.root=new", "collect.camera_map={front: oblique}"],
+        ["task=collect", "data.root=new", "collect.load_options={horizon: 4}"],
+        [*ACT, "task=dump", "dump.unnorm_key=arm"],
+    ],
+)
+def test_how_a_policy_is_loaded_is_refused_where_none_is(xp_here, arm, line):
+    said = xp_here(*line, f"data.root={arm}") if "task=dump" in line else xp_here(*line)
+    assert "says how a policy is loaded, and" in said and "Name a policy (" in said
 
 
 def test_a_map_that_is_none(xp_here, foreign, arm):

@@ -113,6 +113,26 @@ def test_it_acts_in_simulation_and_is_merged_by_loss(xp, run):
     xp("task=predict", "predict.checkpoint=average", f"predict.data_root={_data(folder)}", *FEW)
 
 
+@pytest.mark.slow
+def test_folders_as_openpi_writes_them_are_merged_by_loss(xp, run, arm):
+    """Their cameras have openpi's names, and nothing says how long a chunk is."""
+    folder, model = run
+    to = "openpi_jax" if model == "model=pi05_tiny" else "openpi_torch"
+    for step in (4, 6):
+        out = [f"convert.output=raw{step}", f"hydra.run.dir=convert{step}"]
+        xp("task=convert", f"convert.checkpoint={folder}@{step}", f"convert.to={to}", *out)
+        for file in (xp.cwd / f"raw{step}").rglob("xp_*"):
+            file.unlink()
+    heads = "" if to == "openpi_jax" else ", vision_heads: 2"
+    how = "load_options={horizon: 4, tokenizer: words" + heads + "}"
+    cameras = "camera_map={base_0_rgb: oblique, left_wrist_0_rgb: wrist, right_wrist_0_rgb: null}"
+    dump = ["task=dump", "dump.checkpoint=raw4", f"data.root={arm}", "dump.samples=8", "dump.draws=2"]
+    xp(*dump, f"dump.{how}", f"dump.{cameras}", "dump.output=val.safetensors")
+    merge = ["task=merge", "merge.checkpoints=[raw4,raw6]", "merge.validation=val.safetensors"]
+    for method in ("inverse_loss", "gradient_descent"):
+        xp(*merge, f"merge_method={method}", f"merge.{how}", f"merge.{cameras}", f"merge.output={method}")
+
+
 def _data(folder):
     return json.loads((folder / "summary.json").read_text())["data"]["root"]
 

@@ -115,14 +115,30 @@ def _check_load_options(config: DictConfig, key: str) -> None:
         )
 
 
+def _check_loading(config: DictConfig, section: str) -> None:
+    """The keys of `Loading` in a section."""
+    _check_cameras(config, f"{section}.camera_map")
+    _check_load_options(config, f"{section}.load_options")
+
+
+def _refuse_loading(config: DictConfig, section: str, key: str, why: str) -> None:
+    """Refuse keys of `Loading` where no policy is loaded."""
+    for name in ("camera_map", "unnorm_key", "load_options"):
+        given = config[section][name]
+        if given is not None:
+            raise UserError(
+                f"{section}.{name}={given} says how a policy is loaded, and {why}. Name a policy ({key}), or leave "
+                f"{section}.{name} out."
+            )
+
+
 def _check_predict(config: DictConfig) -> None:
     if config.predict.checkpoint is None:
         raise UserError("predict.checkpoint is not given: which policy? Give a run folder: predict.checkpoint=FOLDER")
     check_folder(config, "predict.checkpoint")
     check_folder(config, "predict.data_root")
     check_folder(config, "predict.validation")
-    _check_cameras(config, "predict.camera_map")
-    _check_load_options(config, "predict.load_options")
+    _check_loading(config, "predict")
 
 
 def _check_eval(config: DictConfig) -> None:
@@ -135,8 +151,7 @@ def _check_eval(config: DictConfig) -> None:
     if config.eval.name == "returns":
         _check_env(config)
         return
-    _check_cameras(config, "eval.camera_map")
-    _check_load_options(config, "eval.load_options")
+    _check_loading(config, "eval")
     if config.eval.name == "offline_replay":
         _check_replay(config)
         return
@@ -184,7 +199,9 @@ def _check_replay(config: DictConfig) -> None:
 
 
 def _check_collect(config: DictConfig) -> None:
-    _check_load_options(config, "collect.load_options")
+    _check_loading(config, "collect")
+    if config.collect.policy == "expert":
+        _refuse_loading(config, "collect", "collect.policy=FOLDER", "a suite's expert is not")
     if config.data.root is None:
         raise UserError("data.root is not given: where shall the dataset be written? data.root=FOLDER")
     refuse_to_write("data.root", config.data.root)
@@ -234,7 +251,9 @@ def _check_split(config: DictConfig) -> None:
 
 
 def _check_dump(config: DictConfig) -> None:
-    _check_load_options(config, "dump.load_options")
+    _check_loading(config, "dump")
+    if config.dump.checkpoint is None:
+        _refuse_loading(config, "dump", "dump.checkpoint=FOLDER", "without one the windows are those of the model")
     check_folder(config, "dump.checkpoint")
     if config.dump.part == "train" and not config.dump.allow_training:
         raise UserError(
@@ -257,7 +276,7 @@ def _check_env(config: DictConfig) -> None:
 
 
 def _check_merge(config: DictConfig) -> None:
-    _check_load_options(config, "merge.load_options")
+    _check_loading(config, "merge")
     if config.merge_method.name == NONE:
         names = join_names(merge_method_names())
         raise UserError(f"task=merge needs a method: merge_method=average, or one of {names}")

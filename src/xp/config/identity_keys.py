@@ -117,6 +117,12 @@ NEUTRAL: dict[str, JSON] = {
     "lr.extensions": [],
     "trainer.batch_size_max": 256,
     "data.read": None,
+    "collect.camera_map": None,
+    "dump.camera_map": None,
+    "merge.camera_map": None,
+    "collect.unnorm_key": None,
+    "dump.unnorm_key": None,
+    "merge.unnorm_key": None,
 }
 """{a key: the value of it that means "as before there was this key"}.
 

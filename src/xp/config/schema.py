@@ -22,6 +22,7 @@ from xp.config.task_sections import (
     ExpertEval,
     Folder,
     Gc,
+    Loading,
     OfflineReplay,
     Predict,
     Push,
@@ -146,7 +147,7 @@ class ImprovementLoop:
 
 
 @dataclass
-class Merge:
+class Merge(Loading):
     """Which checkpoints are merged, by which weights, into what."""
 
     checkpoints: list[str] = MISSING
@@ -156,7 +157,6 @@ class Merge:
     overwrite: bool = False
     objective: str = one_of("loss", "success")
     validation: str | None = None
-    load_options: Any = None
     per: str = one_of("checkpoint", "group", "layer")
     groups: dict[str, list[str]] = MISSING
     mismatch: str = one_of("error", "intersect", "base")

@@ -10,13 +10,19 @@ from xp.config.fields import at_least, between, one_of
 
 
 @dataclass
-class Loaded:
-    """Which policy, and how it is loaded."""
+class Loading:
+    """How a policy is loaded."""
 
-    checkpoint: str | None = None
     camera_map: Any = None
     unnorm_key: str | None = None
     load_options: Any = None
+
+
+@dataclass
+class Loaded(Loading):
+    """Which policy, and how it is loaded."""
+
+    checkpoint: str | None = None
 
 
 @dataclass
@@ -95,11 +101,10 @@ class OfflineReplay(Loaded):
 
 
 @dataclass
-class Collect:
+class Collect(Loading):
     """Recording episodes as a dataset."""
 
     policy: str = "expert"
-    load_options: Any = None
     format: str = MISSING
     episodes: int = at_least(1)
     first_seed: int = at_least(0)
@@ -125,11 +130,9 @@ class SplitSection:
 
 
 @dataclass
-class Dump:
+class Dump(Loaded):
     """A fixed validation set with fixed random draws."""
 
-    checkpoint: str | None = None
-    load_options: Any = None
     part: str = one_of("val", "train")
     allow_training: bool = False
     samples: int | None = at_least(1, None)

@@ -11,6 +11,8 @@ RENAMED = {
     "trainer.device": "trainer.accelerator",
     "trainer.scale": "experiment.scale",
     "predict.cameras": "predict.camera_map",
+    "dump.cameras": "dump.camera_map",
+    "merge.cameras": "merge.camera_map",
     "predict.dataset": "predict.unnorm_key",
     "eval.cameras": "eval.camera_map",
     "eval.dataset": "eval.unnorm_key",

@@ -41,7 +41,7 @@ def check_map(given: Mapping[str, str | None], names: Collection[str], what: str
             raise UserError(
                 f"The map of cameras names '{name}', which is no {what}{did_you_mean(name, names)}. There are "
                 f"{join_names(names)}; the map gives each the camera that feeds it, for instance "
-                f"{format_map({next(iter(names), 'ITS_CAMERA'): str(camera)})}"
+                f"{format_map({next(iter(names), 'ITS_CAMERA'): camera or 'null'})}"
             )
 
 

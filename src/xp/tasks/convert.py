@@ -154,4 +154,4 @@ def _loaded(
         return own
     at = str(found.folder) if found.step is None else f"{found.folder}@{found.step}"
     known = {name: value for name, value in options.items() if name in found.family.load_options}
-    return load(config, at, load_options=known)
+    return load(config, at, {"load_options": known})

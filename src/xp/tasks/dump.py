@@ -9,7 +9,7 @@ import numpy as np
 from xp.errors import UserError
 from xp.runs import Run
 from xp.tasks._lib.data_source import DataSource, eval_source, held_out, open_source, plain
-from xp.tasks._lib.loading import fit_dimensions, load, shared_frames
+from xp.tasks._lib.loading import fit_cameras, fit_dimensions, load, shared_frames
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -78,8 +78,9 @@ def _shape(config: "DictConfig", source: DataSource) -> Shape:
     if config.dump.checkpoint is None:
         sizes = camera_sizes(plain(config.model), source.dataset.cameras)
         return Shape(int(config.model.get("history") or 1), config.horizon.train, sizes)
-    policy = load(config, config.dump.checkpoint, load_options=config.dump.load_options)
+    policy = load(config, config.dump.checkpoint, config.dump)
     fit_dimensions(policy, source.dataset, f"dump.checkpoint={config.dump.checkpoint}", "data.root")
+    fit_cameras(policy, list(source.dataset.cameras), f"the dataset {source.dataset.root}", "dump.camera_map")
     spec = policy.spec
     sizes = {camera: (height, width) for camera, (height, width, _) in spec.cameras.items()}
     return Shape(spec.history, spec.horizon, sizes)

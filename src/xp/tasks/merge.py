@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from xp.merging.objective import Objective
     from xp.merging.record import MergeRecord
 
+OF_THE_OBJECTIVE = ("validation", "objective", "camera_map", "unnorm_key", "load_options")
+"""Keys of the section that say how a search measures, for `xp.tasks._lib.objectives`."""
 FINAL = "final"
 """Where a merged policy lies in its run's folder: the run then counts as a policy, like a training run."""
 
@@ -26,7 +28,8 @@ def run(run: Run) -> None:
         refuse_foreign_file(Path(config.merge.validation))
     asked, method = _keywords(config.merge), _keywords(config.merge_method)
     checkpoints, output = asked.pop("checkpoints"), asked.pop("output")
-    del asked["validation"], asked["objective"], asked["load_options"]
+    for name in OF_THE_OBJECTIVE:
+        del asked[name]
     own = output is None
     merged = merge(
         checkpoints,

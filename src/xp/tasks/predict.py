@@ -166,8 +166,8 @@ def _validation(config: "DictConfig") -> dict[str, Any]:
     from xp.tasks._lib.objectives import policy_loss
 
     checkpoint = str(config.predict.checkpoint)
-    policy = load(config, checkpoint, load_options=config.predict.load_options)
-    loss = policy_loss(policy, config.predict.validation, [checkpoint], "predict.validation")
+    policy = load(config, checkpoint, config.predict)
+    loss = policy_loss(policy, config.predict.validation, [checkpoint], "predict")
     sums = loss.by_episode(policy.weights())
     ends = intervals.bootstrap(sums, seed=config.seed, resamples=config.predict.bootstrap)
     episodes = {"index": sums.episodes, "num_steps": sums.counts.astype(int), "loss": sums.sums / sums.counts}

@@ -129,7 +129,7 @@ def _hash_file(digest: "hashlib._Hash", name: str, file: Path) -> None:
 def _ask(run: Run, dataset: Dataset, episodes: tuple[int, ...]) -> dict[str, Any]:
     config = run.config
     asked = config.predict
-    policy = load(config, asked.checkpoint, asked.camera_map, asked.unnorm_key, asked.load_options)
+    policy = load(config, asked.checkpoint, asked)
     fit_dimensions(policy, dataset, f"predict.checkpoint={config.predict.checkpoint}", "predict.data_root")
     fit_cameras(policy, list(dataset.cameras), f"the dataset {dataset.root}", "predict.camera_map")
     sizes = {camera: (height, width) for camera, (height, width, _) in policy.spec.cameras.items()}

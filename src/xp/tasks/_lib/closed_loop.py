@@ -49,7 +49,7 @@ def run(run: Run) -> None:
     config = run.config
     suite, asked = suite_of(config.env), config.eval
     refuse_missing_states(suite, asked.first_seed, asked.episodes, ("eval.first_seed", "eval.episodes"))
-    policy = load_acting_policy(config, asked.checkpoint, asked.camera_map, asked.unnorm_key, asked.load_options)
+    policy = load_acting_policy(config, asked.checkpoint, asked)
     fit_suite(policy, suite, "eval.camera_map")
     refuse_other_rate(asked.checkpoint, config.env.fps, "the simulation (env.fps)", partial(_mend_rate, config.env))
     acting: Acts = StateHidden(policy, "eval.hide_state") if asked.hide_state else policy

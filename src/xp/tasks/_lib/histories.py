@@ -74,5 +74,5 @@ def _actor(run: Run, suite: BatchSuite, env: BatchEnv, task: str) -> BatchActor:
         return suite.batch_expert(env)
     from xp.tasks._lib.loading import load
 
-    policy = in_context(load(run.config, path), path, "collect.policy")
+    policy = in_context(load(run.config, path, run.config.collect), path, "collect.policy")
     return policy.acting_in([suite.tasks[task]] * env.count)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
@@ -47,22 +47,23 @@ def use_framework(config: DictConfig, family: "Family") -> None:
     prepare_framework(family.framework, Path(config.paths.cache))
 
 
-def load(
-    config: DictConfig,
-    path: str,
-    camera_map: Mapping[str, str | None] | None = None,
-    unnorm_key: str | None = None,
-    load_options: Mapping[str, object] | None = None,
-) -> "Policy":
-    """The policy saved at `path`, its framework prepared; `camera_map` and `unnorm_key` as in `xp.load_policy`.
+def load(config: DictConfig, path: str, told: Mapping[str, Any] | None = None) -> "Policy":
+    """The policy saved at `path`, its framework prepared.
 
-    `load_options` are further options of the policy's family (`Family.load_options`), by name.
+    Args:
+        config: the job's.
+        path: a run's folder or a policy's.
+        told: a section with the keys of `xp.config.task_sections.Loading`, those that there are: `camera_map` and
+            `unnorm_key` as in `xp.load_policy`, and `load_options`, further options of the policy's family
+            (`Family.load_options`), by name.
     """
     from xp.models.families import find_policy, load_policy
 
+    told = told or {}
     use_framework(config, find_policy(path).family)
-    options = {str(name): str(value) for name, value in (load_options or {}).items() if value is not None}
-    return load_policy(path, camera_map=camera_map, **{"unnorm_key": unnorm_key, **options})
+    given = told.get("load_options") or {}
+    options = {str(name): str(value) for name, value in given.items() if value is not None}
+    return load_policy(path, camera_map=told.get("camera_map"), **{"unnorm_key": told.get("unnorm_key"), **options})
 
 
 def fit_cameras(policy: "Policy", cameras: list[str], where: str, key: str | None = None) -> None:

@@ -48,7 +48,7 @@ def run(run: Run) -> None:
     asked = chosen_episodes(config, source)
     found: dict[str, dict[str, Rows]] = {}
     for label, path in checkpoints_of(config):
-        policy = load(config, path, config.eval.camera_map, config.eval.unnorm_key, config.eval.load_options)
+        policy = load(config, path, config.eval)
         check_policy(config, policy.spec, path)
         fit_dimensions(policy, source.dataset, f"eval.checkpoint={path}", "eval.data_root")
         fit_cameras(policy, list(source.dataset.cameras), f"the dataset {source.dataset.root}", "eval.camera_map")

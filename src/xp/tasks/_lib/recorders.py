@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from xp.envs import Episode, Suite, collect_episode
 from xp.envs.evaluate import evaluate, first_queries, open_pool
@@ -61,8 +61,10 @@ class PolicyRecorder:
     @classmethod
     def load(cls, config: "DictConfig", envs: EnvMaker) -> "PolicyRecorder":
         """The policy folder `collect.policy`, executed as the `chunk_size` section says."""
-        policy = load_acting_policy(config, config.collect.policy, load_options=config.collect.load_options)
-        fit_cameras(policy, [name for name, _ in envs.cameras], "env.cameras")
+        policy = load_acting_policy(config, config.collect.policy, config.collect)
+        known = set(policy.spec.cameras) <= set(envs.suite.camera_names)  # then env.cameras is what is to be changed
+        key = None if known else "collect.camera_map"
+        fit_cameras(policy, [name for name, _ in envs.cameras], "env.cameras", key)
         _fit_environment(policy, envs.suite, envs.environment_state, "env.environment_state=false")
         _fit_numbers(policy, envs.suite)
         workers = worker_count(config.collect.workers, config.collect.episodes)
@@ -146,17 +148,11 @@ def policy_pool(
     )
 
 
-def load_acting_policy(
-    config: "DictConfig",
-    path: str,
-    camera_map: Mapping[str, str | None] | None = None,
-    unnorm_key: str | None = None,
-    load_options: Mapping[str, object] | None = None,
-) -> "Policy":
-    """Load a policy (see `xp.load_policy`) and check that the chunk fits its horizon."""
+def load_acting_policy(config: "DictConfig", path: str, told: Mapping[str, Any]) -> "Policy":
+    """Load a policy as a section says (see `xp.tasks._lib.loading.load`) and check that the chunk fits its horizon."""
     from xp.tasks._lib.loading import load
 
-    policy = load(config, path, camera_map, unnorm_key, load_options)
+    policy = load(config, path, told)
     refuse_long_chunk(config, policy, path)
     return policy
 

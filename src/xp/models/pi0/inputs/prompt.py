@@ -141,7 +141,9 @@ class _SentencePiece:
         if self._place is None:
             raise UserError(
                 "The policy reads text, and nothing says where its tokeniser is. Give the folder that holds "
-                f"{FILES[0]}: model.tokenizer=FOLDER in training, tokenizer=FOLDER in loading."
+                f"{FILES[0]}: model.tokenizer=FOLDER in training; else 'load_options={{tokenizer: FOLDER}}' of the "
+                "section that names the policy (predict, eval, dump, collect, merge, convert), or tokenizer=FOLDER in "
+                "Python."
             )
         from sentencepiece import SentencePieceProcessor
 

@@ -317,7 +317,8 @@ def _vision_heads(tensors: Shapes, given: int | None, what: str) -> int:
         said = "nothing says" if heads is None else f"{heads} cannot be"
         raise UserError(
             f"The image encoder in {what} has a width of {width}, and {said} how many attention heads it has: in a "
-            "file of torch tensors heads are joined. Type vision_heads=N."
+            "file of torch tensors heads are joined. Say how many: 'load_options={vision_heads: N}' of the section "
+            "that names the policy (predict, eval, dump, collect, merge, convert), or vision_heads=N in Python."
         )
     return heads
 

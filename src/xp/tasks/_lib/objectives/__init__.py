@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from omegaconf import OmegaConf
 
 from xp.errors import UserError, did_you_mean, join_names
+from xp.models.camera_maps import mismatch
 from xp.shell import override
 
 if TYPE_CHECKING:
@@ -61,17 +62,19 @@ def make_objective(config: "DictConfig", first_checkpoint: str | Path) -> "Objec
             f"xp task=dump {override('dump.checkpoint', first_checkpoint)} dump.output=val.safetensors ; then give "
             "merge.validation=val.safetensors. Or choose by success in simulation: merge.objective=success"
         )
-    policy = load(config, str(first_checkpoint), load_options=OmegaConf.select(config, "merge.load_options"))
+    policy = load(config, str(first_checkpoint), OmegaConf.select(config, "merge"))
     if kind == "success":
         from xp.tasks._lib.objectives.success import Success
 
         return Success.of(config, policy, str(first_checkpoint))
     checkpoints = OmegaConf.select(config, "merge.checkpoints") or [first_checkpoint]
-    return policy_loss(policy, path, [str(first_checkpoint), *map(str, checkpoints)], "merge.validation")
+    return policy_loss(policy, path, [str(first_checkpoint), *map(str, checkpoints)], "merge")
 
 
-def policy_loss(policy: "Policy", path: str | Path, checkpoints: list[str], given: str) -> EpisodicLoss:
+def policy_loss(policy: "Policy", path: str | Path, checkpoints: list[str], section: str) -> EpisodicLoss:
     """The loss of `policy` (loaded from the first of `checkpoints`) on the validation set at `path`.
+
+    `section` is the one with the keys `validation` and `camera_map`, for messages.
 
     Raises:
         UserError: the set does not fit the policy, or one of the checkpoints was trained on its episodes.
@@ -80,9 +83,13 @@ def policy_loss(policy: "Policy", path: str | Path, checkpoints: list[str], give
     from xp.training import frameworks
 
     dump = open_dump(path)
+    if any(camera not in dump.cameras for camera in policy.spec.cameras) and len(dump.cameras):
+        raise UserError(
+            mismatch(f"{section}.camera_map", policy.camera_slots, dump.cameras, f"the validation set {dump.path}")
+        )
     dump.refuse_unfit(policy.spec, checkpoints[0])
     for checkpoint in dict.fromkeys(checkpoints):
-        refuse_seen(dump, checkpoint, given)
+        refuse_seen(dump, checkpoint, f"{section}.validation")
     loss = frameworks.policy_loss(policy, dump)
     assert isinstance(loss, EpisodicLoss)
     return loss

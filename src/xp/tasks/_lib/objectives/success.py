@@ -43,7 +43,7 @@ class Success:
         """From the sections `env`, `eval` (episodes per task) and `chunk_size`."""
         cameras = {name: (height, width) for name, (height, width, _) in policy.spec.cameras.items()}
         envs = EnvMaker.of(config.env, cameras, environment_state=bool(policy.spec.environment_dim))
-        fit_suite(policy, envs.suite)
+        fit_suite(policy, envs.suite, "merge.camera_map")
         refuse_long_chunk(config, policy, where)
         episodes, tasks = config.eval.episodes, tuple(config.env.tasks)
         total = episodes * len(tasks)
