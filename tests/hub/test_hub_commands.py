@@ -1,13 +1,12 @@
 """Whole tasks by id: trained, asked, evaluated, uploaded, merged; and jobs that go on when the hub is gone."""
 
 import json
-import subprocess
 import threading
 import time
 from pathlib import Path
 
 import pytest
-from tasks_setup import SMALL, Xp, environment
+from tasks_setup import SMALL, Online, Xp
 
 from xp.runs import RunFolder, State
 from xp.runs.records.folder import find_runs
@@ -18,18 +17,6 @@ ACT = [
     "horizon.train=6", "trainer.steps=4", "trainer.batch_size=4", "trainer.val_every=null", "trainer.accelerator=cpu",
 ]  # fmt: skip
 OCTO = ["task=train", *SMALL, "trainer.steps=4", "trainer.val_every=null"]
-
-
-class Online(Xp):
-    """xp with the hub of a test."""
-
-    def __call__(self, *arguments: str, code: int = 0, timeout: float = 900) -> subprocess.CompletedProcess:
-        env = {**environment(), "HF_HUB_OFFLINE": "0"}
-        done = subprocess.run(
-            self.command(*arguments), cwd=self.cwd, capture_output=True, text=True, timeout=timeout, env=env
-        )
-        assert done.returncode == code, f"exit {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-        return done
 
 
 @pytest.fixture(scope="module")

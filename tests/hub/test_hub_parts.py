@@ -5,14 +5,19 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from data_older import as_older
 from data_videos import write_videos
+from omegaconf import OmegaConf
+from tasks_setup import Online
 
 from xp.config import result_config
 from xp.config.compose import compose
 from xp.data import Windows, open_dataset
 from xp.data.frames import frames_of
+from xp.data.splits import first_of_tasks, split_episodes
 from xp.errors import UserError
 from xp.hub import inputs
 from xp.hub.part import LEFT_OUT
@@ -43,15 +48,22 @@ def older(today, tmp_path) -> Path:
     (root / "meta/episodes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     with (root / "meta/tasks.jsonl").open("a") as file:
         file.write('{"task_index": 1, "task": "leave it"}\n')
+    for path in (path for path in sorted(root.glob("data/*/*.parquet")) if int(path.stem[-1]) % 2):
+        rows = pq.read_table(path)
+        ones = pa.array([1] * len(rows), rows.schema.field("task_index").type)
+        rows = rows.set_column(rows.schema.names.index("task_index"), "task_index", ones)
+        path.unlink()  # it may be a link
+        pq.write_table(rows, path)
     return root
 
 
-def begin(folder: Path, *overrides: str) -> Path:
-    """Freeze a training as the command line does; gives the folder of its dataset."""
-    config = compose([*ACT, f"paths.cache={folder.parent / 'cache'}", *overrides])
+def begin(folder: Path, *overrides: str, of: str = "data.root") -> Path:
+    """Freeze a run (a training, where no task is given) as the command line does; gives the folder of its dataset."""
+    task = [] if any(each.startswith("task=") for each in overrides) else ACT
+    config = compose([*task, f"paths.cache={folder.parent / 'cache'}", *overrides])
     run = start_run(config, folder, [], generated=False, result_config=result_config, hydra_yaml="{}")
     assert run is not None
-    return Path(RunFolder(run).config().data.root)
+    return Path(OmegaConf.select(RunFolder(run).config(), of))
 
 
 def videos_in(root: Path) -> list[str]:
@@ -158,8 +170,9 @@ def test_the_content_of_a_dataset_is_one_on_disk_and_on_a_hub(hub, older, tmp_pa
         execute(tmp_path / name, lambda run: None)
         contents.append(RunFolder(tmp_path / name).record()["inputs"])
     assert contents[0] == contents[1] and len(contents[0]["data.root"]) == 64
-    with (older / video("top", 0)).open("ab") as file:
-        file.write(b"another content")
+    changed = (older / video("top", 0)).read_bytes() + b"another content"
+    (older / video("top", 0)).unlink()  # it may be a link
+    (older / video("top", 0)).write_bytes(changed)
     begin(tmp_path / "other", f"data.root={older}", f"model.cameras={cameras}")
     execute(tmp_path / "other", lambda run: None)
     assert RunFolder(tmp_path / "other").record()["inputs"] != contents[0]
@@ -173,3 +186,97 @@ def test_what_says_which_videos_are_left_out_travels_to_a_node(hub, today, tmp_p
     hub.add_folder("org/name", today)
     root = begin(tmp_path / "run", "data.root=hf://org/name", "model.cameras=[top]")
     assert LEFT_OUT in listing(str(root))
+
+
+def policy_run(folder: Path, train: list[int], val: list[int]) -> Path:
+    """What a prediction's checks and its choice of episodes read of a training run's folder."""
+    folder.mkdir()
+    (folder / "split.json").write_text(json.dumps({"train": train, "val": val}))
+    return folder
+
+
+def measured(root: Path, limit: int | None, fraction: float = 0.1) -> set[int]:
+    """What a share of the dataset holds out for who was trained on other data."""
+    data = open_dataset(root)
+    split = split_episodes(data, val_fraction=fraction, seed=0)
+    return set(first_of_tasks(split.val, data.episodes.tasks, limit))
+
+
+def kept_videos(episodes: set[int]) -> list[str]:
+    return sorted(video(camera, n) for n in episodes for camera in ("top", "wrist"))
+
+
+@pytest.mark.parametrize("limit", [1, 2, None])
+def test_a_prediction_fetches_videos_of_episodes_that_may_be_held_out(hub, older, tmp_path, limit):
+    """Whether the run was trained on this dataset is known when its rows are read: then one of two lists counts."""
+    hub.add_folder("org/name", older)
+    policy = policy_run(tmp_path / "policy", [0, 1], [2, 3])
+    asked = ["task=predict", f"predict.checkpoint={policy}", "predict.data_root=hf://org/name"]
+    root = begin(tmp_path / "run", *asked, f"predict.num_trajectories={limit or 'null'}", of="predict.data_root")
+    own = {2} if limit == 1 else {2, 3}
+    assert videos_in(root) == kept_videos(own | measured(older, limit)) and len(own | measured(older, limit)) < 4
+
+
+def test_of_a_manifest_those_that_it_holds_out(hub, older, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("split.json").write_text('{"train": [0], "val": [3]}')
+    hub.add_folder("org/name", older)
+    policy = policy_run(tmp_path / "policy", [0, 1], [2])
+    asked = ["task=predict", f"predict.checkpoint={policy}", "predict.data_root=hf://org/name", "data.split=split.json"]
+    assert videos_in(begin(tmp_path / "run", *asked, of="predict.data_root")) == kept_videos({3})
+
+
+def test_a_replay_fetches_the_episodes_that_are_named(hub, older, tmp_path):
+    hub.add_folder("org/name", older)
+    policy = policy_run(tmp_path / "policy", [0, 1], [2])
+    asked = ["task=eval", "eval=offline_replay", f"eval.checkpoint={policy}", "eval.data_root=hf://org/name"]
+    root = begin(tmp_path / "run", *asked, "eval.indices_episode=[1,3]", of="eval.data_root")
+    assert videos_in(root) == kept_videos({1, 3})
+    root = begin(tmp_path / "other", *asked, "eval.episodes=1", of="eval.data_root")
+    assert videos_in(root) == kept_videos({2} | measured(older, 1))
+
+
+def test_of_a_policy_that_is_on_a_hub_too_nothing_is_known_yet(hub, older, tmp_path):
+    hub.add_folder("org/name", older)
+    hub.add("org/policy", {"config.json": b"{}", "model.safetensors": b"s"}, kind="model")
+    asked = ["task=predict", "predict.checkpoint=hf://org/policy", "predict.data_root=hf://org/name"]
+    root = begin(tmp_path / "run", *asked, of="predict.data_root")
+    assert videos_in(root) == videos_in(older)
+
+
+def test_episodes_of_several_tasks_are_all_fetched(hub, older, tmp_path):
+    """Only the rows tell which of them an episode counts as."""
+    lines = [json.loads(line) for line in (older / "meta/episodes.jsonl").read_text().splitlines()]
+    lines[0]["tasks"] = ["do it", "leave it"]
+    (older / "meta/episodes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    hub.add_folder("org/name", older)
+    policy = policy_run(tmp_path / "policy", [0, 1], [2])
+    asked = ["task=predict", f"predict.checkpoint={policy}", "predict.data_root=hf://org/name"]
+    assert videos_in(begin(tmp_path / "run", *asked, of="predict.data_root")) == videos_in(older)
+
+
+def test_a_dump_fetches_what_is_held_out(hub, older, tmp_path):
+    hub.add_folder("org/name", older)
+    root = begin(tmp_path / "run", "task=dump", "model=act_tiny", "data.root=hf://org/name")
+    assert videos_in(root) == kept_videos(measured(older, None))
+    root = begin(
+        tmp_path / "all", "task=dump", "model=act_tiny", "data.root=hf://org/name", "dump.part=train",
+        "dump.allow_training=true",
+    )  # fmt: skip
+    assert videos_in(root) == videos_in(older)
+
+
+@pytest.mark.slow
+def test_a_prediction_by_id_is_the_one_of_the_whole_dataset(hub, older, tmp_path):
+    xp = Online(tmp_path, tmp_path / "cache")
+    few = ["trainer.steps=2", "trainer.batch_size=2", "trainer.val_windows=4", "trainer.val_every=2", "horizon.train=2"]
+    xp(*ACT, *few, f"data.root={older}", "data.val_fraction=0.5", "hydra.run.dir=policy")
+    hub.add_folder("org/name", older)
+    found = []
+    for name, root in {"disk": str(older), "hub": "hf://org/name"}.items():
+        at = [f"predict.data_root={root}", "predict.num_trajectories=1", f"hydra.run.dir={name}"]
+        xp("task=predict", "predict.checkpoint=policy", "predict.bootstrap=10", *at)
+        metrics = json.loads((tmp_path / name / "metrics.json").read_text())
+        found.append({key: metrics[key] for key in ("mse", "l1", "held_out_episodes", "held_out") if key in metrics})
+    assert found[0] == found[1] and found[0]["held_out"] == "held out by the training run" and "mse" in found[0]
+    assert len(videos_in(Path(RunFolder(tmp_path / "hub").config().predict.data_root))) < len(videos_in(older))

@@ -55,6 +55,18 @@ def environment() -> dict[str, str]:
     return {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
 
 
+class Online(Xp):
+    """xp with the hub of a test."""
+
+    def __call__(self, *arguments: str, code: int = 0, timeout: float = 900) -> subprocess.CompletedProcess:
+        env = {**environment(), "HF_HUB_OFFLINE": "0"}
+        done = subprocess.run(
+            self.command(*arguments), cwd=self.cwd, capture_output=True, text=True, timeout=timeout, env=env
+        )
+        assert done.returncode == code, f"exit {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        return done
+
+
 EVERY = ["trainer.val_every=4", "trainer.checkpoint_every=4", "trainer.log_every=2"]
 
 

@@ -1,9 +1,13 @@
 # pyright: strict
-"""Where a run keeps the policies it made: `final/`, `best/` and `checkpoints/checkpoint-N/`."""
+"""Where a run keeps the policies it made: `final/`, `best/` and `checkpoints/checkpoint-N/`; and what it held out."""
 
 import re
 from pathlib import Path
 
+SPLIT = "split.json"
+"""The manifest of the episodes that trained and that were held out."""
+SPLITS = "splits"
+"""The folder in a run of a mixture with a manifest for each dataset."""
 _STEP = re.compile(r"checkpoint-([0-9]{1,18})")
 
 

@@ -1,4 +1,5 @@
-"""Which part of a dataset a training reads: the cameras that its model looks through and the episodes that are chosen.
+"""Which part of a dataset a task reads: a training the cameras that its model looks through and the episodes that are
+chosen, a measurement the episodes that may be held out.
 
 Told from the configuration and from the small files that describe the dataset, before any frame is there.
 """
@@ -8,15 +9,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from xp.checkpoints.reference import is_file
+from xp.checkpoints.reference import CheckpointRef, is_file
+from xp.checkpoints.run_layout import SPLIT, SPLITS
 from xp.config.dataset_facts import PartlyReadFormat, find_format
 from xp.config.hub_checks import described
 from xp.config.hub_keys import MIX, HubValue, described_folder
 from xp.config.mixture import MemberOptions, fed_cameras, mixed_cameras, read_mix
 from xp.config.model_families import GROUP
 from xp.errors import UserError
-from xp.hub.address import DATASET, HubAddress
-from xp.hub.part import Part
+from xp.foreign.json_file import read_fields
+from xp.hub.address import DATASET, HubAddress, is_address
+from xp.hub.part import Measured, Part
 from xp.json_types import JSON, JSONObject, section
 from xp.plugins import load_plugin
 
@@ -36,7 +39,7 @@ class LooksThrough(Protocol):
 
 
 def only_what_is_read(value: HubValue, config: JSONObject) -> HubAddress:
-    """The address of a dataset on a hub with the part of it that a training reads; any other as it is.
+    """The address of a dataset on a hub with the part of it that the task reads; any other as it is.
 
     Args:
         value: what a key of the configuration names.
@@ -45,26 +48,28 @@ def only_what_is_read(value: HubValue, config: JSONObject) -> HubAddress:
     Raises:
         UserError: what the model or the mixture says of cameras does not fit the dataset.
     """
-    trained_on = section(config, "task").get("name") == "train" and value.path[-1] == "root"
-    if value.address.kind != DATASET or not trained_on:
+    if value.address.kind != DATASET or value.path[-1] not in ("root", "data_root"):
         return value.address
     return replace(value.address, part=part_read(config, value.path, described_folder(value.address)))
 
 
 def part_read(config: JSONObject, path: Sequence[str | int], root: str | Path) -> Part:
-    """Which part of the dataset in `root` a training reads.
+    """Which part of the dataset in `root` the task reads.
 
     Args:
         config: the configuration, plain and resolved.
-        path: of the key that names the dataset: ("data", "root"), or that of one of a mixture.
+        path: of the key that names the dataset: ("data", "root"), ("predict", "data_root"), or that of one of a
+            mixture.
         root: a folder with at least the files that describe the dataset.
 
     Raises:
         UserError: as `only_what_is_read`.
     """
-    found = find_format(root)
+    found, task = find_format(root), section(config, "task").get("name")
     if not isinstance(found, PartlyReadFormat):
         return Part()
+    if task != "train":
+        return _measured(config, str(task), tuple(path))
     if ".".join(map(str, path[:2])) == MIX:
         member = next(each for each in read_mix(section(config, "data").get("mix")) if each.name == path[2])
         chosen = {"tasks": member.tasks, "exclude_tasks": member.exclude_tasks, "split": member.split}
@@ -79,6 +84,50 @@ def part_read(config: JSONObject, path: Sequence[str | int], root: str | Path) -
         _listed(chosen.get("exclude_tasks")),
         _manifest(chosen.get("split")),
     )
+
+
+def _measured(config: JSONObject, task: str, path: tuple[str | int, ...]) -> Part:
+    """The part that a policy is measured on, or that is dumped to measure policies on; the whole where it is not known.
+
+    That is where the policy, or a manifest, is not here yet, and what the policy's run held out with it.
+    """
+    data, own = section(config, "data"), section(config, task)
+    replays = task == "eval" and own.get("name") == "offline_replay"
+    if path != {"predict": ("predict", "data_root"), "dump": ("data", "root")}.get(
+        task, ("eval", "data_root") if replays else ()
+    ):
+        return Part()
+    if replays and own.get("indices_episode") is not None:
+        named = tuple(each for each in _listed(own["indices_episode"]) or () if isinstance(each, int))
+        return Part(measured=Measured(lists=(named,)))
+    if own.get("part") == "train":
+        return Part()
+    limit = own.get({"predict": "num_trajectories", "eval": "episodes"}.get(task, ""))
+    most = limit if isinstance(limit, int) else None
+    if data.get("split") is not None:
+        manifest = _manifest(data["split"])
+        return Part() if manifest is None else Part(measured=Measured((_held_out(manifest),), limit=most))
+    checkpoint, fraction, seed = own.get("checkpoint"), data.get("val_fraction"), data.get("split_seed")
+    if not isinstance(fraction, int | float) or not isinstance(seed, int):
+        return Part()
+    lists = () if checkpoint is None else _held_out_by_run(str(checkpoint), own.get("unnorm_key"))
+    if lists is None:
+        return Part()
+    chosen = _listed(data.get("tasks")), _listed(data.get("exclude_tasks"))
+    return Part(None, *chosen, measured=Measured(lists, float(fraction), seed, most))
+
+
+def _held_out(manifest: str | Path) -> tuple[int, ...]:
+    return tuple(read_fields(manifest, "a split manifest", most=1 << 27).integers("val", most=1 << 24))
+
+
+def _held_out_by_run(checkpoint: str, unnorm_key: JSON) -> tuple[tuple[int, ...], ...] | None:
+    """What the training run of a policy held out, if its folder says; None where there is no such folder yet."""
+    folder = CheckpointRef.parse(checkpoint).path
+    if is_address(checkpoint) or not folder.is_dir():
+        return None
+    places = (folder / SPLIT, folder / SPLITS / f"{unnorm_key}.json")
+    return tuple(_held_out(place) for place in places if is_file(place))
 
 
 def _of_member(config: JSONObject, member: MemberOptions) -> Collection[str] | None:

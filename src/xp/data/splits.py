@@ -158,6 +158,18 @@ def hold_out(
     return _divide(episodes_of, [_held_out(len(episodes), fraction) for episodes in episodes_of.values()], seed)
 
 
+def first_of_tasks(
+    episodes: Sequence[int], task_of: Mapping[int, str] | Sequence[str], limit: int | None
+) -> tuple[int, ...]:
+    """The first `limit` of `episodes`, taken evenly over their tasks, ascending; all of them where it is None."""
+    by_task: dict[str, list[int]] = {}
+    for episode in episodes:
+        by_task.setdefault(task_of[episode], []).append(episode)
+    rounds = max(map(len, by_task.values()), default=0)
+    turn = [each[i] for i in range(rounds) for each in by_task.values() if i < len(each)]
+    return tuple(sorted(turn[:limit]))
+
+
 def _divide(
     episodes_of: Mapping[str, Sequence[int]], held: Sequence[int], seed: int
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -16,6 +16,42 @@ _MOST = 256_000_000
 
 
 @dataclass(frozen=True)
+class Measured:
+    """Episodes that a policy may be measured on: which of these sources counts is known when the dataset is open."""
+
+    lists: tuple[tuple[int, ...], ...] = ()
+    """Episode numbers: held out by a training run or a manifest, or named by the user."""
+    fraction: float | None = None
+    """Share of each task's episodes that is held out (`data.val_fraction`); None: `lists` alone."""
+    seed: int = 0
+    """Of that share (`data.split_seed`)."""
+    limit: int | None = None
+    """Only so many of each source, evenly over the tasks."""
+
+    def fields(self) -> JSONObject:
+        """As job.json has it."""
+        return {
+            "lists": [list(each) for each in self.lists],
+            "fraction": self.fraction,
+            "seed": self.seed,
+            "limit": self.limit,
+        }
+
+    @classmethod
+    def of(cls, fields: JSON) -> "Measured | None":
+        """What `fields` wrote; None where there is nothing."""
+        if not isinstance(fields, Mapping):
+            return None
+        lists, fraction, seed, limit = (fields.get(name) for name in ("lists", "fraction", "seed", "limit"))
+        return cls(
+            tuple(tuple(cast("list[int]", each)) for each in lists) if isinstance(lists, list) else (),
+            float(fraction) if isinstance(fraction, int | float) else None,
+            seed if isinstance(seed, int) else 0,
+            limit if isinstance(limit, int) else None,
+        )
+
+
+@dataclass(frozen=True)
 class Part:
     """The cameras and episodes of a dataset that are read; None and () where all are."""
 
@@ -27,6 +63,8 @@ class Part:
     """No episode of these, as `data.exclude_tasks`."""
     split: str | None = None
     """A manifest: only episodes that it names."""
+    measured: Measured | None = None
+    """Only what a policy may be measured on."""
 
     @property
     def is_whole(self) -> bool:
@@ -36,12 +74,14 @@ class Part:
     @property
     def chooses_episodes(self) -> bool:
         """Whether some episodes may be left out."""
-        return (self.tasks, self.exclude_tasks, self.split) != (None, None, None)
+        return (self.tasks, self.exclude_tasks, self.split, self.measured) != (None, None, None, None)
 
     def fields(self) -> JSONObject:
         """As job.json has it."""
         listed = {name: getattr(self, name) for name in ("cameras", "tasks", "exclude_tasks")}
-        return {**{name: None if each is None else list(each) for name, each in listed.items()}, "split": self.split}
+        found = {name: None if each is None else list(each) for name, each in listed.items()}
+        measured = {} if self.measured is None else {"measured": self.measured.fields()}
+        return {**found, "split": self.split, **measured}
 
     @classmethod
     def of(cls, fields: JSON) -> "Part":
@@ -59,6 +99,7 @@ class Part:
             listed("tasks"),
             listed("exclude_tasks"),
             split if isinstance(split, str) else None,
+            Measured.of(fields.get("measured")),
         )
 
 

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from xp import atomic
+from xp.checkpoints.run_layout import SPLIT
 from xp.data.episode_partition import by_task, partition
 from xp.errors import UserError
 from xp.runs import Run
 from xp.shell import override
-from xp.tasks._lib.data_source import SPLIT, open_source
+from xp.tasks._lib.data_source import open_source
 
 ALL, TEST, HELD_OUT = "all", "test", "held_out"
 

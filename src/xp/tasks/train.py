@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from xp.checkpoints.run_layout import SPLIT
 from xp.config.batch_size import AUTO
 from xp.errors import UserError
 from xp.json_types import section
@@ -10,7 +11,7 @@ from xp.runs import Run, RunFolder
 from xp.runs.execution.memory import available_memory
 from xp.runs.records.csvlog import number_in
 from xp.runs.records.record import now
-from xp.tasks._lib.data_source import SPLIT, open_source, plain, statistics_of
+from xp.tasks._lib.data_source import open_source, plain, statistics_of
 from xp.tasks._lib.launch_ranks import launch_ranks
 from xp.tasks._lib.padded_windows import refuse_padded
 from xp.tasks._lib.reuse import reuse_identical_run

@@ -1,6 +1,6 @@
 """Which files of a LeRobotDataset a part of it needs: videos of the chosen cameras, of the chosen episodes."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from xp.config.dataset_facts import choose_tasks
@@ -8,7 +8,7 @@ from xp.data.lerobot.features import camera_streams, checked_features
 from xp.data.lerobot.older import VERSIONS, json_lines
 from xp.foreign.json_file import Fields, read_fields
 from xp.foreign.paths import inside
-from xp.hub.part import Part
+from xp.hub.part import Measured, Part
 
 _VIDEOS = "videos/"
 
@@ -72,7 +72,29 @@ def _episodes(root: Path, part: Part) -> set[int]:
     if part.exclude_tasks is not None:
         left = set(choose_tasks("data.exclude_tasks", list(part.exclude_tasks), known, root))
         found = {number for number in found if not tasks[number] or not left.issuperset(tasks[number])}
-    return found
+    return found if part.measured is None else _measured(part.measured, tasks, found)
+
+
+def _measured(asked: Measured, tasks: Mapping[int, tuple[str, ...]], chosen: Collection[int]) -> set[int]:
+    """The episodes that a policy may be measured on: of each source that may turn out to count.
+
+    Args:
+        asked: the sources.
+        tasks: the tasks of each episode.
+        chosen: the episodes of which a share is held out.
+    """
+    if any(len(each) != 1 for each in tasks.values()):
+        return set(tasks)  # only the rows tell which task an episode counts as
+    from xp.data.splits import first_of_tasks, hold_out
+
+    task_of = {number: text for number, (text,) in tasks.items()}
+    sources = [[number for number in each if number in task_of] for each in asked.lists]
+    if asked.fraction is not None:
+        by_task: dict[str, list[int]] = {}
+        for number in sorted(chosen):
+            by_task.setdefault(task_of[number], []).append(number)
+        sources.append(list(hold_out(by_task, asked.fraction, asked.seed)[1]))
+    return {number for each in sources for number in first_of_tasks(each, task_of, asked.limit)}
 
 
 def _known_tasks(root: Path) -> list[str]:

@@ -5,14 +5,14 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from xp.errors import UserError
-from xp.json_types import JSONObject, section
+from xp.json_types import JSONObject
 
 
 def content_of(config: JSONObject, key: str, path: Path, digests: Mapping[str, str]) -> str:
     """64 hex digits: the sha256 of the names and digests of the files that are read.
 
     A dataset by its folder, by an id of a hub, and on a node has the same: files that its format does not read, and
-    videos of cameras and episodes that a training does not, do not count, so it is no matter whether they are there.
+    videos of cameras and episodes that the task does not, do not count, so it is no matter whether they are there.
 
     Args:
         config: the resolved configuration.
@@ -34,7 +34,7 @@ def _read(config: JSONObject, key: str, path: Path, names: Collection[str]) -> C
     found = find_format(path)
     patterns = getattr(found, "reads", ())
     names = [name for name in names if fits(name, patterns)] if patterns else list(names)
-    if section(config, "task").get("name") != "train" or not isinstance(found, PartlyReadFormat):
+    if not isinstance(found, PartlyReadFormat):
         return names
     try:
         return found.files_of_part(path, names, part_read(config, path_of(key), path))

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, OmegaConf
 
 from xp.checkpoints.reference import CheckpointRef
+from xp.checkpoints.run_layout import SPLIT, SPLITS
 from xp.data import Dataset, Split, compute_statistics, load_statistics, open_dataset, split_episodes
 from xp.data.dataset import Groups, camera_fingerprint, is_of, reading_of
+from xp.data.splits import first_of_tasks
 from xp.errors import UserError, join_names
 from xp.json_types import JSON, JSONObject, section
 from xp.models.members import not_chosen
@@ -19,10 +21,6 @@ if TYPE_CHECKING:
     from xp.config.schema import Data
     from xp.foreign.statistics import DatasetStatistics
     from xp.models.policy import DataSpec, GroupSpec
-
-SPLIT = "split.json"
-SPLITS = "splits"
-"""The folder in a run of a mixture with a manifest for each dataset."""
 
 
 @dataclass(frozen=True)
@@ -365,12 +363,7 @@ def held_out(source: DataSource, limit: int | None) -> tuple[int, ...]:
             'measure on: data.split=MANIFEST, a JSON file with episode numbers {"train": [...], "val": [...]}; or '
             "give a dataset with two episodes or more of a task, and data.val_fraction=0.2"
         )
-    by_task: dict[str, list[int]] = {}
-    for episode in source.split.val:
-        by_task.setdefault(source.dataset.episodes.tasks[episode], []).append(episode)
-    rounds = max(len(episodes) for episodes in by_task.values())
-    turn = [episodes[i] for i in range(rounds) for episodes in by_task.values() if i < len(episodes)]
-    return tuple(sorted(turn[:limit]))
+    return first_of_tasks(source.split.val, source.dataset.episodes.tasks, limit)
 
 
 def own_folder(path: str | Path) -> Path:

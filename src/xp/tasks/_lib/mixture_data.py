@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
+from xp.checkpoints.run_layout import SPLITS
 from xp.config.mixture import read_mix
 from xp.data.batches import Ordered
 from xp.data.frame_source import CameraFrames, FrameSource
@@ -21,7 +22,7 @@ from xp.foreign.statistics import DatasetStatistics
 from xp.json_types import JSONObject
 from xp.models.policy import DataSpec, MemberSpec, Policy
 from xp.runs import Run
-from xp.tasks._lib.data_source import SPLITS, DataSource
+from xp.tasks._lib.data_source import DataSource
 from xp.tasks._lib.loading import shared_frames
 from xp.tasks._lib.padded_windows import refuse_padded
 from xp.training.action_layout import ActionLayout
