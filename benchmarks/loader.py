@@ -10,7 +10,7 @@ LeRobot: `LeRobotDataset` with `delta_timestamps` for the actions, `EpisodeAware
 deliver batches; "first epoch" counts the building of the cache into xp's first pass (later passes, and other runs on
 the machine, find it built). Time is the process's own CPU time, so other load on the machine does not count. Where
 torchcodec loads (or can be lent PyAV's FFmpeg libraries: `--lend-ffmpeg`, the default) LeRobot uses it, its fastest
-decoder.
+decoder; xp decodes with PyAV.
 """
 
 import argparse
@@ -96,6 +96,16 @@ def make_dataset(root: Path, spec: dict, frames: int) -> None:
             writer.add_episode(f"task {episode % 2}", images, walk, walk + 0.01)
 
 
+def dataset_of(name: str, options: argparse.Namespace) -> Path:
+    """The folder of a dataset, made if it is not there."""
+    spec = {**SETS[name], **({"episodes": options.episodes} if options.episodes else {})}
+    root = options.folder / f"{name}_{spec['episodes']}x{options.frames}"
+    if not root.exists():
+        print(f"writing {name}: {spec['episodes']} episodes of {options.frames} frames", file=sys.stderr)
+        make_dataset(root, spec, options.frames)
+    return root
+
+
 def cpu_ms(step, samples: int) -> tuple[float, float]:
     """CPU and wall milliseconds per sample of calling `step` until `samples` samples have been delivered."""
     step()  # warm: files opened, decoders made, pages read
@@ -134,11 +144,11 @@ def lerobot_step(root: Path, batch_size: int, backend: str):
     return step
 
 
-def xp_step(root: Path, batch_size: int, cache: Path, decoder: str):
+def xp_step(root: Path, batch_size: int, cache: Path):
     """xp's batches, with the time it took to build the cache."""
     from xp.data import Batches, Windows, open_dataset, open_frames
 
-    dataset = open_dataset(root, decoder=decoder)
+    dataset = open_dataset(root)
     sizes = {name: shape[:2] for name, shape in dataset.cameras.items()}
     began = time.process_time()
     frames = open_frames(dataset, sizes, cache_dir=cache, cache_gb=20)
@@ -155,12 +165,9 @@ def xp_step(root: Path, batch_size: int, cache: Path, decoder: str):
 
 def measure(name: str, options: argparse.Namespace, backend: str) -> dict:
     """One row of the table."""
-    spec, root = SETS[name], options.folder / f"{name}_{options.frames}"
-    if not root.exists():
-        print(f"writing {name}: {spec['episodes']} episodes of {options.frames} frames", file=sys.stderr)
-        make_dataset(root, spec, options.frames)
+    spec, root = SETS[name], dataset_of(name, options)
     with tempfile.TemporaryDirectory(dir=options.folder) as cache:  # a fresh one, so that building is measured too
-        ours, build = xp_step(root, options.batch_size, Path(cache), backend)
+        ours, build = xp_step(root, options.batch_size, Path(cache))
         xp_cpu, xp_wall = cpu_ms(ours, 200 * options.samples)
         del ours
     le_cpu, le_wall = cpu_ms(lerobot_step(root, options.batch_size, backend), options.samples)
@@ -183,9 +190,7 @@ def measure_streamed(name: str, options: argparse.Namespace, backend: str) -> li
     """A row for each side of `loader_streamed`, one after the other, each in a process of its own."""
     import loader_streamed  # beside this file, which tests load by its path
 
-    root = options.folder / f"{name}_{options.frames}"
-    if not root.exists():
-        make_dataset(root, SETS[name], options.frames)
+    root = dataset_of(name, options)
     rows = []
     for side in loader_streamed.SIDES:
         if side.startswith("lance") and importlib.util.find_spec("lerobot_lancedb") is None:
@@ -240,11 +245,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--samples", type=int, default=256, help="samples to take from LeRobot (xp: 200 times as many)")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--frames", type=int, default=120, help="frames per episode")
+    parser.add_argument("--episodes", type=int, help="default: 8, and 4 of the large pictures")
     parser.add_argument("--only", choices=SETS, nargs="+", default=list(SETS))
     parser.add_argument("--folder", type=Path, help="where datasets are made, and stay; default: a temporary folder")
     parser.add_argument("--lend-ffmpeg", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--streamed", action="store_true", help="compare random access to videos instead")
-    parser.add_argument("--decoder", choices=("torchcodec", "pyav"), help="default: torchcodec where it loads")
+    parser.add_argument("--decoder", choices=("torchcodec", "pyav"), help="LeRobot's; torchcodec where it loads")
     parser.add_argument("--json", type=Path, help="also write the rows there")
     return parser.parse_args()
 

@@ -1,6 +1,6 @@
 """The sides of `benchmarks/loader.py --streamed`, each a process of its own: random access to video, and a cold epoch.
 
-    python benchmarks/loader_streamed.py xp-stream ROOT --decoder pyav --batch-size 8 --samples 64
+    python benchmarks/loader_streamed.py xp-stream ROOT --batch-size 8 --samples 64
 
 prints a line of JSON: CPU and wall milliseconds per sample once batches flow (`cpu_ms`, `wall_ms`), what the first
 epoch costs from cold per frame of the dataset (`cold_cpu_ms`, with opening, indexing or building, and the start of
@@ -12,6 +12,8 @@ and all of its workers, each page once, at the end). CPU time is that of the pro
 import argparse
 import json
 import os
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -65,7 +67,7 @@ def xp_batches(root: Path, given: argparse.Namespace, mode: str, scratch: Path) 
     from xp.data import Batches, Windows, open_dataset
     from xp.data.frames import frames_of
 
-    dataset = open_dataset(root, decoder=given.decoder)
+    dataset = open_dataset(root)
     sizes = {name: shape[:2] for name, shape in dataset.cameras.items()}
     frames = frames_of(dataset, sizes, mode=mode, workers=given.workers, cache_dir=scratch, cache_gb=50)
     windows = Windows(dataset, frames, range(dataset.episodes.num), history=1, horizon=CHUNK)
@@ -93,13 +95,22 @@ def lerobot_batches(root: Path, given: argparse.Namespace, workers: int) -> tupl
     return (batch for _ in range(10**9) for batch in loader), len(dataset)
 
 
+def lance_copy(root: Path) -> Path:
+    """The folder beside a dataset with its Lance tables, made if it is not there."""
+    copy = root.with_name(f"{root.name}-lance")
+    if not copy.exists():
+        command = [sys.executable, "-m", "lerobot_lancedb.convert", "--root", str(root), "--out", str(copy)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return copy
+
+
 def lance_batches(root: Path, given: argparse.Namespace, workers: int) -> tuple[Iterator, int]:
-    """LeRobot's DataLoader over a Lance copy of the dataset (package lerobot-lancedb), made beside it, not counted."""
+    """LeRobot's DataLoader over a Lance copy of the dataset, by the package lerobot-lancedb."""
     import torch
-    from lerobot_lancedb import LeRobotLanceVideoDataset
+    from lerobot_lancedb import LanceDBDataset
 
     deltas = {"action": [i / 30 for i in range(CHUNK)]}
-    dataset = LeRobotLanceVideoDataset(root=f"{root}-lance", delta_timestamps=deltas, return_uint8=True)
+    dataset = LanceDBDataset(root=lance_copy(root), delta_timestamps=deltas, return_uint8=True)
     more = {"multiprocessing_context": "spawn", "persistent_workers": True, "prefetch_factor": 4} if workers else {}
     loader = torch.utils.data.DataLoader(
         dataset, batch_size=given.batch_size, shuffle=True, num_workers=workers, drop_last=True, **more
@@ -142,6 +153,10 @@ def imported(side: str, given: argparse.Namespace) -> Callable[[Path], tuple[Ite
     import torch  # noqa: F401
     from lerobot.datasets.lerobot_dataset import LeRobotDataset  # noqa: F401
 
+    if kind == "lance":
+        import lerobot_lancedb  # noqa: F401
+
+        lance_copy(given.root)
     opened = lerobot_batches if kind == "lerobot" else lance_batches
     return lambda scratch: opened(given.root, given, int(detail))
 
@@ -178,7 +193,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("side", choices=SIDES)
     parser.add_argument("root", type=Path)
-    parser.add_argument("--decoder", default="pyav")
+    parser.add_argument("--decoder", default="pyav", help="LeRobot's")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--samples", type=int, default=256)
     parser.add_argument("--workers", type=int, default=2, help="of xp's stream")

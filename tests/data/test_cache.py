@@ -456,7 +456,7 @@ def test_who_waits_and_who_decodes_can_be_asked_to_leave(small, tmp_path):
 
 
 def test_waiting_for_a_video_does_not_try_decoders(video_set, tmp_path, monkeypatch):
-    """To try whether torchcodec loads takes seconds of a core: the builder alone does it."""
+    """To try whether torchcodec loads, where that is asked for, takes seconds of a core: the builder alone does it."""
     dataset = open_dataset(video_set.root)
     turn = Turn(tmp_path / cache.entry_name(dataset, "top", (48, 48), "any"))
     assert turn.take()

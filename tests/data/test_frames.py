@@ -171,13 +171,11 @@ def test_torchcodec_asked_for_where_it_does_not_load_is_one_paragraph(monkeypatc
     assert "\n" not in str(caught.value)
 
 
-def test_auto_falls_back_to_pyav_with_one_line_of_advice(monkeypatch, caplog):
-    monkeypatch.setattr(video, "torchcodec_loads", lambda: False)
-    with caplog.at_level("INFO", logger="xp.data.lerobot.video"):
-        assert video.choose_decoder("auto") == "pyav"
-    assert len(caplog.records) == 1 and "apt install ffmpeg" in caplog.text
+def test_torchcodec_is_neither_tried_nor_taken_where_it_is_not_asked_for(monkeypatch):
+    monkeypatch.setattr(video, "torchcodec_loads", lambda: pytest.fail("tried"))
+    assert video.choose_decoder("auto") == video.choose_decoder("pyav") == "pyav"
     monkeypatch.setattr(video, "torchcodec_loads", lambda: True)
-    assert video.choose_decoder("auto") == "torchcodec"
+    assert video.choose_decoder("torchcodec") == "torchcodec"
 
 
 TORCHCODEC = """

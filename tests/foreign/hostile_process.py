@@ -122,6 +122,7 @@ WAYS = {
 
 def warm() -> None:
     """Import what the ways import, without starting threads."""
+    import av.video.reformatter  # noqa: F401
     import h5py  # noqa: F401 - asks `uname` what processor this is
     import pyarrow.parquet  # noqa: F401
     import torch
@@ -136,11 +137,8 @@ def warm() -> None:
     import xp.models.network_family.torch_policy  # noqa: F401
     import xp.models.octo.build  # noqa: F401
     import xp.models.openvla.build  # noqa: F401
-    from xp.data.lerobot.video import choose_decoder
-    from xp.models.lerobot.catalog import policy_class
-
-    choose_decoder("auto")
     from xp.config.compose import compose
+    from xp.models.lerobot.catalog import policy_class
 
     for task in ("status", "report", "cancel"):
         _composed[task] = compose([f"task={task}"])

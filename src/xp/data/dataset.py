@@ -333,7 +333,7 @@ def open_dataset(
     Args:
         root: Its folder or file, such as a LeRobotDataset v3.0 folder (meta/, data/ and, in video mode, videos/); or
             the id of one on the hub, `hf://ORG/NAME@REVISION`, which is downloaded.
-        decoder: What decodes videos: `torchcodec`, `pyav`, or `auto` (torchcodec where it loads).
+        decoder: What decodes videos: `torchcodec`, `pyav`, or `auto` (PyAV).
         cache_dir: Where a format may keep the numbers of a large dataset, decoded once, to be mapped by all processes;
             None: every process decodes them into memory of its own.
         cache_gb: Bound on that folder in gigabytes (10^9 bytes).

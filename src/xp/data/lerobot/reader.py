@@ -53,13 +53,14 @@ class LeRobotDataset(LeRobotFolder):
         """`png` for pictures; for videos what `decoder` allows: `auto` takes what is there."""
         if not self.info.streams[camera].is_video:
             return ("png",)
-        return ("torchcodec", "pyav") if self.decoder == "auto" else (self.decoder,)
+        return ("pyav", "torchcodec") if self.decoder == "auto" else (self.decoder,)
 
     def choose_decoder(self, camera: str, log: Callable[[str], None] | None = None) -> str:
-        """The one to decode with here; to try whether torchcodec loads takes seconds."""
+        """The one to decode with here; to try whether torchcodec loads, where it is asked for, takes seconds."""
         from xp.data.lerobot.video import choose_decoder
 
-        return choose_decoder(self.decoder, log) if self.info.streams[camera].is_video else "png"
+        del log
+        return choose_decoder(self.decoder) if self.info.streams[camera].is_video else "png"
 
     def episode_column(self, name: str) -> np.ndarray:
         """A column of numbers of meta/episodes (of v2: a field of its lines), by episode: [E] float64; true is 1."""
@@ -99,7 +100,7 @@ def open_folder(
 
     Args:
         root: The folder that holds meta/, data/ and, in video mode, videos/.
-        decoder: What decodes videos: `torchcodec`, `pyav`, or `auto` (torchcodec where it loads).
+        decoder: What decodes videos: `torchcodec`, `pyav`, or `auto` (PyAV).
         cache_dir: Where the numbers of a large dataset are decoded to, once, and mapped from; None: into memory.
         cache_gb: Bound on that folder in gigabytes (10^9 bytes).
 

@@ -1,14 +1,13 @@
-"""Sequential decoding of mp4 files into RGB frames, with torchcodec where it loads and PyAV otherwise.
+"""Sequential decoding of mp4 files into RGB frames, by PyAV, or by torchcodec where that is asked for.
 
 Every frame keeps its presentation time, so that frames are matched to episodes by time and not by counting.
 """
 
 import functools
 import importlib.util
-import logging
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,28 +35,21 @@ _PIECE_BYTES = 8_000_000
 """What fits into a processor's own memory is copied faster; more would gain nothing."""
 _THREADS = 1
 """Of a decoder. Two take up to half as much time of the processor again; who copies and resizes works beside it."""
-_log = logging.getLogger(__name__)
 
 
-def choose_decoder(wanted: str, log: Callable[[str], None] | None = None) -> str:
-    """Turn `auto` into `torchcodec` where it loads, else `pyav`, with one line of advice given to `log`.
+def choose_decoder(wanted: str) -> str:
+    """Turn `auto` into `pyav`: a frame costs both the same, and torchcodec imports torch in every process that decodes.
 
     Raises:
         UserError: torchcodec was asked for by name and does not load.
     """
-    if wanted == "pyav":
-        return "pyav"
-    if torchcodec_loads():
-        return "torchcodec"
-    if wanted == "torchcodec":
+    if wanted == "torchcodec" and not torchcodec_loads():
         raise UserError(
             "data.decoder=torchcodec was asked for, but torchcodec does not load here: it needs FFmpeg's shared "
             "libraries (versions 4 to 8; on Debian `apt install ffmpeg`, with conda `conda install ffmpeg`). Install "
             "them, or type data.decoder=auto to decode with PyAV."
         )
-    say = log or _log.info
-    say("decoding videos with PyAV: torchcodec does not load here (`apt install ffmpeg` gives what it needs)")
-    return "pyav"
+    return "pyav" if wanted == "auto" else wanted
 
 
 @functools.cache
