@@ -23,6 +23,10 @@ from xp.hub.part import Measured, Part
 from xp.json_types import JSON, JSONObject, section
 from xp.plugins import load_plugin
 
+_MEASURED_BY = {"predict": ("predict", "data_root"), "eval": ("eval", "data_root"), "dump": ("data", "root")}
+"""{task: the key that names a dataset of which held-out episodes are read}; in `eval` a replay alone has it."""
+_LIMITED_BY = {"predict": "num_trajectories", "eval": "episodes"}
+"""{task: the key of its section that says how many of these}."""
 Sizes = Mapping[str, tuple[int, int, int]]
 """{camera: (height, width, 3)}."""
 
@@ -91,18 +95,15 @@ def _measured(config: JSONObject, task: str, path: tuple[str | int, ...]) -> Par
 
     That is where the policy, or a manifest, is not here yet, and what the policy's run held out with it.
     """
-    data, own = section(config, "data"), section(config, task)
-    replays = task == "eval" and own.get("name") == "offline_replay"
-    if path != {"predict": ("predict", "data_root"), "dump": ("data", "root")}.get(
-        task, ("eval", "data_root") if replays else ()
-    ):
+    if path != _MEASURED_BY.get(task):
         return Part()
-    if replays and own.get("indices_episode") is not None:
+    data, own = section(config, "data"), section(config, task)
+    if own.get("indices_episode") is not None:
         named = tuple(each for each in _listed(own["indices_episode"]) or () if isinstance(each, int))
         return Part(measured=Measured(lists=(named,)))
     if own.get("part") == "train":
         return Part()
-    limit = own.get({"predict": "num_trajectories", "eval": "episodes"}.get(task, ""))
+    limit = own.get(_LIMITED_BY.get(task, ""))
     most = limit if isinstance(limit, int) else None
     if data.get("split") is not None:
         manifest = _manifest(data["split"])
