@@ -201,7 +201,7 @@ def _check_replay(config: DictConfig) -> None:
 def _check_collect(config: DictConfig) -> None:
     _check_loading(config, "collect")
     if config.collect.policy == "expert":
-        _refuse_loading(config, "collect", "collect.policy=FOLDER", "a suite's expert is not")
+        _refuse_loading(config, "collect", "collect.policy=FOLDER", "collect.policy=expert loads none")
     if config.data.root is None:
         raise UserError("data.root is not given: where shall the dataset be written? data.root=FOLDER")
     refuse_to_write("data.root", config.data.root)
@@ -253,7 +253,7 @@ def _check_split(config: DictConfig) -> None:
 def _check_dump(config: DictConfig) -> None:
     _check_loading(config, "dump")
     if config.dump.checkpoint is None:
-        _refuse_loading(config, "dump", "dump.checkpoint=FOLDER", "without one the windows are those of the model")
+        _refuse_loading(config, "dump", "dump.checkpoint=FOLDER", "without dump.checkpoint none is")
     check_folder(config, "dump.checkpoint")
     if config.dump.part == "train" and not config.dump.allow_training:
         raise UserError(
