@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
+from tasks_setup import Xp
 
 from xp.errors import UserError
 from xp.runs import RunInterrupted
@@ -167,3 +168,17 @@ def test_a_cache_of_predictions_that_cannot_be_written_is_one_error(policy, tmp_
     (tmp_path / "cache").write_text("")
     with pytest.raises(UserError, match=r"cache of predictions folder .* cannot be written.*paths\.cache=<folder>"):
         ask(FakeRun(config(tmp_path)))
+
+
+@pytest.mark.slow
+def test_frames_that_are_streamed_give_the_same_predictions(trained, tmp_path):
+    found = []
+    for mode in ("cache", "stream"):
+        xp = Xp(tmp_path, tmp_path / f"{mode}_files")
+        line = ["task=predict", f"predict.checkpoint={trained}", "predict.batch_size=16", "predict.bootstrap=10"]
+        xp(*line, f"data.frames={mode}", "data.workers=1", f"hydra.run.dir={mode}")
+        with np.load(tmp_path / mode / "predictions.npz") as arrays:
+            found.append({name: arrays[name] for name in arrays.files})
+    assert list(tmp_path.glob("cache_files/frames/*.npy")) and not list(tmp_path.glob("stream_files/frames/*.npy"))
+    for name, array in found[0].items():
+        np.testing.assert_array_equal(array, found[1][name], err_msg=name)

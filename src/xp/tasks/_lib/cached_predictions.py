@@ -13,7 +13,7 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from xp import atomic
-from xp.data import Dataset, Windows
+from xp.data import Dataset, Windows, in_order
 from xp.data.dataset import camera_fingerprint
 from xp.data.locks import cannot_write
 from xp.data.turns import POLL_S, Turn
@@ -155,8 +155,7 @@ def _sensitivity(run: Run, windows: Windows, policy: "Policy") -> dict[str, Any]
 def _over(run: Run, windows: Windows, policy: "Policy", *, batch_size: int, seed: int) -> dict[str, Any]:
     chunks, means, factors = [], [], []
     with run.progress(len(windows), "predicting", unit="window") as bar:
-        for start in range(0, len(windows), batch_size):
-            batch = windows.batch(np.arange(start, min(start + batch_size, len(windows))))
+        for batch in in_order(windows, batch_size):
             chunks.append(policy.predict(batch, seed=seed))
             density = policy.predict_distribution(batch)
             if density is not None:
