@@ -110,6 +110,12 @@ def test_predict_measures_one_of_the_datasets_on_what_the_run_held_out(xp, mixed
     xp("task=predict", f"predict.checkpoint={mixed}", "predict.unnorm_key=arm", "hydra.run.dir=arm", "horizon=h4")
     metrics = json.loads((xp.cwd / "arm" / "metrics.json").read_text())
     assert metrics["held_out"] == "held out by the training run"
+    slower = ["predict.unnorm_key=video", "hydra.run.dir=video", "horizon=h4"]
+    xp("task=predict", f"predict.checkpoint={mixed}", *slower)
+    metrics = json.loads((xp.cwd / "video" / "metrics.json").read_text())
+    episodes = len(metrics["held_out_episodes"])
+    assert metrics["held_out"] == "held out by the training run" and episodes
+    assert metrics["num_windows"] == 12 * episodes, "of 36 rows at 30 a second, every third"
     done = xp("task=predict", f"predict.checkpoint={mixed}", "hydra.run.dir=none", code=2)
     assert "arm, bare, video" in done.stderr + done.stdout
 

@@ -181,6 +181,8 @@ def eval_source(
     same = trained is not None and is_of(source.dataset, trained.fingerprint)
     if trained is not None and data.split is None:
         _refuse_replaced(folder, trained, source.dataset, same=same)
+    if member is not None and same:
+        source = DataSource(_as_mixed(folder, member, source.dataset), source.split)
     if data.split is not None:
         if own is not None and same:
             refuse_trained_on(source.split.val, own, folder, f"data.split={data.split}")
@@ -188,6 +190,20 @@ def eval_source(
     if own is not None and same:
         return DataSource(source.dataset, own), "held out by the training run"
     return source, "held out by data.val_fraction; the policy was trained on other data, or its data is unknown"
+
+
+def _as_mixed(folder: Path, name: str, dataset: Dataset) -> Dataset:
+    """A dataset as the mixture that a run was trained on took it: at the mixture's rate."""
+    from xp.config.mixture import read_mix
+    from xp.data.mixture.resampled import resampled
+
+    run = RunFolder(folder)
+    fps = section(run.summary(), "data").get("fps")
+    members = read_mix(section(plain(run.config().data), "mix"))
+    member = next((each for each in members if each.name == name), None)
+    if member is None or not isinstance(fps, int | float):
+        return dataset
+    return resampled(member, dataset, float(fps))
 
 
 def _refuse_replaced(folder: Path, trained: TrainedData, dataset: Dataset, *, same: bool) -> None:
