@@ -25,6 +25,10 @@ class Xp:
     def __init__(self, cwd: Path, cache: Path):
         self.cwd, self.cache = cwd, cache
 
+    def environment(self) -> dict[str, str]:
+        """The environment of its commands."""
+        return environment()
+
     def command(self, *arguments: str) -> list[str]:
         """The command line."""
         unasked = ["trainer.figures=false"] if "task=train" in arguments else []
@@ -33,7 +37,12 @@ class Xp:
     def __call__(self, *arguments: str, code: int = 0, timeout: float = 900) -> subprocess.CompletedProcess:
         """Run to the end and assert the exit code."""
         done = subprocess.run(
-            self.command(*arguments), cwd=self.cwd, capture_output=True, text=True, timeout=timeout, env=environment()
+            self.command(*arguments),
+            cwd=self.cwd,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env=self.environment(),
         )
         assert done.returncode == code, f"exit {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
         return done
@@ -46,7 +55,7 @@ class Xp:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
-            env=environment(),
+            env=self.environment(),
         )
 
 
@@ -58,13 +67,8 @@ def environment() -> dict[str, str]:
 class Online(Xp):
     """xp with the hub of a test."""
 
-    def __call__(self, *arguments: str, code: int = 0, timeout: float = 900) -> subprocess.CompletedProcess:
-        env = {**environment(), "HF_HUB_OFFLINE": "0"}
-        done = subprocess.run(
-            self.command(*arguments), cwd=self.cwd, capture_output=True, text=True, timeout=timeout, env=env
-        )
-        assert done.returncode == code, f"exit {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-        return done
+    def environment(self) -> dict[str, str]:
+        return {**environment(), "HF_HUB_OFFLINE": "0"}
 
 
 EVERY = ["trainer.val_every=4", "trainer.checkpoint_every=4", "trainer.log_every=2"]

@@ -67,14 +67,14 @@ def stride_of(member: MemberOptions, dataset: Dataset, fps: float) -> int:
 
 def at_rate(member: MemberOptions, dataset: Dataset, stride: int) -> Dataset:
     """The dataset with its actions as a step of the mixture does them: `stride` of them added up for `sum`."""
-    if stride == 1 or member.resample != "sum":
+    if member.resample != "sum":
         return dataset
     return cast(Dataset, _WithActions(dataset, mixed_actions(member, dataset, stride)))
 
 
 def mixed_actions(member: MemberOptions, dataset: Dataset, stride: int) -> Float32[np.ndarray, "rows action"]:
     """Of each row the action of a step of the mixture that begins there."""
-    if stride == 1 or member.resample != "sum":
+    if member.resample != "sum":
         return dataset.action
     return summed(dataset, stride, _kept(member, dataset.action_names))
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from omegaconf import OmegaConf
 
 from xp.errors import UserError, did_you_mean, join_names
-from xp.models.camera_maps import mismatch
 from xp.shell import override
 
 if TYPE_CHECKING:
@@ -80,13 +79,12 @@ def policy_loss(policy: "Policy", path: str | Path, checkpoints: list[str], sect
         UserError: the set does not fit the policy, or one of the checkpoints was trained on its episodes.
     """
     from xp.data.dumps import open_dump
+    from xp.tasks._lib.loading import fit_cameras
     from xp.training import frameworks
 
     dump = open_dump(path)
-    if any(camera not in dump.cameras for camera in policy.spec.cameras) and len(dump.cameras):
-        raise UserError(
-            mismatch(f"{section}.camera_map", policy.camera_slots, dump.cameras, f"the validation set {dump.path}")
-        )
+    if len(dump.cameras):
+        fit_cameras(policy, list(dump.cameras), f"the validation set {dump.path}", f"{section}.camera_map")
     dump.refuse_unfit(policy.spec, checkpoints[0])
     for checkpoint in dict.fromkeys(checkpoints):
         refuse_seen(dump, checkpoint, f"{section}.validation")
